@@ -1,0 +1,37 @@
+"""Zero-shot composed image retrieval with transformers: everything needed to use a model."""
+
+from transformers import AutoConfig, AutoModel, AutoProcessor
+
+from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig
+from modeling_rtd.gallery_rtd import Gallery, encode_images
+from modeling_rtd.modeling_rtd import RTDModel, RTDOutput, RTDTextModel, RTDTextOutput, fingerprint
+from modeling_rtd.processing_rtd import RTDProcessor
+from modeling_rtd.projection_rtd import PROJECTIONS, RTDProjection, SEARLEProjection, build_projection, load_projection
+
+
+__all__ = [
+    "PROJECTIONS",
+    "Gallery",
+    "RTDConfig",
+    "RTDModel",
+    "RTDOutput",
+    "RTDProcessor",
+    "RTDProjection",
+    "RTDProjectionConfig",
+    "RTDTextConfig",
+    "RTDTextModel",
+    "RTDTextOutput",
+    "SEARLEProjection",
+    "build_projection",
+    "encode_images",
+    "fingerprint",
+    "load_projection",
+]
+
+AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
+AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
+AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
+# Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
+RTDConfig.register_for_auto_class()
+RTDModel.register_for_auto_class("AutoModel")
+RTDProcessor.register_for_auto_class("AutoProcessor")

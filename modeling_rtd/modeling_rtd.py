@@ -1,0 +1,534 @@
+"""RTD's text tower, which reads pseudo-words, and the composed retrieval model around it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPTextModel, CLIPVisionModel
+from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, find_placeholder_token_id
+from .projection_rtd import RTDProjection, build_projection, load_projection
+
+
+__all__ = ["RTDModel", "RTDOutput", "RTDTextModel", "RTDTextOutput", "fingerprint"]
+
+
+@dataclass
+class RTDTextOutput(ModelOutput):
+    """Output of [`RTDTextModel`].
+
+    Args:
+        text_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+            Projected text embeddings, not normalised; of shape `(batch_size, 2, projection_dim)` where `branch_index`
+            is given: first the whole prompt, then the branch.
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
+            States of the last layer, after the final layer norm.
+        pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)` or `(batch_size, 2, hidden_size)`):
+            States at the end-of-text positions, before the text projection.
+        hidden_states, attentions (`tuple(torch.Tensor)`, *optional*): As everywhere in transformers.
+    """
+
+    text_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class RTDOutput(ModelOutput):
+    """Output of [`RTDModel`].
+
+    Args:
+        composed_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised composed queries.
+        image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised reference images.
+        pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`): The pseudo-words.
+    """
+
+    composed_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    pseudo_token_embeds: torch.Tensor | None = None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash the names, types and bytes of all tensors of a module.
+
+    Args:
+        module (`torch.nn.Module`): Any module.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if all their tensors are.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class RTDTextModel(CLIPTextModel):
+    """CLIP's text tower with its projection, able to read pseudo-words and two prompts in one sequence.
+
+    Loads from a CLIP repository, from a `CLIPTextModelWithProjection` repository and from a saved [`RTDModel`]. Text
+    without pseudo-words gives exactly CLIP's own text features. RTD trains this tower and nothing else
+    (https://huggingface.co/papers/2406.09188).
+
+    Args:
+        config ([`RTDTextConfig`]): Configuration.
+    """
+
+    config: RTDTextConfig
+    config_class = RTDTextConfig
+    base_model_prefix = "text_model"
+    _keys_to_ignore_on_load_unexpected = [
+        r"^vision_model\.",
+        r"^visual_projection\.",
+        r"^projection\.",
+        r"^logit_scale$",
+        r"embeddings\.position_ids$",
+    ]
+
+    def __init__(self, config: RTDTextConfig):
+        super().__init__(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as every transformers model does, but never leave a tower or its projection at random.
+
+        Raises:
+            ValueError: If the repository lacks tensors of the tower, such as a bare `CLIPTextModel` repository, which
+                has no text projection.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        if report["missing_keys"]:
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' lacks {sorted(report['missing_keys'])[:3]} and "
+                f"{len(report['missing_keys'])} tensors in all of a CLIP text tower with projection; load a full CLIP "
+                "repository, a CLIPTextModelWithProjection repository or an RTD repository."
+            )
+        return (model, report) if wants_report else model
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+        pseudo_token_embeds: torch.Tensor | None = None,
+        pseudo_token_mask: torch.Tensor | None = None,
+        branch_index: torch.Tensor | None = None,
+        **kwargs,
+    ) -> RTDTextOutput:
+        r"""Encode texts in which some positions are pseudo-words.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids; each row holds an end of text.
+            attention_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                1 for tokens, 0 for padding. Padding on the right needs none: attention is causal.
+            position_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*): Derived where left out.
+            placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                True at the positions that take pseudo-words: the n-th takes the n-th row of `pseudo_token_embeds`,
+                the last row serves any further ones. Where left out: positions equal to
+                `config.placeholder_token_id`.
+            pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`, *optional*): Pseudo-words.
+            pseudo_token_mask (`torch.Tensor` of shape `(batch_size, K)`, *optional*):
+                False for unused slots, which are treated as if they were not in the sequence.
+            branch_index (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Position of an inserted end-of-text token that sees all before it and that nothing else sees. The row
+                then carries two prompts: itself without that token, and itself up to and including it.
+
+        Returns:
+            [`RTDTextOutput`]: With two embeddings a row where `branch_index` is given.
+
+        Raises:
+            ValueError: If shapes do not fit, the text is too long, or the attention implementation cannot do it.
+        """
+        self._check_inputs(input_ids, pseudo_token_embeds, branch_index)
+        batch_size, seq_len = input_ids.shape
+        words = self.embeddings.token_embedding(input_ids)  # (B, S, H)
+        steps = torch.arange(seq_len, device=input_ids.device).expand(batch_size, -1)
+        positions = steps
+        if pseudo_token_embeds is not None:
+            if placeholder_mask is None:
+                placeholder_mask = input_ids == self.config.placeholder_token_id
+            nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
+            rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
+            words = torch.where(placeholder_mask[..., None], rows, words)
+            if pseudo_token_mask is not None:
+                unused = placeholder_mask & ~pseudo_token_mask.bool().gather(1, nth)  # (B, S)
+                positions = positions - unused.long().cumsum(-1)
+                attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
+        and_mask = None
+        if branch_index is not None:
+            is_branch = steps == branch_index[:, None]  # (B, S)
+            positions = positions - (steps > branch_index[:, None]).long()
+
+            def and_mask(batch, head, query, key):
+                return (key != branch_index[batch]) | (query == key)
+
+        if position_ids is None:
+            position_ids = positions.clamp(0, self.config.max_position_embeddings - 1)
+        hidden = words + self.embeddings.position_embedding(position_ids)
+        # Position ids stay out of the mask builder: it would take their repeats for packed, separate sequences.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            past_key_values=None,
+            and_mask_function=and_mask,
+        )
+        kwargs.pop("is_causal", None)
+        hidden = self.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True, **kwargs).last_hidden_state
+        hidden = self.final_layer_norm(hidden)
+
+        # Repositories from before transformers 4.31 say 2 and mean the largest id of the row.
+        legacy = self.config.eos_token_id == 2
+        is_end = input_ids == (input_ids.amax(-1, keepdim=True) if legacy else self.config.eos_token_id)
+        if branch_index is None:
+            ends = is_end.int().argmax(-1)  # (B,)
+            pooled = hidden[torch.arange(batch_size, device=hidden.device), ends]  # (B, H)
+        else:
+            ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
+            pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
+        return RTDTextOutput(
+            text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled
+        )
+
+    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
+        if input_ids is None or input_ids.ndim != 2:
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
+        batch_size, seq_len = input_ids.shape
+        longest = self.config.max_position_embeddings + (branch_index is not None)
+        if seq_len > longest and pseudo_token_embeds is None:
+            raise ValueError(f"the text tower takes {longest} tokens, got {seq_len}; truncate the text.")
+        implementation = self.config._attn_implementation or ""
+        if branch_index is not None and "flash" in implementation:
+            raise ValueError(
+                f"'{implementation}' cannot run two prompts in one sequence: it ignores the mask between them; load "
+                'the text tower with attn_implementation="sdpa".'
+            )
+        if "flex" in implementation and input_ids.device.type == "cpu" and torch.is_grad_enabled():
+            raise ValueError(
+                'flex attention computes no gradients on a CPU; use attn_implementation="sdpa", or torch.no_grad().'
+            )
+        if pseudo_token_embeds is None:
+            return
+        expected = (batch_size, self.config.hidden_size)
+        if pseudo_token_embeds.ndim != 3 or (pseudo_token_embeds.shape[0], pseudo_token_embeds.shape[2]) != expected:
+            raise ValueError(
+                f"`pseudo_token_embeds` must have the shape ({batch_size}, K, {self.config.hidden_size}), got "
+                f"{tuple(pseudo_token_embeds.shape)}; is the projection made for this text tower?"
+            )
+
+
+class RTDModel(CLIPPreTrainedModel):
+    """Composed image retrieval: CLIP's vision tower, a projection, and a text tower that reads pseudo-words.
+
+    A saved directory is in CLIP's own layout plus `projection.*`: it loads as `RTDModel`, as [`RTDTextModel`], through
+    `AutoModel` and as a plain `CLIPModel`. The image side is CLIP's, so an index of CLIP embeddings stays valid.
+
+    Args:
+        config ([`RTDConfig`]): Configuration.
+
+    Examples:
+        >>> from modeling_rtd import RTDModel, RTDProcessor
+        >>> model = RTDModel.from_pretrained("org/rtd-vitl")  # doctest: +SKIP
+        >>> processor = RTDProcessor.from_pretrained("org/rtd-vitl")  # doctest: +SKIP
+        >>> inputs = processor(images="dress.jpg", conditions="is red", return_tensors="pt")  # doctest: +SKIP
+        >>> query = model(**inputs).composed_embeds  # doctest: +SKIP
+    """
+
+    config: RTDConfig
+    config_class = RTDConfig
+    base_model_prefix = "rtd"
+    main_input_name = "pixel_values"
+    _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
+
+    def __init__(self, config: RTDConfig):
+        super().__init__(config)
+        self.text_model = RTDTextModel._from_config(config.text_config)
+        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        self.projection = build_projection(config.projection_config)
+        self._original_text_model = []  # a list, so that the second tower is no submodule of this one
+        self.post_init()
+
+    @classmethod
+    def from_clip(cls, clip: str | CLIPModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs):
+        """Put a projection on a CLIP.
+
+        Args:
+            clip (`str` or `transformers.CLIPModel`): A CLIP repository or directory, or a loaded model (copied).
+            projection (`str` or [`RTDProjection`], defaults to `"lincir"`):
+                A projection, a directory or Hub id that holds one, or the name of a method, which gives a freshly
+                initialised one to be trained.
+            tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*): Needed with a loaded model only.
+            kwargs: Passed to `CLIPModel.from_pretrained` where `clip` is a string.
+
+        Returns:
+            [`RTDModel`]: In evaluation mode; its text tower is CLIP's own until RTD trains it.
+
+        Raises:
+            ValueError: If the projection's sizes do not fit, its name is unknown, or a tokenizer is missing.
+        """
+        if isinstance(clip, str | Path):
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip)
+            clip = CLIPModel.from_pretrained(clip, **kwargs)
+        if tokenizer is None:
+            raise ValueError("a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...).")
+        clip_config: CLIPConfig = clip.config
+        sizes = {
+            "projection_dim": clip_config.projection_dim,
+            "text_hidden_size": clip_config.text_config.hidden_size,
+        }
+        if not isinstance(projection, RTDProjection):
+            is_place = Path(projection).is_dir() or "/" in str(projection)
+            projection = (
+                load_projection(str(projection))
+                if is_place
+                else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
+            )
+        own = {name: getattr(projection.config, name) for name in sizes}
+        if own != sizes:
+            raise ValueError(
+                f"the projection is made for {own}, the backbone has {sizes}; use a projection that was trained on this "
+                "backbone."
+            )
+        text_config = clip_config.text_config.to_dict() | {
+            "placeholder_token_id": find_placeholder_token_id(tokenizer)
+        }
+        config = RTDConfig(
+            text_config=text_config,
+            vision_config=clip_config.vision_config.to_dict(),
+            projection_config=projection.config.to_dict(),
+            projection_dim=clip_config.projection_dim,
+            logit_scale_init_value=clip_config.logit_scale_init_value,
+            initializer_factor=clip_config.initializer_factor,
+        )
+        config._attn_implementation = clip_config._attn_implementation
+        model = cls(config).to(clip.dtype)
+        tensors = clip.state_dict()
+        tensors["text_model.text_projection.weight"] = tensors.pop("text_projection.weight")
+        tensors |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
+        model.load_state_dict(tensors)
+        return model.eval()
+
+    @property
+    def original_text_model(self) -> RTDTextModel:
+        """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
+
+        Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
+        tower itself.
+
+        Raises:
+            ValueError: If the tensors at the place that the configuration names are not those RTD started from.
+        """
+        place = self.config.original_text_model
+        if place is None:
+            return self.text_model
+        if not self._original_text_model:
+            tower = RTDTextModel.from_pretrained(
+                place["repo"] or self.config._name_or_path,
+                subfolder=place["subfolder"],
+                revision=place["revision"] or getattr(self.config, "_commit_hash", None) or "main",
+                dtype="auto",
+            )
+            if fingerprint(tower) != place["sha256"]:
+                raise ValueError(
+                    f"the text tower at {place} is not the one RTD started from: its tensors have another SHA-256; "
+                    "restore that folder or revision, or train again."
+                )
+            self._original_text_model.append(tower.eval().requires_grad_(False))
+        return self._original_text_model[0].to(device=self.device, dtype=self.dtype)
+
+    def set_original_text_model(self, tower: RTDTextModel) -> None:
+        """Keep a tower as the one from before RTD; saving writes it to the folder `original_text`.
+
+        Args:
+            tower ([`RTDTextModel`]): The text tower RTD started from.
+        """
+        self._original_text_model[:] = [tower.eval().requires_grad_(False)]
+        self.config.original_text_model = {
+            "repo": None,
+            "subfolder": "original_text",
+            "revision": None,
+            "sha256": fingerprint(tower),
+        }
+
+    def replace_text_model(self, tower: RTDTextModel) -> None:
+        """Put a trained text tower in place, and keep the first one as the original text model.
+
+        Args:
+            tower ([`RTDTextModel`]): The tower after RTD, of the same sizes.
+        """
+        if self.config.original_text_model is None:
+            self.set_original_text_model(self.text_model)
+        self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save as every transformers model does, together with the original text tower where it lies in the folder.
+
+        Args:
+            save_directory (`str`): Directory.
+            kwargs: As for every transformers model.
+        """
+        place = self.config.original_text_model
+        if place is not None and place["repo"] is None:
+            self.original_text_model.save_pretrained(Path(save_directory) / place["subfolder"])
+        super().save_pretrained(save_directory, **kwargs)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Encode images: exactly CLIP's image features.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Preprocessed images.
+            kwargs: Passed to the vision tower.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+        """
+        output = self.vision_model(pixel_values=pixel_values, **kwargs)
+        output.pooler_output = self.visual_projection(output.pooler_output)
+        return output
+
+    def get_text_features(self, input_ids: torch.Tensor, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
+        """Encode plain text with the text tower from before RTD.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids.
+            attention_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*): 1 for tokens.
+            kwargs: Passed to the text tower.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+        """
+        return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+
+    def get_pseudo_tokens(self, pixel_values: torch.Tensor | None = None, image_features=None):
+        """Turn reference images into pseudo-words.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): Images.
+            image_features (`BaseModelOutputWithPooling`, *optional*):
+                What `get_image_features` returned for them, which spares the vision pass.
+
+        Returns:
+            `tuple`: `pseudo_token_embeds` of shape `(batch_size, K, hidden_size)` and `pseudo_token_mask` of shape
+            `(batch_size, K)` or `None`.
+        """
+        if image_features is None:
+            image_features = self.get_image_features(pixel_values)
+        return self.projection(image_features.pooler_output)
+
+    def get_composed_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: BaseModelOutputWithPooling | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPooling:
+        """Compose reference images and conditions into queries.
+
+        Args:
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`):
+                Prompts, as [`RTDProcessor`] makes them from `conditions`.
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): References.
+            image_features (`BaseModelOutputWithPooling`, *optional*):
+                What `get_image_features` returned for them, which spares the vision pass.
+            kwargs: Passed to the text tower.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+        """
+        pseudo_token_embeds, pseudo_token_mask = self.get_pseudo_tokens(pixel_values, image_features)
+        output = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            placeholder_mask=placeholder_mask,
+            pseudo_token_embeds=pseudo_token_embeds,
+            pseudo_token_mask=pseudo_token_mask,
+            **kwargs,
+        )
+        return _as_features(output)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+        **kwargs,
+    ) -> RTDOutput:
+        """Compose queries: one vision pass, one short text pass.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Reference images.
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
+            kwargs: Passed to the text tower.
+
+        Returns:
+            [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
+
+        Raises:
+            ValueError: If images or prompts are missing.
+        """
+        if pixel_values is None or input_ids is None:
+            missing = "pixel_values" if pixel_values is None else "input_ids"
+            raise ValueError(
+                f"a composed query needs reference images and prompts, but `{missing}` is missing; call "
+                "processor(images=..., conditions=...), or use get_image_features or get_text_features."
+            )
+        image_features = self.get_image_features(pixel_values)
+        pseudo_tokens = self.get_pseudo_tokens(image_features=image_features)
+        output = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            placeholder_mask=placeholder_mask,
+            pseudo_token_embeds=pseudo_tokens[0],
+            pseudo_token_mask=pseudo_tokens[1],
+            **kwargs,
+        )
+        return RTDOutput(
+            composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
+            image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
+            pseudo_token_embeds=pseudo_tokens[0],
+        )
+
+
+def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:
+    return BaseModelOutputWithPooling(
+        last_hidden_state=output.last_hidden_state,
+        pooler_output=output.text_embeds,
+        hidden_states=output.hidden_states,
+        attentions=output.attentions,
+    )
+
+
+# CLIP keeps the text projection beside the text tower, RTDTextModel inside it. Overwritten, since the package and a
+# copy of this file from the Hub may both be imported.
+register_checkpoint_conversion_mapping(
+    "RTDModel",
+    [WeightRenaming(source_patterns=r"^text_projection\.", target_patterns="text_model.text_projection.")],
+    overwrite=True,
+)

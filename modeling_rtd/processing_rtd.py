@@ -1,0 +1,287 @@
+"""Processing: images to pixels, conditions to prompts with placeholders for pseudo-words."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers.image_utils import load_image
+
+from .configuration_rtd import PLACEHOLDER, find_placeholder_token_id, suggest
+from .projection_rtd import PROJECTIONS, RTDProjection
+
+
+__all__ = ["RTDProcessor"]
+
+_CONDITION = "{condition}"
+
+
+class RTDProcessor(ProcessorMixin):
+    """Image processor, tokenizer and named prompt templates.
+
+    A template holds one `$` per pseudo-word and `{condition}` after the last of them, such as
+    `"a photo of $ that {condition}"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
+    in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
+
+    Args:
+        image_processor (`transformers.CLIPImageProcessorPil`): CLIP's preprocessing.
+        tokenizer (`transformers.PreTrainedTokenizerBase`): CLIP's own tokenizer, unchanged.
+        prompt_templates (`dict[str, str]`, *optional*): Templates by name; each projection's own by default.
+        default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
+        max_length (`int`, *optional*): Length of the text tower; `tokenizer.model_max_length` (77) by default.
+
+    Raises:
+        ValueError: If a template lacks its placeholder or its condition.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None, prompt_templates=None, default_template="lincir", **kwargs):
+        self.prompt_templates = prompt_templates or {n: p.prompt_template for n, p in PROJECTIONS.items()}
+        self.default_template = default_template
+        for name, template in self.prompt_templates.items():
+            tail = template.rpartition(PLACEHOLDER)[2]
+            if PLACEHOLDER not in template or template.count(_CONDITION) != 1 or _CONDITION not in tail:
+                raise ValueError(
+                    f"the prompt template '{name}' is '{template}', but must hold '{PLACEHOLDER}' and after the last of "
+                    f"them '{_CONDITION}' once."
+                )
+        self._find_template(default_template)
+        super().__init__(image_processor, tokenizer, **kwargs)
+        self._placeholder_token_id = find_placeholder_token_id(tokenizer)
+
+    @classmethod
+    def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
+        """Build the processor of a CLIP repository for the prompts of a projection.
+
+        Args:
+            clip (`str`): CLIP repository or directory.
+            projection (`str` or [`RTDProjection`], defaults to `"lincir"`): Whose template is the default.
+            kwargs: Passed to `from_pretrained` of image processor and tokenizer.
+
+        Returns:
+            [`RTDProcessor`]: Ready to save beside the model.
+        """
+        name = projection if isinstance(projection, str) else projection.config.projection_type
+        return cls(
+            CLIPImageProcessorPil.from_pretrained(clip, **kwargs),
+            AutoTokenizer.from_pretrained(clip, **kwargs),
+            default_template=name,
+        )
+
+    @property
+    def placeholder_token_id(self) -> int:
+        """`int`: Id that stands for a pseudo-word."""
+        return self._placeholder_token_id
+
+    @property
+    def max_length(self) -> int:
+        """`int`: Tokens the text tower takes, start and end of text included."""
+        return self.tokenizer.model_max_length
+
+    def _find_template(self, name: str | None) -> str:
+        name = name or self.default_template
+        if name not in self.prompt_templates:
+            raise ValueError(suggest("prompt template", name, self.prompt_templates))
+        return self.prompt_templates[name]
+
+    def __call__(
+        self,
+        images=None,
+        text: str | Sequence[str] | None = None,
+        conditions: str | Sequence[str] | None = None,
+        template: str | None = None,
+        return_tensors: str = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """Prepare images, plain texts, or composed queries.
+
+        Args:
+            images (image, path, URL, or list of them, *optional*):
+                Reference or gallery images; turned upright by their EXIF tag and to RGB.
+            text (`str` or `list[str]`, *optional*): Plain texts, for `get_text_features`.
+            conditions (`str` or `list[str]`, *optional*):
+                Conditions of composed queries. An empty one asks for the reference alone and gives a warning.
+            template (`str`, *optional*): Name of the prompt template; `default_template` where left out.
+            return_tensors (`str`, defaults to `"pt"`): Only PyTorch tensors are made.
+            kwargs: Passed to the image processor.
+
+        Returns:
+            `BatchFeature`: `pixel_values` of shape `(batch_size, 3, height, width)`, and `input_ids`,
+            `attention_mask` and (with conditions) `placeholder_mask` of shape `(batch_size, seq_len)`, as long as the
+            longest row and no longer.
+
+        Raises:
+            ValueError: If neither or both of `text` and `conditions` come with nothing to do, or counts differ.
+        """
+        if return_tensors != "pt":
+            raise ValueError(f'only return_tensors="pt" is supported, got {return_tensors!r}.')
+        if text is not None and conditions is not None:
+            raise ValueError("give `text` for plain queries or `conditions` for composed ones, not both.")
+        if images is None and text is None and conditions is None:
+            raise ValueError("nothing to process: give `images`, `text` or `conditions`.")
+        data = {}
+        if images is not None:
+            data["pixel_values"] = self.prepare_images(images, **kwargs)
+        if text is not None:
+            data |= self.pad(self.tokenize_texts(_as_list("text", text)))
+            del data["placeholder_mask"]
+        if conditions is not None:
+            conditions = _as_list("conditions", conditions)
+            if images is not None and len(conditions) != len(data["pixel_values"]):
+                raise ValueError(f"got {len(data['pixel_values'])} images and {len(conditions)} conditions.")
+            empty = sum(not c.strip() for c in conditions)
+            if empty:
+                warnings.warn(
+                    f"{empty} of {len(conditions)} conditions are empty: searching by the reference alone.",
+                    stacklevel=2,
+                )
+            data |= self.pad(self.build_prompts(conditions, template)[0])
+        return BatchFeature(data)
+
+    def prepare_images(self, images, **kwargs) -> torch.Tensor:
+        """Load and preprocess images.
+
+        Args:
+            images (image, path, URL, or list of them): Anything `transformers.image_utils.load_image` takes.
+            kwargs: Passed to the image processor.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, 3, height, width)`.
+
+        Raises:
+            ValueError: If an image cannot be read; names it.
+        """
+        images = images if isinstance(images, list | tuple) else [images]
+        loaded = [self.load_image(image) for image in images]
+        return self.image_processor(images=loaded, return_tensors="pt", **kwargs)["pixel_values"]
+
+    @staticmethod
+    def load_image(image) -> Image.Image:
+        """Load one image, turned upright by its EXIF tag and to RGB.
+
+        Args:
+            image (image, path or URL): Anything `transformers.image_utils.load_image` takes.
+
+        Returns:
+            `PIL.Image.Image`: The whole image, decoded.
+
+        Raises:
+            ValueError: If it cannot be read; names it.
+        """
+        try:
+            return load_image(str(image) if isinstance(image, Path) else image)
+        except Exception as error:
+            name = f"'{image}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
+            raise ValueError(f"the image {name} cannot be read: {error}") from error
+
+    def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenise plain texts.
+
+        Args:
+            texts (`list[str]`): Texts.
+
+        Returns:
+            `list[list[int]]`: Token ids with start and end of text, at most `max_length` a row.
+        """
+        return self._finish(self._tokenize(texts), "text")
+
+    def tokenize_pieces(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
+        """Tokenise texts given as the pieces around their placeholders.
+
+        Args:
+            texts (`list[list[str]]`): For each text its pieces, one more than it has placeholders.
+
+        Returns:
+            `list[list[int]]`: Token ids with start and end of text and placeholders marked `-1`, at most `max_length`
+            a row.
+        """
+        return self._finish(self._splice(texts), "text")
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
+        if not len(texts):
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _splice(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
+        pieces = iter(self._tokenize([piece for text in texts for piece in text]))
+        rows = []
+        for text in texts:
+            row = list(next(pieces))
+            for _ in text[1:]:
+                row += [-1, *next(pieces)]
+            rows.append(row)
+        return rows
+
+    def build_prompts(
+        self, conditions: Sequence[str], template: str | None = None, references: Sequence[str] | None = None
+    ) -> tuple[list[list[int]], list[int]]:
+        """Build the prompts of composed queries.
+
+        Args:
+            conditions (`list[str]`): Conditions; an empty one gives the prompt of the reference alone.
+            template (`str`, *optional*): Name of the prompt template.
+            references (`list[str]`, *optional*):
+                Reference captions to be written in place of the pseudo-words (plain concatenation, the ablation of
+                RTD's refined concatenation).
+
+        Returns:
+            `tuple`: Rows of token ids with start and end of text, placeholders marked `-1`; and for each row the
+            length of the prompt of the reference alone, without its end of text.
+        """
+        head, _, tail = self._find_template(template).rpartition(PLACEHOLDER)
+        if references is None:
+            heads = self._splice([[*head.split(PLACEHOLDER), ""]]) * len(conditions)
+        else:
+            heads = [ids[: self.max_length - 2] for ids in self._tokenize([head + caption for caption in references])]
+        tails = self._tokenize([tail.replace(_CONDITION, c) if c.strip() else "" for c in conditions])
+        rows = self._finish([h + t for h, t in zip(heads, tails, strict=True)], "condition")
+        return rows, [1 + len(h) for h in heads]
+
+    def _finish(self, rows: list[list[int]], kind: str) -> list[list[int]]:
+        room = self.max_length - 2
+        cut = sum(len(row) > room for row in rows)
+        if cut:
+            warnings.warn(
+                f"{cut} of {len(rows)} texts are longer than the {self.max_length} tokens the text tower takes; the end "
+                f"of the {kind} is cut off.",
+                stacklevel=3,
+            )
+        return [[self.tokenizer.bos_token_id, *row[:room], self.tokenizer.eos_token_id] for row in rows]
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Pad rows of token ids to the longest of them.
+
+        Args:
+            rows (`list[list[int]]`): Token ids, placeholders marked `-1`.
+
+        Returns:
+            `dict`: `input_ids`, `attention_mask` and `placeholder_mask`, each of shape `(batch_size, seq_len)`.
+        """
+        ids = pad_sequence(
+            [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.tokenizer.pad_token_id
+        )
+        lengths = torch.tensor([len(row) for row in rows])
+        placeholder_mask = ids == -1
+        return {
+            "input_ids": ids.masked_fill(placeholder_mask, self.placeholder_token_id),
+            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
+            "placeholder_mask": placeholder_mask,
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """`list[str]`: Names of the tensors this processor makes."""
+        return ["pixel_values", "input_ids", "attention_mask", "placeholder_mask"]
+
+
+def _as_list(name: str, value: str | Sequence[str]) -> list[str]:
+    values = [value] if isinstance(value, str) else list(value)
+    for position, item in enumerate(values):
+        if not isinstance(item, str):
+            raise ValueError(f"`{name}` must hold strings, got {type(item).__name__} at position {position}.")
+    return values

@@ -1,0 +1,71 @@
+"""Fixtures shared by all tests; nothing here or below reaches the network."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+# Before any import that reads them.
+_CACHE = tempfile.mkdtemp(prefix="rtd-tests-")
+os.environ |= {
+    "HF_HOME": _CACHE,
+    "HF_DATASETS_CACHE": f"{_CACHE}/datasets",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+import copy  # noqa: E402
+import shutil  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from modeling_rtd import RTDModel  # noqa: E402
+from tests import builders  # noqa: E402
+
+
+torch.set_num_threads(1)
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real annotation files and recorded values, which the repository must not hold."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder with real annotation files is not beside this checkout")
+    return folder
+
+
+@pytest.fixture
+def clip():
+    return copy.deepcopy(_built("clip", builders.build_clip))
+
+
+@pytest.fixture
+def tokenizer():
+    return _built("tokenizer", builders.build_tokenizer)
+
+
+@pytest.fixture
+def processor():
+    return _built("processor", builders.build_processor)
+
+
+@pytest.fixture
+def model(clip, tokenizer):
+    torch.manual_seed(1)
+    return RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer)
+
+
+_cache = {}
+
+
+def _built(name, build):
+    if name not in _cache:
+        _cache[name] = build()
+    return _cache[name]

@@ -1,0 +1,114 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from modeling_rtd import RTDProcessor
+from tests.builders import build_clip_tokenizer, build_image_processor, build_images, build_tokenizer
+
+
+def test_a_condition_is_put_after_the_placeholder(processor):
+    batch = processor(conditions=["is red"])
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 7, 4, 8, 13, 19, 3]]
+    assert batch["placeholder_mask"].nonzero().tolist() == [[0, 4]]
+
+
+def test_batches_are_as_long_as_their_longest_row(processor):
+    batch = processor(text=["a red dress", "a dress"])
+    assert batch["input_ids"].tolist() == [[1, 5, 19, 24, 3], [1, 5, 24, 3, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("condition", ["$ is red", "[$] $", "<eos> is red <bos>"])
+def test_marks_in_a_users_text_are_ordinary_text(processor, condition):
+    batch = processor(conditions=[condition])
+    assert batch["placeholder_mask"].sum() == 1
+    assert (batch["input_ids"] == 3).sum() == 1 and batch["input_ids"][0, -1] == 3
+
+
+def test_a_long_condition_is_cut_and_the_placeholder_stays(processor):
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 20 tokens") as caught:
+        batch = processor(conditions=["is red and " * 20, "is red"])
+    assert len(caught) == 1
+    assert batch["input_ids"].shape == (2, 20) and batch["input_ids"][0, -1] == 3
+    assert batch["placeholder_mask"][:, 4].all()
+
+
+def test_an_empty_condition_asks_for_the_reference_with_a_warning(processor):
+    with pytest.warns(UserWarning, match="1 of 1 conditions are empty"):
+        batch = processor(conditions=" ")
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 7, 4, 3]]
+
+
+def test_a_reference_caption_can_stand_in_the_pseudo_words_place(processor):
+    prompts, heads = processor.build_prompts(["is red"], references=["the dog"])
+    assert prompts == [[1, 5, 6, 7, 16, 26, 8, 13, 19, 3]] and heads == [6]
+
+
+def test_an_unknown_template_is_named_with_the_nearest(processor):
+    with pytest.raises(ValueError, match="unknown prompt template 'searl'; did you mean 'searle'"):
+        processor(conditions="is red", template="searl")
+
+
+@pytest.mark.parametrize("template", ["a photo that {condition}", "a photo of $", "{condition} of $"])
+def test_a_template_without_its_parts_is_refused(template):
+    with pytest.raises(ValueError, match="must hold"):
+        RTDProcessor(build_image_processor(), build_tokenizer(), {"lincir": template})
+
+
+def test_saving_keeps_templates_and_ids(processor, tmp_path):
+    own = RTDProcessor(
+        processor.image_processor, processor.tokenizer, {"comma": "a photo of $ , {condition}"}, "comma"
+    )
+    own.save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is RTDProcessor and loaded.prompt_templates == own.prompt_templates
+    assert torch.equal(loaded(conditions="is red")["input_ids"], own(conditions="is red")["input_ids"])
+
+
+def test_an_image_turned_by_its_exif_tag_is_set_upright(processor, tmp_path):
+    image = Image.new("RGB", (64, 32), "white")
+    image.paste("black", (0, 0, 32, 32))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert processor.load_image(tmp_path / "turned.png").size == (32, 64)
+
+
+def test_a_truncated_image_is_named(processor, tmp_path):
+    path = tmp_path / "cut.png"
+    build_images(1)[0].save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cut\.png' cannot be read"):
+        processor(images=str(path))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({}, "nothing to process"),
+        ({"text": "a dog", "conditions": "is red"}, "not both"),
+        ({"conditions": ["is red", 3]}, "`conditions` must hold strings, got int at position 1"),
+        ({"images": build_images(2), "conditions": ["is red"]}, "got 2 images and 1 conditions"),
+        ({"text": "a dog", "return_tensors": "np"}, 'only return_tensors="pt"'),
+    ],
+)
+def test_wrong_calls_say_what_to_do(processor, call, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**call)
+
+
+def test_prompts_have_the_published_token_ids(shared: Path):
+    tokenizer = build_clip_tokenizer(shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz")
+    processor = RTDProcessor(build_image_processor(), tokenizer)
+    published = json.loads((shared / "oracle/prompts.json").read_text())["token_ids"]
+    assert processor.placeholder_token_id == published["$"]
+    for text, condition in {
+        "a photo of $ that show three bottles of soft drink": "show three bottles of soft drink",
+        "a photo of $": "",
+    }.items():
+        ids = processor.build_prompts([condition])[0][0]
+        assert [processor.placeholder_token_id if i == -1 else i for i in ids] == published[text]
