@@ -1,0 +1,342 @@
+import copy
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
+
+from modeling_rtd import RTDTextModel, build_projection
+from modeling_rtd.configuration_rtd import RTDProjectionConfig
+from tests.builders import build_triplets
+from trainer.arguments import RTDTrainingArguments
+from trainer.checkpoints import find_last_complete_checkpoint
+from trainer.noise import draw_noise
+from trainer.rtd_trainer import RTDTrainer
+
+
+ROWS = build_triplets(48)
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, n))
+
+
+@pytest.fixture
+def build(model, processor, tmp_path):
+    """Build a trainer on a fresh copy of the tower."""
+
+    def build(rows=ROWS, tower=None, name="run", callbacks=None, **arguments):
+        defaults = {
+            "output_dir": str(tmp_path / name),
+            "max_steps": 2,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "anchor_cache_dir": str(tmp_path / "anchors"),
+        }
+        return RTDTrainer(
+            tower if tower is not None else copy.deepcopy(model.text_model),
+            RTDTrainingArguments(**(defaults | arguments)),
+            projection=model.projection,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processor,
+            callbacks=callbacks,
+        )
+
+    return build
+
+
+def get_losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def train_by_hand(model, processor, rows, steps, learning_rate, seed):
+    """Write out the published recipe: two padded prompts, three frozen passes, plain AdamW, no clipping."""
+    frozen, tower = copy.deepcopy(model.text_model), copy.deepcopy(model.text_model).requires_grad_(True)
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=learning_rate, weight_decay=0.01)
+    tokenizer = processor.tokenizer
+
+    def encode(encoder, texts, words=None):
+        batch = tokenizer(texts, padding="max_length", max_length=20, return_tensors="pt")
+        return encoder(
+            batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            placeholder_mask=batch["input_ids"] == 4,
+            pseudo_token_embeds=words,
+        ).text_embeds
+
+    losses = []
+    for step in range(steps):
+        with torch.no_grad():
+            target = encode(frozen, [row["target_caption"] for row in rows]).float()
+            reference = encode(frozen, [row["reference_caption"] for row in rows]).float()
+            noise = draw_noise(range(len(rows)), 24, seed, epoch=step)
+            words = model.projection.eval().layers(reference + 0.5 * noise)[:, None]
+        composed = encode(tower, [f"a photo of $ that {row['conditioning_caption']}" for row in rows], words)
+        alone = encode(tower, ["a photo of $"] * len(rows), words)
+        z = torch.nn.functional.normalize(torch.cat([target, reference, composed, alone]), dim=-1)
+        similarities = torch.exp(z @ z.T / 0.07)
+        pairs = 2 * len(rows)
+        positives = torch.cat([similarities.diagonal(pairs), similarities.diagonal(-pairs)])
+        loss = -torch.log(positives / (similarities.sum(1) - similarities.diagonal())).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return tower, losses
+
+
+def test_two_steps_equal_the_published_recipe_written_by_hand(build, model, processor):
+    # In float64, since AdamW divides each gradient by its own size: where it is nil in truth (the bias of keys), float32
+    # would compare rounding with rounding. Anchors and pseudo-words are float32 in both.
+    model.text_model.double()
+    trainer = build(rows=ROWS[:16])
+    trainer.train()
+    by_hand, losses = train_by_hand(model, processor, ROWS[:16], 2, 1e-3, trainer.args.seed)
+    assert get_losses(trainer) == pytest.approx(losses, abs=1e-5)
+    start = dict(model.text_model.named_parameters())
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), by_hand.parameters(), strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * (theirs - start[name]).norm(), name
+
+
+def test_defaults_are_the_published_recipe():
+    args = RTDTrainingArguments(use_cpu=True)
+    assert (args.learning_rate, args.weight_decay, args.max_grad_norm, args.seed) == (1e-5, 0.01, 0.0, 12345)
+    assert (args.max_steps, args.per_device_train_batch_size, args.lr_scheduler_type) == (2000, 128, "constant")
+    assert (args.warmup_steps, args.dataloader_drop_last, args.temperature, args.noise_scale) == (0, True, 0.07, 0.5)
+    assert (args.adam_beta1, args.adam_beta2, args.adam_epsilon) == (0.9, 0.999, 1e-8)
+
+
+def test_weight_decay_applies_to_every_parameter(build):
+    trainer = build()
+    assert set(trainer.get_decay_parameter_names(trainer.model)) == {n for n, _ in trainer.model.named_parameters()}
+
+
+def test_every_trainable_tensor_moves_and_no_companion_does(build, model):
+    before = copy.deepcopy(model.state_dict())
+    trainer = build(anchor_cache="never")
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        assert not torch.equal(parameter, before[f"text_model.{name}"]), name
+    for name, tensor in model.state_dict().items():  # vision tower, projection, and the tower the copy was made of
+        assert torch.equal(tensor, before[name]), name
+    for name, tensor in trainer._frozen_copy.state_dict().items():
+        assert torch.equal(tensor, before[f"text_model.{name}"]), name
+
+
+def test_cached_anchors_equal_anchors_on_the_fly(build):
+    cached, fresh = build(name="a", anchor_cache="always"), build(name="b", anchor_cache="never")
+    cached.train()
+    fresh.train()
+    assert "reference_embeds" in cached.data_collator(list(cached.train_dataset.select(range(2))))
+    assert get_losses(cached) == pytest.approx(get_losses(fresh), abs=1e-6)
+
+
+def test_cached_anchors_equal_anchors_on_the_fly_in_float64(build, model):
+    model.double()
+    trainers = [build(name=str(wants), anchor_cache=wants, rows=ROWS[:16]) for wants in ("always", "never")]
+    pairs = []
+    for trainer in trainers:
+        inputs = trainer.data_collator(list(trainer.train_dataset))
+        pairs.append(trainer._encode_anchors(inputs))
+    for ours, theirs in zip(*pairs, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=0)  # anchors are kept in float32
+
+
+@pytest.mark.parametrize(("max_steps", "caches"), [(3, False), (4, True)])
+def test_anchors_are_cached_only_where_rows_repeat(build, max_steps, caches):
+    trainer = build(max_steps=max_steps)  # 3 steps of 16 see each of 48 rows once
+    assert (trainer.data_collator.caption_embeddings is not None) is caches
+    assert (trainer._frozen_copy is None) is caches
+
+
+def test_the_anchor_cache_is_read_by_the_same_tower_only(build, model):
+    first = build(name="a", max_steps=9).data_collator.caption_embeddings
+    assert build(name="b", max_steps=9).data_collator.caption_embeddings.path == first.path
+    other = copy.deepcopy(model.text_model)
+    with torch.no_grad():
+        other.text_projection.weight.mul_(1.001)
+    assert build(name="c", max_steps=9, tower=other).data_collator.caption_embeddings.path != first.path
+
+
+@pytest.mark.parametrize(
+    "ablation",
+    [
+        {"refined_batch": False},
+        {"refined_concatenation": False},
+        {"target_anchored": False},
+        {"composition": False},
+        {"loss_type": "info_nce"},
+        {"bf16": True},
+        {CHECKPOINTING: True},
+    ],
+    ids=lambda ablation: next(iter(ablation)),
+)
+def test_each_part_can_be_switched_and_still_learns(build, ablation):
+    trainer = build(max_steps=30, logging_steps=10, **ablation)
+    trainer.train()
+    losses = get_losses(trainer)
+    assert losses[-1] < losses[0]
+
+
+def test_switching_a_part_off_changes_the_loss(build):
+    losses = set()
+    for name in ("refined_batch", "refined_concatenation", "target_anchored", "composition", None):
+        trainer = build(name=str(name), max_steps=1, learning_rate=0.1, **({name: False} if name else {}))
+        trainer.train()
+        losses.add(round(get_losses(trainer)[0], 5))
+    assert len(losses) == 4  # before the first update trained and frozen anchors are the same tower
+
+
+def test_switching_everything_off_is_refused():
+    with pytest.raises(ValueError, match="nothing to train on"):
+        RTDTrainingArguments(composition=False, refined_batch=False)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build):
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2}
+    straight = build(name="straight", **settings)
+    straight.train()
+    build(name="broken", callbacks=[StopAt(5)], **settings).train()
+    resumed = build(name="broken", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
+    for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert get_losses(resumed) == get_losses(straight)
+
+
+def test_a_finished_run_is_not_trained_further_by_a_resume(build):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    first = build(**settings)
+    first.train()
+    again = build(**settings)
+    assert again.train(resume_from_checkpoint=True).global_step == 4
+    for ours, theirs in zip(again.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_output_folder_with_a_run_is_never_overwritten(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match="holds an earlier run.*resume_from_checkpoint=True"):
+        build(**settings).train()
+
+
+def test_a_run_on_other_data_is_foreign(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match=r"of another run: triplets differ\(s\)"):
+        build(rows=ROWS[:32], **settings).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    trainer = build(callbacks=[StopAt(4)], **settings)
+    trainer.train()
+    broken = os.path.join(trainer.args.output_dir, "checkpoint-4", damage)
+    with open(broken, "r+b") as file:
+        file.truncate(os.path.getsize(broken) // 2)
+    assert find_last_complete_checkpoint(trainer.args.output_dir).name == "checkpoint-2"
+    resumed = build(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+
+
+def test_resuming_where_nothing_is_says_so(build):
+    with pytest.raises(ValueError, match="no complete checkpoint.*which holds none"):
+        build().train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_is_a_text_tower_with_its_companions_named(build, model, processor):
+    trainer = build(save_strategy="steps", save_steps=2)
+    trainer.train()
+    folder = os.path.join(trainer.args.output_dir, "checkpoint-2")
+    tower, report = RTDTextModel.from_pretrained(folder, output_loading_info=True)
+    assert not report["unexpected_keys"]
+    for ours, theirs in zip(tower.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with open(os.path.join(folder, "run.json")) as file:
+        assert set(json.load(file)) == {"projection", "text_model", "triplets"}
+
+
+def limit_file_size():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+FULL_DISK = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from datasets import Dataset
+from transformers import TrainerCallback, TrainingArguments
+from modeling_rtd import RTDModel
+from tests.builders import build_clip, build_processor, build_triplets
+from tests.trainer.test_rtd_trainer import limit_file_size
+from trainer.arguments import RTDTrainingArguments
+from trainer.rtd_trainer import RTDTrainer
+
+class FillDisk(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            limit_file_size()
+
+processor = build_processor()
+model = RTDModel.from_clip(build_clip(), tokenizer=processor.tokenizer)
+args = RTDTrainingArguments(output_dir=sys.argv[1], max_steps=4, per_device_train_batch_size=16, save_strategy="steps",
+                            save_steps=2, use_cpu=True, disable_tqdm=True, anchor_cache="never")
+RTDTrainer(model.text_model, args, projection=model.projection, train_dataset=Dataset.from_list(build_triplets(48)),
+           processing_class=processor, callbacks=[FillDisk()]).train()
+"""
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), os.getcwd()], capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert re.search(r"saving checkpoint-4 failed.*checkpoint-2 is complete: free some space", result.stderr, re.DOTALL)
+    assert not (tmp_path / "run/checkpoint-4").exists()
+    assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(build):
+    trainer = build(max_steps=6, learning_rate=1e38, save_strategy="steps", save_steps=1)
+    with pytest.raises(FloatingPointError, match="the loss became nan at step .* resume from"):
+        trainer.train()
+    checkpoint = find_last_complete_checkpoint(trainer.args.output_dir)
+    assert checkpoint is None or int(checkpoint.name[-1]) < trainer.state.global_step + 1
+
+
+def test_rows_that_do_not_fill_a_batch_are_refused(build):
+    with pytest.raises(ValueError, match="48 rows do not fill one batch of 64"):
+        build(per_device_train_batch_size=64)
+
+
+def test_a_projection_of_another_size_is_refused(build, model):
+    model.projection = build_projection(RTDProjectionConfig(projection_dim=12, text_hidden_size=32))
+    with pytest.raises(ValueError, match="turns 12 numbers into 32, but this text tower needs 24 into 32"):
+        build()
+
+
+def test_several_gpus_in_one_process_are_refused(build, monkeypatch):
+    monkeypatch.setattr(RTDTrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
+        build()

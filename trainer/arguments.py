@@ -1,0 +1,101 @@
+"""Training arguments: transformers' own, with the published recipes as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+__all__ = ["ProjectionTrainingArguments", "RTDTrainingArguments"]
+
+
+@dataclass
+class _RecipeArguments(TrainingArguments):
+    # Defaults that differ from transformers', since the published recipes do. The first four are silent differences
+    # of the stock Trainer: linear decay, clipping at 1, no weight decay, and the last partial batch kept.
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Published: constant, no warm-up."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Published: no clipping (0 switches it off)."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Published; applied to all parameters."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Published: a partial batch is dropped."})
+    seed: int = field(default=12345, metadata={"help": "Published."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two points of the loss curve."})
+    anchor_cache: str = field(
+        default="auto",
+        metadata={
+            "help": "Keep frozen caption embeddings on disk: 'always', 'never', or 'auto', which does where rows are "
+            "visited more than once."
+        },
+    )
+    anchor_cache_dir: str | None = field(default=None, metadata={"help": "Folder of that cache."})
+
+    def __post_init__(self):
+        if self.anchor_cache not in ("auto", "always", "never"):
+            raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
+        super().__post_init__()
+
+
+@dataclass
+class RTDTrainingArguments(_RecipeArguments):
+    """Arguments of [`RTDTrainer`]; the defaults are what the published code of RTD effectively does.
+
+    That is one device with 128 triplets a step for 2,000 steps, AdamW at 1e-5, constant, weight decay 0.01 on all
+    parameters, no clipping, float32. With gradient accumulation, or several processes, mind that the negatives of a
+    pair are those of its batch joined over processes; accumulated batches do not see each other's.
+
+    Args:
+        temperature (`float`, defaults to 0.07): Temperature of the loss.
+        loss_type (`str`, defaults to `"nt_xent"`): `"nt_xent"` (published code) or `"info_nce"` (paper's text).
+        noise_scale (`float`, defaults to 0.5):
+            Scale of the noise of refined concatenation, in units of un-normalised embeddings.
+        target_anchored (`bool`, defaults to `True`):
+            Anchor to frozen captions; otherwise the trained tower encodes them too (an ablation).
+        refined_batch (`bool`, defaults to `True`): Refined batch sampling, the hard negatives.
+        refined_concatenation (`bool`, defaults to `True`): Refined concatenation, pseudo-words in place of captions.
+        composition (`bool`, defaults to `True`):
+            Otherwise train on pairs of reference prompt and reference caption alone (a control).
+        template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
+    """
+
+    learning_rate: float = field(default=1e-5, metadata={"help": "Published."})
+    max_steps: int = field(default=2000, metadata={"help": "Published."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Published; triplets."})
+    temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
+    loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
+    noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
+    target_anchored: bool = field(default=True, metadata={"help": "Anchor to frozen captions."})
+    refined_batch: bool = field(default=True, metadata={"help": "Refined batch sampling (hard negatives)."})
+    refined_concatenation: bool = field(default=True, metadata={"help": "Refined concatenation (pseudo-words)."})
+    composition: bool = field(default=True, metadata={"help": "Off: a control without composed prompts."})
+    template: str | None = field(default=None, metadata={"help": "Name of the prompt template."})
+
+    def __post_init__(self):
+        if not self.composition and not self.refined_batch:
+            raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
+        if not self.refined_concatenation and not self.composition:
+            raise ValueError("`composition=False` needs `refined_concatenation=True`: it reads pseudo-words only.")
+        super().__post_init__()
+
+
+@dataclass
+class ProjectionTrainingArguments(_RecipeArguments):
+    """Arguments of [`ProjectionTrainer`]; the defaults are LinCIR's published recipe.
+
+    That is batches of 512 captions for 20,000 steps, AdamW at 1e-4, constant, weight decay 0.01.
+
+    Args:
+        noise_scale (`float`, defaults to 1.0): Scale of the noise on the caption embedding.
+        keyword_fn (`str`, defaults to `"lexicon"`):
+            Finds the words to mask: `"spacy"` (published; needs a spaCy model), `"lexicon"` or `"rule"`.
+        mask_on (`str`, defaults to `"words"`):
+            Mask whole words, or `"substrings"` wherever the letters occur, as the published code does.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Published."})
+    max_steps: int = field(default=20000, metadata={"help": "Published."})
+    per_device_train_batch_size: int = field(default=512, metadata={"help": "Published; captions."})
+    noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
+    keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
+    mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})

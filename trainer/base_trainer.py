@@ -1,0 +1,176 @@
+"""What both trainers share: frozen companions, published optimisation, and runs that lose nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel
+from trainer.caption_embeddings import CaptionEmbeddings
+from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
+
+
+__all__ = ["BaseTrainer", "check_sizes"]
+
+
+def check_sizes(projection: RTDProjection, text_model: RTDTextModel) -> None:
+    """Refuse a projection that was made for another backbone.
+
+    Args:
+        projection ([`RTDProjection`]): The projection.
+        text_model ([`RTDTextModel`]): The text tower that reads its pseudo-words.
+
+    Raises:
+        ValueError: If its input is not of the joint space's size, or its output not of the token embeddings' size.
+    """
+    own = (projection.config.projection_dim, projection.config.text_hidden_size)
+    needed = (text_model.config.projection_dim, text_model.config.hidden_size)
+    if own != needed:
+        raise ValueError(
+            f"the projection turns {own[0]} numbers into {own[1]}, but this text tower needs {needed[0]} into "
+            f"{needed[1]}; use a projection that was trained on this backbone."
+        )
+
+
+class BaseTrainer(Trainer):
+    """Trainer of one network beside frozen companions.
+
+    Differs from the stock Trainer as the published recipes do (weight decay on all parameters), and in what it
+    refuses: several GPUs in one process, a loss that is not finite, and an output folder with another run in it.
+
+    Args:
+        processor ([`RTDProcessor`]): Saved with each checkpoint. Not handed on as `processing_class`, since the stock
+            Trainer would write the tokenizer's special tokens into the model's configuration.
+        run_facts (`dict`): What identifies a run besides its arguments, such as hashes of companions and data;
+            stored with each checkpoint and compared on resume.
+        args, kwargs: As for `transformers.Trainer`.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, *args, processor: RTDProcessor, run_facts: dict, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.processor = processor
+        self.run_facts = run_facts
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs in one process would split each batch and its negatives; start one process a "
+                f"GPU with `torchrun --nproc_per_node {self.args.n_gpu} ...`, or show one with CUDA_VISIBLE_DEVICES=0."
+            )
+        world_batch = self.args.per_device_train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < world_batch:
+            raise ValueError(
+                f"{len(self.train_dataset)} rows do not fill one batch of {world_batch}, and partial batches are dropped: "
+                "lower per_device_train_batch_size or bring more rows."
+            )
+
+    @property
+    def _rows_repeat(self) -> bool:
+        args = self.args
+        rows = args.max_steps * args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return rows > len(self.train_dataset) if args.max_steps > 0 else args.num_train_epochs > 1
+
+    def _embed_captions(self, text_model: RTDTextModel, captions: Iterable[str]) -> CaptionEmbeddings | None:
+        """Cache the frozen embeddings of captions where the arguments ask for it or rows repeat."""
+        wants = self.args.anchor_cache
+        if wants == "never" or (wants == "auto" and not self._rows_repeat):
+            return None
+        with self.args.main_process_first(desc="encoding captions"):
+            return CaptionEmbeddings(
+                text_model, self.processor, captions, self.run_facts["text_model"], self.args.anchor_cache_dir
+            )
+
+    @property
+    def _epoch(self) -> int:
+        return int(self.state.epoch or 0)
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Name the parameters that weight decay applies to: all of them, as in the published recipes."""
+        return [name for name, _ in model.named_parameters()]
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Run one step and stop where the loss is not finite, before it can reach a checkpoint."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            last = find_last_complete_checkpoint(self.args.output_dir)
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}; lower the learning rate or "
+                f"train in float32, and resume from {last or 'the start: no checkpoint was saved yet'}."
+            )
+        return loss
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
+        """Train, or go on with a run.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint, or `True` for the newest complete one in the output folder.
+            kwargs: As for `transformers.Trainer.train`.
+
+        Returns:
+            `TrainOutput`: Last step, mean loss, and metrics.
+
+        Raises:
+            ValueError: If the output folder holds checkpoints and no resume is asked for, or the checkpoint is
+                incomplete, missing, or of a run with other companions or data.
+        """
+        output_dir = self.args.output_dir
+        existing = find_checkpoints(output_dir)
+        if not resume_from_checkpoint:
+            if existing:
+                raise ValueError(
+                    f"'{output_dir}' holds an earlier run ({existing[0].name}); resume it with "
+                    "train(resume_from_checkpoint=True), or choose another output_dir."
+                )
+            return super().train(**kwargs)
+        checkpoint = find_last_complete_checkpoint(output_dir)
+        if resume_from_checkpoint is not True:
+            checkpoint = Path(resume_from_checkpoint) if is_complete(resume_from_checkpoint) else None
+        if checkpoint is None:
+            raise ValueError(
+                f"no complete checkpoint to resume from: {resume_from_checkpoint!r} in '{output_dir}', which holds "
+                f"{[path.name for path in existing] or 'none'}."
+            )
+        self._check_run(checkpoint)
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if 0 < self.args.max_steps <= state.global_step:
+            # The stock Trainer would train one step more.
+            self._load_from_checkpoint(str(checkpoint))
+            self.state = state
+            return TrainOutput(state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
+
+    def _check_run(self, checkpoint: Path) -> None:
+        recorded = json.loads((checkpoint / RUN_FILE).read_text())
+        foreign = [name for name in self.run_facts if recorded.get(name) != self.run_facts[name]]
+        if foreign:
+            raise ValueError(
+                f"'{checkpoint}' is of another run: {', '.join(foreign)} differ(s). Resume with what it was started "
+                "with, or choose another output_dir."
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        self.processor.save_pretrained(folder)
+        (folder / RUN_FILE).write_text(json.dumps(self.run_facts, indent=2, sort_keys=True))
+
+    def _save_checkpoint(self, model, trial) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except Exception as error:
+            # Libraries word a full disk in three ways (OSError, RuntimeError, SafetensorError).
+            partial = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(partial, ignore_errors=True)
+            last = find_last_complete_checkpoint(self.args.output_dir)
+            raise RuntimeError(
+                f"saving {partial.name} failed ({error}); it was removed. "
+                f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and resume "
+                "with resume_from_checkpoint=True."
+            ) from error

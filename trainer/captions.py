@@ -1,0 +1,221 @@
+"""Captions for LinCIR's self-masking: cleaning, keywords, and the caption cut at its masked keywords."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+
+
+__all__ = ["KEYWORD_FN_NAMES", "clean_caption", "get_keyword_fn", "mask_keywords"]
+
+# Words that are neither noun, proper noun, adjective nor determiner, as far as a list can tell.
+_CLOSED_CLASS = frozenset(
+    """
+    about above across after against along among around as at before behind below beneath beside between beyond by
+    down during for from in inside into like near of off on onto out outside over past per through to toward towards
+    under until up upon with within without and but if nor or so than that then when where which while who whom whose
+    because although though i me my mine you your yours he him his she her hers it its we us our ours they them their
+    theirs it's there there's am is are was were be been being has have had having do does did can could may might
+    must shall should will would not n't don't isn't aren't doesn't very too also just only again away back here now
+    together zero one two three four five six seven eight nine ten dozen
+    """.split()
+)
+# Nouns and adjectives that end like a verb or an adverb.
+_OPEN_CLASS = frozenset(
+    "building ceiling clothing evening morning painting wedding checkered colored coloured striped curly family "
+    "friendly lovely silly".split()
+)
+_WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
+# A suffix counts only behind a stem with a vowel, as in Porter's stemmer: "parked", but not "red"; nor in "weed".
+_VERB_OR_ADVERB = re.compile(r"\w*[aeiouy]\w*(?:ing|(?<!e)ed|ly)")
+_PLACEHOLDER = "[$]"
+
+
+def clean_caption(text: str | None) -> str:
+    """Clean a caption as LinCIR and RTD do before they encode it.
+
+    `<PERSON>` becomes `person`, letters become lower case, each `$` and the blanks at both ends go. For reference and
+    target captions, and for LinCIR's captions; conditions stay as they are. The published code also cuts a caption
+    to 75 tokens; here tokenisation does. See https://huggingface.co/papers/2312.01998 and
+    https://huggingface.co/papers/2406.09188.
+
+    Args:
+        text (`str`, *optional*): The caption; `None` counts as empty.
+
+    Returns:
+        `str`: The cleaned caption, possibly empty.
+
+    Examples:
+        >>> clean_caption("  <PERSON> pays $5 for a Red Dress ")
+        'person pays 5 for a red dress'
+    """
+    return (text or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
+
+
+def get_keyword_fn(name: str) -> Callable[[str], list[str]]:
+    """Get the function that finds the keywords of a caption.
+
+    Keywords are the runs of nouns, proper nouns, adjectives and determiners in the published code of LinCIR
+    (https://huggingface.co/papers/2312.01998; the paper speaks of nouns and adjectives). Words of a run are joined by
+    one blank; order and duplicates are kept.
+
+    Args:
+        name (`str`):
+            Who tags the words. `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside
+            TextBlob, offline. `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns.
+
+    Returns:
+        `Callable[[str], list[str]]`: From a cleaned caption to its keywords, possibly none.
+
+    Raises:
+        ValueError: If there is no such function.
+        ImportError: If its package or its model is not installed.
+
+    Examples:
+        >>> get_keyword_fn("rule")("a red dress on a beach")
+        ['a red dress', 'a beach']
+    """
+    if name not in _BUILDERS:
+        close = difflib.get_close_matches(str(name), KEYWORD_FN_NAMES, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"keyword function must be one of {', '.join(KEYWORD_FN_NAMES)}, got {name!r}{hint}")
+    return _BUILDERS[name]()
+
+
+def mask_keywords(caption: str, keywords: Sequence[str], rng: np.random.Generator, on: str = "words") -> list[str]:
+    """Cut a caption at its keywords: each keyword gives way to a placeholder for the pseudo-word.
+
+    Keywords are taken in order, every occurrence of each. At the first keyword that the caption does not hold, or
+    where there is no keyword, one random word of the caption is masked instead and the remaining keywords are dropped
+    (LinCIR, https://huggingface.co/papers/2312.01998, in its published code). A keyword that an earlier one has
+    destroyed changes nothing.
+
+    Args:
+        caption (`str`): A cleaned caption, see [`clean_caption`].
+        keywords (`Sequence[str]`): Its keywords, see [`get_keyword_fn`].
+        rng (`numpy.random.Generator`): Draws the random word; untouched where none is needed.
+        on (`str`, *optional*, defaults to `"words"`):
+            `"words"`, our deviation, masks whole words only; a word is a run of letters, digits and underscores.
+            `"substrings"` is the published behaviour: the keyword `a` is masked inside `beach` as well, words are
+            what single blanks separate, and an empty word is masked between all letters.
+
+    Returns:
+        `list[str]`: The text before, between and behind the placeholders: `len(pieces) - 1` placeholders. One piece,
+        the caption itself, where nothing can be masked (`"words"` only: a caption without any word).
+
+    Raises:
+        ValueError: If `on` is unknown, or the caption holds a literal `[$]`.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> mask_keywords("a red dress on a beach", ["a red dress", "a beach"], rng)
+        ['', ' on ', '']
+        >>> mask_keywords("a beach", ["a"], rng)
+        ['', ' beach']
+        >>> mask_keywords("a beach", ["a"], rng, on="substrings")
+        ['', ' be', 'ch']
+    """
+    if on == "words":
+        return _mask_words(caption, keywords, rng)
+    if on == "substrings":
+        return _mask_substrings(caption, keywords, rng)
+    raise ValueError(f"keywords are masked on 'words' or 'substrings', got {on!r}.")
+
+
+def _mask_words(caption: str, keywords: Sequence[str], rng: np.random.Generator) -> list[str]:
+    pieces = [caption]
+    for keyword in keywords or [""]:
+        pattern = _whole_words(keyword)
+        known = bool(keyword.strip()) and pattern.search(caption) is not None
+        if not known:
+            words = re.findall(r"\w+", caption)
+            if not words:
+                break
+            pattern = _whole_words(words[rng.integers(len(words))])
+        pieces = [part for piece in pieces for part in pattern.split(piece)]
+        if not known:
+            break
+    return pieces
+
+
+def _whole_words(keyword: str) -> re.Pattern:
+    words = r"\s+".join(re.escape(word) for word in keyword.split())
+    return re.compile(rf"(?<!\w){words}(?!\w)")
+
+
+def _mask_substrings(caption: str, keywords: Sequence[str], rng: np.random.Generator) -> list[str]:
+    if _PLACEHOLDER in caption:
+        raise ValueError(
+            f"the caption {caption!r} holds a literal {_PLACEHOLDER}; clean it with `clean_caption` first."
+        )
+    masked = caption
+    for keyword in keywords or [""]:
+        known = bool(keyword) and keyword in caption
+        if not known:
+            words = caption.split(" ")
+            keyword = words[rng.integers(len(words))]
+        # On the text with its placeholders, as published: an empty word or a bracket also lands in those.
+        masked = masked.replace(keyword, _PLACEHOLDER)
+        if not known:
+            break
+    return masked.split(_PLACEHOLDER)
+
+
+def _join_runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
+    """Join the words of each run of kept words: pairs of a word and whether its tag is kept."""
+    runs, run = [], []
+    for word, keep in tagged:
+        if keep:
+            run.append(word)
+        elif run:
+            runs.append(" ".join(run))
+            run = []
+    return runs + ([" ".join(run)] if run else [])
+
+
+def _rule_keywords(caption: str) -> list[str]:
+    return _join_runs((word, _is_open_class(word.lower())) for word in _WORD.findall(caption))
+
+
+def _is_open_class(word: str) -> bool:
+    if word in _CLOSED_CLASS or not word[0].isalpha():
+        return False
+    return word in _OPEN_CLASS or _VERB_OR_ADVERB.fullmatch(word) is None
+
+
+def _lexicon_keywords(tag: Callable[[str], list[tuple[str, str]]], caption: str) -> list[str]:
+    return _join_runs((word, name[:2] in ("NN", "JJ") or name in ("DT", "PDT")) for word, name in tag(caption))
+
+
+def _spacy_keywords(nlp: Callable, caption: str) -> list[str]:
+    return _join_runs((token.text, token.pos_ in ("NOUN", "PROPN", "ADJ", "DET")) for token in nlp(caption))
+
+
+def _build_lexicon() -> Callable[[str], list[str]]:
+    try:
+        from textblob.en import tag
+    except ImportError as error:
+        raise ImportError(
+            "keyword function 'lexicon' needs TextBlob: `pip install 'textblob<0.21'`; or use 'rule'."
+        ) from error
+    return partial(_lexicon_keywords, tag)
+
+
+def _build_spacy() -> Callable[[str], list[str]]:
+    try:
+        import spacy
+
+        return partial(_spacy_keywords, spacy.load("en_core_web_sm"))
+    except (ImportError, OSError) as error:  # spaCy raises OSError where the model is missing
+        raise ImportError(
+            "keyword function 'spacy' needs spaCy and its model: `pip install spacy`, then `python -m spacy download "
+            "en_core_web_sm`; or use 'lexicon' or 'rule'."
+        ) from error
+
+
+_BUILDERS = {"spacy": _build_spacy, "lexicon": _build_lexicon, "rule": lambda: _rule_keywords}
+KEYWORD_FN_NAMES = tuple(_BUILDERS)

@@ -1,0 +1,65 @@
+"""Checkpoints of a run: which are complete, and whose they are."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+__all__ = ["RUN_FILE", "find_checkpoints", "find_last_complete_checkpoint", "is_complete"]
+
+RUN_FILE = "run.json"
+
+
+def find_checkpoints(output_dir: str | Path) -> list[Path]:
+    """List the checkpoints of a run, newest first.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the run; need not exist.
+
+    Returns:
+        `list[Path]`: Folders named `checkpoint-STEP`, by falling step.
+    """
+    folders = [
+        path for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdigit()
+    ]
+    return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def is_complete(checkpoint: str | Path) -> bool:
+    """Tell whether every file that a resume needs was written to its end.
+
+    Args:
+        checkpoint (`str` or `Path`): Folder of the checkpoint.
+
+    Returns:
+        `bool`: Whether the state, the weights and the optimizer can all be read.
+    """
+    folder = Path(checkpoint)
+    weights = list(folder.glob("*.safetensors"))
+    try:
+        json.loads((folder / "trainer_state.json").read_text())
+        json.loads((folder / RUN_FILE).read_text())
+        for path in weights:
+            with safe_open(path, framework="pt"):  # checks the header against the size of the file
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    pickles = [folder / "optimizer.pt", folder / "scheduler.pt"]
+    return bool(weights) and all(zipfile.is_zipfile(path) for path in pickles)
+
+
+def find_last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """Find the newest checkpoint that a run can resume from.
+
+    Args:
+        output_dir (`str` or `Path`): Folder of the run.
+
+    Returns:
+        `Path` or `None`: Newest complete checkpoint; `None` where there is none.
+    """
+    return next((path for path in find_checkpoints(output_dir) if is_complete(path)), None)

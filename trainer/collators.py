@@ -1,0 +1,119 @@
+"""Collators: rows of text to named tensors, as long as the batch needs and no longer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+
+from modeling_rtd import RTDProcessor
+
+
+__all__ = ["HardNegativeTripletCollator", "collate_captions"]
+
+
+def collate_captions(processor: RTDProcessor, **columns: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Tokenise captions of several columns, each distinct caption once.
+
+    Args:
+        processor ([`RTDProcessor`]): The processor.
+        columns (`list[str]`): Captions by name, such as `reference=[...]`.
+
+    Returns:
+        `dict`: `caption_input_ids` of shape `(num_distinct, seq_len)` and for each column `{name}_index` of shape
+        `(batch_size,)`, the rows of its captions.
+    """
+    distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
+    position = {caption: i for i, caption in enumerate(distinct)}
+    batch = {"caption_input_ids": processor.pad(processor.tokenize_texts(distinct))["input_ids"]}
+    for name, column in columns.items():
+        batch[f"{name}_index"] = torch.tensor([position[caption] for caption in column])
+    return batch
+
+
+class HardNegativeTripletCollator:
+    """Collate text triplets for RTD: refined batch sampling and refined concatenation.
+
+    Refined batch sampling (https://huggingface.co/papers/2406.09188) gives each triplet a second pair, the prompt of
+    the reference alone and the reference caption: a hard negative, since it differs from the composed prompt by the
+    condition only. Both prompts share all tokens up to the pseudo-word, so they travel as **one** sequence: the
+    composed prompt with one end of text inserted at `branch_index`.
+
+    Args:
+        processor ([`RTDProcessor`]): Tokenizer and prompt templates.
+        template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
+        refined_batch (`bool`, defaults to `True`): Add the hard negatives.
+        refined_concatenation (`bool`, defaults to `True`):
+            Write placeholders for pseudo-words. Otherwise write the reference caption itself (an ablation).
+        composition (`bool`, defaults to `True`):
+            Otherwise only the pairs of reference prompt and reference caption are made (a control).
+        caption_embeddings (callable, *optional*):
+            From captions to frozen embeddings of shape `(batch_size, projection_dim)`. Where it is absent, or
+            `with_captions` is set, the captions themselves are tokenised, each distinct one once.
+        with_captions (`bool`, defaults to `False`): Tokenise captions even where their embeddings are known.
+    """
+
+    def __init__(
+        self,
+        processor: RTDProcessor,
+        template: str | None = None,
+        refined_batch: bool = True,
+        refined_concatenation: bool = True,
+        composition: bool = True,
+        caption_embeddings: Callable[[Sequence[str]], torch.Tensor] | None = None,
+        with_captions: bool = False,
+    ):
+        self.processor = processor
+        self.template = template
+        self.refined_batch = refined_batch
+        self.refined_concatenation = refined_concatenation
+        self.composition = composition
+        self.caption_embeddings = caption_embeddings
+        self.with_captions = with_captions
+        self._has_warned = False
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare_triplets`].
+
+        Returns:
+            `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`;
+            `branch_index` of shape `(batch_size,)` with refined batch sampling; `row` of shape `(batch_size,)`; and
+            `reference_embeds` and `target_embeds` of shape `(batch_size, projection_dim)`, or what
+            [`collate_captions`] makes of the two.
+
+        Raises:
+            ValueError: If the batch has a single row, which has no negatives.
+        """
+        if len(rows) < 2:
+            raise ValueError(f"a batch of {len(rows)} triplet has no negatives; use at least 2 triplets a batch.")
+        references = [row["reference_caption"] for row in rows]
+        targets = [row["target_caption"] for row in rows]
+        conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
+        with warnings.catch_warnings():
+            if self._has_warned:  # one warning about cut conditions is enough for a run
+                warnings.simplefilter("ignore")
+            prompts, heads = self.processor.build_prompts(
+                conditions, self.template, None if self.refined_concatenation else references
+            )
+        self._has_warned = True
+        has_branch = self.refined_batch and self.composition
+        if has_branch:
+            end = self.processor.tokenizer.eos_token_id
+            prompts = [[*ids[:head], end, *ids[head:]] for ids, head in zip(prompts, heads, strict=True)]
+        padded = self.processor.pad(prompts)
+        # Padding is on the right and attention is causal, so no attention mask is needed.
+        batch = {"input_ids": padded["input_ids"], "row": torch.tensor([row["row"] for row in rows])}
+        if self.refined_concatenation:
+            batch["placeholder_mask"] = padded["placeholder_mask"]
+        if has_branch:
+            batch["branch_index"] = torch.tensor(heads)
+        if self.caption_embeddings is not None:
+            batch["reference_embeds"] = self.caption_embeddings(references)
+            batch["target_embeds"] = self.caption_embeddings(targets)
+        if self.caption_embeddings is None or self.with_captions:
+            batch |= collate_captions(self.processor, reference=references, target=targets)
+        return batch

@@ -1,0 +1,257 @@
+"""Retrieval metrics: numpy arrays in, fractions in [0, 1] out, higher is better, exact under ties."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+
+import numpy as np
+
+
+__all__ = [
+    "average_precision_at_k",
+    "map_at_k",
+    "membership",
+    "rank_gallery",
+    "recall_at_k",
+    "relevance",
+    "subset_recall_at_k",
+]
+
+
+def membership(ids_per_query: Sequence[Iterable[Hashable]], gallery_ids: Sequence[Hashable]) -> np.ndarray:
+    """Mark the gallery items that each query names: its targets, its subset, or the items it leaves out.
+
+    Args:
+        ids_per_query (`Sequence[Iterable[Hashable]]` of length `num_queries`):
+            Ids, in any order, repeated or not. Ids that the gallery lacks are passed over.
+        gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries, num_gallery)`: Booleans in the order of the gallery.
+
+    Raises:
+        ValueError: If an id stands in the gallery twice, or a query brings a string in place of a list.
+
+    Examples:
+        >>> membership([["b"], ["c", "a"]], gallery_ids=["a", "b", "c"]).astype(int)
+        array([[0, 1, 0],
+               [1, 0, 1]])
+    """
+    position = {}
+    for index, item in enumerate(gallery_ids):
+        if position.setdefault(item, index) != index:
+            raise ValueError(f"gallery ids must be unique, {item!r} stands at {position[item]} and {index}.")
+    members = np.zeros((len(ids_per_query), len(gallery_ids)), dtype=bool)
+    for row, ids in enumerate(ids_per_query):
+        if isinstance(ids, str):
+            raise ValueError(f"each query needs a list of ids, got the string {ids!r} in row {row}.")
+        members[row, [position[item] for item in ids if item in position]] = True
+    return members
+
+
+def rank_gallery(similarities: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+    """Rank the gallery for each query, most similar first.
+
+    Equal similarities keep the order of the gallery, so that a ranking is the same on every machine; unstable sorts
+    are not. A gallery whose order tells the answer (GeneCIS lists the target first) must be permuted before.
+    Sort similarities, not distances `1 - similarity`, and not in half precision: both make ties that were none.
+
+    Args:
+        similarities (`np.ndarray` of shape `(num_queries, num_gallery)`): Higher is more similar.
+        allowed (`np.ndarray` of shape `(num_queries, num_gallery)`, *optional*):
+            Booleans; items that are not allowed go behind all that are. Leaves out a reference image, or ranks a
+            subset.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries, num_gallery)`: Positions in the gallery, best first.
+
+    Raises:
+        ValueError: If the shapes do not fit, or a similarity is not a number.
+
+    Examples:
+        >>> rank_gallery([[0.1, 0.9, 0.9]])  # a tie keeps the order of the gallery
+        array([[1, 2, 0]])
+        >>> rank_gallery([[0.1, 0.9, 0.9]], allowed=[[True, False, True]])
+        array([[2, 0, 1]])
+    """
+    similarities = np.asarray(similarities)
+    if similarities.ndim != 2:
+        raise ValueError(f"`similarities` must be of shape (num_queries, num_gallery), got {similarities.shape}.")
+    if not np.issubdtype(similarities.dtype, np.floating):
+        similarities = similarities.astype(np.float64)
+    if np.isnan(similarities).any():
+        rows = np.flatnonzero(np.isnan(similarities).any(axis=1))
+        raise ValueError(f"{len(rows)} queries have similarities that are not numbers, the first in row {rows[0]}.")
+    ranking = np.argsort(-similarities, axis=1, kind="stable")
+    if allowed is None:
+        return ranking
+    allowed = np.asarray(allowed, dtype=bool)
+    if allowed.shape != similarities.shape:
+        raise ValueError(f"`allowed` must have the shape of `similarities` {similarities.shape}, got {allowed.shape}.")
+    behind = ~np.take_along_axis(allowed, ranking, axis=1)
+    return np.take_along_axis(ranking, np.argsort(behind, axis=1, kind="stable"), axis=1)
+
+
+def relevance(
+    ranking: np.ndarray, gallery_ids: Sequence[Hashable], target_ids: Sequence[Sequence[Hashable]]
+) -> np.ndarray:
+    """Mark the targets in a ranking.
+
+    A target that the gallery lacks is never found; it still counts in `num_targets` of [`map_at_k`].
+
+    Args:
+        ranking (`np.ndarray` of shape `(num_queries, depth)`):
+            Positions in the gallery, best first, see [`rank_gallery`]; may end before the gallery does.
+        gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
+        target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): Correct ids of each query, one at least.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries, depth)`: Whether the item at each rank is a target.
+
+    Raises:
+        ValueError: If the numbers of queries differ, a query has no target, or an id stands in the gallery twice.
+
+    Examples:
+        >>> relevance(np.array([[2, 0, 1]]), gallery_ids=["a", "b", "c"], target_ids=[["a"]])
+        array([[False,  True, False]])
+    """
+    ranking = np.asarray(ranking)
+    if ranking.ndim != 2 or len(ranking) != len(target_ids):
+        raise ValueError(f"`ranking` must have one row for each of {len(target_ids)} queries, got {ranking.shape}.")
+    if empty := [row for row, ids in enumerate(target_ids) if not len(ids)]:
+        raise ValueError(f"{len(empty)} queries have no target, the first in row {empty[0]}; leave them out.")
+    return np.take_along_axis(membership(target_ids, gallery_ids), ranking, axis=1)
+
+
+def recall_at_k(relevance: np.ndarray, k: int) -> float:
+    """Compute Recall@k: the share of queries with any target among the first `k`.
+
+    With one target this is the recall of CIRR, FashionIQ and GeneCIS; with several, any of them is a hit.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`].
+        k (`int`): Ranks that count, from 1 to `depth`.
+
+    Returns:
+        `float`: Fraction of queries, in [0, 1].
+
+    Raises:
+        ValueError: If `k` is out of range or there is no query.
+
+    Examples:
+        >>> recall_at_k(np.array([[False, True, False], [False, False, True]]), k=2)
+        0.5
+    """
+    relevance = _check_relevance(relevance)
+    depth = relevance.shape[1]
+    if not 1 <= k <= depth:
+        raise ValueError(f"`k` must be between 1 and the depth of the ranking ({depth}), got {k}.")
+    return float(relevance[:, :k].any(axis=1).mean())
+
+
+def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -> np.ndarray:
+    """Compute the average precision of each query, as CIRCO defines it.
+
+    The precisions at the ranks of the hits among the first `k` are summed and divided by `min(k, num_targets)`
+    (SEARLE, https://huggingface.co/papers/2303.15247).
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`):
+            See [`relevance`]. May be shallower than `k`: what is not listed is no hit.
+        num_targets (`Sequence[int]` of length `num_queries`): All correct items of each query, found or not.
+        k (`int`): Ranks that count, 1 or more.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries,)`: Fractions in [0, 1].
+
+    Raises:
+        ValueError: If `k` is out of range, there is no query, or `num_targets` does not fit the relevance.
+
+    Examples:
+        >>> average_precision_at_k(np.array([[True, False, True]]), num_targets=[4], k=3)  # (1/1 + 2/3) / 3
+        array([0.55555556])
+    """
+    relevance = _check_relevance(relevance)
+    num_targets = np.asarray(num_targets)
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
+    if num_targets.shape != relevance.shape[:1]:
+        raise ValueError(f"`num_targets` must be of shape {relevance.shape[:1]}, got {num_targets.shape}.")
+    if (wrong := np.flatnonzero((num_targets < 1) | (num_targets < relevance.sum(axis=1)))).size:
+        raise ValueError(f"the query in row {wrong[0]} has no target, or more hits than targets.")
+    hits = relevance[:, :k]  # (num_queries, <= k)
+    precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    return (precision * hits).sum(axis=1) / np.minimum(k, num_targets)
+
+
+def map_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -> float:
+    """Compute mAP@k, the mean of [`average_precision_at_k`] over the queries.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`].
+        num_targets (`Sequence[int]` of length `num_queries`): All correct items of each query, found or not.
+        k (`int`): Ranks that count, 1 or more.
+
+    Returns:
+        `float`: Fraction in [0, 1].
+
+    Raises:
+        ValueError: As [`average_precision_at_k`].
+
+    Examples:
+        >>> map_at_k(np.array([[True, False], [False, True]]), num_targets=[1, 1], k=2)  # (1 + 1/2) / 2
+        0.75
+    """
+    return float(average_precision_at_k(relevance, num_targets, k).mean())
+
+
+def subset_recall_at_k(
+    similarities: np.ndarray,
+    gallery_ids: Sequence[Hashable],
+    target_ids: Sequence[Sequence[Hashable]],
+    subset_ids: Sequence[Iterable[Hashable]],
+    k: int,
+    reference_ids: Sequence[Hashable] | None = None,
+) -> float:
+    """Compute Recall@k where each query ranks its own subset of the gallery only, as CIRR's subset recall does.
+
+    Args:
+        similarities (`np.ndarray` of shape `(num_queries, num_gallery)`): Higher is more similar.
+        gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
+        target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): All correct ids of each query.
+        subset_ids (`Sequence[Iterable[Hashable]]` of length `num_queries`): Ids that each query ranks.
+        k (`int`): Ranks that count, from 1 to the size of the smallest subset.
+        reference_ids (`Sequence[Hashable]` of length `num_queries`, *optional*):
+            Reference images, removed from the subsets. Without them subsets are taken as they are.
+
+    Returns:
+        `float`: Fraction of queries, in [0, 1].
+
+    Raises:
+        ValueError: If shapes do not fit, `k` is out of range, or a query has no target in its subset.
+
+    Examples:
+        >>> query = {"gallery_ids": ["a", "b", "c"], "target_ids": [["c"]], "subset_ids": [["a", "c"]]}
+        >>> subset_recall_at_k([[0.9, 0.8, 0.7]], **query, k=1, reference_ids=["a"])
+        1.0
+    """
+    allowed = membership(subset_ids, gallery_ids)
+    if reference_ids is not None:
+        if len(reference_ids) != len(subset_ids):
+            raise ValueError(f"`reference_ids` must have one id for each of {len(subset_ids)} queries.")
+        allowed &= ~membership([[item] for item in reference_ids], gallery_ids)
+    ranking = rank_gallery(similarities, allowed)
+    hits = relevance(ranking, gallery_ids, target_ids) & np.take_along_axis(allowed, ranking, axis=1)
+    if (missed := np.flatnonzero(~hits.any(axis=1))).size:
+        raise ValueError(f"{missed.size} queries have no target in their subset, the first in row {missed[0]}.")
+    smallest = allowed.sum(axis=1).min(initial=len(gallery_ids))
+    if not 1 <= k <= smallest:
+        raise ValueError(f"`k` must be between 1 and the size of the smallest subset ({smallest}), got {k}.")
+    return recall_at_k(hits, k)
+
+
+def _check_relevance(relevance: np.ndarray) -> np.ndarray:
+    relevance = np.asarray(relevance, dtype=bool)
+    if relevance.ndim != 2 or not relevance.size:
+        raise ValueError(f"`relevance` must be of shape (num_queries, depth), none of them 0, got {relevance.shape}.")
+    return relevance

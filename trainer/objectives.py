@@ -1,0 +1,165 @@
+"""Objectives of the projections: how rows become batches, and batches a loss."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn import functional
+
+from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.caption_embeddings import encode_batch
+from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
+from trainer.collators import collate_captions
+from trainer.noise import draw_noise
+from trainer.triplets import hash_rows, load_table
+
+
+__all__ = ["OBJECTIVES", "LinCIRObjective", "find_objective"]
+
+
+class LinCIRObjective:
+    """LinCIR's self-masking projection (https://huggingface.co/papers/2312.01998), from plain captions.
+
+    The text embedding of a caption, with noise, is projected to a pseudo-word; the caption with its keywords replaced
+    by that pseudo-word must be encoded as the caption itself: mean squared error of un-normalised embeddings.
+
+    Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
+    masked where no keyword fits is drawn once a caption, not anew in each epoch.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): Keyword function, masking and noise.
+        text_model ([`RTDTextModel`]): The frozen text tower.
+        processor ([`RTDProcessor`]): Its processor.
+    """
+
+    name = "lincir"
+    keyed_columns = ("text",)
+
+    def __init__(self, args: ProjectionTrainingArguments, text_model: RTDTextModel, processor: RTDProcessor):
+        self.args = args
+        self.text_model = text_model
+        self.processor = processor
+        self.caption_embeddings = None
+
+    def prepare(self, source) -> Dataset:
+        """Clean captions and mask their keywords.
+
+        Args:
+            source (`str`, `Path` or `datasets.Dataset`): Captions in a column `text`, see [`load_table`].
+
+        Returns:
+            `datasets.Dataset`: Columns `text`, `pieces` (the caption around its placeholders) and `row`.
+
+        Raises:
+            ValueError: If the column is missing, or a caption is empty or no string; names the row, counted from 1.
+        """
+        table = load_table(source)
+        if "text" not in table.column_names:
+            raise ValueError(f"captions must stand in a column 'text', found: {', '.join(table.column_names)}.")
+        for row, caption in enumerate(table["text"], start=1):
+            if not isinstance(caption, str) or not clean_caption(caption):
+                raise ValueError(f"row {row}: `text` must be a non-empty string, got {caption!r}; mend or remove it.")
+        find_keywords = get_keyword_fn(self.args.keyword_fn)
+        head, _, _ = self.processor.prompt_templates[self.processor.default_template].partition("$")
+
+        def mask(rows: dict, indices: list[int]) -> dict:
+            texts = [clean_caption(caption) for caption in rows["text"]]
+            pieces = []
+            for text, row in zip(texts, indices, strict=True):
+                rng = np.random.default_rng([self.args.seed, row])
+                masked = mask_keywords(text, find_keywords(text), rng, self.args.mask_on)
+                pieces.append(masked if len(masked) > 1 else [head, ""])
+            return {"text": texts, "pieces": pieces, "row": indices}
+
+        return table.select_columns(["text"]).map(mask, batched=True, with_indices=True, desc="Masking keywords")
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare`].
+
+        Returns:
+            `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, `row`
+            of shape `(batch_size,)`, and `text_embeds` of shape `(batch_size, projection_dim)` or the captions' tokens.
+        """
+        masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
+        cut_away = [-1 not in ids for ids in masked]
+        if any(cut_away):
+            fallback = self.processor.build_prompts([""])[0][0]
+            masked = [fallback if cut else ids for cut, ids in zip(cut_away, masked, strict=True)]
+        batch = self.processor.pad(masked)
+        del batch["attention_mask"]  # padding is on the right and attention is causal
+        batch["row"] = torch.tensor([row["row"] for row in rows])
+        captions = [row["text"] for row in rows]
+        if self.caption_embeddings is not None:
+            return batch | {"text_embeds": self.caption_embeddings(captions)}
+        return batch | collate_captions(self.processor, text=captions)
+
+    def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            projection ([`RTDProjection`]): The network to train, possibly wrapped.
+            batch (`dict`): A batch of [`collate`].
+            epoch (`int`): Passes over the data before this one; keys the noise.
+
+        Returns:
+            `torch.Tensor`: Scalar.
+        """
+        if "text_embeds" in batch:
+            text_embeds = batch["text_embeds"]
+        else:
+            text_embeds = encode_batch(self.text_model, batch["caption_input_ids"])[batch["text_index"]]
+        noise = draw_noise(batch["row"].tolist(), text_embeds.shape[1], self.args.seed, epoch).to(text_embeds.device)
+        embeds, mask = projection(text_embeds + self.args.noise_scale * noise)
+        masked = self.text_model(
+            input_ids=batch["input_ids"],
+            placeholder_mask=batch["placeholder_mask"],
+            pseudo_token_embeds=embeds,
+            pseudo_token_mask=mask,
+        )
+        return functional.mse_loss(masked.text_embeds.float(), text_embeds)
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """Say what identifies a run of this objective besides its companions.
+
+        Args:
+            dataset (`datasets.Dataset`): Prepared rows.
+
+        Returns:
+            `dict`: Keyword function, masking, and a hash of the captions.
+        """
+        return {
+            "method": self.name,
+            "keyword_fn": self.args.keyword_fn,
+            "mask_on": self.args.mask_on,
+            "captions": hash_rows(dataset, self.keyed_columns),
+        }
+
+
+OBJECTIVES = {"lincir": LinCIRObjective}
+
+
+def find_objective(method: str):
+    """Look up the objective of a method.
+
+    Args:
+        method (`str`): A key of `OBJECTIVES`.
+
+    Returns:
+        `type`: The objective's class.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if method in OBJECTIVES:
+        return OBJECTIVES[method]
+    close = difflib.get_close_matches(method, OBJECTIVES, n=1)
+    hint = f" did you mean '{close[0]}'?" if close else ""
+    raise ValueError(f"no training objective for '{method}';{hint} known: {', '.join(OBJECTIVES)}.")

@@ -1,0 +1,167 @@
+"""RTD: post-hoc, text-only training of the text tower with target-anchored contrastive learning."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+
+from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
+from trainer.arguments import RTDTrainingArguments
+from trainer.base_trainer import BaseTrainer, check_sizes
+from trainer.caption_embeddings import encode_batch
+from trainer.collators import HardNegativeTripletCollator
+from trainer.losses import target_anchored_loss
+from trainer.noise import draw_noise
+from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
+
+
+__all__ = ["RTDTrainer", "gather_embeds"]
+
+
+class RTDTrainer(BaseTrainer):
+    """Train an [`RTDTextModel`] with text triplets (RTD, https://huggingface.co/papers/2406.09188).
+
+    The image side is never touched. The projection is a frozen companion; the anchors are embeddings of captions by
+    the tower as it came, from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
+
+    Args:
+        model ([`RTDTextModel`] or `peft.PeftModel` of it): The tower to train, as it is before RTD.
+        args ([`RTDTrainingArguments`], *optional*): The published recipe by default.
+        projection ([`RTDProjection`]): The trained projection whose pseudo-words the tower learns to read.
+        train_dataset (`str`, `Path` or `datasets.Dataset`): Text triplets, see [`load_triplets`].
+        processing_class ([`RTDProcessor`]): Tokenizer and prompt templates.
+        kwargs: As for `transformers.Trainer`.
+
+    Raises:
+        ValueError: If triplets are invalid, the projection's sizes do not fit the tower, or rows do not fill a batch.
+    """
+
+    def __init__(
+        self,
+        model: RTDTextModel,
+        args: RTDTrainingArguments | None = None,
+        *,
+        projection: RTDProjection,
+        train_dataset: Dataset,
+        processing_class: RTDProcessor,
+        **kwargs,
+    ):
+        args = args or RTDTrainingArguments()
+        check_sizes(projection, model)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            model.requires_grad_(True)  # a tower that served as a frozen companion before
+        train_dataset = prepare_triplets(train_dataset)
+        run_facts = {
+            "text_model": fingerprint(model),
+            "projection": fingerprint(projection),
+            "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
+        }
+        super().__init__(
+            model, args, train_dataset=train_dataset, processor=processing_class, run_facts=run_facts, **kwargs
+        )
+        self.projection = projection.to(args.device, torch.float32).eval().requires_grad_(False)
+        self._has_adapter = hasattr(model, "disable_adapter")
+        with self._frozen_tower(model) as tower:
+            captions = (c for name in ("reference_caption", "target_caption") for c in train_dataset[name])
+            embeddings = self._embed_captions(tower, captions)
+        self._frozen_copy = None
+        if embeddings is None and not self._has_adapter:
+            self._frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
+        if "data_collator" not in kwargs:
+            self.data_collator = HardNegativeTripletCollator(
+                processing_class,
+                template=args.template,
+                refined_batch=args.refined_batch,
+                refined_concatenation=args.refined_concatenation,
+                composition=args.composition,
+                caption_embeddings=embeddings,
+                with_captions=not args.target_anchored,
+            )
+
+    @contextlib.contextmanager
+    def _frozen_tower(self, model):
+        if self._has_adapter:
+            with model.disable_adapter():
+                yield model.get_base_model()
+        else:
+            yield getattr(self, "_frozen_copy", None) or model
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute the target-anchored loss of a batch.
+
+        Args:
+            model (`torch.nn.Module`): The wrapped text tower.
+            inputs (`dict`): A batch of [`HardNegativeTripletCollator`].
+            return_outputs (`bool`, defaults to `False`): Return the tower's output too.
+            num_items_in_batch (`int`, *optional*): Not used: the loss is a mean over the batch.
+
+        Returns:
+            `torch.Tensor`, or a tuple of it and [`RTDTextOutput`].
+        """
+        reference, target = self._encode_anchors(inputs)
+        prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
+        if self.args.refined_concatenation:
+            prompt["placeholder_mask"] = inputs["placeholder_mask"]
+            prompt |= self._make_pseudo_tokens(reference, inputs["row"])
+        output = model(**prompt)
+        composed = output.text_embeds
+        if not self.args.target_anchored:
+            captions = model(input_ids=inputs["caption_input_ids"]).text_embeds
+            reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
+        pairs = []
+        if self.args.composition:
+            pairs.append((composed[:, 0] if composed.ndim == 3 else composed, target))
+        if self.args.refined_batch:
+            pairs.append((composed[:, 1] if composed.ndim == 3 else composed, reference))
+        composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
+        with torch.autocast(composed.device.type, enabled=False):
+            loss = target_anchored_loss(
+                composed.float(), anchors.float(), self.args.temperature, self.args.loss_type
+            )
+        return (loss, output) if return_outputs else loss
+
+    def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        if "reference_embeds" in inputs:
+            return inputs["reference_embeds"], inputs["target_embeds"]
+        with self._frozen_tower(self.accelerator.unwrap_model(self.model)) as tower:
+            captions = encode_batch(tower, inputs["caption_input_ids"])
+        return captions[inputs["reference_index"]], captions[inputs["target_index"]]
+
+    @torch.no_grad()
+    def _make_pseudo_tokens(self, reference: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        noise = draw_noise(rows.tolist(), reference.shape[1], self.args.seed, self._epoch).to(reference.device)
+        with torch.autocast(reference.device.type, enabled=False):
+            embeds, mask = self.projection(reference.float() + self.args.noise_scale * noise)
+        return {"pseudo_token_embeds": embeds, "pseudo_token_mask": mask}
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, embeds):
+        ctx.start, ctx.rows = dist.get_rank() * len(embeds), len(embeds)
+        gathered = [torch.empty_like(embeds) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, embeds.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, grad):
+        # The sum over processes, of which DDP then takes the mean: the gradient of the joined batch.
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[ctx.start : ctx.start + ctx.rows]
+
+
+def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
+    """Join the embeddings of all processes, with gradients.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): Of this process; equal sizes everywhere.
+
+    Returns:
+        `torch.Tensor` of shape `(world_size * batch_size, projection_dim)`: The input itself in a single process.
+    """
+    return _Gather.apply(embeds) if dist.is_initialized() and dist.get_world_size() > 1 else embeds
