@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm
 
 
 __all__ = ["Gallery", "encode_images"]
@@ -127,8 +127,8 @@ class Gallery:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
         if query_embeds.ndim != 2 or query_embeds.shape[1] != self.embeddings.shape[1]:
             raise ValueError(
-                f"queries must have the shape (num_queries, {self.embeddings.shape[1]}), got {tuple(query_embeds.shape)}; "
-                "were query and gallery encoded by the same CLIP?"
+                f"queries must have the shape (num_queries, {self.embeddings.shape[1]}), got "
+                f"{tuple(query_embeds.shape)}; were query and gallery encoded by the same CLIP?"
             )
         queries = torch.nn.functional.normalize(query_embeds.detach().float().cpu(), dim=-1)
         scores = queries @ self.embeddings.T  # (Q, N)

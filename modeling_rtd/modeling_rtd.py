@@ -207,9 +207,7 @@ class RTDTextModel(CLIPTextModel):
         else:
             ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
-        return RTDTextOutput(
-            text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled
-        )
+        return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
 
     def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
         if input_ids is None or input_ids.ndim != 2:
@@ -294,7 +292,9 @@ class RTDModel(CLIPPreTrainedModel):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip)
             clip = CLIPModel.from_pretrained(clip, **kwargs)
         if tokenizer is None:
-            raise ValueError("a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...).")
+            raise ValueError(
+                "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
+            )
         clip_config: CLIPConfig = clip.config
         sizes = {
             "projection_dim": clip_config.projection_dim,
@@ -310,8 +310,8 @@ class RTDModel(CLIPPreTrainedModel):
         own = {name: getattr(projection.config, name) for name in sizes}
         if own != sizes:
             raise ValueError(
-                f"the projection is made for {own}, the backbone has {sizes}; use a projection that was trained on this "
-                "backbone."
+                f"the projection is made for {own}, the backbone has {sizes}; use a projection that was trained on "
+                "this backbone."
             )
         text_config = clip_config.text_config.to_dict() | {
             "placeholder_token_id": find_placeholder_token_id(tokenizer)

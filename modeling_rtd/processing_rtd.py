@@ -39,15 +39,17 @@ class RTDProcessor(ProcessorMixin):
         ValueError: If a template lacks its placeholder or its condition.
     """
 
-    def __init__(self, image_processor=None, tokenizer=None, prompt_templates=None, default_template="lincir", **kwargs):
+    def __init__(
+        self, image_processor=None, tokenizer=None, prompt_templates=None, default_template="lincir", **kwargs
+    ):
         self.prompt_templates = prompt_templates or {n: p.prompt_template for n, p in PROJECTIONS.items()}
         self.default_template = default_template
         for name, template in self.prompt_templates.items():
             tail = template.rpartition(PLACEHOLDER)[2]
             if PLACEHOLDER not in template or template.count(_CONDITION) != 1 or _CONDITION not in tail:
                 raise ValueError(
-                    f"the prompt template '{name}' is '{template}', but must hold '{PLACEHOLDER}' and after the last of "
-                    f"them '{_CONDITION}' once."
+                    f"the prompt template '{name}' is '{template}', but must hold '{PLACEHOLDER}' and after the last "
+                    f"of them '{_CONDITION}' once."
                 )
         self._find_template(default_template)
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -247,8 +249,8 @@ class RTDProcessor(ProcessorMixin):
         cut = sum(len(row) > room for row in rows)
         if cut:
             warnings.warn(
-                f"{cut} of {len(rows)} texts are longer than the {self.max_length} tokens the text tower takes; the end "
-                f"of the {kind} is cut off.",
+                f"{cut} of {len(rows)} texts are longer than the {self.max_length} tokens the text tower takes; the "
+                f"end of the {kind} is cut off.",
                 stacklevel=3,
             )
         return [[self.tokenizer.bos_token_id, *row[:room], self.tokenizer.eos_token_id] for row in rows]

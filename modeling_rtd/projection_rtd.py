@@ -130,13 +130,15 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
     Raises:
         ValueError: If the repository names an unknown projection or lacks some of its tensors.
     """
-    where = {k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")}
+    where = {
+        k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+    }
     config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
     projection_class = _find_projection_class(config.projection_type)
     projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     if report["missing_keys"]:
         raise ValueError(
-            f"'{name_or_path}' holds no complete '{config.projection_type}' projection: {sorted(report['missing_keys'])} "
-            "are missing; give a directory saved by a projection or by RTDModel."
+            f"'{name_or_path}' holds no complete '{config.projection_type}' projection: "
+            f"{sorted(report['missing_keys'])} are missing; give a directory saved by a projection or by RTDModel."
         )
     return projection

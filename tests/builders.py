@@ -12,8 +12,8 @@ from modeling_rtd import RTDProcessor
 
 
 WORDS = (
-    "<pad> <bos> <unk> <eos> $ a photo of that , . and with is are has the small large red green blue white black dress "
-    "shirt dog cat car tree house beach sleeves no more"
+    "<pad> <bos> <unk> <eos> $ a photo of that , . and with is are has the small large red green blue white black "
+    "dress shirt dog cat car tree house beach sleeves no more"
 ).split()
 
 
@@ -90,7 +90,11 @@ def build_images(count, seed=0, size=(40, 36)):
 def build_triplets(count=64, seed=0):
     """Write triplets from the tiny vocabulary, no two alike."""
     rng = np.random.default_rng(seed)
-    colours, things, sizes = ("red green blue white black".split(), "dress shirt dog cat car tree house".split(), ("small", "large"))
+    colours, things, sizes = (
+        "red green blue white black".split(),
+        "dress shirt dog cat car tree house".split(),
+        ("small", "large"),
+    )
     rows = []
     for _ in range(count):
         first, second = rng.choice(colours, 2, replace=False)
@@ -108,7 +112,7 @@ def build_triplets(count=64, seed=0):
 
 def build_clip_tokenizer(bpe_path):
     """Build CLIP's own tokenizer of 49,408 tokens from the published merge list."""
-    lines = gzip.open(bpe_path).read().decode("utf-8").split("\n")
+    lines = gzip.decompress(bpe_path.read_bytes()).decode("utf-8").split("\n")
     merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     units = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]

@@ -1,0 +1,61 @@
+"""Training and judging of RTD and its projections."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+
+_MODULES = {
+    "Benchmark": "trainer.benchmarks",
+    "HardNegativeTripletCollator": "trainer.collators",
+    "ProjectionTrainer": "trainer.projection_trainer",
+    "ProjectionTrainingArguments": "trainer.arguments",
+    "RTDTrainer": "trainer.rtd_trainer",
+    "RTDTrainingArguments": "trainer.arguments",
+    "RetrievalEvaluator": "trainer.evaluation",
+    "build_small_world": "trainer.small_world",
+    "load_triplets": "trainer.triplets",
+    "target_anchored_loss": "trainer.losses",
+}
+
+__all__ = [
+    "Benchmark",
+    "HardNegativeTripletCollator",
+    "ProjectionTrainer",
+    "ProjectionTrainingArguments",
+    "RTDTrainer",
+    "RTDTrainingArguments",
+    "RetrievalEvaluator",
+    "build_small_world",
+    "load_triplets",
+    "refuse_other_trainer",
+    "target_anchored_loss",
+]
+
+
+def refuse_other_trainer() -> None:
+    """Refuse to work beside another distribution that installs a package named `trainer` too.
+
+    Raises:
+        ImportError: If one is installed: the files of the two overwrite each other.
+    """
+    for name in ("trainer", "coqui-tts-trainer"):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        raise ImportError(
+            f"the distribution '{name}' {found} installs a package named 'trainer' as rtd-cir does, and their files "
+            "overwrite each other: use a separate environment, or uninstall both and install rtd-cir again."
+        )
+
+
+def __getattr__(name: str):
+    # Imported on first use, so that the command line answers at once.
+    if name not in _MODULES:
+        raise AttributeError(f"module 'trainer' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+refuse_other_trainer()

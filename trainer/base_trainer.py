@@ -66,8 +66,8 @@ class BaseTrainer(Trainer):
         world_batch = self.args.per_device_train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < world_batch:
             raise ValueError(
-                f"{len(self.train_dataset)} rows do not fill one batch of {world_batch}, and partial batches are dropped: "
-                "lower per_device_train_batch_size or bring more rows."
+                f"{len(self.train_dataset)} rows do not fill one batch of {world_batch}, and partial batches are "
+                "dropped: lower per_device_train_batch_size or bring more rows."
             )
 
     @property
@@ -171,6 +171,6 @@ class BaseTrainer(Trainer):
             last = find_last_complete_checkpoint(self.args.output_dir)
             raise RuntimeError(
                 f"saving {partial.name} failed ({error}); it was removed. "
-                f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and resume "
-                "with resume_from_checkpoint=True."
+                f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and "
+                "resume with resume_from_checkpoint=True."
             ) from error

@@ -47,7 +47,9 @@ def draw_contact_sheet(rows: Sequence[SheetRow], titles: Sequence[str]) -> Image
     Returns:
         `PIL.Image.Image`: RGB picture.
     """
-    widths = [max((len(row.groups[i]) for row in rows), default=1) * (_CELL + _GAP) + 2 * _GAP for i in range(len(titles))]
+    widths = [
+        max((len(row.groups[i]) for row in rows), default=1) * (_CELL + _GAP) + 2 * _GAP for i in range(len(titles))
+    ]
     left = _CELL + _TEXT + 3 * _GAP
     sheet = Image.new("RGB", (left + sum(widths), _HEAD + len(rows) * (_CELL + _GAP) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)

@@ -38,7 +38,9 @@ class RetrievalEvaluator:
         self.benchmark = benchmark
         self.batch_size = batch_size
         self.gallery_ids = benchmark.gallery["id"][:]
-        self.gallery_embeds = encode_images(model, processor, benchmark.gallery["image"], batch_size, "Encoding gallery")
+        self.gallery_embeds = encode_images(
+            model, processor, benchmark.gallery["image"], batch_size, "Encoding gallery"
+        )
         references = benchmark.queries["reference_image"]
         self._reference_features = [
             model.get_image_features(

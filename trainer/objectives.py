@@ -86,7 +86,7 @@ class LinCIRObjective:
 
         Returns:
             `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, `row`
-            of shape `(batch_size,)`, and `text_embeds` of shape `(batch_size, projection_dim)` or the captions' tokens.
+            of shape `(batch_size,)`, and `text_embeds` of shape `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
         cut_away = [-1 not in ids for ids in masked]

@@ -119,9 +119,7 @@ class RTDTrainer(BaseTrainer):
             pairs.append((composed[:, 1] if composed.ndim == 3 else composed, reference))
         composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
         with torch.autocast(composed.device.type, enabled=False):
-            loss = target_anchored_loss(
-                composed.float(), anchors.float(), self.args.temperature, self.args.loss_type
-            )
+            loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
         return (loss, output) if return_outputs else loss
 
     def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -22,19 +23,26 @@ processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__name__ == "RTDModel" and type(processor).__name__ == "RTDProcessor"
 inputs = processor(images=[folder + "/query.png"], conditions=["is red with no sleeves"])
 with torch.no_grad():
-    outputs = {"composed": model(**inputs).composed_embeds, "text": model.get_text_features(**processor(text="a dog")).pooler_output}
+    text = model.get_text_features(**processor(text="a dog")).pooler_output
+    outputs = {"composed": model(**inputs).composed_embeds, "text": text}
 torch.save(outputs, folder + "/outputs.pt")
 model.save_pretrained(folder + "/again")
 processor.save_pretrained(folder + "/again")
 """
 
 
+# The checkout is on the path of an editable install, by a path or by a finder.
+HIDE = f"""
+import sys
+sys.path[:] = [p for p in sys.path if p not in ("", {str(Path.cwd())!r})]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+"""
+
+
 def load_elsewhere(folder, cwd):
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-c", f"import sys; sys.path[:] = [p for p in sys.path if {os.getcwd()!r} not in p]\n{SCRIPT}"]
-    # An editable install is found through a finder, not a path.
-    command[2] = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n" + command[2]
-    result = subprocess.run([*command, str(folder)], cwd=cwd, env=environment, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", HIDE + SCRIPT, str(folder)]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     return torch.load(folder / "outputs.pt")
 

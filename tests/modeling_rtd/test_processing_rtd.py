@@ -26,14 +26,16 @@ def test_batches_are_as_long_as_their_longest_row(processor):
 def test_marks_in_a_users_text_are_ordinary_text(processor, condition):
     batch = processor(conditions=[condition])
     assert batch["placeholder_mask"].sum() == 1
-    assert (batch["input_ids"] == 3).sum() == 1 and batch["input_ids"][0, -1] == 3
+    assert (batch["input_ids"] == 3).sum() == 1
+    assert batch["input_ids"][0, -1] == 3
 
 
 def test_a_long_condition_is_cut_and_the_placeholder_stays(processor):
     with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 20 tokens") as caught:
         batch = processor(conditions=["is red and " * 20, "is red"])
     assert len(caught) == 1
-    assert batch["input_ids"].shape == (2, 20) and batch["input_ids"][0, -1] == 3
+    assert batch["input_ids"].shape == (2, 20)
+    assert batch["input_ids"][0, -1] == 3
     assert batch["placeholder_mask"][:, 4].all()
 
 
@@ -45,7 +47,8 @@ def test_an_empty_condition_asks_for_the_reference_with_a_warning(processor):
 
 def test_a_reference_caption_can_stand_in_the_pseudo_words_place(processor):
     prompts, heads = processor.build_prompts(["is red"], references=["the dog"])
-    assert prompts == [[1, 5, 6, 7, 16, 26, 8, 13, 19, 3]] and heads == [6]
+    assert prompts == [[1, 5, 6, 7, 16, 26, 8, 13, 19, 3]]
+    assert heads == [6]
 
 
 def test_an_unknown_template_is_named_with_the_nearest(processor):
@@ -65,7 +68,8 @@ def test_saving_keeps_templates_and_ids(processor, tmp_path):
     )
     own.save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
-    assert type(loaded) is RTDProcessor and loaded.prompt_templates == own.prompt_templates
+    assert type(loaded) is RTDProcessor
+    assert loaded.prompt_templates == own.prompt_templates
     assert torch.equal(loaded(conditions="is red")["input_ids"], own(conditions="is red")["input_ids"])
 
 

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 
@@ -40,18 +42,23 @@ def test_each_distinct_caption_is_tokenised_once(processor):
     batch = HardNegativeTripletCollator(processor)(ROWS)
     texts = [spell(ids) for ids in batch["caption_input_ids"].tolist()]
     assert texts == ["<bos> a red dog <eos>", "<bos> a black dog <eos>", "<bos> a white dog <eos>"]
-    assert batch["reference_index"].tolist() == [0, 1] and batch["target_index"].tolist() == [1, 2]
+    assert batch["reference_index"].tolist() == [0, 1]
+    assert batch["target_index"].tolist() == [1, 2]
 
 
 def test_without_refined_batch_there_is_no_branch(processor):
     batch = HardNegativeTripletCollator(processor, refined_batch=False)(ROWS)
-    assert "branch_index" not in batch and spell(batch["input_ids"][0].tolist()).startswith("<bos> a photo of $ that is black")
+    assert "branch_index" not in batch
+    assert spell(batch["input_ids"][0].tolist()).startswith("<bos> a photo of $ that is black")
 
 
 def test_without_refined_concatenation_the_reference_caption_is_written(processor):
     batch = HardNegativeTripletCollator(processor, refined_concatenation=False)(ROWS)
-    assert spell(batch["input_ids"][1].tolist()) == "<bos> a photo of a black dog <eos> that is white with no tree <eos>"
-    assert batch["branch_index"].tolist() == [7, 7] and "placeholder_mask" not in batch
+    assert (
+        spell(batch["input_ids"][1].tolist()) == "<bos> a photo of a black dog <eos> that is white with no tree <eos>"
+    )
+    assert batch["branch_index"].tolist() == [7, 7]
+    assert "placeholder_mask" not in batch
 
 
 def test_without_composition_only_the_reference_prompt_is_left(processor):
@@ -60,9 +67,12 @@ def test_without_composition_only_the_reference_prompt_is_left(processor):
 
 
 def test_known_embeddings_spare_the_tokens(processor):
-    batch = HardNegativeTripletCollator(processor, caption_embeddings=lambda c: torch.tensor([[len(t)] for t in c]))(ROWS)
+    batch = HardNegativeTripletCollator(processor, caption_embeddings=lambda c: torch.tensor([[len(t)] for t in c]))(
+        ROWS
+    )
     assert "caption_input_ids" not in batch
-    assert batch["reference_embeds"].tolist() == [[9], [11]] and batch["target_embeds"].tolist() == [[11], [11]]
+    assert batch["reference_embeds"].tolist() == [[9], [11]]
+    assert batch["target_embeds"].tolist() == [[11], [11]]
 
 
 def test_a_batch_of_one_is_refused(processor):
@@ -73,9 +83,11 @@ def test_a_batch_of_one_is_refused(processor):
 def test_long_conditions_warn_once_and_keep_both_ends(processor):
     collator = HardNegativeTripletCollator(processor)
     rows = [ROWS[0], ROWS[1] | {"conditioning_caption": "is red and " * 30}]
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer") as caught:
+    with pytest.warns(UserWarning, match="1 of 2 texts are longer"):
         batch = collator(rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         collator(rows)
-    assert len(caught) == 1
     assert batch["input_ids"].shape[1] == 21  # 20 positions and the inserted end of text
-    assert batch["input_ids"][1, -1] == 3 and batch["placeholder_mask"][1, 4]
+    assert batch["input_ids"][1, -1] == 3
+    assert batch["placeholder_mask"][1, 4]

@@ -1,11 +1,11 @@
 import copy
 import json
-import os
 import re
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +23,9 @@ from trainer.rtd_trainer import RTDTrainer
 
 ROWS = build_triplets(48)
 # Renamed in transformers 5.23.
-CHECKPOINTING = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, n))
+CHECKPOINTING = next(
+    n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, n)
+)
 
 
 @pytest.fixture
@@ -95,8 +97,8 @@ def train_by_hand(model, processor, rows, steps, learning_rate, seed):
 
 
 def test_two_steps_equal_the_published_recipe_written_by_hand(build, model, processor):
-    # In float64, since AdamW divides each gradient by its own size: where it is nil in truth (the bias of keys), float32
-    # would compare rounding with rounding. Anchors and pseudo-words are float32 in both.
+    # In float64, since AdamW divides each gradient by its own size: where it is nil in truth (the bias of keys),
+    # float32 would compare rounding with rounding. Anchors and pseudo-words are float32 in both.
     model.text_model.double()
     trainer = build(rows=ROWS[:16])
     trainer.train()
@@ -251,9 +253,8 @@ def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     trainer = build(callbacks=[StopAt(4)], **settings)
     trainer.train()
-    broken = os.path.join(trainer.args.output_dir, "checkpoint-4", damage)
-    with open(broken, "r+b") as file:
-        file.truncate(os.path.getsize(broken) // 2)
+    broken = Path(trainer.args.output_dir, "checkpoint-4", damage)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
     assert find_last_complete_checkpoint(trainer.args.output_dir).name == "checkpoint-2"
     resumed = build(**settings)
     resumed.train(resume_from_checkpoint=True)
@@ -268,13 +269,12 @@ def test_resuming_where_nothing_is_says_so(build):
 def test_a_checkpoint_is_a_text_tower_with_its_companions_named(build, model, processor):
     trainer = build(save_strategy="steps", save_steps=2)
     trainer.train()
-    folder = os.path.join(trainer.args.output_dir, "checkpoint-2")
+    folder = Path(trainer.args.output_dir, "checkpoint-2")
     tower, report = RTDTextModel.from_pretrained(folder, output_loading_info=True)
     assert not report["unexpected_keys"]
     for ours, theirs in zip(tower.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    with open(os.path.join(folder, "run.json")) as file:
-        assert set(json.load(file)) == {"projection", "text_model", "triplets"}
+    assert set(json.loads((folder / "run.json").read_text())) == {"projection", "text_model", "triplets"}
 
 
 def limit_file_size():
@@ -309,10 +309,12 @@ RTDTrainer(model.text_model, args, projection=model.projection, train_dataset=Da
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), os.getcwd()], capture_output=True, text=True
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), str(Path.cwd())], capture_output=True, text=True
     )
     assert result.returncode != 0
-    assert re.search(r"saving checkpoint-4 failed.*checkpoint-2 is complete: free some space", result.stderr, re.DOTALL)
+    assert re.search(
+        r"saving checkpoint-4 failed.*checkpoint-2 is complete: free some space", result.stderr, re.DOTALL
+    )
     assert not (tmp_path / "run/checkpoint-4").exists()
     assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
 

@@ -33,7 +33,9 @@ def test_a_json_file_of_columns_is_read_too(tmp_path):
 
 
 def test_further_columns_are_left_out():
-    assert load_triplets(Dataset.from_list([row | {"source": "x"} for row in ROWS])).column_names == list(TRIPLET_COLUMNS)
+    assert load_triplets(Dataset.from_list([row | {"source": "x"} for row in ROWS])).column_names == list(
+        TRIPLET_COLUMNS
+    )
 
 
 def test_a_missing_column_is_named():

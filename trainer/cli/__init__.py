@@ -1,0 +1,3 @@
+"""The command `rtd`."""
+
+__all__ = []

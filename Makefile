@@ -1,0 +1,47 @@
+# Everything here starts from a bare clone; the only thing needed is a Python of 3.11 or newer.
+# Another interpreter: `make install PYTHON=python3.12`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow quality style clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Create .venv with the pinned dependencies and this package
+
+# torch alone and first: a build that is there already, for CPU or for CUDA, satisfies its pin and stays.
+$(STAMP): requirements/dev.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "rtd-cir needs Python 3.11 or newer; '$(PYTHON)' says: $$($(PYTHON) --version 2>&1 | head -n 1)"; \
+		echo "Name a newer one: make install PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements/dev.txt)"
+	$(BIN)/python -m pip install --quiet -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## Train and judge everything on the small world; writes runs/demo
+	$(BIN)/rtd demo
+
+test: $(STAMP) ## Run the tests and the examples in docstrings
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the slow end-to-end tests
+	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"
+
+quality: $(STAMP) ## Check lint, format and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -q tests/contracts/test_architecture.py
+
+style: $(STAMP) ## Mend lint and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove the environment, caches and build files; runs/ stays
+	rm -rf .venv build dist rtd_cir.egg-info .pytest_cache .ruff_cache
+	find modeling_rtd trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""Distribution `rtd-cir`: packages `modeling_rtd` (use a model) and `trainer` (make and judge one)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+# transformers refuses torch.load below torch 2.6, and 2.6 made `weights_only=True` its default: published projections
+# are .pt files. Below transformers 5.19 the file layout of our checkpoints is not tested.
+INSTALL_REQUIRES = [
+    "torch>=2.6",
+    "transformers>=5.19,<6",
+    "huggingface_hub>=1.0",
+    "safetensors>=0.8",
+    "numpy>=1.26",
+    "Pillow>=10.0.1",
+]
+
+EXTRAS = {
+    "train": [
+        "accelerate>=1.1",
+        "datasets>=4.0",
+        "evaluate>=0.4.6",
+        "matplotlib>=3.8",
+        "peft>=0.19",
+        "pyyaml>=6.0",
+        "textblob>=0.20.1,<0.21",  # `textblob.en.tag` is little documented: one minor, and tested
+    ],
+    "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
+}
+EXTRAS["dev"] = [*EXTRAS["train"], "pytest>=9.0", "ruff==0.17.5"]
+
+setup(
+    name="rtd-cir",
+    version="0.1.0.dev0",
+    description="Zero-shot composed image retrieval with transformers: RTD and its projections",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
+    package_data={"": ["py.typed", "*.yaml", "*.md"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},
+    zip_safe=False,
+)

@@ -1,0 +1,119 @@
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+
+from modeling_rtd import build_projection
+from modeling_rtd.configuration_rtd import RTDProjectionConfig
+from tests.builders import build_triplets
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.noise import draw_noise
+from trainer.objectives import find_objective
+from trainer.projection_trainer import ProjectionTrainer
+
+
+CAPTIONS = [row["target_caption"] for row in build_triplets(40)]
+
+
+@pytest.fixture
+def build(model, processor, tmp_path):
+    """Build a trainer of the model's projection."""
+
+    def build(captions=CAPTIONS, projection=None, name="run", **arguments):
+        defaults = {
+            "output_dir": str(tmp_path / name),
+            "max_steps": 2,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "keyword_fn": "rule",
+            "anchor_cache_dir": str(tmp_path / "anchors"),
+        }
+        return ProjectionTrainer(
+            projection or model.projection,
+            ProjectionTrainingArguments(**(defaults | arguments)),
+            text_model=model.text_model,
+            train_dataset=Dataset.from_dict({"text": captions}),
+            processing_class=processor,
+        )
+
+    return build
+
+
+def test_defaults_are_lincirs_published_recipe():
+    args = ProjectionTrainingArguments(use_cpu=True)
+    assert (args.learning_rate, args.weight_decay, args.max_steps, args.noise_scale) == (1e-4, 0.01, 20000, 1.0)
+    assert (args.per_device_train_batch_size, args.lr_scheduler_type, args.seed) == (512, "constant", 12345)
+
+
+def test_the_loss_is_lincirs_formula(build, model, processor):
+    trainer = build(captions=["a red dress with the dog", "the small cat"], per_device_train_batch_size=2)
+    model.projection.eval()
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    loss = trainer.objective.compute_loss(model.projection, batch, epoch=4)
+    with torch.no_grad():
+        embeds = model.text_model(**processor(text=["a red dress with the dog", "the small cat"])).text_embeds
+        noise = draw_noise([0, 1], 24, trainer.args.seed, epoch=4)
+        words = model.projection.layers(embeds + noise)
+        # "[a red dress] with [the dog]" and "[the small cat]", the same word at every mask
+        first = model.text_model(torch.tensor([[1, 4, 12, 4, 3]]), pseudo_token_embeds=words[:1, None]).text_embeds
+        second = model.text_model(torch.tensor([[1, 4, 3]]), pseudo_token_embeds=words[1:, None]).text_embeds
+    expected = ((torch.cat([first, second]) - embeds) ** 2).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_caption_without_words_to_mask_falls_back_to_the_prompt(build, processor):
+    trainer = build(captions=["...", "a dog"], per_device_train_batch_size=2)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    assert batch["input_ids"][0].tolist() == [1, 5, 6, 7, 4, 3]
+
+
+def test_only_the_projection_moves(build, model):
+    before = copy.deepcopy(model.state_dict())
+    build().train()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]) is not name.startswith("projection."), name
+
+
+def test_the_loss_falls(build):
+    trainer = build(max_steps=60, logging_steps=15)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_cached_embeddings_equal_embeddings_on_the_fly(build, model):
+    start, losses = copy.deepcopy(model.projection.state_dict()), []
+    for wants in ("always", "never"):
+        model.projection.load_state_dict(start)
+        trainer = build(name=wants, anchor_cache=wants)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_the_keyword_function_is_recorded(build):
+    facts = build(keyword_fn="lexicon", mask_on="substrings").run_facts
+    assert facts["keyword_fn"] == "lexicon"
+    assert facts["mask_on"] == "substrings"
+
+
+@pytest.mark.parametrize("caption", ["", " $ ", None])
+def test_an_empty_caption_is_refused_with_its_row(build, caption):
+    with pytest.raises(ValueError, match="row 3: `text` must be a non-empty string"):
+        build(captions=["a dog", "a cat", caption])
+
+
+def test_a_projection_of_another_size_is_refused(build):
+    other = build_projection(RTDProjectionConfig(projection_dim=24, text_hidden_size=16))
+    with pytest.raises(ValueError, match="turns 24 numbers into 16, but this text tower needs 24 into 32"):
+        build(projection=other)
+
+
+def test_an_unknown_method_is_named_with_the_nearest():
+    with pytest.raises(ValueError, match="no training objective for 'linccir'; did you mean 'lincir'"):
+        find_objective("linccir")

@@ -1,0 +1,33 @@
+"""`rtd demo`: the whole story on a machine with nothing but Python."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    """Run the demo and print its table and the next command to try.
+
+    Args:
+        arguments (`list[str]`): Options.
+    """
+    parser = argparse.ArgumentParser("rtd demo", description=__doc__)
+    parser.add_argument("--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
+    parser.add_argument("--preset", default="demo", help="size of the small world: demo, mini or toy")
+    parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
+    parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
+    options = parser.parse_args(arguments)
+
+    from trainer.demo import run_demo
+    from trainer.demo_report import format_table
+
+    folder = run_demo(options.output_dir, options.preset, options.seeds, options.split)
+    print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
+    print(
+        f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next, on your own images:\n"
+    )
+    print(f'  rtd search {folder}/model --gallery DIR --image X --text "..."\n')

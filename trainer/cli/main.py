@@ -1,0 +1,54 @@
+"""The command `rtd`: one verb a file, each imported only when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+
+__all__ = ["main"]
+
+_VERBS = {
+    "demo": "train every part on a small embedded world and show what RTD does",
+    "train-projection": "train a projection on your captions",
+    "train": "train RTD on your text triplets",
+    "search": "find images of a folder by a reference image and a sentence",
+}
+
+
+def _write_help() -> str:
+    verbs = "\n".join(f"  {name:<18}{text}" for name, text in _VERBS.items())
+    return f"usage: rtd VERB [options]\n\n{verbs}\n\nrtd VERB --help tells the options of a verb."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb.
+
+    Args:
+        arguments (`list[str]`, *optional*): Command line without the program's name; that of the process by default.
+
+    Returns:
+        `int`: 0 where all went well, 2 where the input was refused.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(_write_help())
+        return 0
+    if verb not in _VERBS:
+        close = difflib.get_close_matches(verb, _VERBS, n=1)
+        hint = f" did you mean '{close[0]}'?" if close else ""
+        print(f"rtd: unknown verb '{verb}';{hint}\n\n{_write_help()}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
+    try:
+        module.run(arguments[1:])
+    except (ValueError, ImportError, FloatingPointError) as error:
+        print(f"rtd {verb}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

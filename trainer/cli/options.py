@@ -1,0 +1,45 @@
+"""Options of the training verbs: dataclass flags, with a YAML recipe below them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from transformers import HfArgumentParser
+
+
+__all__ = ["parse_options"]
+
+
+def parse_options(arguments: list[str], *classes: type) -> tuple:
+    """Parse flags into dataclasses; `--recipe FILE` gives values that flags override.
+
+    Args:
+        arguments (`list[str]`): Options.
+        classes (dataclasses): One instance of each is returned.
+
+    Returns:
+        `tuple`: The instances.
+
+    Raises:
+        ValueError: If the recipe is missing, is no YAML mapping, or holds a key that no flag has.
+    """
+    if "--recipe" in arguments:
+        place = arguments.index("--recipe")
+        if place + 1 == len(arguments):
+            raise ValueError("--recipe needs a YAML file.")
+        recipe = _read_recipe(Path(arguments[place + 1]))
+        arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
+    return HfArgumentParser(classes).parse_args_into_dataclasses(arguments)
+
+
+def _read_recipe(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"the recipe '{path}' does not exist.")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"the recipe '{path}' is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"the recipe '{path}' must be a mapping of options to values, such as `max_steps: 2000`.")
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]

@@ -1,0 +1,55 @@
+"""`rtd search`: images of a folder, by a reference image and a sentence."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+__all__ = ["run"]
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def run(arguments: list[str]) -> None:
+    """Search a folder, print a table and draw a contact sheet.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If the folder holds no readable image, the reference is unreadable, or an option is not accepted.
+    """
+    parser = argparse.ArgumentParser("rtd search", description=__doc__)
+    parser.add_argument("model", help="directory or Hub id of an RTD model")
+    parser.add_argument("--gallery", required=True, type=Path, help="folder of images, searched with its sub-folders")
+    parser.add_argument("--image", required=True, help="reference image: path or URL")
+    parser.add_argument("--text", default="", help="condition, as in 'a photo of [the image] that ...'")
+    parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
+    parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
+    options = parser.parse_args(arguments)
+    paths = sorted(path for path in options.gallery.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise ValueError(
+            f"'{options.gallery}' holds no image ({', '.join(sorted(_SUFFIXES))}); give --gallery a folder of images."
+        )
+
+    from modeling_rtd import Gallery, RTDModel, RTDProcessor
+    from trainer.contact_sheet import SheetRow, draw_contact_sheet
+
+    model, processor = RTDModel.from_pretrained(options.model), RTDProcessor.from_pretrained(options.model)
+    reference = processor.load_image(options.image)
+    query = model(**processor(images=[reference], conditions=[options.text])).composed_embeds
+    gallery, skipped = Gallery.from_images(model, processor, paths)
+    if skipped:
+        reasons = "\n".join(f"  {reason}" for reason in skipped)
+        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    same = [str(path) for path in paths if path.resolve() == Path(options.image).resolve()]
+    results = gallery.search(query, options.top_k, exclude=[same])[0]
+    print("rank  score   image")
+    for rank, result in enumerate(results, start=1):
+        print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
+    images = [(processor.load_image(result["id"]), False) for result in results]
+    draw_contact_sheet([SheetRow(reference, options.text, [images])], ["results, best first"]).save(options.sheet)
+    print(f"contact sheet: {options.sheet}")

@@ -1,0 +1,280 @@
+"""The demo: build the small world, train every part on it, and show on held-out queries what RTD does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+
+from modeling_rtd import RTDModel, RTDProcessor
+from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.caption_embeddings import encode_captions
+from trainer.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.demo_report import draw_loss_curves, write_report
+from trainer.evaluation import RetrievalEvaluator
+from trainer.progress import LossBarCallback
+from trainer.projection_trainer import ProjectionTrainer
+from trainer.rtd_trainer import RTDTrainer
+from trainer.small_world import SmallWorld, build_small_world, train_clip
+
+
+__all__ = ["RECIPES", "DemoRecipe", "run_demo"]
+
+BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
+# Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
+RTD_VARIANTS = {
+    "{} + rtd": ({}, False),
+    "{} + rtd without rc": ({"refined_concatenation": False}, False),
+    "{} + rtd without rb": ({"refined_batch": False}, False),
+    "control: no composition": ({"composition": False}, False),
+    "control: shuffled conditions": ({}, True),
+}
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """Settings of the demo's training stages, fixed on validation queries.
+
+    Args:
+        projection_steps (`int`): Steps of the projection.
+        projection_batch_size (`int`): Captions a step.
+        projection_learning_rate (`float`): Peak; falls as a cosine.
+        rtd_steps (`int`): Steps of RTD.
+        rtd_batch_size (`int`): Triplets a step.
+        rtd_learning_rate (`float`): Constant.
+    """
+
+    projection_steps: int
+    projection_batch_size: int
+    projection_learning_rate: float
+    rtd_steps: int
+    rtd_batch_size: int
+    rtd_learning_rate: float
+
+
+RECIPES = {
+    "demo": DemoRecipe(600, 128, 2e-3, 200, 128, 2e-4),
+    "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4),
+    "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4),
+}
+
+
+class _Stopwatch(dict):
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self[stage] = round(self.get(stage, 0.0) + time.perf_counter() - start, 2)
+
+
+def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: int = 1, split: str = "test") -> Path:
+    """Run the whole demo and write its results.
+
+    Leaves `metrics.json` (one row per variant and seed), `report.md`, `results.png`, `losses.png` and `model` (of the
+    first seed, with its processor). A folder that holds an earlier demo is renamed, never overwritten.
+
+    Args:
+        output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
+        preset (`str`, defaults to `"demo"`): Preset of the small world.
+        seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
+        split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
+
+    Returns:
+        `Path`: The folder.
+
+    Raises:
+        ValueError: If the preset or the split is unknown, or `seeds` is below 1.
+    """
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+    worlds = (build_small_world(preset, seed) for seed in range(seeds))
+    folder = _prepare_folder(Path(output_dir))
+    rows, losses = [], {}
+    for seed, world in enumerate(worlds):
+        run = _DemoRun(world, seed, split, folder)
+        rows += run.run()
+        losses[seed] = run.losses
+        (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
+        if seed == 0:
+            facts = run.facts
+    draw_loss_curves(losses, folder / "losses.png")
+    write_report(rows, facts, folder / "report.md")
+    return folder
+
+
+def _prepare_folder(folder: Path) -> Path:
+    if folder.exists() and any(folder.iterdir()):
+        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+        folder.rename(folder.with_name(f"{folder.name}.{number}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+class _DemoRun:
+    """One seed of the demo."""
+
+    def __init__(self, world: SmallWorld, seed: int, split: str, folder: Path):
+        self.world, self.seed, self.split, self.folder = world, seed, split, folder
+        self.recipe = RECIPES[world.preset.name]
+        self.seconds = _Stopwatch()
+        self.losses: dict[str, list[tuple[int, float]]] = {}
+        self.facts: dict = {}
+
+    def run(self) -> list[dict]:
+        with self.seconds("clip"):
+            clip, tokenizer, image_processor = train_clip(self.world, self.seed)
+        self.processor = RTDProcessor(image_processor, tokenizer)
+        model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer)
+        self.rms = encode_captions(model.text_model, self.processor, self.world.captions["text"][:2000], desc=None)
+        self.rms = self.rms.square().mean().sqrt().item()
+        with self.seconds("evaluation"):
+            self.evaluator = RetrievalEvaluator(model, self.processor, self.world.benchmark(self.split))
+        rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
+        self._train_projection(model)
+        rows.append(self._judge("lincir", model, "lincir", False))
+        for name, (arguments, shuffles) in RTD_VARIANTS.items():
+            variant = name.format("lincir")
+            tuned = self._train_rtd(variant, model, arguments, shuffles)
+            rows.append(self._judge(variant, tuned, "lincir", True))
+            if self.seed == 0 and variant == "lincir + rtd":
+                tuned.save_pretrained(self.folder / "model")
+                self.processor.save_pretrained(self.folder / "model")
+                self._draw_results(model, tuned)
+        self._record_facts()
+        return rows
+
+    def _train_projection(self, model: RTDModel) -> None:
+        recipe = self.recipe
+        model.projection.train()
+        for module in model.projection.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1  # the published 0.5 converges too slowly in so small a network
+        args = ProjectionTrainingArguments(
+            **self._shared_arguments("lincir", recipe.projection_steps),
+            per_device_train_batch_size=recipe.projection_batch_size,
+            learning_rate=recipe.projection_learning_rate,
+            lr_scheduler_type="cosine",
+            noise_scale=1.0 * self.rms,
+            keyword_fn="rule",
+        )
+        with self.seconds("lincir"):
+            trainer = ProjectionTrainer(
+                model.projection,
+                args,
+                text_model=model.text_model,
+                train_dataset=self.world.captions,
+                processing_class=self.processor,
+            )
+            LossBarCallback.install(trainer, "lincir")
+            trainer.train()
+        model.eval()
+        self._record_losses("lincir", trainer)
+
+    def _train_rtd(self, variant: str, model: RTDModel, arguments: dict, shuffles: bool) -> RTDModel:
+        recipe = self.recipe
+        args = RTDTrainingArguments(
+            **self._shared_arguments(variant, recipe.rtd_steps),
+            per_device_train_batch_size=recipe.rtd_batch_size,
+            learning_rate=recipe.rtd_learning_rate,
+            noise_scale=0.5 * self.rms,
+            **arguments,
+        )
+        with self.seconds(variant):
+            trainer = RTDTrainer(
+                copy.deepcopy(model.text_model),
+                args,
+                projection=model.projection,
+                train_dataset=_shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets,
+                processing_class=self.processor,
+            )
+            LossBarCallback.install(trainer, variant)
+            trainer.train()
+        self._record_losses(variant, trainer)
+        tuned = copy.deepcopy(model)
+        tuned.replace_text_model(trainer.model)
+        return tuned
+
+    def _shared_arguments(self, stage: str, steps: int) -> dict:
+        scratch = self.folder / "scratch"
+        return {
+            "output_dir": str(scratch / stage.replace(" ", "_").replace(":", "")),
+            "anchor_cache_dir": str(scratch / "anchors"),
+            "max_steps": steps,
+            "logging_steps": max(1, steps // 20),
+            "save_strategy": "no",
+            "report_to": "none",
+            "seed": self.seed,
+            "dataloader_pin_memory": False,
+        }
+
+    def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
+        with self.seconds("evaluation"):
+            metrics = self.evaluator.evaluate(model, mode)
+        stages = ["clip"] + (["lincir"] if projection else []) + ([variant] if rtd else [])
+        losses = self.losses.get(variant)
+        return {
+            "variant": variant,
+            "projection": projection,
+            "rtd": rtd,
+            "seed": self.seed,
+            **metrics,
+            "seconds": {stage: self.seconds[stage] for stage in stages},
+            "final_loss": losses[-1][1] if losses else None,
+        }
+
+    def _record_losses(self, stage: str, trainer) -> None:
+        self.losses[stage] = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+
+    def _record_facts(self) -> None:
+        self.facts = {
+            "preset": self.world.preset.name,
+            "split": self.split,
+            "num_queries": len(self.evaluator.benchmark.queries),
+            "num_gallery": len(self.evaluator.benchmark.gallery),
+            "clip_steps": self.world.preset.clip_steps,
+            "recipe": self.recipe,
+            "rms": self.rms,
+            "prompt": self.processor.prompt_templates[self.processor.default_template],
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "threads": torch.get_num_threads(),
+        }
+
+    def _draw_results(self, before: RTDModel, after: RTDModel) -> None:
+        benchmark, ids = self.evaluator.benchmark, self.evaluator.gallery_ids
+        rankings = [self.evaluator.rank(self.evaluator.encode_queries(model)) for model in (before, after)]
+        # Every n-th query, not a choice of the good ones.
+        chosen = np.linspace(0, len(benchmark.queries) - 1, 10).round().astype(int).tolist()
+        rows = []
+        for index in chosen:
+            query = benchmark.queries[index]
+            groups = [
+                [
+                    (benchmark.gallery[place]["image"], ids[place] in query["target_ids"])
+                    for place in ranking[index, :5].tolist()
+                ]
+                for ranking in rankings
+            ]
+            rows.append(SheetRow(query["reference_image"], query["condition"], groups))
+        titles = ["top 5 of the projection alone", "top 5 with RTD (green: correct)"]
+        draw_contact_sheet(rows, titles).save(self.folder / "results.png")
+
+
+def _shuffle_conditions(triplets: Dataset, seed: int) -> Dataset:
+    order = np.random.default_rng(seed).permutation(len(triplets))
+    conditions = triplets["conditioning_caption"][:]
+    table = triplets.remove_columns("conditioning_caption")
+    return table.add_column("conditioning_caption", [conditions[i] for i in order])

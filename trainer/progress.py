@@ -1,0 +1,42 @@
+"""Progress of a training stage: one titled bar with the newest loss in it."""
+
+from __future__ import annotations
+
+from transformers import ProgressCallback, Trainer
+
+
+__all__ = ["LossBarCallback"]
+
+
+class LossBarCallback(ProgressCallback):
+    """The stock progress bar with a title, and the newest loss beside it instead of a line for every log.
+
+    Args:
+        title (`str`): Title of the bar.
+    """
+
+    def __init__(self, title: str):
+        super().__init__()
+        self.title = title
+
+    @classmethod
+    def install(cls, trainer: Trainer, title: str) -> None:
+        """Take the place of the stock bar of a trainer, where it shows one.
+
+        Args:
+            trainer (`transformers.Trainer`): The trainer.
+            title (`str`): Title of the bar.
+        """
+        if trainer.pop_callback(ProgressCallback) is not None:
+            trainer.add_callback(cls(title))
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(self.title)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the newest loss."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
