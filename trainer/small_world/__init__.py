@@ -1,0 +1,16 @@
+"""A picture world small enough to reproduce RTD on two cores: data, benchmark, and a CLIP of its own."""
+
+from trainer.small_world.clip import build_tokenizer, train_clip
+from trainer.small_world.data import SmallWorld, build_small_world
+from trainer.small_world.scenes import PRESETS, SmallWorldPreset, find_preset
+
+
+__all__ = [
+    "PRESETS",
+    "SmallWorld",
+    "SmallWorldPreset",
+    "build_small_world",
+    "build_tokenizer",
+    "find_preset",
+    "train_clip",
+]

@@ -1,0 +1,367 @@
+"""Scenes of the small world: their attributes, which of them are held out, and how they are drawn."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import io
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+__all__ = [
+    "ATTRIBUTES",
+    "PRESETS",
+    "Scene",
+    "SmallWorldPreset",
+    "change_scene",
+    "draw_scene",
+    "find_preset",
+    "is_held_out",
+    "render_scene",
+]
+
+_COLOURS = {
+    "red": (214, 40, 40),
+    "green": (46, 160, 67),
+    "blue": (40, 90, 225),
+    "yellow": (240, 212, 40),
+    "orange": (245, 130, 30),
+    "purple": (140, 60, 190),
+    "pink": (250, 130, 190),
+    "cyan": (40, 200, 215),
+}
+_BACKGROUNDS = {
+    "white": (243, 243, 243),
+    "black": (18, 18, 18),
+    "grey": (128, 128, 128),
+    "beige": (222, 200, 160),
+    "navy": (25, 30, 85),
+    "mint": (175, 230, 200),
+}
+
+
+class Scene(NamedTuple):
+    """What a picture shows; two pictures of equal scenes are both right answers to the same query.
+
+    Args:
+        shape (`str`): Shape of the objects.
+        colour (`str`): Colour of the objects.
+        texture (`str`): `"plain"`, `"striped"` or `"dotted"`.
+        size (`str`): `"small"` or `"big"`.
+        count (`int`): Number of objects, 1 to 3.
+        background (`str`): Colour of the background, none of which is an object colour.
+        extra (`str`): A further small object as colour and shape, such as `"blue star"`; empty for none.
+    """
+
+    shape: str
+    colour: str
+    texture: str
+    size: str
+    count: int
+    background: str
+    extra: str
+
+
+ATTRIBUTES = Scene._fields
+
+
+@dataclass(frozen=True)
+class SmallWorldPreset:
+    """Sizes of a small world and of the CLIP that is trained on it.
+
+    Args:
+        name (`str`): Name, as in `PRESETS`.
+        image_size_px (`int`): Width and height of the pictures.
+        shapes (`tuple[str, ...]`): Shapes that occur.
+        colours (`tuple[str, ...]`): Object colours that occur.
+        textures (`tuple[str, ...]`): Textures that occur; with a single one texture is never mentioned.
+        backgrounds (`tuple[str, ...]`): Background colours that occur.
+        num_images (`int`): Training images.
+        num_captions (`int`): Plain captions for training a projection.
+        num_triplets (`int`): Training triplets.
+        num_queries (`int`): Test queries.
+        num_validation_queries (`int`): Validation queries.
+        hidden_size (`int`): Width of both towers and of the shared space; the feed-forward layers are four times that.
+        vision_layers (`int`): Layers of the vision tower.
+        text_layers (`int`): Layers of the text tower.
+        attention_heads (`int`): Heads of both towers.
+        patch_size (`int`): Side of a vision patch, in pixels.
+        context_length (`int`): Most tokens the text tower takes, start and end of text included.
+        clip_steps (`int`): Steps of CLIP training.
+        clip_batch_size (`int`): Image-caption pairs in a step.
+        clip_learning_rate (`float`): Peak learning rate; warms up over `clip_warmup_steps` and falls as a cosine.
+        clip_warmup_steps (`int`): Warm-up steps.
+        clip_weight_decay (`float`): Weight decay of matrices; vectors have none.
+    """
+
+    name: str
+    image_size_px: int
+    shapes: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "heart")
+    colours: tuple[str, ...] = tuple(_COLOURS)
+    textures: tuple[str, ...] = ("plain", "striped", "dotted")
+    backgrounds: tuple[str, ...] = tuple(_BACKGROUNDS)
+    num_images: int = 12_000
+    num_captions: int = 12_000
+    num_triplets: int = 8_000
+    num_queries: int = 500
+    num_validation_queries: int = 300
+    hidden_size: int = 64
+    vision_layers: int = 4
+    text_layers: int = 2
+    attention_heads: int = 4
+    patch_size: int = 8
+    context_length: int = 40
+    clip_steps: int = 900
+    clip_batch_size: int = 128
+    clip_learning_rate: float = 1.5e-3
+    clip_warmup_steps: int = 30
+    clip_weight_decay: float = 0.05
+
+    @property
+    def values(self) -> dict[str, tuple]:
+        """`dict[str, tuple]`: Values of each attribute but the extra object."""
+        return {
+            "shape": self.shapes,
+            "colour": self.colours,
+            "texture": self.textures,
+            "size": ("small", "big"),
+            "count": (1, 2, 3),
+            "background": self.backgrounds,
+        }
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: Attributes that differ between scenes of this world."""
+        return tuple(name for name in ATTRIBUTES if name == "extra" or len(self.values[name]) > 1)
+
+
+_MINI = {
+    "image_size_px": 32,
+    "shapes": ("circle", "square", "triangle", "star"),
+    "colours": tuple(_COLOURS)[:6],
+    "textures": ("plain",),
+    "backgrounds": tuple(_BACKGROUNDS)[:4],
+}
+PRESETS = {
+    "demo": SmallWorldPreset("demo", 48),
+    "mini": SmallWorldPreset(
+        "mini",
+        **_MINI,
+        num_images=3_000,
+        num_captions=6_000,
+        num_triplets=6_000,
+        num_queries=200,
+        num_validation_queries=100,
+        vision_layers=2,
+        clip_steps=300,
+        clip_learning_rate=3e-3,
+    ),
+    "toy": SmallWorldPreset(
+        "toy",
+        **_MINI,
+        num_images=120,
+        num_captions=240,
+        num_triplets=240,
+        num_queries=20,
+        num_validation_queries=10,
+        hidden_size=32,
+        vision_layers=1,
+        text_layers=1,
+        attention_heads=2,
+        clip_steps=8,
+        clip_batch_size=32,
+        clip_learning_rate=3e-3,
+        clip_warmup_steps=2,
+    ),
+}
+
+
+def find_preset(preset: str | SmallWorldPreset) -> SmallWorldPreset:
+    """Look up a preset by name; a preset itself passes through.
+
+    Args:
+        preset (`str` or [`SmallWorldPreset`]): `"demo"`, `"mini"`, `"toy"`, or sizes of one's own.
+
+    Returns:
+        [`SmallWorldPreset`]: The sizes.
+
+    Raises:
+        ValueError: If the name is unknown; suggests the nearest.
+
+    Examples:
+        >>> find_preset("mini").image_size_px
+        32
+    """
+    if isinstance(preset, SmallWorldPreset):
+        return preset
+    if preset not in PRESETS:
+        close = difflib.get_close_matches(str(preset), PRESETS, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ValueError(f"unknown small world preset '{preset}'; {hint}Known: {', '.join(PRESETS)}.")
+    return PRESETS[preset]
+
+
+@functools.cache
+def is_held_out(shape: str, colour: str, background: str) -> bool:
+    """Tell whether a combination is kept out of all training data and is what queries look for.
+
+    Args:
+        shape (`str`): Shape of the main objects.
+        colour (`str`): Colour of the main objects.
+        background (`str`): Background colour.
+
+    Returns:
+        `bool`: True for about one in five combinations, by a hash that depends on nothing else.
+    """
+    return int(hashlib.md5(f"{shape}-{colour}-{background}".encode()).hexdigest(), 16) % 5 == 0
+
+
+def draw_scene(preset: SmallWorldPreset, rng: np.random.Generator, held_out: bool | None = False) -> Scene:
+    """Draw a random scene.
+
+    Args:
+        preset ([`SmallWorldPreset`]): The world.
+        rng (`numpy.random.Generator`): Source of randomness.
+        held_out (`bool` or `None`, defaults to `False`): Whether the combination is a held-out one; either if `None`.
+
+    Returns:
+        [`Scene`]: The scene; one in three has an extra object.
+    """
+    while True:
+        scene = Scene(*(_pick(rng, values) for values in preset.values.values()), extra="")
+        if held_out is None or is_held_out(scene.shape, scene.colour, scene.background) == held_out:
+            return change_scene(preset, scene, ["extra"], rng) if rng.random() < 1 / 3 else scene
+
+
+def change_scene(preset: SmallWorldPreset, scene: Scene, names, rng: np.random.Generator) -> Scene:
+    """Give attributes of a scene other values; an extra object is added, or removed where there is one.
+
+    Args:
+        preset ([`SmallWorldPreset`]): The world.
+        scene ([`Scene`]): Where to start.
+        names (iterable of `str`): Attributes to change.
+        rng (`numpy.random.Generator`): Source of randomness.
+
+    Returns:
+        [`Scene`]: A scene that differs in exactly these attributes; its extra object has a shape of its own.
+    """
+    for name in sorted(names, key=ATTRIBUTES.index):  # the extra object last: it avoids the new shape
+        if name == "extra":
+            shapes = [shape for shape in preset.shapes if shape != scene.shape]
+            new = "" if scene.extra else f"{_pick(rng, preset.colours)} {_pick(rng, shapes)}"
+        else:
+            taken = (getattr(scene, name), *scene.extra.split()[1:])
+            new = _pick(rng, [value for value in preset.values[name] if value not in taken])
+        scene = scene._replace(**{name: new})
+    return scene
+
+
+def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> bytes:
+    """Draw a picture of a scene at twice its size, shrink it, and add noise.
+
+    Position, rotation, radius, colour, brightness and contrast vary from picture to picture.
+
+    Args:
+        scene ([`Scene`]): What to show.
+        image_size_px (`int`): Width and height of the picture.
+        rng (`numpy.random.Generator`): Source of randomness.
+
+    Returns:
+        `bytes`: The picture as PNG, RGB.
+    """
+    size = 2 * image_size_px
+    image = Image.new("RGB", (size, size), _jitter(_BACKGROUNDS[scene.background], rng))
+    radius = (0.21 if scene.size == "big" else 0.125) * size
+    colour = _jitter(_COLOURS[scene.colour], rng)
+    objects = [(scene.shape, colour, scene.texture, radius, spot) for spot in _SPOTS[scene.count]]
+    if scene.extra:
+        extra_colour, shape = scene.extra.split()
+        objects.append((shape, _jitter(_COLOURS[extra_colour], rng), "plain", 0.1 * size, _EXTRA_SPOT))
+    mirror = rng.random() < 0.5
+    for shape, fill, texture, extent, (x, y) in objects:
+        dx, dy, stretch, turn = rng.random(4) - 0.5
+        centre = ((1 - x if mirror else x) + 0.06 * dx) * size, (y + 0.06 * dy) * size
+        _draw_object(image, shape, fill, texture, centre, extent * (1 + 0.16 * stretch), 0.5 * turn)
+    pixels = np.asarray(image.reduce(2), dtype=np.float32)
+    contrast, brightness = 0.9 + 0.2 * rng.random(), 24 * (rng.random() - 0.5)
+    noise = rng.standard_normal(pixels.shape, dtype=np.float32)
+    pixels = (pixels - 128) * contrast + (128 + brightness) + 5 * noise
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+_SPOTS = {
+    1: ((0.5, 0.45),),
+    2: ((0.27, 0.4), (0.73, 0.46)),
+    3: ((0.26, 0.28), (0.74, 0.3), (0.52, 0.72)),
+}
+_EXTRA_SPOT = (0.14, 0.86)
+
+
+def _outline(angles: np.ndarray, radii) -> np.ndarray:
+    return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], axis=1)
+
+
+def _heart(t: np.ndarray) -> np.ndarray:
+    x = 16 * np.sin(t) ** 3
+    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+    return np.stack([x, -y], axis=1) / 16
+
+
+def _turns(count: int, start: float = 0.0) -> np.ndarray:
+    return 2 * math.pi * (np.arange(count) + start) / count
+
+
+_A, _B = 1.05, 0.34
+_OUTLINES = {
+    "circle": _outline(_turns(24), 0.95),
+    "square": _outline(_turns(4, 0.5), 1.2),
+    "triangle": _outline(_turns(3), 1.2),
+    "star": _outline(_turns(10), np.tile([1.2, 0.48], 5)),
+    "cross": np.array(
+        [
+            *[(-_B, -_A), (_B, -_A), (_B, -_B), (_A, -_B), (_A, _B), (_B, _B)],
+            *[(_B, _A), (-_B, _A), (-_B, _B), (-_A, _B), (-_A, -_B), (-_B, -_B)],
+        ]
+    ),
+    "heart": _heart(_turns(24)),
+}
+
+
+def _draw_object(image: Image.Image, shape, colour, texture, centre, radius, turn) -> None:
+    cos, sin = math.cos(turn), math.sin(turn)
+    outline = _OUTLINES[shape] @ np.array([[cos, sin], [-sin, cos]]) * radius
+    if texture == "plain":
+        ImageDraw.Draw(image).polygon((outline + centre).ravel().tolist(), fill=colour)
+        return
+    half = int(1.25 * radius) + 1
+    side = 2 * half
+    mask = Image.new("L", (side, side))
+    ImageDraw.Draw(mask).polygon((outline + half).ravel().tolist(), fill=255)
+    tile = Image.new("RGB", (side, side), colour)
+    draw = ImageDraw.Draw(tile)
+    dark = tuple(int(0.3 * channel) for channel in colour)
+    if texture == "striped":
+        for offset in range(-side, side, 8):
+            draw.line((offset, 0, offset + side, side), fill=dark, width=4)
+    else:
+        for x in range(half % 9 - 9, side, 9):
+            for y in range(half % 9 - 9, side, 9):
+                draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=dark)
+    image.paste(tile, (round(centre[0]) - half, round(centre[1]) - half), mask)
+
+
+def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, ...]:
+    shifts = 24 * (rng.random(3) - 0.5)
+    return tuple(int(min(max(channel + shift, 0), 255)) for channel, shift in zip(colour, shifts, strict=True))
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.random() * len(options))]
