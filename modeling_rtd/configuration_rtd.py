@@ -105,6 +105,7 @@ class RTDConfig(PreTrainedConfig):
             Size D of CLIP's joint space.
         logit_scale_init_value (`float`, defaults to 2.6592):
             CLIP's initial log temperature; kept so that the directory also loads as a plain `CLIPModel`.
+        base_model (`str`, *optional*): Hub id or directory of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder`,
             `revision` and `sha256`. `None` says that the text tower is CLIP's own.
@@ -123,6 +124,7 @@ class RTDConfig(PreTrainedConfig):
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
     initializer_factor: float = 1.0
+    base_model: str | None = None
     original_text_model: dict | None = None
 
     def __post_init__(self, **kwargs):

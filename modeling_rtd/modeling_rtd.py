@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedMod
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -21,6 +22,8 @@ from .projection_rtd import RTDProjection, build_projection, load_projection
 
 
 __all__ = ["RTDModel", "RTDOutput", "RTDTextModel", "RTDTextOutput", "fingerprint"]
+
+_ADAPTER_FACTS = "rtd_adapter.json"
 
 
 @dataclass
@@ -61,7 +64,7 @@ class RTDOutput(ModelOutput):
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Hash the names, types and bytes of all tensors of a module.
+    """Hash the names, types and bytes of all tensors of a module, adapters left out.
 
     Args:
         module (`torch.nn.Module`): Any module.
@@ -70,7 +73,10 @@ def fingerprint(module: nn.Module) -> str:
         `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if all their tensors are.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in module.state_dict().items()}
+    for name, tensor in sorted(tensors.items()):
+        if ".lora_" in name:
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -324,6 +330,7 @@ class RTDModel(CLIPPreTrainedModel):
             logit_scale_init_value=clip_config.logit_scale_init_value,
             initializer_factor=clip_config.initializer_factor,
         )
+        config.base_model = clip.name_or_path or None
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
@@ -332,16 +339,87 @@ class RTDModel(CLIPPreTrainedModel):
         model.load_state_dict(tensors)
         return model.eval()
 
+    @classmethod
+    def from_adapter(
+        cls, name_or_path: str, base: str | None = None, is_trainable: bool = False, **kwargs
+    ) -> RTDModel:
+        """Load an adapter repository: a CLIP, a projection, and an adapter of the text tower.
+
+        Further adapters of the same base are loaded with `model.text_model.load_adapter(place, adapter_name)` and
+        chosen with `model.text_model.set_adapter(adapter_name)`; the gallery does not change.
+
+        Args:
+            name_or_path (`str`): Directory or Hub id of the adapter repository.
+            base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
+            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
+            kwargs: Passed to `CLIPModel.from_pretrained`.
+
+        Returns:
+            [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
+
+        Raises:
+            ValueError: If the base is not found, or is not the one the adapter was trained on.
+        """
+        facts = json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
+        base = base or facts["base_model"]
+        projection = load_projection(name_or_path, subfolder="projection")
+        try:
+            model = cls.from_clip(base, projection, **kwargs)
+        except OSError as error:
+            raise ValueError(
+                f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
+                "of that CLIP."
+            ) from error
+        if str(model.dtype) == facts["dtype"] and fingerprint(model.text_model) != facts["text_model_sha256"]:
+            shapes = (model.config.text_config.hidden_size, model.config.text_config.num_hidden_layers)
+            raise ValueError(
+                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
+                f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
+                "SHA-256; pass base= with that CLIP."
+            )
+        model.text_model.load_adapter(name_or_path, is_trainable=is_trainable)
+        return model
+
+    def save_adapter(self, save_directory: str) -> None:
+        """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
+
+        Args:
+            save_directory (`str`): Directory of the adapter repository.
+
+        Raises:
+            ValueError: If the text tower has no adapter.
+        """
+        if not self._has_adapters:
+            raise ValueError("the text tower has no adapter; save the whole model with save_pretrained.")
+        text_config = self.config.text_config
+        for name in self.text_model.active_adapters():
+            self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
+        self.text_model.save_pretrained(save_directory)
+        self.projection.save_pretrained(Path(save_directory) / "projection")
+        facts = {
+            "base_model": self.config.base_model,
+            "text_model_sha256": fingerprint(self.text_model),
+            "dtype": str(self.dtype),
+            "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
+        }
+        Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
+
+    @property
+    def _has_adapters(self) -> bool:
+        return getattr(self.text_model, "_hf_peft_config_loaded", False)
+
     @property
     def original_text_model(self) -> RTDTextModel:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
         Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
-        tower itself.
+        tower itself, with an adapter it is the base with the adapter disabled.
 
         Raises:
             ValueError: If the tensors at the place that the configuration names are not those RTD started from.
         """
+        if self._has_adapters:
+            return _AdaptersDisabled(self.text_model)
         place = self.config.original_text_model
         if place is None:
             return self.text_model
@@ -391,6 +469,8 @@ class RTDModel(CLIPPreTrainedModel):
             save_directory (`str`): Directory.
             kwargs: As for every transformers model.
         """
+        if self._has_adapters:
+            raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
             self.original_text_model.save_pretrained(Path(save_directory) / place["subfolder"])
@@ -514,6 +594,23 @@ class RTDModel(CLIPPreTrainedModel):
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
             pseudo_token_embeds=pseudo_tokens[0],
         )
+
+
+class _AdaptersDisabled:
+    """A text tower that runs without its adapters, and gives them back after each pass."""
+
+    def __init__(self, tower: RTDTextModel):
+        self._tower = tower
+
+    def __call__(self, *args, **kwargs):
+        self._tower.disable_adapters()
+        try:
+            return self._tower(*args, **kwargs)
+        finally:
+            self._tower.enable_adapters()
+
+    def __getattr__(self, name):
+        return getattr(self._tower, name)
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:

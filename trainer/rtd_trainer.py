@@ -10,6 +10,7 @@ import torch.distributed as dist
 from datasets import Dataset
 
 from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
+from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer, check_sizes
 from trainer.caption_embeddings import encode_batch
@@ -29,7 +30,8 @@ class RTDTrainer(BaseTrainer):
     the tower as it came, from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
 
     Args:
-        model ([`RTDTextModel`] or `peft.PeftModel` of it): The tower to train, as it is before RTD.
+        model ([`RTDTextModel`] or `peft.PeftModel` of it):
+            The tower to train, as it is before RTD; with an adapter ([`add_lora`]) only that is trained.
         args ([`RTDTrainingArguments`], *optional*): The published recipe by default.
         projection ([`RTDProjection`]): The trained projection whose pseudo-words the tower learns to read.
         train_dataset (`str`, `Path` or `datasets.Dataset`): Text triplets, see [`load_triplets`].
@@ -56,7 +58,7 @@ class RTDTrainer(BaseTrainer):
             model.requires_grad_(True)  # a tower that served as a frozen companion before
         train_dataset = prepare_triplets(train_dataset)
         run_facts = {
-            "text_model": fingerprint(model),
+            "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
             "projection": fingerprint(projection),
             "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
         }
@@ -64,12 +66,11 @@ class RTDTrainer(BaseTrainer):
             model, args, train_dataset=train_dataset, processor=processing_class, run_facts=run_facts, **kwargs
         )
         self.projection = projection.to(args.device, torch.float32).eval().requires_grad_(False)
-        self._has_adapter = hasattr(model, "disable_adapter")
         with self._frozen_tower(model) as tower:
             captions = (c for name in ("reference_caption", "target_caption") for c in train_dataset[name])
             embeddings = self._embed_captions(tower, captions)
         self._frozen_copy = None
-        if embeddings is None and not self._has_adapter:
+        if embeddings is None and not has_adapters(model):
             self._frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
         if "data_collator" not in kwargs:
             self.data_collator = HardNegativeTripletCollator(
@@ -84,11 +85,31 @@ class RTDTrainer(BaseTrainer):
 
     @contextlib.contextmanager
     def _frozen_tower(self, model):
-        if self._has_adapter:
+        """Give the tower as it came: a base without its adapter, the frozen copy, or (before training) itself."""
+        if hasattr(model, "disable_adapter"):  # a PeftModel
             with model.disable_adapter():
                 yield model.get_base_model()
+        elif has_adapters(model):
+            model.disable_adapters()
+            try:
+                yield model
+            finally:
+                model.enable_adapters()
         else:
             yield getattr(self, "_frozen_copy", None) or model
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        # The stock Trainer knows adapters as a PeftModel only, not on the tower itself.
+        if getattr(self.model, "_hf_peft_config_loaded", False):
+            load_adapter_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        if getattr(self.model, "_hf_peft_config_loaded", False):
+            load_adapter_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the target-anchored loss of a batch.

@@ -1,0 +1,230 @@
+import copy
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+
+from modeling_rtd import RTDModel, RTDTextModel, fingerprint, load_projection
+from tests.builders import build_clip, build_images, build_triplets
+from trainer.adapters import add_lora, build_lora_config, merge_adapter
+from trainer.arguments import RTDTrainingArguments
+from trainer.rtd_trainer import RTDTrainer
+
+
+ROWS = build_triplets(48)
+
+
+@pytest.fixture
+def place(clip, tokenizer, tmp_path):
+    """Directory of a CLIP."""
+    clip.save_pretrained(tmp_path / "clip")
+    tokenizer.save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+@pytest.fixture
+def train(place, processor, tmp_path):
+    """Train an adapter on a base and save its repository."""
+
+    def train(model=None, name="adapter", steps=4, seed=1, tower=None, **arguments):
+        torch.manual_seed(seed)
+        model = model or RTDModel.from_clip(place, "lincir")
+        tower = tower or (model.text_model if model._has_adapters else add_lora(model.text_model, r=4))
+        args = RTDTrainingArguments(
+            **{
+                "output_dir": str(tmp_path / f"run-{name}"),
+                "max_steps": steps,
+                "per_device_train_batch_size": 16,
+                "learning_rate": 1e-2,
+                "save_strategy": "no",
+                "use_cpu": True,
+                "disable_tqdm": True,
+                "anchor_cache": "never",
+                "seed": seed,
+                "logging_steps": 1,
+            }
+            | arguments
+        )
+        trainer = RTDTrainer(
+            tower,
+            args,
+            projection=model.projection,
+            train_dataset=Dataset.from_list(ROWS),
+            processing_class=processor,
+        )
+        trainer.train()
+        return model.eval(), trainer
+
+    return train
+
+
+def compose(model, processor):
+    with torch.no_grad():
+        return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
+
+
+def test_a_fresh_adapter_changes_nothing_bit_for_bit(model, processor):
+    before = compose(model, processor)
+    add_lora(model.text_model)
+    assert torch.equal(compose(model, processor), before)
+
+
+def test_only_linear_layers_of_the_text_tower_are_adapted_alone_or_inside_a_model(model):
+    whole = get_peft_model(copy.deepcopy(model), build_lora_config())
+    adapted = {name.split(".lora_")[0] for name, _ in whole.named_parameters() if ".lora_" in name}
+    assert len(adapted) == 2 * 6 + 1
+    assert all(".text_model." in name for name in adapted)
+    alone = add_lora(model.text_model)
+    assert len({name.split(".lora_")[0] for name, _ in alone.named_parameters() if ".lora_" in name}) == 13
+
+
+def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(model, train, place):
+    tuned, trainer = train()
+    assert trainer._frozen_copy is None  # anchors come from the base, so one tower is in memory
+    base = RTDTextModel.from_pretrained(place)
+    assert fingerprint(tuned.text_model) == fingerprint(base)
+    for name, parameter in tuned.text_model.named_parameters():
+        assert parameter.requires_grad is (".lora_" in name)
+        if ".lora_B" in name:
+            assert parameter.abs().max() > 0, name
+
+
+def test_the_adapter_disabled_is_the_base_bit_for_bit(train, processor):
+    tuned, _ = train()
+    inputs = processor(text=["a red dress", "the small dog"])
+    expected = copy.deepcopy(tuned.text_model)
+    expected.delete_adapter("default")
+    with torch.no_grad():
+        assert torch.equal(tuned.get_text_features(**inputs).pooler_output, expected(**inputs).text_embeds)
+        assert not torch.allclose(tuned.text_model(**inputs).text_embeds, expected(**inputs).text_embeds, atol=1e-2)
+
+
+def test_anchors_with_an_adapter_equal_those_of_a_frozen_copy(train, place):
+    losses = []
+    for adapted in (True, False):
+        model = RTDModel.from_clip(place, load_projection_once(place))
+        tower = add_lora(model.text_model, r=4) if adapted else model.text_model
+        _, trainer = train(model=model, tower=tower, name=str(adapted), steps=1)
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def load_projection_once(place):
+    torch.manual_seed(5)
+    return RTDModel.from_clip(place, "lincir").projection
+
+
+def test_a_peft_model_of_the_tower_trains_alike(train, place):
+    losses = []
+    for wraps in (True, False):
+        model = RTDModel.from_clip(place, load_projection_once(place))
+        torch.manual_seed(2)
+        tower = get_peft_model(model.text_model, build_lora_config(r=4)) if wraps else add_lora(model.text_model, r=4)
+        _, trainer = train(model=model, tower=tower, name=str(wraps))
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_an_adapter_repository_gives_the_same_model(train, processor, tmp_path):
+    tuned, _ = train()
+    tuned.save_adapter(tmp_path / "adapter")
+    loaded = RTDModel.from_adapter(str(tmp_path / "adapter"))
+    torch.testing.assert_close(compose(loaded, processor), compose(tuned, processor), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_repository_names_base_and_task_type(train, place, tmp_path):
+    train()[0].save_adapter(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == place
+    assert config["task_type"] is None
+    assert load_projection(str(tmp_path / "adapter"), subfolder="projection").config.projection_type == "lincir"
+
+
+def test_merged_equals_adapter(train, processor, place, tmp_path):
+    tuned, _ = train()
+    tuned.save_adapter(tmp_path / "adapter")
+    projection = load_projection(str(tmp_path / "adapter"), subfolder="projection")
+    merged = merge_adapter(RTDModel.from_clip(place, projection), str(tmp_path / "adapter"))
+    torch.testing.assert_close(compose(merged, processor), compose(tuned, processor), atol=2e-6, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    loaded = RTDModel.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(compose(loaded, processor), compose(tuned, processor), atol=2e-6, rtol=0)
+    text = processor(text=["a dog"])
+    with torch.no_grad():
+        before = RTDTextModel.from_pretrained(place)(**text).text_embeds
+        torch.testing.assert_close(loaded.get_text_features(**text).pooler_output, before, atol=1e-6, rtol=0)
+
+
+def test_an_adapter_is_trained_on(train, processor, tmp_path):
+    tuned, _ = train()
+    tuned.save_adapter(tmp_path / "adapter")
+    again = RTDModel.from_adapter(str(tmp_path / "adapter"), is_trainable=True)
+    before = compose(again.eval(), processor)
+    train(model=again, name="again")
+    assert not torch.allclose(compose(again.eval(), processor), before, atol=1e-3)
+
+
+def test_adapters_are_swapped_on_one_base(train, processor, tmp_path):
+    first, _ = train(name="first")
+    first.save_adapter(tmp_path / "first")
+    second, _ = train(model=RTDModel.from_clip(first.config.base_model, first.projection), name="second", seed=7)
+    second.save_adapter(tmp_path / "second")
+    model = RTDModel.from_adapter(str(tmp_path / "first"))
+    model.text_model.load_adapter(str(tmp_path / "second"), adapter_name="second")
+    model.text_model.set_adapter("second")
+    torch.testing.assert_close(compose(model, processor), compose(second, processor), atol=1e-6, rtol=0)
+    model.text_model.set_adapter("default")
+    torch.testing.assert_close(compose(model, processor), compose(first, processor), atol=1e-6, rtol=0)
+
+
+def test_a_resumed_adapter_equals_a_straight_one_bit_for_bit(train, place):
+    settings = {"save_strategy": "steps", "save_steps": 2, "steps": 4}
+    projection = load_projection_once(place)
+    straight, _ = train(model=RTDModel.from_clip(place, projection), name="straight", **settings)
+    model = RTDModel.from_clip(place, projection)
+    _, trainer = train(model=model, name="straight-too", **settings)
+    for ours, theirs in zip(model.text_model.parameters(), straight.text_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    fresh = RTDModel.from_clip(place, projection)
+    torch.manual_seed(99)  # another initialisation, which the checkpoint overwrites
+    resumed = RTDTrainer(
+        add_lora(fresh.text_model, r=4),
+        trainer.args,
+        projection=projection,
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=trainer.processor,
+    )
+    resumed.train(resume_from_checkpoint=f"{trainer.args.output_dir}/checkpoint-2")
+    for ours, theirs in zip(fresh.text_model.parameters(), straight.text_model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_another_base_is_refused_with_its_place_and_shapes(train, tokenizer, tmp_path):
+    train()[0].save_adapter(tmp_path / "adapter")
+    for name, other in {"same": build_clip(seed=3), "wide": build_clip(hidden_size=64)}.items():
+        other.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"another base than .*same.* \(32, 2\)"):
+        RTDModel.from_adapter(str(tmp_path / "adapter"), base=str(tmp_path / "same"))
+    with pytest.raises(ValueError, match="made for .*32.*the backbone has .*64"):
+        RTDModel.from_adapter(str(tmp_path / "adapter"), base=str(tmp_path / "wide"))
+
+
+def test_a_base_that_is_not_there_is_named(train, place, tmp_path):
+    train()[0].save_adapter(tmp_path / "adapter")
+    (tmp_path / "clip").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=f"trained on '{place}', which is not there: pass base="):
+        RTDModel.from_adapter(str(tmp_path / "adapter"))
+
+
+def test_a_model_with_an_adapter_is_not_saved_as_a_whole(model, tmp_path):
+    add_lora(model.text_model)
+    with pytest.raises(ValueError, match="save it with save_adapter, or merge it first"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
+    with pytest.raises(ValueError, match="no adapter"):
+        model.save_adapter(tmp_path)

@@ -1,0 +1,91 @@
+"""LoRA adapters of the text tower, through peft."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
+from torch import nn
+
+from modeling_rtd import RTDModel, RTDTextModel
+
+
+__all__ = ["TARGET_MODULES", "add_lora", "build_lora_config", "has_adapters", "load_adapter_weights", "merge_adapter"]
+
+# All linear layers of the text tower, alone or inside a whole model, whose vision tower has layers of the same names.
+TARGET_MODULES = (
+    r"(text_model\.)?(encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|self_attn\.out_proj|mlp\.fc[12])|text_projection)"
+)
+
+
+def build_lora_config(r: int = 16, lora_alpha: int = 32, **kwargs) -> LoraConfig:
+    """Build the LoRA configuration for the text tower (https://huggingface.co/papers/2106.09685).
+
+    Ours, not the paper's: RTD trains all weights of the text tower.
+
+    Args:
+        r (`int`, defaults to 16): Rank.
+        lora_alpha (`int`, defaults to 32): Scale, in units of the rank.
+        kwargs: Passed to `peft.LoraConfig`, such as `lora_dropout` or other `target_modules`.
+
+    Returns:
+        `peft.LoraConfig`: Without a task type, since each of peft's would pass arguments that CLIP does not take.
+    """
+    return LoraConfig(**{"r": r, "lora_alpha": lora_alpha, "target_modules": TARGET_MODULES, "task_type": None} | kwargs)
+
+
+def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:
+    """Add a fresh adapter to a text tower, in place; it changes no output until it is trained.
+
+    Args:
+        text_model ([`RTDTextModel`]): The tower.
+        kwargs: See [`build_lora_config`].
+
+    Returns:
+        [`RTDTextModel`]: The same tower; only the adapter is trainable.
+    """
+    text_model.add_adapter(build_lora_config(**kwargs))
+    return text_model
+
+
+def has_adapters(text_model: nn.Module) -> bool:
+    """Tell whether a text tower carries adapters.
+
+    Args:
+        text_model (`torch.nn.Module`): A tower, or a `peft.PeftModel` of it.
+
+    Returns:
+        `bool`: Whether its frozen self is reached by disabling them.
+    """
+    return isinstance(text_model, PeftModel) or getattr(text_model, "_hf_peft_config_loaded", False)
+
+
+def load_adapter_weights(text_model: RTDTextModel, checkpoint: str | Path) -> None:
+    """Load the weights of a checkpoint into the active adapter of a tower, in place.
+
+    Args:
+        text_model ([`RTDTextModel`]): The tower, with an adapter of the same configuration.
+        checkpoint (`str` or `Path`): Folder of the checkpoint.
+    """
+    weights = load_file(Path(checkpoint) / SAFETENSORS_WEIGHTS_NAME)
+    # A file of peft names the adapted model inside its wrapper; transformers adapts the tower itself.
+    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    set_peft_model_state_dict(text_model, weights, adapter_name=text_model.active_adapters()[0])
+
+
+def merge_adapter(model: RTDModel, adapter: str) -> RTDModel:
+    """Merge an adapter into the text tower, so that the model can be saved and used without peft.
+
+    Args:
+        model ([`RTDModel`]): The base, without adapters; changed in place.
+        adapter (`str`): Directory or Hub id of the adapter repository.
+
+    Returns:
+        [`RTDModel`]: The same model; its original text tower is kept.
+    """
+    model.set_original_text_model(copy.deepcopy(model.text_model))
+    model.text_model = PeftModel.from_pretrained(model.text_model, adapter).merge_and_unload()
+    return model
