@@ -1,0 +1,82 @@
+"""Several gloo processes on one machine, started as users start them."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.builders import build_clip, build_processor, build_triplets
+
+
+SCRIPT = """
+import json, sys
+import torch
+from datasets import Dataset
+from modeling_rtd import RTDModel
+from tests.builders import build_clip, build_processor, build_triplets
+from trainer.arguments import RTDTrainingArguments
+from trainer.rtd_trainer import RTDTrainer
+
+folder, batch_size, dies = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "dies"
+torch.set_num_threads(1)
+processor = build_processor()
+torch.manual_seed(0)
+model = RTDModel.from_clip(build_clip(), tokenizer=processor.tokenizer)
+model.text_model.double()
+args = RTDTrainingArguments(output_dir=folder, max_steps=6, per_device_train_batch_size=batch_size, learning_rate=1e-3,
+    logging_steps=1, save_strategy="steps", save_steps=2, use_cpu=True, disable_tqdm=True, optim="sgd",
+    anchor_cache="always", anchor_cache_dir=folder + "/anchors")
+trainer = RTDTrainer(model.text_model, args, projection=model.projection, processing_class=processor,
+    train_dataset=Dataset.from_list(build_triplets(64)))
+if dies:
+    step = trainer.training_step
+    def die_at_four(*arguments):
+        if trainer.state.global_step == 3 and args.process_index == 1:
+            raise SystemExit("a process dies")
+        return step(*arguments)
+    trainer.training_step = die_at_four
+trainer.train()
+if trainer.is_world_process_zero():
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    torch.save({"losses": losses, "weights": trainer.model.state_dict()}, folder + "/result.pt")
+"""
+
+
+def launch(folder, processes, batch_size, mode="lives"):
+    script = folder / "train.py"
+    folder.mkdir()
+    script.write_text(SCRIPT)
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    environment = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(
+        [*command, str(script), str(folder), str(batch_size), mode],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
+    results = {}
+    for processes, batch_size in ((1, 16), (2, 8)):
+        run = launch(tmp_path / str(processes), processes, batch_size)
+        assert run.returncode == 0, run.stderr[-3000:]
+        results[processes] = torch.load(tmp_path / str(processes) / "result.pt")
+    assert results[2]["losses"] == pytest.approx(results[1]["losses"], abs=1e-5)
+    for name, tensor in results[1]["weights"].items():
+        torch.testing.assert_close(results[2]["weights"][name], tensor, atol=1e-7, rtol=0, msg=name)
+
+
+def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(tmp_path):
+    from trainer.checkpoints import find_last_complete_checkpoint
+
+    run = launch(tmp_path / "run", 2, 8, "dies")
+    assert run.returncode != 0
+    assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
