@@ -2,16 +2,24 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
-from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig
+from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.gallery_rtd import Gallery, encode_images
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput, RTDTextModel, RTDTextOutput, fingerprint
 from modeling_rtd.processing_rtd import RTDProcessor
-from modeling_rtd.projection_rtd import PROJECTIONS, RTDProjection, SEARLEProjection, build_projection, load_projection
+from modeling_rtd.projection_rtd import (
+    PROJECTIONS,
+    Pic2WordProjection,
+    RTDProjection,
+    SEARLEProjection,
+    build_projection,
+    load_projection,
+)
 
 
 __all__ = [
     "PROJECTIONS",
     "Gallery",
+    "Pic2WordProjection",
     "RTDConfig",
     "RTDModel",
     "RTDOutput",
@@ -26,6 +34,7 @@ __all__ = [
     "encode_images",
     "fingerprint",
     "load_projection",
+    "suggest",
 ]
 
 AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)

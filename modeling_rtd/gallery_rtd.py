@@ -17,7 +17,9 @@ _EMBEDDINGS, _IDS = "embeddings.npy", "ids.json"
 
 
 @torch.no_grad()
-def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None) -> torch.Tensor:
+def encode_images(
+    model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None, normalize: bool = True
+) -> torch.Tensor:
     """Encode images into the joint space.
 
     Args:
@@ -26,9 +28,10 @@ def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc
         images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
         batch_size (`int`, defaults to 64): Images in one pass.
         desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
+        normalize (`bool`, defaults to `True`): Scale to unit length; projections read embeddings as they are.
 
     Returns:
-        `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.
+        `torch.Tensor` of shape `(len(images), projection_dim)`: float32, on the CPU.
 
     Raises:
         ValueError: If an image cannot be read; names it.
@@ -37,7 +40,8 @@ def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc
     for start in tqdm(range(0, len(images), batch_size), desc=desc, disable=desc is None):
         pixel_values = processor.prepare_images(list(images[start : start + batch_size]))
         embeds = model.get_image_features(pixel_values.to(model.device, model.dtype)).pooler_output
-        chunks.append(torch.nn.functional.normalize(embeds.float(), dim=-1).cpu())
+        embeds = torch.nn.functional.normalize(embeds.float(), dim=-1) if normalize else embeds.float()
+        chunks.append(embeds.cpu())
     return torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
 
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Pro
 from transformers.image_utils import load_image
 
 from .configuration_rtd import PLACEHOLDER, find_placeholder_token_id, suggest
-from .projection_rtd import PROJECTIONS, RTDProjection
+from .projection_rtd import PROJECTIONS, RTD_TEMPLATE, RTDProjection
 
 
 __all__ = ["RTDProcessor"]
@@ -31,7 +31,8 @@ class RTDProcessor(ProcessorMixin):
     Args:
         image_processor (`transformers.CLIPImageProcessorPil`): CLIP's preprocessing.
         tokenizer (`transformers.PreTrainedTokenizerBase`): CLIP's own tokenizer, unchanged.
-        prompt_templates (`dict[str, str]`, *optional*): Templates by name; each projection's own by default.
+        prompt_templates (`dict[str, str]`, *optional*):
+            Templates by name; each projection's own, and `"rtd"`, by default.
         default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
         max_length (`int`, *optional*): Length of the text tower; `tokenizer.model_max_length` (77) by default.
 
@@ -42,7 +43,8 @@ class RTDProcessor(ProcessorMixin):
     def __init__(
         self, image_processor=None, tokenizer=None, prompt_templates=None, default_template="lincir", **kwargs
     ):
-        self.prompt_templates = prompt_templates or {n: p.prompt_template for n, p in PROJECTIONS.items()}
+        own = {name: projection.prompt_template for name, projection in PROJECTIONS.items()}
+        self.prompt_templates = prompt_templates or own | {"rtd": RTD_TEMPLATE}
         self.default_template = default_template
         for name, template in self.prompt_templates.items():
             tail = template.rpartition(PLACEHOLDER)[2]
@@ -73,6 +75,20 @@ class RTDProcessor(ProcessorMixin):
             AutoTokenizer.from_pretrained(clip, **kwargs),
             default_template=name,
         )
+
+    def with_template(self, name: str) -> RTDProcessor:
+        """Give the same processor with another default template.
+
+        Args:
+            name (`str`): Name of a template.
+
+        Returns:
+            [`RTDProcessor`]: A new processor; image processor and tokenizer are shared.
+
+        Raises:
+            ValueError: If there is no such template.
+        """
+        return type(self)(self.image_processor, self.tokenizer, self.prompt_templates, name)
 
     @property
     def placeholder_token_id(self) -> int:

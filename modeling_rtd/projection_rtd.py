@@ -12,7 +12,18 @@ from transformers import initialization as init
 from .configuration_rtd import RTDProjectionConfig, suggest
 
 
-__all__ = ["PROJECTIONS", "RTDProjection", "SEARLEProjection", "build_projection", "load_projection"]
+__all__ = [
+    "PROJECTIONS",
+    "RTD_TEMPLATE",
+    "Pic2WordProjection",
+    "RTDProjection",
+    "SEARLEProjection",
+    "build_projection",
+    "load_projection",
+]
+
+
+RTD_TEMPLATE = "a photo of $ that {condition}"
 
 
 class RTDProjection(PreTrainedModel):
@@ -26,6 +37,7 @@ class RTDProjection(PreTrainedModel):
         max_pseudo_tokens (`int`): Number K of pseudo-words at most.
         prompt_template (`str`): Prompt of a composed query, each `$` a pseudo-word; up to its last `$` it is the
             prompt of the reference alone.
+        rtd_template (`str`, *optional*): Name of the template that RTD trains and answers with; its own by default.
     """
 
     config_class = RTDProjectionConfig
@@ -37,7 +49,8 @@ class RTDProjection(PreTrainedModel):
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
     consumes: tuple[str, ...] = ("image_embeds",)
     max_pseudo_tokens: int = 1
-    prompt_template: str = "a photo of $ that {condition}"
+    prompt_template: str = RTD_TEMPLATE
+    rtd_template: str | None = None
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -93,7 +106,41 @@ class SEARLEProjection(RTDProjection):
         return self.layers(image_embeds)[:, None], None  # (B, 1, H)
 
 
-PROJECTIONS: dict[str, type[RTDProjection]] = {"lincir": SEARLEProjection, "searle": SEARLEProjection}
+class Pic2WordProjection(RTDProjection):
+    """The network of Pic2Word (https://huggingface.co/papers/2302.03084): one pseudo-word from two narrow layers.
+
+    In each layer dropout stands before the ReLU, as published.
+
+    Args:
+        config ([`RTDProjectionConfig`]): Hidden width defaults to 512, dropout to 0.1, as published.
+    """
+
+    prompt_template = "a photo of $ , {condition}"
+    rtd_template = "rtd"
+
+    def __init__(self, config: RTDProjectionConfig):
+        super().__init__(config)
+        width = config.hidden_size or 512
+        dropout = 0.1 if config.dropout is None else config.dropout
+        self.layers = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(size, width), nn.Dropout(dropout), nn.ReLU())
+                for size in (config.projection_dim, width)
+            )
+        )
+        self.fc_out = nn.Linear(width, config.text_hidden_size)
+        self.post_init()
+
+    def forward(self, image_embeds):
+        """See [`RTDProjection.forward`]."""
+        return self.fc_out(self.layers(image_embeds))[:, None], None  # (B, 1, H)
+
+
+PROJECTIONS: dict[str, type[RTDProjection]] = {
+    "lincir": SEARLEProjection,
+    "pic2word": Pic2WordProjection,
+    "searle": SEARLEProjection,
+}
 
 
 def _find_projection_class(projection_type: str) -> type[RTDProjection]:

@@ -34,7 +34,9 @@ def build_lora_config(r: int = 16, lora_alpha: int = 32, **kwargs) -> LoraConfig
     Returns:
         `peft.LoraConfig`: Without a task type, since each of peft's would pass arguments that CLIP does not take.
     """
-    return LoraConfig(**{"r": r, "lora_alpha": lora_alpha, "target_modules": TARGET_MODULES, "task_type": None} | kwargs)
+    return LoraConfig(
+        **{"r": r, "lora_alpha": lora_alpha, "target_modules": TARGET_MODULES, "task_type": None} | kwargs
+    )
 
 
 def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:

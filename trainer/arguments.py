@@ -91,6 +91,8 @@ class ProjectionTrainingArguments(_RecipeArguments):
             Finds the words to mask: `"spacy"` (published; needs a spaCy model), `"lexicon"` or `"rule"`.
         mask_on (`str`, defaults to `"words"`):
             Mask whole words, or `"substrings"` wherever the letters occur, as the published code does.
+        augment (`bool`, defaults to `True`):
+            Crop images at random, as Pic2Word published; otherwise each image is encoded once for all epochs.
     """
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Published."})
@@ -99,3 +101,4 @@ class ProjectionTrainingArguments(_RecipeArguments):
     noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
     keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
     mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})
+    augment: bool = field(default=True, metadata={"help": "Crop images at random (published)."})

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch.distributed as dist
 from transformers import AutoConfig
 
-from modeling_rtd import RTDConfig, RTDModel, RTDProcessor
+from modeling_rtd import RTDConfig, RTDModel, RTDProcessor, RTDTextModel
+from trainer.adapters import has_adapters
+from trainer.base_trainer import BaseTrainer
+from trainer.checkpoints import find_checkpoints
+from trainer.progress import LossBarCallback
 
 
-__all__ = ["load_model_and_processor"]
+__all__ = ["finish_run", "load_model_and_processor"]
 
 
 def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
@@ -38,3 +45,35 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         )
     model = RTDModel.from_clip(name_or_path, projection)
     return model, RTDProcessor.from_clip(name_or_path, model.projection)
+
+
+def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None:
+    """Train, or go on with the run in the output folder, and save the whole model or its adapter.
+
+    Args:
+        trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
+        model ([`RTDModel`]): The model that the trained part belongs to.
+        title (`str`): Title of the progress bar.
+
+    Returns:
+        `Path` or `None`: Folder `model` or `adapter` in the output folder; `None` in all processes but the first.
+    """
+    LossBarCallback.install(trainer, title)
+    trainer.train(resume_from_checkpoint=bool(find_checkpoints(trainer.args.output_dir)))
+    folder = None
+    if trainer.is_world_process_zero():
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if has_adapters(trained):
+            folder = Path(trainer.args.output_dir) / "adapter"
+            model.save_adapter(folder)
+        else:
+            if isinstance(trained, RTDTextModel):
+                model.replace_text_model(trained)
+            folder = Path(trainer.args.output_dir) / "model"
+            model.save_pretrained(folder)
+        trainer.processor.save_pretrained(folder)
+    if dist.is_initialized():
+        # Without it some processes end with an error after the work is done.
+        dist.barrier()
+        dist.destroy_process_group()
+    return folder

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from transformers import CLIPModel, set_seed
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.caption_embeddings import encode_captions
 from trainer.contact_sheet import SheetRow, draw_contact_sheet
@@ -25,7 +26,7 @@ from trainer.evaluation import RetrievalEvaluator
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.rtd_trainer import RTDTrainer
-from trainer.small_world import SmallWorld, build_small_world, train_clip
+from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
 
 
 __all__ = ["RECIPES", "DemoRecipe", "run_demo"]
@@ -63,7 +64,7 @@ class DemoRecipe:
 
 
 RECIPES = {
-    "demo": DemoRecipe(600, 128, 2e-3, 200, 128, 2e-4),
+    "demo": DemoRecipe(600, 128, 2e-3, 300, 128, 1e-3),
     "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4),
     "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4),
 }
@@ -97,11 +98,13 @@ def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: 
     """
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
-    worlds = (build_small_world(preset, seed) for seed in range(seeds))
+    if split not in ("validation", "test"):
+        raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
+    size = find_preset(preset)
     folder = _prepare_folder(Path(output_dir))
     rows, losses = [], {}
-    for seed, world in enumerate(worlds):
-        run = _DemoRun(world, seed, split, folder)
+    for seed in range(seeds):
+        run = _DemoRun(size, seed, split, folder)
         rows += run.run()
         losses[seed] = run.losses
         (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
@@ -123,10 +126,12 @@ def _prepare_folder(folder: Path) -> Path:
 class _DemoRun:
     """One seed of the demo."""
 
-    def __init__(self, world: SmallWorld, seed: int, split: str, folder: Path):
-        self.world, self.seed, self.split, self.folder = world, seed, split, folder
-        self.recipe = RECIPES[world.preset.name]
+    def __init__(self, preset: SmallWorldPreset, seed: int, split: str, folder: Path):
+        self.seed, self.split, self.folder = seed, split, folder
+        self.recipe = RECIPES[preset.name]
         self.seconds = _Stopwatch()
+        with self.seconds("world"):
+            self.world = build_small_world(preset, seed)
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.facts: dict = {}
 
@@ -140,45 +145,47 @@ class _DemoRun:
         with self.seconds("evaluation"):
             self.evaluator = RetrievalEvaluator(model, self.processor, self.world.benchmark(self.split))
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
-        self._train_projection(model)
-        rows.append(self._judge("lincir", model, "lincir", False))
-        for name, (arguments, shuffles) in RTD_VARIANTS.items():
-            variant = name.format("lincir")
-            tuned = self._train_rtd(variant, model, arguments, shuffles)
-            rows.append(self._judge(variant, tuned, "lincir", True))
-            if self.seed == 0 and variant == "lincir + rtd":
-                tuned.save_pretrained(self.folder / "model")
-                self.processor.save_pretrained(self.folder / "model")
-                self._draw_results(model, tuned)
+        for method in ("lincir", "pic2word"):
+            model = self._train_projection(clip, method)
+            rows.append(self._judge(method, model, method, False))
+            for name, (arguments, shuffles) in RTD_VARIANTS.items():
+                if method != "lincir" and name != "{} + rtd":
+                    continue  # ablations and controls are shown on one projection
+                variant = name.format(method)
+                tuned = self._train_rtd(variant, model, arguments, shuffles)
+                rows.append(self._judge(variant, tuned, method, True))
+                if self.seed == 0 and variant == "lincir + rtd":
+                    tuned.save_pretrained(self.folder / "model")
+                    self.processor.save_pretrained(self.folder / "model")
+                    self._draw_results(model, tuned)
         self._record_facts()
         return rows
 
-    def _train_projection(self, model: RTDModel) -> None:
+    def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
         recipe = self.recipe
-        model.projection.train()
-        for module in model.projection.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.1  # the published 0.5 converges too slowly in so small a network
+        sizes = {"projection_dim": clip.config.projection_dim, "text_hidden_size": clip.config.text_config.hidden_size}
+        set_seed(self.seed)
+        # The published dropout of SEARLE and LinCIR, 0.5, converges too slowly in so small a network.
+        projection = build_projection(RTDProjectionConfig(projection_type=method, dropout=0.1, **sizes))
+        model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer)
         args = ProjectionTrainingArguments(
-            **self._shared_arguments("lincir", recipe.projection_steps),
+            **self._shared_arguments(method, recipe.projection_steps),
             per_device_train_batch_size=recipe.projection_batch_size,
             learning_rate=recipe.projection_learning_rate,
             lr_scheduler_type="cosine",
             noise_scale=1.0 * self.rms,
             keyword_fn="rule",
+            augment=False,
         )
-        with self.seconds("lincir"):
+        source = self.world.captions if method == "lincir" else self.world.images
+        with self.seconds(method):
             trainer = ProjectionTrainer(
-                model.projection,
-                args,
-                text_model=model.text_model,
-                train_dataset=self.world.captions,
-                processing_class=self.processor,
+                model, args, train_dataset=source, processing_class=self.processor.with_template(method)
             )
-            LossBarCallback.install(trainer, "lincir")
+            LossBarCallback.install(trainer, method)
             trainer.train()
-        model.eval()
-        self._record_losses("lincir", trainer)
+        self._record_losses(method, trainer)
+        return model.eval()
 
     def _train_rtd(self, variant: str, model: RTDModel, arguments: dict, shuffles: bool) -> RTDModel:
         recipe = self.recipe
@@ -218,9 +225,10 @@ class _DemoRun:
         }
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
+        template = model.projection.rtd_template if rtd else projection
         with self.seconds("evaluation"):
-            metrics = self.evaluator.evaluate(model, mode)
-        stages = ["clip"] + (["lincir"] if projection else []) + ([variant] if rtd else [])
+            metrics = self.evaluator.evaluate(model, mode, template)
+        stages = ["world", "clip"] + ([projection] if projection else []) + ([variant] if rtd else [])
         losses = self.losses.get(variant)
         return {
             "variant": variant,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import BaseTrainer, check_sizes
 from trainer.objectives import find_objective
@@ -12,14 +12,14 @@ __all__ = ["ProjectionTrainer"]
 
 
 class ProjectionTrainer(BaseTrainer):
-    """Train a projection by the objective of its method; nothing else is trained.
+    """Train the projection of a model by the objective of its method, in place; nothing else is trained.
 
     Args:
-        model ([`RTDProjection`]): The projection; its `config.projection_type` names the method.
+        model ([`RTDModel`]): CLIP and projection; `model.projection.config.projection_type` names the method.
         args ([`ProjectionTrainingArguments`], *optional*): LinCIR's published recipe by default.
-        text_model ([`RTDTextModel`]): CLIP's text tower, frozen.
-        train_dataset (`str`, `Path` or `datasets.Dataset`): For LinCIR captions in a column `text`.
-        processing_class ([`RTDProcessor`]): Tokenizer and prompt templates.
+        train_dataset (`str`, `Path` or `datasets.Dataset`):
+            Captions in a column `text` (LinCIR), or images in a folder or a column `image` (Pic2Word).
+        processing_class ([`RTDProcessor`]): Tokenizer, image processor and prompt templates.
         kwargs: As for `transformers.Trainer`.
 
     Raises:
@@ -28,29 +28,35 @@ class ProjectionTrainer(BaseTrainer):
 
     def __init__(
         self,
-        model: RTDProjection,
+        model: RTDModel,
         args: ProjectionTrainingArguments | None = None,
         *,
-        text_model: RTDTextModel,
         train_dataset,
         processing_class: RTDProcessor,
         **kwargs,
     ):
         args = args or ProjectionTrainingArguments()
-        check_sizes(model, text_model)
-        text_model = text_model.to(args.device).eval().requires_grad_(False)
-        self.objective = find_objective(model.config.projection_type)(args, text_model, processing_class)
+        check_sizes(model.projection, model.text_model)
+        objective_class = find_objective(model.projection.config.projection_type)
+        model = model.to(args.device).eval().requires_grad_(False)
+        model.projection.requires_grad_(True)
+        self.objective = objective_class(args, model, processing_class)
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
-            model,
+            model.projection,
             args,
             train_dataset=train_dataset,
             processor=processing_class,
             data_collator=self.objective.collate,
-            run_facts={"text_model": fingerprint(text_model), **self.objective.describe(train_dataset)},
+            run_facts={"method": model.projection.config.projection_type, **self.objective.describe(train_dataset)},
             **kwargs,
         )
-        self.objective.caption_embeddings = self._embed_captions(text_model, train_dataset["text"])
+        if "text" in train_dataset.column_names:
+            self.objective.caption_embeddings = self._embed_captions(model.text_model, train_dataset["text"])
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Name the parameters that weight decay applies to, as the method published."""
+        return [name for name, _ in model.named_parameters() if self.objective.decays(name)]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss of the projection's method.

@@ -6,7 +6,6 @@ import contextlib
 import copy
 
 import torch
-import torch.distributed as dist
 from datasets import Dataset
 
 from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
@@ -15,12 +14,13 @@ from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer, check_sizes
 from trainer.caption_embeddings import encode_batch
 from trainer.collators import HardNegativeTripletCollator
+from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
 from trainer.noise import draw_noise
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 
-__all__ = ["RTDTrainer", "gather_embeds"]
+__all__ = ["RTDTrainer"]
 
 
 class RTDTrainer(BaseTrainer):
@@ -56,6 +56,8 @@ class RTDTrainer(BaseTrainer):
         check_sizes(projection, model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             model.requires_grad_(True)  # a tower that served as a frozen companion before
+        template = args.template or projection.rtd_template or processing_class.default_template
+        processing_class = processing_class.with_template(template)
         train_dataset = prepare_triplets(train_dataset)
         run_facts = {
             "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
@@ -75,7 +77,6 @@ class RTDTrainer(BaseTrainer):
         if "data_collator" not in kwargs:
             self.data_collator = HardNegativeTripletCollator(
                 processing_class,
-                template=args.template,
                 refined_batch=args.refined_batch,
                 refined_concatenation=args.refined_concatenation,
                 composition=args.composition,
@@ -156,31 +157,3 @@ class RTDTrainer(BaseTrainer):
         with torch.autocast(reference.device.type, enabled=False):
             embeds, mask = self.projection(reference.float() + self.args.noise_scale * noise)
         return {"pseudo_token_embeds": embeds, "pseudo_token_mask": mask}
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, embeds):
-        ctx.start, ctx.rows = dist.get_rank() * len(embeds), len(embeds)
-        gathered = [torch.empty_like(embeds) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, embeds.contiguous())
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx, grad):
-        # The sum over processes, of which DDP then takes the mean: the gradient of the joined batch.
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
-        return grad[ctx.start : ctx.start + ctx.rows]
-
-
-def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
-    """Join the embeddings of all processes, with gradients.
-
-    Args:
-        embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): Of this process; equal sizes everywhere.
-
-    Returns:
-        `torch.Tensor` of shape `(world_size * batch_size, projection_dim)`: The input itself in a single process.
-    """
-    return _Gather.apply(embeds) if dist.is_initialized() and dist.get_world_size() > 1 else embeds

@@ -1,15 +1,11 @@
 """Several gloo processes on one machine, started as users start them."""
 
-import copy
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-from tests.builders import build_clip, build_processor, build_triplets
 
 
 SCRIPT = """
@@ -53,7 +49,12 @@ def launch(folder, processes, batch_size, mode="lives"):
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
+    environment = {
+        "PYTHONPATH": str(Path.cwd()),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+    }
     return subprocess.run(
         [*command, str(script), str(folder), str(batch_size), mode],
         env=environment,

@@ -33,10 +33,10 @@ def build(model, processor, tmp_path):
             "keyword_fn": "rule",
             "anchor_cache_dir": str(tmp_path / "anchors"),
         }
+        model.projection = projection or model.projection
         return ProjectionTrainer(
-            projection or model.projection,
+            model,
             ProjectionTrainingArguments(**(defaults | arguments)),
-            text_model=model.text_model,
             train_dataset=Dataset.from_dict({"text": captions}),
             processing_class=processor,
         )
@@ -115,5 +115,5 @@ def test_a_projection_of_another_size_is_refused(build):
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="no training objective for 'linccir'; did you mean 'lincir'"):
+    with pytest.raises(ValueError, match="unknown training method 'linccir'; did you mean 'lincir'"):
         find_objective("linccir")

@@ -12,7 +12,9 @@ __all__ = ["parse_options"]
 
 
 def parse_options(arguments: list[str], *classes: type) -> tuple:
-    """Parse flags into dataclasses; `--recipe FILE` gives values that flags override.
+    """Parse flags into dataclasses; `--recipe` gives values that flags override.
+
+    A recipe is a YAML file, or the name of one in `trainer/configs`.
 
     Args:
         arguments (`list[str]`): Options.
@@ -34,8 +36,10 @@ def parse_options(arguments: list[str], *classes: type) -> tuple:
 
 
 def _read_recipe(path: Path) -> list[str]:
+    packaged = {recipe.stem: recipe for recipe in Path(__file__).parents[1].joinpath("configs").glob("*.yaml")}
+    path = packaged.get(str(path), path)
     if not path.is_file():
-        raise ValueError(f"the recipe '{path}' does not exist.")
+        raise ValueError(f"the recipe '{path}' is no file and none of {', '.join(sorted(packaged))}.")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

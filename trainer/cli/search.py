@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from trainer.images import list_images
+
 
 __all__ = ["run"]
-
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def run(arguments: list[str]) -> None:
@@ -29,11 +29,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
-    paths = sorted(path for path in options.gallery.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise ValueError(
-            f"'{options.gallery}' holds no image ({', '.join(sorted(_SUFFIXES))}); give --gallery a folder of images."
-        )
+    paths = list_images(options.gallery)
 
     from modeling_rtd import Gallery, RTDModel, RTDProcessor
     from trainer.contact_sheet import SheetRow, draw_contact_sheet

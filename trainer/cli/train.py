@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 __all__ = ["TrainCommand", "run"]
@@ -14,41 +13,54 @@ class TrainCommand:
     """What `rtd train` reads.
 
     Args:
-        triplets (`str`): File (jsonl, json, csv, parquet) or Hub id of text triplets.
         model (`str`): Directory or Hub id of an RTD model whose projection is trained, or of a CLIP.
+        triplets (`str`, *optional*): File (jsonl, json, csv, parquet) or Hub id of text triplets.
+        captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
         projection (`str`, *optional*): Directory or Hub id of a projection, needed where `model` is a CLIP.
+        lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
+        lora_alpha (`int`, defaults to 32): Scale of the adapter.
     """
 
-    triplets: str = field(metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
     model: str = field(metadata={"help": "RTD model with a trained projection, or a CLIP; directory or Hub id"})
+    triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
+    captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
     projection: str | None = field(default=None, metadata={"help": "trained projection, needed where model is a CLIP"})
+    lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
+    lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with the run in the output folder, and save the assembled model in its folder `model`.
+    """Train, or go on with the run in the output folder, and save the result there in `model` or `adapter`.
 
     Args:
         arguments (`list[str]`): Options: those of [`TrainCommand`] and [`RTDTrainingArguments`].
+
+    Raises:
+        ValueError: If neither or both of triplets and captions are named, or anything the trainer refuses.
     """
+    from pathlib import Path
+
     from modeling_rtd import RTDTextModel
+    from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
-    from trainer.assembly import load_model_and_processor
-    from trainer.checkpoints import find_checkpoints
+    from trainer.assembly import finish_run, load_model_and_processor
+    from trainer.caption_triplets import write_triplets
     from trainer.cli.options import parse_options
-    from trainer.progress import LossBarCallback
     from trainer.rtd_trainer import RTDTrainer
 
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments)
+    if (command.triplets is None) == (command.captions is None):
+        raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
     model, processor = load_model_and_processor(command.model, command.projection)
-    tower = RTDTextModel.from_pretrained(command.model, config=model.text_model.config)
-    trainer = RTDTrainer(
-        tower, args, projection=model.projection, train_dataset=command.triplets, processing_class=processor
-    )
-    LossBarCallback.install(trainer, "RTD")
-    trainer.train(resume_from_checkpoint=bool(find_checkpoints(args.output_dir)))
-    model.replace_text_model(trainer.model)
-    if trainer.is_world_process_zero():
-        folder = Path(args.output_dir) / "model"
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        print(f"model: {folder}")
+    triplets = command.triplets
+    if command.captions is not None:
+        triplets = Path(args.output_dir, "triplets.jsonl")
+        with args.main_process_first():
+            write_triplets(command.captions, triplets, method="rules", seed=args.seed)
+    if command.lora_r:
+        tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
+    else:
+        tower = RTDTextModel.from_pretrained(command.model, config=model.text_model.config)
+    trainer = RTDTrainer(tower, args, projection=model.projection, train_dataset=triplets, processing_class=processor)
+    if folder := finish_run(trainer, model, "RTD"):
+        print(f"{folder.name}: {folder}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 __all__ = ["TrainProjectionCommand", "run"]
@@ -14,14 +13,16 @@ class TrainProjectionCommand:
     """What `rtd train-projection` reads.
 
     Args:
-        captions (`str`): File (txt, jsonl, json, csv, parquet) or Hub id of captions in a column `text`.
         clip (`str`): Directory or Hub id of a CLIP.
         method (`str`, defaults to `"lincir"`): Method to train by.
+        captions (`str`, *optional*): For LinCIR: file or Hub id of captions in a column `text`.
+        images (`str`, *optional*): For Pic2Word: folder of images.
     """
 
-    captions: str = field(metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id, in a column text"})
     clip: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(default="lincir", metadata={"help": "method: lincir"})
+    method: str = field(default="lincir", metadata={"help": "lincir (from captions) or pic2word (from images)"})
+    captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
+    images: str | None = field(default=None, metadata={"help": "folder of images"})
 
 
 def run(arguments: list[str]) -> None:
@@ -29,29 +30,23 @@ def run(arguments: list[str]) -> None:
 
     Args:
         arguments (`list[str]`): Options: those of [`TrainProjectionCommand`] and [`ProjectionTrainingArguments`].
+
+    Raises:
+        ValueError: If the method's data are not named, or anything the trainer refuses.
     """
     from trainer.arguments import ProjectionTrainingArguments
-    from trainer.assembly import load_model_and_processor
-    from trainer.checkpoints import find_checkpoints
+    from trainer.assembly import finish_run, load_model_and_processor
     from trainer.cli.options import parse_options
     from trainer.objectives import find_objective
-    from trainer.progress import LossBarCallback
     from trainer.projection_trainer import ProjectionTrainer
 
     command, args = parse_options(arguments, TrainProjectionCommand, ProjectionTrainingArguments)
     find_objective(command.method)
+    wanted = "captions" if command.method == "lincir" else "images"
+    source = getattr(command, wanted)
+    if source is None:
+        raise ValueError(f"{command.method} is trained from {wanted}: give --{wanted}.")
     model, processor = load_model_and_processor(command.clip, command.method)
-    trainer = ProjectionTrainer(
-        model.projection.train(),
-        args,
-        text_model=model.text_model,
-        train_dataset=command.captions,
-        processing_class=processor,
-    )
-    LossBarCallback.install(trainer, command.method)
-    trainer.train(resume_from_checkpoint=bool(find_checkpoints(args.output_dir)))
-    if trainer.is_world_process_zero():
-        folder = Path(args.output_dir) / "model"
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
+    trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
+    if folder := finish_run(trainer, model, command.method):
         print(f"model: {folder}")

@@ -1,8 +1,7 @@
-"""Objectives of the projections: how rows become batches, and batches a loss."""
+"""LinCIR: self-masking projection from plain captions."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 
-from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.caption_embeddings import encode_batch
 from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
@@ -19,7 +18,7 @@ from trainer.noise import draw_noise
 from trainer.triplets import hash_rows, load_table
 
 
-__all__ = ["OBJECTIVES", "LinCIRObjective", "find_objective"]
+__all__ = ["LinCIRObjective"]
 
 
 class LinCIRObjective:
@@ -33,16 +32,13 @@ class LinCIRObjective:
 
     Args:
         args ([`ProjectionTrainingArguments`]): Keyword function, masking and noise.
-        text_model ([`RTDTextModel`]): The frozen text tower.
+        model ([`RTDModel`]): Whose frozen text tower encodes.
         processor ([`RTDProcessor`]): Its processor.
     """
 
-    name = "lincir"
-    keyed_columns = ("text",)
-
-    def __init__(self, args: ProjectionTrainingArguments, text_model: RTDTextModel, processor: RTDProcessor):
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args = args
-        self.text_model = text_model
+        self.text_model = model.text_model
         self.processor = processor
         self.caption_embeddings = None
 
@@ -126,40 +122,23 @@ class LinCIRObjective:
         )
         return functional.mse_loss(masked.text_embeds.float(), text_embeds)
 
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Tell whether weight decay applies to a parameter: to all, as published."""
+        return True
+
     def describe(self, dataset: Dataset) -> dict[str, str]:
-        """Say what identifies a run of this objective besides its companions.
+        """Say what identifies a run of this objective.
 
         Args:
             dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
-            `dict`: Keyword function, masking, and a hash of the captions.
+            `dict`: Text tower, keyword function, masking, and a hash of the captions.
         """
         return {
-            "method": self.name,
+            "text_model": fingerprint(self.text_model),
             "keyword_fn": self.args.keyword_fn,
             "mask_on": self.args.mask_on,
-            "captions": hash_rows(dataset, self.keyed_columns),
+            "captions": hash_rows(dataset, ["text"]),
         }
-
-
-OBJECTIVES = {"lincir": LinCIRObjective}
-
-
-def find_objective(method: str):
-    """Look up the objective of a method.
-
-    Args:
-        method (`str`): A key of `OBJECTIVES`.
-
-    Returns:
-        `type`: The objective's class.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
-    if method in OBJECTIVES:
-        return OBJECTIVES[method]
-    close = difflib.get_close_matches(method, OBJECTIVES, n=1)
-    hint = f" did you mean '{close[0]}'?" if close else ""
-    raise ValueError(f"no training objective for '{method}';{hint} known: {', '.join(OBJECTIVES)}.")

@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from modeling_rtd import RTDModel, build_projection
+from modeling_rtd.configuration_rtd import RTDProjectionConfig
+from tests.builders import build_images
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.cli.options import parse_options
+from trainer.objectives.pic2word import crop_randomly
+from trainer.projection_trainer import ProjectionTrainer
+
+
+@pytest.fixture
+def build(clip, tokenizer, processor, tmp_path):
+    """Build a trainer of a fresh Pic2Word projection."""
+
+    def build(source=None, **arguments):
+        torch.manual_seed(0)
+        model = RTDModel.from_clip(clip, "pic2word", tokenizer=tokenizer)
+        defaults = {
+            "output_dir": str(tmp_path / "run"),
+            "max_steps": 2,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return ProjectionTrainer(
+            model,
+            ProjectionTrainingArguments(**(defaults | arguments)),
+            train_dataset=Dataset.from_dict({"image": build_images(12)}) if source is None else source,
+            processing_class=processor.with_template("pic2word"),
+        )
+
+    return build
+
+
+def test_the_network_is_the_specified_one():
+    config = RTDProjectionConfig(projection_type="pic2word", projection_dim=6, text_hidden_size=5, hidden_size=4)
+    projection = build_projection(config).eval()
+    parts = {name: tensor.detach().numpy() for name, tensor in projection.state_dict().items()}
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    hidden = x
+    for layer in ("layers.0.0", "layers.1.0"):
+        hidden = np.maximum(hidden @ parts[f"{layer}.weight"].T + parts[f"{layer}.bias"], 0)
+    expected = hidden @ parts["fc_out.weight"].T + parts["fc_out.bias"]
+    words, mask = projection(torch.from_numpy(x))
+    np.testing.assert_allclose(words[:, 0].detach().numpy(), expected, atol=1e-6)
+    assert mask is None
+
+
+def test_dropout_stands_before_the_relu_and_is_the_published_one():
+    projection = build_projection(RTDProjectionConfig(projection_type="pic2word"))
+    assert [type(part).__name__ for part in projection.layers[0]] == ["Linear", "Dropout", "ReLU"]
+    assert projection.layers[0][1].p == 0.1
+
+
+def test_the_projection_at_vit_l_size_has_the_published_parameter_count():
+    projection = build_projection(RTDProjectionConfig(projection_type="pic2word"))
+    assert sum(p.numel() for p in projection.parameters()) == 1_050_368
+
+
+def test_its_own_prompt_has_a_comma_and_rtds_has_not(processor):
+    assert processor.prompt_templates["pic2word"] == "a photo of $ , {condition}"
+    assert processor.prompt_templates["rtd"] == "a photo of $ that {condition}"
+    assert processor.with_template("pic2word")(conditions="is red")["input_ids"].tolist() == [
+        [1, 5, 6, 7, 4, 9, 13, 19, 3]
+    ]
+
+
+def test_the_loss_is_symmetric_info_nce_at_clips_own_scale(build):
+    trainer = build(augment=False)
+    model, projection = trainer.objective.model, trainer.model.eval()
+    batch = trainer.data_collator(list(trainer.train_dataset.select(range(8))))
+    loss = trainer.objective.compute_loss(projection, batch, epoch=0).item()
+    with torch.no_grad():
+        pixels = trainer.processor(images=build_images(12)[:8])["pixel_values"]
+        image = model.get_image_features(pixels).pooler_output
+        words = projection(image)[0]
+        prompts = torch.tensor([[1, 5, 6, 7, 4, 3]] * 8)
+        text = model.text_model(prompts, pseudo_token_embeds=words).text_embeds
+    u = (image / image.norm(dim=1, keepdim=True)).double().numpy()
+    t = (text / text.norm(dim=1, keepdim=True)).double().numpy()
+    scores = np.exp(np.exp(float(model.logit_scale)) * u @ t.T)
+    expected = -(np.log(np.diag(scores) / scores.sum(1)).mean() + np.log(np.diag(scores) / scores.sum(0)).mean()) / 2
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_training_moves_the_projection_and_lowers_the_loss(build, augment):
+    trainer = build(augment=augment, max_steps=40, logging_steps=10)
+    before = {name: tensor.clone() for name, tensor in trainer.objective.model.state_dict().items()}
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses[-1] < losses[0]
+    for name, tensor in trainer.objective.model.state_dict().items():
+        assert torch.equal(tensor, before[name]) is not name.startswith("projection."), name
+
+
+def test_biases_do_not_decay(build):
+    trainer = build(augment=False)
+    assert trainer.get_decay_parameter_names(trainer.model) == [
+        "layers.0.0.weight",
+        "layers.1.0.weight",
+        "fc_out.weight",
+    ]
+
+
+def test_an_unreadable_image_is_left_out_with_a_count(build, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(build_images(9)):
+        image.save(folder / f"{i}.png")
+    (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:100])
+    with pytest.warns(UserWarning, match="1 of 9 images cannot be read"):
+        trainer = build(source=folder, augment=False)
+    assert len(trainer.train_dataset) == 8
+
+
+def test_an_unreadable_image_is_left_out_of_its_batch(build):
+    table = Dataset.from_list([{"image": {"bytes": b"no image", "path": None}}, {"image": build_images(1)[0]}] * 5)
+    trainer = build(source=table.cast_column("image", ImageFeature(decode=False)))
+    assert len(trainer.data_collator(list(trainer.train_dataset))["pixel_values"]) == 5
+
+
+def test_a_folder_without_images_is_refused(build, tmp_path):
+    with pytest.raises(ValueError, match="holds no image"):
+        build(source=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", [(40, 30), (500, 8), (1, 1)])
+def test_random_crops_keep_most_of_the_image(size):
+    crops = [crop_randomly(Image.new("RGB", size, "red"), (32, 32)) for _ in range(20)]
+    assert {crop.size for crop in crops} == {(32, 32)}
+    assert {crop.getpixel((16, 16)) for crop in crops} == {(255, 0, 0)}
+
+
+def test_the_published_recipe_is_a_packaged_one():
+    (args,) = parse_options(["--recipe", "pic2word", "--use_cpu", "True"], ProjectionTrainingArguments)
+    assert (args.learning_rate, args.weight_decay, args.adam_beta2, args.adam_epsilon) == (1e-4, 0.1, 0.98, 1e-6)
+    assert (args.num_train_epochs, args.warmup_steps, args.lr_scheduler_type) == (30, 10000, "cosine")

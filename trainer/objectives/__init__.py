@@ -1,0 +1,27 @@
+"""Objectives of the projections: how rows become batches, and batches a loss."""
+
+from modeling_rtd import suggest
+from trainer.objectives.lincir import LinCIRObjective
+from trainer.objectives.pic2word import Pic2WordObjective
+
+
+__all__ = ["OBJECTIVES", "LinCIRObjective", "Pic2WordObjective", "find_objective"]
+
+OBJECTIVES = {"lincir": LinCIRObjective, "pic2word": Pic2WordObjective}
+
+
+def find_objective(method: str) -> type:
+    """Look up the objective of a method.
+
+    Args:
+        method (`str`): A key of `OBJECTIVES`.
+
+    Returns:
+        `type`: The objective's class.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if method not in OBJECTIVES:
+        raise ValueError(suggest("training method", method, OBJECTIVES))
+    return OBJECTIVES[method]

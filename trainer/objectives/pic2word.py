@@ -1,0 +1,196 @@
+"""Pic2Word: a projection from images alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+from torch.nn.functional import normalize
+from tqdm.auto import tqdm
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.gathering import gather_embeds
+from trainer.images import list_images
+from trainer.losses import target_anchored_loss
+
+
+__all__ = ["Pic2WordObjective", "crop_randomly"]
+
+
+class Pic2WordObjective:
+    """Pic2Word's objective (https://huggingface.co/papers/2302.03084), from images without any text.
+
+    The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself: symmetric InfoNCE over the
+    batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients, where the published
+    code gathers without; the result is the joint gradient that it approximates.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): `augment` crops at random; otherwise each image is encoded once.
+        model ([`RTDModel`]): Whose frozen towers encode.
+        processor ([`RTDProcessor`]): Its processor.
+    """
+
+    caption_embeddings = None
+
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+        self.args = args
+        self.model = model
+        self.processor = processor
+        self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        self.image_embeds = None
+
+    def prepare(self, source) -> Dataset:
+        """Find images, and without augmentation encode them.
+
+        Args:
+            source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
+
+        Returns:
+            `datasets.Dataset`: Columns `image` (not decoded) and `row`. An image that cannot be read is left out where
+            it is encoded once, with one warning for all; with augmentation it is left out of its batches.
+
+        Raises:
+            ValueError: If there is no image.
+        """
+        if not isinstance(source, Dataset):
+            source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
+        if "image" not in source.column_names:
+            raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
+        table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+        if not self.args.augment:
+            table = self._encode_once(table)
+        return table.add_column("row", list(range(len(table))))
+
+    @torch.no_grad()
+    def _encode_once(self, table: Dataset, batch_size: int = 64) -> Dataset:
+        kept, chunks = [], []
+        for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
+            rows = list(range(start, min(start + batch_size, len(table))))
+            images = [(row, _decode(table[row]["image"])) for row in rows]
+            images = [(row, image) for row, image in images if image is not None]
+            if images:
+                kept += [row for row, _ in images]
+                pixels = self.processor.prepare_images([image for _, image in images])
+                pixels = pixels.to(self.model.device, self.model.dtype)
+                chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
+        if not kept:
+            raise ValueError(f"none of {len(table)} images can be read.")
+        if len(kept) < len(table):
+            warnings.warn(
+                f"{len(table) - len(kept)} of {len(table)} images cannot be read and are left out.", stacklevel=2
+            )
+        self.image_embeds = torch.cat(chunks)
+        return table.select(kept)
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare`].
+
+        Returns:
+            `dict`: `image_embeds` of shape `(batch_size, projection_dim)`, or `pixel_values` of shape
+            `(batch_size, 3, height, width)` of random crops.
+        """
+        if self.image_embeds is not None:
+            return {"image_embeds": self.image_embeds[[row["row"] for row in rows]]}
+        images = [image for row in rows if (image := _decode(row["image"])) is not None]
+        size = self.processor.image_processor.crop_size
+        crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
+        pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)
+        return {"pixel_values": pixels}
+
+    def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            projection ([`RTDProjection`]): The network to train, possibly wrapped.
+            batch (`dict`): A batch of [`collate`].
+            epoch (`int`): Not used.
+
+        Returns:
+            `torch.Tensor`: Scalar.
+        """
+        if "image_embeds" in batch:
+            image_embeds = batch["image_embeds"]
+        else:
+            with torch.no_grad():
+                image_embeds = self.model.get_image_features(batch["pixel_values"].to(self.model.dtype)).pooler_output
+        image_embeds = image_embeds.float()
+        embeds, mask = projection(image_embeds)
+        prompt = {
+            name: self.prompt[name].expand(len(image_embeds), -1).to(image_embeds.device)
+            for name in ("input_ids", "placeholder_mask")
+        }
+        text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
+        joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
+        temperature = 1 / self.model.logit_scale.float().exp().item()
+        return target_anchored_loss(*joined, temperature, "info_nce")
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Tell whether weight decay applies to a parameter: not to biases and norms, as published."""
+        return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """Say what identifies a run of this objective.
+
+        Args:
+            dataset (`datasets.Dataset`): Prepared rows.
+
+        Returns:
+            `dict`: Both towers, and a hash of the images' names and number.
+        """
+        digest = hashlib.sha256()
+        for image in dataset["image"]:
+            digest.update((image["path"] or "").encode() if image["bytes"] is None else image["bytes"])
+        return {
+            "text_model": fingerprint(self.model.text_model),
+            "vision_model": fingerprint(self.model.vision_model),
+            "augment": str(self.args.augment),
+            "images": digest.hexdigest(),
+        }
+
+
+def _decode(image: dict) -> Image.Image | None:
+    try:
+        return ImageFeature().decode_example(image).convert("RGB")
+    except OSError:  # what PIL raises for anything that it cannot read
+        return None
+
+
+def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float, float] = (0.9, 1.0)) -> Image.Image:
+    """Crop a random part of an image and resize it, as torchvision's `RandomResizedCrop` does.
+
+    Random numbers come from torch's default generator, so that a resumed run draws the same.
+
+    Args:
+        image (`PIL.Image.Image`): Image.
+        size (`tuple[int, int]`): Width and height of the result, in pixels.
+        scale (`tuple[float, float]`, defaults to `(0.9, 1.0)`): Share of the area that is kept, as published.
+
+    Returns:
+        `PIL.Image.Image`: The crop.
+    """
+    area = image.width * image.height
+    for _ in range(10):
+        share, log_ratio = torch.rand(2).tolist()
+        target = area * (scale[0] + share * (scale[1] - scale[0]))
+        ratio = math.exp(math.log(3 / 4) + log_ratio * (math.log(4 / 3) - math.log(3 / 4)))
+        width, height = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+        if 0 < width <= image.width and 0 < height <= image.height:
+            left = int(torch.randint(image.width - width + 1, (1,)))
+            top = int(torch.randint(image.height - height + 1, (1,)))
+            break
+    else:  # an image too long for the ratios: the largest part in the middle that fits them
+        width = min(image.width, round(image.height * 4 / 3))
+        height = min(image.height, round(image.width * 4 / 3))
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
