@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import resource
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+import transformers
 from transformers import AutoConfig
 
 from modeling_rtd import RTDConfig, RTDModel, RTDProcessor, RTDTextModel
 from trainer.adapters import has_adapters
 from trainer.base_trainer import BaseTrainer
 from trainer.checkpoints import find_checkpoints
+from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.progress import LossBarCallback
 
 
@@ -56,7 +61,7 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None
         title (`str`): Title of the progress bar.
 
     Returns:
-        `Path` or `None`: Folder `model` or `adapter` in the output folder; `None` in all processes but the first.
+        `Path` or `None`: Beside `training.json` and `losses.png`, folder `model` or `adapter` in the output folder; `None` in all processes but the first.
     """
     LossBarCallback.install(trainer, title)
     trainer.train(resume_from_checkpoint=bool(find_checkpoints(trainer.args.output_dir)))
@@ -72,8 +77,33 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None
             folder = Path(trainer.args.output_dir) / "model"
             model.save_pretrained(folder)
         trainer.processor.save_pretrained(folder)
+        _write_facts(trainer, title)
     if dist.is_initialized():
         # Without it some processes end with an error after the work is done.
         dist.barrier()
         dist.destroy_process_group()
     return folder
+
+
+def _write_facts(trainer: BaseTrainer, title: str) -> None:
+    """Write what the run was and took: `training.json` and `losses.png` in the output folder."""
+    args, curve = trainer.args, get_loss_curve(trainer)
+    runtime = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), {})
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    facts = {
+        **trainer.run_facts,
+        "steps": trainer.state.global_step,
+        "batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "seconds": runtime.get("train_runtime"),
+        "rows_per_second": runtime.get("train_samples_per_second"),
+        "peak_resident_mib": round(peak_mib),
+        "peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
+        "final_loss": curve[-1][1] if curve else None,
+        "losses": curve,
+        "arguments": {k: v for k, v in args.to_sanitized_dict().items() if v is not None and "token" not in k},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    folder = Path(args.output_dir)
+    (folder / "training.json").write_text(json.dumps(facts, indent=2, default=str))
+    if curve:
+        draw_loss_curves({title: [{"loss": curve}]}, folder / "losses.png")

@@ -21,8 +21,9 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_proj
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.caption_embeddings import encode_captions
 from trainer.contact_sheet import SheetRow, draw_contact_sheet
-from trainer.demo_report import draw_loss_curves, write_report
+from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
+from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.rtd_trainer import RTDTrainer
@@ -31,6 +32,7 @@ from trainer.small_world import SmallWorldPreset, build_small_world, find_preset
 
 __all__ = ["RECIPES", "DemoRecipe", "run_demo"]
 
+METHODS = ("lincir", "pic2word")
 BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
@@ -102,15 +104,20 @@ def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: 
         raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
     size = find_preset(preset)
     folder = _prepare_folder(Path(output_dir))
-    rows, losses = [], {}
+    rows, losses = [], []
     for seed in range(seeds):
         run = _DemoRun(size, seed, split, folder)
         rows += run.run()
-        losses[seed] = run.losses
+        losses.append(run.losses)
         (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
         if seed == 0:
             facts = run.facts
-    draw_loss_curves(losses, folder / "losses.png")
+    panels = {
+        "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],
+        "Pic2Word: InfoNCE": [{"pic2word": run["pic2word"]} for run in losses],
+        "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in METHODS} for run in losses],
+    }
+    draw_loss_curves(panels, folder / "losses.png")
     write_report(rows, facts, folder / "report.md")
     return folder
 
@@ -145,7 +152,7 @@ class _DemoRun:
         with self.seconds("evaluation"):
             self.evaluator = RetrievalEvaluator(model, self.processor, self.world.benchmark(self.split))
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
-        for method in ("lincir", "pic2word"):
+        for method in METHODS:
             model = self._train_projection(clip, method)
             rows.append(self._judge(method, model, method, False))
             for name, (arguments, shuffles) in RTD_VARIANTS.items():
@@ -241,7 +248,7 @@ class _DemoRun:
         }
 
     def _record_losses(self, stage: str, trainer) -> None:
-        self.losses[stage] = [(log["step"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+        self.losses[stage] = get_loss_curve(trainer)
 
     def _record_facts(self) -> None:
         self.facts = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 
-__all__ = ["draw_loss_curves", "format_table", "write_report"]
+__all__ = ["format_table", "write_report"]
 
 _METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
 
@@ -31,33 +31,6 @@ def format_table(rows: list[dict]) -> str:
             cells.append(f"{values.mean():.1f}{spread}")
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def draw_loss_curves(losses: dict[int, dict[str, list[tuple[int, float]]]], path: Path) -> None:
-    """Draw the loss of every stage that the package trains.
-
-    Args:
-        losses (`dict`): For each seed and stage, pairs of step and loss.
-        path (`Path`): Picture to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for seed, stages in losses.items():
-        for stage, points in stages.items():
-            if not points:
-                continue
-            axis = right if "rtd" in stage or stage.startswith("control") else left
-            label = stage if seed == min(losses) else None
-            colour = f"C{list(stages).index(stage)}"
-            axis.plot(*zip(*points, strict=True), label=label, color=colour, alpha=0.9 if label else 0.35)
-    left.set(title="projection: mean squared error", xlabel="step", yscale="log")
-    right.set(title="RTD: target-anchored loss", xlabel="step")
-    for axis in (left, right):
-        axis.legend(fontsize=8)
-        axis.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
 
 
 def _compare(rows: list[dict], better: str, worse: str, metric: str) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.nn.functional import normalize
+from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import RTDModel, RTDProcessor, encode_images
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, RTDTextModel, encode_images
 from trainer.benchmarks import Benchmark
 from trainer.metrics import map_at_k, membership, rank_gallery, recall_at_k, relevance, subset_recall_at_k
 
@@ -23,7 +27,8 @@ class RetrievalEvaluator:
     """Judge models that share one image tower on one benchmark.
 
     RTD never changes the image side, so gallery and reference images are encoded once and serve every text tower and
-    projection trained on that CLIP.
+    projection trained on that CLIP. Started as several processes, each encodes its share of the batches, and all end
+    with the same numbers as one process.
 
     Args:
         model ([`RTDModel`]): Whose vision tower encodes gallery and references.
@@ -34,20 +39,37 @@ class RetrievalEvaluator:
 
     @torch.no_grad()
     def __init__(self, model: RTDModel, processor: RTDProcessor, benchmark: Benchmark, batch_size: int = 64):
+        self.model = model
         self.processor = processor
         self.benchmark = benchmark
         self.batch_size = batch_size
         self.gallery_ids = benchmark.gallery["id"][:]
-        self.gallery_embeds = encode_images(
-            model, processor, benchmark.gallery["image"], batch_size, "Encoding gallery"
+        images = benchmark.gallery["image"]
+        self.gallery_embeds = self._share(
+            lambda batch: encode_images(model, processor, images[batch.start : batch.stop], batch_size),
+            len(images),
+            "Encoding gallery",
         )
         references = benchmark.queries["reference_image"]
-        self._reference_features = [
-            model.get_image_features(
-                processor.prepare_images(references[start : start + batch_size]).to(model.device, model.dtype)
-            )
-            for start in range(0, len(references), batch_size)
+        self._reference_features = {}
+        for batch in self._batches(len(references)):
+            pixels = processor.prepare_images(references[batch.start : batch.stop]).to(model.device, model.dtype)
+            self._reference_features[batch.start] = model.get_image_features(pixels)
+
+    def _batches(self, total: int) -> list[range]:
+        """List the batches of this process."""
+        starts = range(0, total, self.batch_size)
+        state = PartialState()
+        own = starts[state.process_index :: state.num_processes]
+        return [range(start, min(start + self.batch_size, total)) for start in own]
+
+    def _share(self, encode: Callable[[range], torch.Tensor], total: int, desc: str | None = None) -> torch.Tensor:
+        """Encode the batches of this process and join those of all, in order."""
+        chunks = [
+            (batch.start, encode(batch).float().cpu())
+            for batch in tqdm(self._batches(total), desc=desc, disable=desc is None)
         ]
+        return torch.cat([chunk for _, chunk in sorted(gather_object(chunks), key=lambda pair: pair[0])])
 
     @torch.no_grad()
     def encode_queries(self, model: RTDModel, mode: str = "composed", template: str | None = None) -> torch.Tensor:
@@ -69,11 +91,12 @@ class RetrievalEvaluator:
         if mode not in QUERY_MODES:
             raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
         conditions = self.benchmark.queries["condition"][:]
-        chunks = []
-        for i, features in enumerate(self._reference_features):
-            batch = conditions[i * self.batch_size : (i + 1) * self.batch_size]
-            chunks.append(self._encode_batch(model, features, batch, mode, template).float().cpu())
-        return normalize(torch.cat(chunks), dim=-1)
+
+        def encode(batch: range) -> torch.Tensor:
+            features = self._reference_features[batch.start]
+            return self._encode_batch(model, features, conditions[batch.start : batch.stop], mode, template)
+
+        return normalize(self._share(encode, len(conditions)), dim=-1)
 
     def _encode_batch(
         self,
@@ -91,6 +114,20 @@ class RetrievalEvaluator:
             return image
         text = model.get_text_features(**self.processor(text=conditions).to(model.device)).pooler_output
         return text if mode == "text" else image + normalize(text, dim=-1)
+
+    def assemble(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
+        """Put a text tower and a projection beside the evaluator's image tower, without copying any.
+
+        Args:
+            text_model ([`RTDTextModel`]): Text tower, such as one in training.
+            projection ([`RTDProjection`]): Projection.
+
+        Returns:
+            [`RTDModel`]: A model that shares all three parts; plain text still goes to the evaluator's own model.
+        """
+        model = copy.copy(self.model)
+        model._modules = {**self.model._modules, "text_model": text_model, "projection": projection}
+        return model
 
     def rank(self, query_embeds: torch.Tensor) -> np.ndarray:
         """Rank the gallery for each query.

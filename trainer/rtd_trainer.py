@@ -5,22 +5,34 @@ from __future__ import annotations
 import contextlib
 import copy
 
+import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.functional import normalize
 
 from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer, check_sizes
-from trainer.caption_embeddings import encode_batch
+from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
+from trainer.evaluation import RetrievalEvaluator
 from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
+from trainer.metrics import rank_gallery, recall_at_k
 from trainer.noise import draw_noise
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 
 __all__ = ["RTDTrainer"]
+
+
+def _prepare_evaluation(data):
+    if data is None or isinstance(data, RetrievalEvaluator):
+        return data
+    if isinstance(data, dict):
+        return {name: _prepare_evaluation(part) for name, part in data.items()}
+    return prepare_triplets(data)
 
 
 class RTDTrainer(BaseTrainer):
@@ -35,6 +47,10 @@ class RTDTrainer(BaseTrainer):
         args ([`RTDTrainingArguments`], *optional*): The published recipe by default.
         projection ([`RTDProjection`]): The trained projection whose pseudo-words the tower learns to read.
         train_dataset (`str`, `Path` or `datasets.Dataset`): Text triplets, see [`load_triplets`].
+        eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
+            Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
+            best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
+            not tell how images are retrieved.
         processing_class ([`RTDProcessor`]): Tokenizer and prompt templates.
         kwargs: As for `transformers.Trainer`.
 
@@ -50,6 +66,7 @@ class RTDTrainer(BaseTrainer):
         projection: RTDProjection,
         train_dataset: Dataset,
         processing_class: RTDProcessor,
+        eval_dataset=None,
         **kwargs,
     ):
         args = args or RTDTrainingArguments()
@@ -65,7 +82,13 @@ class RTDTrainer(BaseTrainer):
             "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
         }
         super().__init__(
-            model, args, train_dataset=train_dataset, processor=processing_class, run_facts=run_facts, **kwargs
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=_prepare_evaluation(eval_dataset),
+            processor=processing_class,
+            run_facts=run_facts,
+            **kwargs,
         )
         self.projection = projection.to(args.device, torch.float32).eval().requires_grad_(False)
         with self._frozen_tower(model) as tower:
@@ -143,6 +166,53 @@ class RTDTrainer(BaseTrainer):
         with torch.autocast(composed.device.type, enabled=False):
             loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
         return (loss, output) if return_outputs else loss
+
+    @torch.no_grad()
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Judge the tower as it is now.
+
+        Args:
+            eval_dataset ([`RetrievalEvaluator`], `datasets.Dataset`, or a `dict` of them, *optional*):
+                As in the constructor, whose own is the default.
+            ignore_keys (`list[str]`, *optional*): Not used.
+            metric_key_prefix (`str`, defaults to `"eval"`): Prefix of the names.
+
+        Returns:
+            `dict[str, float]`: Fractions: the benchmark's metrics, or `text_recall@1` and `text_recall@10`.
+        """
+        data = self.eval_dataset if eval_dataset is None else _prepare_evaluation(eval_dataset)
+        if isinstance(data, dict):
+            parts = (self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}") for name, part in data.items())
+            return {name: value for metrics in parts for name, value in metrics.items()}
+        tower = self.accelerator.unwrap_model(self.model).eval()
+        if isinstance(data, RetrievalEvaluator):
+            metrics = data.evaluate(data.assemble(tower, self.projection), template=self.processor.default_template)
+        else:
+            metrics = self._evaluate_text_side(tower, data)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate_text_side(self, tower, triplets: Dataset, batch_size: int = 256) -> dict[str, float]:
+        """Rank the target captions for each reference caption and condition, both as text."""
+        with self._frozen_tower(tower) as frozen:
+            reference, target = (
+                encode_captions(frozen, self.processor, triplets[f"{name}_caption"][:], desc=None)
+                for name in ("reference", "target")
+            )
+        prompts, _ = self.processor.build_prompts(triplets["conditioning_caption"][:])
+        composed = []
+        for start in range(0, len(prompts), batch_size):
+            words = self.projection(reference[start : start + batch_size].to(self.args.device))
+            padded = self.processor.pad(prompts[start : start + batch_size])
+            inputs = {name: padded[name].to(self.args.device) for name in ("input_ids", "placeholder_mask")}
+            output = tower(**inputs, pseudo_token_embeds=words[0], pseudo_token_mask=words[1])
+            composed.append(output.text_embeds.float().cpu())
+        similarities = normalize(torch.cat(composed), dim=-1) @ normalize(target, dim=-1).T
+        ranking = rank_gallery(similarities.numpy())
+        hits = ranking == np.arange(len(ranking))[:, None]
+        return {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
 
     def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor]:
         if "reference_embeds" in inputs:

@@ -1,11 +1,20 @@
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 
-from tests.builders import build_images
+from tests.builders import build_images, build_triplets
+from trainer.arguments import RTDTrainingArguments
 from trainer.benchmarks import Benchmark
 from trainer.evaluation import RetrievalEvaluator
+from trainer.rtd_trainer import RTDTrainer
 
 
 @pytest.fixture
@@ -86,3 +95,115 @@ def test_the_reference_comes_last_where_it_is_excluded(model, processor, benchma
 def test_an_unknown_mode_is_refused(model, processor, benchmark):
     with pytest.raises(ValueError, match="composed, text, image, sum, got 'audio'"):
         RetrievalEvaluator(model, processor, benchmark).encode_queries(model, "audio")
+
+
+@pytest.fixture
+def train(model, processor, benchmark, tmp_path):
+    """Train with evaluation every second step."""
+
+    def train(eval_dataset, **arguments):
+        args = RTDTrainingArguments(
+            output_dir=str(tmp_path / "run"),
+            max_steps=8,
+            per_device_train_batch_size=16,
+            learning_rate=3e-2,
+            eval_strategy="steps",
+            eval_steps=2,
+            save_strategy="steps",
+            save_steps=2,
+            use_cpu=True,
+            disable_tqdm=True,
+            **arguments,
+        )
+        trainer = RTDTrainer(
+            copy.deepcopy(model.text_model),
+            args,
+            projection=model.projection,
+            train_dataset=Dataset.from_list(build_triplets(48)),
+            eval_dataset=eval_dataset,
+            processing_class=processor,
+        )
+        trainer.train()
+        return trainer
+
+    return train
+
+
+def test_a_benchmark_is_judged_while_training_and_the_best_tower_kept(train, model, processor, benchmark):
+    evaluator = RetrievalEvaluator(model, processor, benchmark)
+    trainer = train(evaluator, load_best_model_at_end=True, metric_for_best_model="map@5", greater_is_better=True)
+    values = [log["eval_map@5"] for log in trainer.state.log_history if "eval_map@5" in log]
+    assert len(values) == 4
+    assert trainer.evaluate()["eval_map@5"] == max(values) == trainer.state.best_metric
+    whole = copy.deepcopy(model)
+    whole.replace_text_model(trainer.model)
+    assert evaluator.evaluate(whole)["map@5"] == max(values)
+
+
+def test_judging_leaves_the_evaluators_own_model_alone(train, model, processor, benchmark):
+    evaluator = RetrievalEvaluator(model, processor, benchmark)
+    before = evaluator.evaluate(model)
+    train(evaluator)
+    assert evaluator.evaluate(model) == before
+
+
+def test_triplets_give_text_side_recall_under_its_own_name(train):
+    rows = build_triplets(20, seed=9)
+    trainer = train({"own": Dataset.from_list(rows)})
+    names = {name for log in trainer.state.log_history for name in log if "recall" in name}
+    assert names == {"eval_own_text_recall@1", "eval_own_text_recall@10"}
+
+
+def test_text_side_recall_equals_a_count_by_hand(train, model, processor):
+    rows = build_triplets(20, seed=9)
+    trainer = train({"own": Dataset.from_list(rows)})
+    hits = []
+    with torch.no_grad():
+        encode = lambda texts: model.text_model(**processor(text=texts)).text_embeds  # noqa: E731
+        targets = torch.nn.functional.normalize(encode([row["target_caption"] for row in rows]), dim=-1)
+        for i, row in enumerate(rows):
+            words = model.projection.layers(encode([row["reference_caption"]]))[:, None]
+            query = trainer.model(**processor(conditions=row["conditioning_caption"]), pseudo_token_embeds=words)
+            hits.append(bool((targets @ query.text_embeds[0]).argmax() == i))
+    assert trainer.evaluate()["eval_own_text_recall@1"] == np.mean(hits)
+
+
+PROCESSES = """
+import json, sys
+from modeling_rtd import RTDModel
+from tests.builders import build_clip, build_processor
+from trainer.evaluation import RetrievalEvaluator
+from trainer.small_world import build_benchmark, build_tokenizer
+from modeling_rtd import RTDProcessor
+from accelerate import PartialState
+import torch, torch.distributed as dist
+torch.set_num_threads(1)
+state = PartialState(cpu=True)
+processor = RTDProcessor(build_processor().image_processor, build_tokenizer("toy"))
+clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
+torch.manual_seed(0)
+model = RTDModel.from_clip(clip, tokenizer=processor.tokenizer)
+metrics = RetrievalEvaluator(model, processor, build_benchmark("toy", "test"), batch_size=7).evaluate(model)
+if state.is_main_process:
+    open(sys.argv[1], "w").write(json.dumps(metrics))
+if dist.is_initialized():
+    dist.barrier(); dist.destroy_process_group()
+"""
+
+
+def test_two_processes_judge_as_one(tmp_path):
+    script, results = tmp_path / "judge.py", []
+    script.write_text(PROCESSES)
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [
+            sys.executable,
+            *(launcher if processes > 1 else []),
+            str(script),
+            str(tmp_path / f"{processes}.json"),
+        ]
+        environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+        assert run.returncode == 0, run.stderr[-3000:]
+        results.append(json.loads((tmp_path / f"{processes}.json").read_text()))
+    assert results[0] == results[1]

@@ -19,6 +19,9 @@ class TrainCommand:
         projection (`str`, *optional*): Directory or Hub id of a projection, needed where `model` is a CLIP.
         lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
         lora_alpha (`int`, defaults to 32): Scale of the adapter.
+        benchmark (`str`, *optional*):
+            Benchmark to judge on while training, as `eval_strategy` says: `small_world`, or with a preset
+            `small_world/mini`. Its validation queries are used.
     """
 
     model: str = field(metadata={"help": "RTD model with a trained projection, or a CLIP; directory or Hub id"})
@@ -27,6 +30,7 @@ class TrainCommand:
     projection: str | None = field(default=None, metadata={"help": "trained projection, needed where model is a CLIP"})
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
+    benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: small_world"})
 
 
 def run(arguments: list[str]) -> None:
@@ -44,8 +48,10 @@ def run(arguments: list[str]) -> None:
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
+    from trainer.benchmarks import load_benchmark
     from trainer.caption_triplets import write_triplets
     from trainer.cli.options import parse_options
+    from trainer.evaluation import RetrievalEvaluator
     from trainer.rtd_trainer import RTDTrainer
 
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments)
@@ -61,6 +67,16 @@ def run(arguments: list[str]) -> None:
         tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
     else:
         tower = RTDTextModel.from_pretrained(command.model, config=model.text_model.config)
-    trainer = RTDTrainer(tower, args, projection=model.projection, train_dataset=triplets, processing_class=processor)
+    evaluator = None
+    if command.benchmark is not None:
+        evaluator = RetrievalEvaluator(model, processor, load_benchmark(command.benchmark))
+    trainer = RTDTrainer(
+        tower,
+        args,
+        projection=model.projection,
+        train_dataset=triplets,
+        eval_dataset=evaluator,
+        processing_class=processor,
+    )
     if folder := finish_run(trainer, model, "RTD"):
         print(f"{folder.name}: {folder}")
