@@ -61,7 +61,8 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None
         title (`str`): Title of the progress bar.
 
     Returns:
-        `Path` or `None`: Beside `training.json` and `losses.png`, folder `model` or `adapter` in the output folder; `None` in all processes but the first.
+        `Path` or `None`: Folder `model` or `adapter` in the output folder, beside `training.json` and `losses.png`;
+        `None` in all processes but the first.
     """
     LossBarCallback.install(trainer, title)
     trainer.train(resume_from_checkpoint=bool(find_checkpoints(trainer.args.output_dir)))

@@ -169,7 +169,7 @@ class BaseTrainer(Trainer):
             partial = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(partial, ignore_errors=True)
             last = find_last_complete_checkpoint(self.args.output_dir)
-            raise RuntimeError(
+            raise OSError(
                 f"saving {partial.name} failed ({error}); it was removed. "
                 f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and "
                 "resume with resume_from_checkpoint=True."

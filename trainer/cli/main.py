@@ -11,6 +11,7 @@ __all__ = ["main"]
 
 _VERBS = {
     "demo": "train every part on a small embedded world and show what RTD does",
+    "triplets": "make text triplets from your captions",
     "train-projection": "train a projection on your captions",
     "train": "train RTD on your text triplets",
     "search": "find images of a folder by a reference image and a sentence",
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
         module.run(arguments[1:])
-    except (ValueError, ImportError, FloatingPointError) as error:
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2
     return 0

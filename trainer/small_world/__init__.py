@@ -1,7 +1,7 @@
 """A picture world small enough to reproduce RTD on two cores: data, benchmark, and a CLIP of its own."""
 
 from trainer.small_world.clip import build_tokenizer, train_clip
-from trainer.small_world.data import SmallWorld, build_small_world
+from trainer.small_world.data import SmallWorld, build_benchmark, build_small_world
 from trainer.small_world.scenes import PRESETS, SmallWorldPreset, find_preset
 
 
@@ -9,6 +9,7 @@ __all__ = [
     "PRESETS",
     "SmallWorld",
     "SmallWorldPreset",
+    "build_benchmark",
     "build_small_world",
     "build_tokenizer",
     "find_preset",

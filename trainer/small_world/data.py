@@ -24,7 +24,7 @@ from trainer.small_world.scenes import (
 )
 
 
-__all__ = ["SmallWorld", "build_small_world"]
+__all__ = ["SmallWorld", "build_benchmark", "build_small_world"]
 
 _CAPTIONS_PER_IMAGE = 6
 _RELATIVE_CAPTIONS = 0.3  # share of "X that Y" among the captions of images
@@ -75,9 +75,7 @@ class SmallWorld:
         Raises:
             ValueError: If there is no such split.
         """
-        if split not in _SPLITS:
-            raise ValueError(f"the small world has the splits {' and '.join(_SPLITS)}, got '{split}'.")
-        return _build_benchmark(self.preset, split)
+        return build_benchmark(self.preset, split)
 
 
 def build_small_world(preset: str | SmallWorldPreset = "demo", seed: int = 0) -> SmallWorld:
@@ -136,6 +134,24 @@ def _build_triplets(preset: SmallWorldPreset, rng: np.random.Generator) -> Datas
             }
         )
     return Dataset.from_list(rows)
+
+
+def build_benchmark(preset: str | SmallWorldPreset, split: str) -> Benchmark:
+    """Draw the held-out queries of a small world and their gallery, see [`SmallWorld.benchmark`].
+
+    Args:
+        preset (`str` or [`SmallWorldPreset`]): `"demo"`, `"mini"` or `"toy"`.
+        split (`str`): `"validation"` or `"test"`.
+
+    Returns:
+        [`Benchmark`]: Always the same.
+
+    Raises:
+        ValueError: If the preset or the split is unknown.
+    """
+    if split not in _SPLITS:
+        raise ValueError(f"the small world has the splits {' and '.join(_SPLITS)}, got '{split}'.")
+    return _build_benchmark(find_preset(preset), split)
 
 
 @functools.lru_cache(maxsize=4)

@@ -1,0 +1,189 @@
+import json
+
+import pytest
+from PIL import Image
+
+from modeling_rtd import RTDModel, RTDProcessor
+from tests.builders import build_images, build_triplets
+from trainer.cli.main import main
+
+
+@pytest.fixture
+def place(model, processor, tmp_path):
+    """Directory of an RTD model."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def clip_place(clip, processor, tmp_path):
+    """Directory of a CLIP."""
+    for part in (clip, processor.tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+@pytest.fixture
+def triplets(tmp_path):
+    path = tmp_path / "triplets.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in build_triplets(48)))
+    return str(path)
+
+
+FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_tqdm True --anchor_cache never".split()
+
+
+def test_help_names_every_verb(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for verb in ("demo", "train", "train-projection", "search"):
+        assert f"\n  {verb} " in shown
+
+
+@pytest.mark.parametrize("verb", ["demo", "search", "train", "train-projection", "triplets"])
+def test_every_verb_explains_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_named_with_the_nearest(capsys):
+    assert main(["serach"]) == 2
+    assert "unknown verb 'serach'; did you mean 'search'?" in capsys.readouterr().err
+
+
+def search(place, folder, tmp_path, *more):
+    reference = str(tmp_path / "reference.png")
+    build_images(1, seed=7)[0].save(reference)
+    return main(
+        [
+            "search",
+            place,
+            "--gallery",
+            str(folder),
+            "--image",
+            reference,
+            "--sheet",
+            str(tmp_path / "sheet.png"),
+            *more,
+        ]
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Folder of six images, one of them in a sub-folder."""
+    folder = tmp_path / "gallery"
+    (folder / "more").mkdir(parents=True)
+    for i, image in enumerate(build_images(6)):
+        image.save(folder / ("more" if i == 5 else "") / f"{i}.png")
+    return folder
+
+
+def test_search_prints_a_table_and_draws_a_sheet(place, folder, tmp_path, capsys):
+    assert search(place, folder, tmp_path, "--text", "is red", "--top-k", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rank  score   image"
+    scores = [float(line.split()[1]) for line in lines[1:5]]
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 96
+
+
+def test_search_names_unreadable_images_and_goes_on(place, folder, tmp_path, capsys):
+    (folder / "0.png").write_bytes(b"no image")
+    assert search(place, folder, tmp_path, "--text", "is red") == 0
+    captured = capsys.readouterr()
+    assert "1 of 6 images were skipped" in captured.err
+    assert "0.png" in captured.err
+    assert len([line for line in captured.out.splitlines() if ".png" in line and "sheet" not in line]) == 5
+
+
+def test_search_leaves_the_reference_out(place, folder, tmp_path, capsys):
+    arguments = ["search", place, "--gallery", str(folder), "--image", str(folder / "2.png"), "--text", "is red"]
+    assert main([*arguments, "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "2.png" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mistake", ["no images", "no reference"])
+def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mistake):
+    if mistake == "no images":
+        assert search(place, tmp_path / "nowhere", tmp_path) == 2
+        assert "holds no image" in capsys.readouterr().err
+    else:
+        assert main(["search", place, "--gallery", str(folder), "--image", str(tmp_path / "none.png")]) == 2
+        assert "none.png' cannot be read" in capsys.readouterr().err
+
+
+def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "--model", place, "--triplets", triplets, "--output_dir", str(out), *FAST]) == 0
+    assert f"model: {out}/model" in capsys.readouterr().out
+    model, processor = RTDModel.from_pretrained(out / "model"), RTDProcessor.from_pretrained(out / "model")
+    assert model.config.original_text_model["subfolder"] == "original_text"
+    assert model(**processor(images=build_images(1), conditions="is red")).composed_embeds.shape == (1, 24)
+    facts = json.loads((out / "training.json").read_text())
+    assert facts["steps"] == 4
+    assert facts["peak_resident_mib"] > 100
+
+
+def test_train_goes_on_with_its_run_and_refuses_a_foreign_one(place, triplets, tmp_path, capsys):
+    out = ["--output_dir", str(tmp_path / "run"), "--save_steps", "2"]
+    assert main(["train", "--model", place, "--triplets", triplets, *out, *FAST]) == 0
+    assert main(["train", "--model", place, "--triplets", triplets, *out, *FAST]) == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps(row) for row in build_triplets(48, seed=5)))
+    assert main(["train", "--model", place, "--triplets", str(other), *out, *FAST]) == 2
+    assert "of another run: triplets differ(s)" in capsys.readouterr().err
+
+
+def test_train_with_lora_leaves_an_adapter_repository(clip_place, place, triplets, tmp_path):
+    out = str(tmp_path / "run")
+    arguments = ["--model", clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
+    model = RTDModel.from_adapter(f"{out}/adapter")
+    assert model.config.base_model == clip_place
+
+
+def test_a_clip_without_a_projection_is_refused(clip_place, triplets, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", "--model", clip_place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert "is a CLIP without a projection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["lincir", "pic2word"])
+def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
+    source = ["--captions", str(captions), "--keyword_fn", "rule"] if method == "lincir" else ["--images", str(folder)]
+    out, batch = str(tmp_path / "run"), ["--per_device_train_batch_size", "4"]
+    command = ["train-projection", "--clip", clip_place, "--method", method, *source, "--output_dir", out]
+    assert main([*command, *FAST, *batch]) == 0
+    assert RTDModel.from_pretrained(f"{out}/model").projection.config.projection_type == method
+
+
+def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):
+    assert main(["train-projection", "--clip", clip_place, "--output_dir", str(tmp_path), *FAST]) == 2
+    assert "lincir is trained from captions: give --captions" in capsys.readouterr().err
+
+
+def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("max_steps: 9\nlearning_rate: 1.0e-3\n")
+    command = ["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]
+    assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 0
+    facts = json.loads((tmp_path / "run/training.json").read_text())
+    assert (facts["steps"], facts["arguments"]["learning_rate"]) == (4, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "is no file and none of"), ("- a", "must be a mapping"), ("a: [", "is no YAML")]
+)
+def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, message):
+    recipe = tmp_path / "recipe.yaml"
+    if content is not None:
+        recipe.write_text(content)
+    assert main(["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+from PIL import Image
+
+from modeling_rtd import RTDModel, RTDProcessor
+from tests.builders import build_images
+from trainer.cli.main import main
+from trainer.demo_report import format_table
+
+
+VARIANTS = [
+    "text only",
+    "image only",
+    "image + text",
+    "lincir",
+    "lincir + rtd",
+    "lincir + rtd without rc",
+    "lincir + rtd without rb",
+    "control: no composition",
+    "control: shuffled conditions",
+    "pic2word",
+    "pic2word + rtd",
+]
+METRICS = ["recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder of a demo at toy size."""
+    folder = tmp_path_factory.mktemp("demo") / "runs"
+    assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 0
+    return folder
+
+
+def test_the_demo_writes_a_row_for_every_variant(folder):
+    rows = json.loads((folder / "metrics.json").read_text())
+    assert [row["variant"] for row in rows] == VARIANTS
+    for row in rows:
+        assert set(row) >= {"variant", "projection", "rtd", "seed", "seconds", "final_loss", *METRICS}
+        assert all(0 <= row[metric] <= 1 for metric in METRICS)
+    assert [row["rtd"] for row in rows] == ["rtd" in name or "control" in name for name in VARIANTS]
+
+
+def test_the_demo_leaves_a_report_and_pictures(folder):
+    report = (folder / "report.md").read_text()
+    for part in ("| lincir + rtd without rc |", "What it does not show", "Departures from the published recipes"):
+        assert part in report
+    for name in ("results.png", "losses.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.width > 400
+
+
+def test_the_demo_leaves_a_model_that_search_takes(folder, tmp_path, capsys):
+    for i, image in enumerate(build_images(4)):
+        image.save(tmp_path / f"{i}.png")
+    command = ["search", str(folder / "model"), "--gallery", str(tmp_path), "--image", str(tmp_path / "0.png")]
+    assert main([*command, "--text", "is red", "--sheet", str(tmp_path / "sheet.jpg")]) == 0
+    assert "3.png" in capsys.readouterr().out
+    model, processor = RTDModel.from_pretrained(folder / "model"), RTDProcessor.from_pretrained(folder / "model")
+    assert model.get_text_features(**processor(text="a red circle")).pooler_output.shape == (1, 32)
+
+
+def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "metrics.json").write_text("mine")
+    assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 0
+    assert (tmp_path / "runs.1/metrics.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preset", "dmeo"], "did you mean"),
+        (["--seeds", "0"], "`seeds` must be at least 1"),
+        (["--split", "train"], "`split` must be 'validation' or 'test'"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(tmp_path, capsys, options, message):
+    assert main(["demo", "--output-dir", str(tmp_path / "runs"), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_gives_mean_and_spread_over_seeds():
+    rows = [dict.fromkeys(METRICS, value) | {"variant": "lincir", "seed": i} for i, value in enumerate((0.1, 0.3))]
+    assert format_table(rows).splitlines()[-1] == "| lincir |" + " 20.0 ± 14.1 |" * 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_count", [2])
+def test_rtd_beats_its_projection_and_both_controls_at_the_small_preset(tmp_path, seed_count):
+    assert main(["demo", "--preset", "mini", "--seeds", str(seed_count), "--output-dir", str(tmp_path / "runs")]) == 0
+    rows = json.loads((tmp_path / "runs/metrics.json").read_text())
+    value = {(row["variant"], row["seed"], metric): row[metric] for row in rows for metric in METRICS}
+    for seed in range(seed_count):
+        for metric in ("recall@5", "recall@10", "subset_recall@1"):
+            assert value["lincir + rtd", seed, metric] > value["lincir", seed, metric], (seed, metric)
+        for control in ("control: no composition", "control: shuffled conditions"):
+            assert value["lincir + rtd", seed, "subset_recall@1"] > value[control, seed, "subset_recall@1"], seed
