@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedMod
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -362,7 +362,10 @@ class RTDModel(CLIPPreTrainedModel):
         """
         facts = json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
         base = base or facts["base_model"]
-        projection = load_projection(name_or_path, subfolder="projection")
+        # Resolved to a folder first: transformers 5.19 would take the repository's own adapter for one of the projection.
+        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
+        cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
+        projection = load_projection(str(Path(weights).parent))
         try:
             model = cls.from_clip(base, projection, **kwargs)
         except OSError as error:

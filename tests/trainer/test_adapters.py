@@ -139,13 +139,13 @@ def test_an_adapter_repository_names_base_and_task_type(train, place, tmp_path):
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == place
     assert config["task_type"] is None
-    assert load_projection(str(tmp_path / "adapter"), subfolder="projection").config.projection_type == "lincir"
+    assert load_projection(str(tmp_path / "adapter/projection")).config.projection_type == "lincir"
 
 
 def test_merged_equals_adapter(train, processor, place, tmp_path):
     tuned, _ = train()
     tuned.save_adapter(tmp_path / "adapter")
-    projection = load_projection(str(tmp_path / "adapter"), subfolder="projection")
+    projection = load_projection(str(tmp_path / "adapter/projection"))
     merged = merge_adapter(RTDModel.from_clip(place, projection), str(tmp_path / "adapter"))
     torch.testing.assert_close(compose(merged, processor), compose(tuned, processor), atol=2e-6, rtol=0)
     merged.save_pretrained(tmp_path / "merged")
