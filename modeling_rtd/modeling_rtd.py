@@ -362,7 +362,7 @@ class RTDModel(CLIPPreTrainedModel):
         """
         facts = json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
         base = base or facts["base_model"]
-        # Resolved to a folder first: transformers 5.19 would take the repository's own adapter for one of the projection.
+        # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
         weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
         cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
         projection = load_projection(str(Path(weights).parent))

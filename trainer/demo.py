@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import platform
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from trainer.caption_embeddings import encode_captions
 from trainer.contact_sheet import SheetRow, draw_contact_sheet
 from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
+from trainer.experiments import run_experiments
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
@@ -80,7 +83,13 @@ class _Stopwatch(dict):
         self[stage] = round(self.get(stage, 0.0) + time.perf_counter() - start, 2)
 
 
-def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: int = 1, split: str = "test") -> Path:
+def run_demo(
+    output_dir: str | Path = "runs/demo",
+    preset: str = "demo",
+    seeds: int = 1,
+    split: str = "test",
+    experiments: bool = False,
+) -> Path:
     """Run the whole demo and write its results.
 
     Leaves `metrics.json` (one row per variant and seed), `report.md`, `results.png`, `losses.png` and `model` (of the
@@ -91,6 +100,9 @@ def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: 
         preset (`str`, defaults to `"demo"`): Preset of the small world.
         seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
         split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
+        experiments (`bool`, defaults to `False`):
+            Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
+            `experiments.json` and to the report.
 
     Returns:
         `Path`: The folder.
@@ -112,13 +124,17 @@ def run_demo(output_dir: str | Path = "runs/demo", preset: str = "demo", seeds: 
         (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
         if seed == 0:
             facts = run.facts
+            experiment_rows = run.run_experiments() if experiments else []
     panels = {
         "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],
         "Pic2Word: InfoNCE": [{"pic2word": run["pic2word"]} for run in losses],
         "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in METHODS} for run in losses],
     }
     draw_loss_curves(panels, folder / "losses.png")
-    write_report(rows, facts, folder / "report.md")
+    write_report(rows, facts, folder / "report.md", experiment_rows)
+    if experiments:
+        (folder / "experiments.json").write_text(json.dumps(experiment_rows, indent=2))
+    shutil.rmtree(folder / "scratch")
     return folder
 
 
@@ -159,14 +175,30 @@ class _DemoRun:
                 if method != "lincir" and name != "{} + rtd":
                     continue  # ablations and controls are shown on one projection
                 variant = name.format(method)
-                tuned = self._train_rtd(variant, model, arguments, shuffles)
+                triplets = _shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets
+                tuned = self._train_rtd(variant, model, triplets, **arguments)
                 rows.append(self._judge(variant, tuned, method, True))
+                if variant == "lincir + rtd":
+                    self.projected = model
                 if self.seed == 0 and variant == "lincir + rtd":
                     tuned.save_pretrained(self.folder / "model")
                     self.processor.save_pretrained(self.folder / "model")
                     self._draw_results(model, tuned)
         self._record_facts()
         return rows
+
+    def run_experiments(self) -> list[dict]:
+        def train_and_judge(variant: str, triplets: Dataset, **arguments) -> dict:
+            tuned = self._train_rtd(variant, self.projected, triplets, **arguments)
+            return self._judge(variant, tuned, "lincir", True)
+
+        captions, model = self.world.captions["text"][:], self.folder / "model"
+        scratch = self.folder / "scratch"
+        baseline = self._judge("lincir", self.projected, "lincir", False) | {"experiment": "none", "num_triplets": 0}
+        return [
+            baseline,
+            *run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms, scratch),
+        ]
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
         recipe = self.recipe
@@ -194,21 +226,20 @@ class _DemoRun:
         self._record_losses(method, trainer)
         return model.eval()
 
-    def _train_rtd(self, variant: str, model: RTDModel, arguments: dict, shuffles: bool) -> RTDModel:
+    def _train_rtd(self, variant: str, model: RTDModel, triplets: Dataset, **arguments) -> RTDModel:
         recipe = self.recipe
         args = RTDTrainingArguments(
             **self._shared_arguments(variant, recipe.rtd_steps),
             per_device_train_batch_size=recipe.rtd_batch_size,
             learning_rate=recipe.rtd_learning_rate,
-            noise_scale=0.5 * self.rms,
-            **arguments,
+            **{"noise_scale": 0.5 * self.rms} | arguments,
         )
         with self.seconds(variant):
             trainer = RTDTrainer(
                 copy.deepcopy(model.text_model),
                 args,
                 projection=model.projection,
-                train_dataset=_shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets,
+                train_dataset=triplets,
                 processing_class=self.processor,
             )
             LossBarCallback.install(trainer, variant)
@@ -221,7 +252,7 @@ class _DemoRun:
     def _shared_arguments(self, stage: str, steps: int) -> dict:
         scratch = self.folder / "scratch"
         return {
-            "output_dir": str(scratch / stage.replace(" ", "_").replace(":", "")),
+            "output_dir": str(scratch / re.sub(r"\W+", "_", stage)),
             "anchor_cache_dir": str(scratch / "anchors"),
             "max_steps": steps,
             "logging_steps": max(1, steps // 20),

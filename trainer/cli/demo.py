@@ -20,12 +20,13 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--preset", default="demo", help="size of the small world: demo, mini or toy")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
+    parser.add_argument("--experiments", action="store_true", help="also sweep noise and compare sources of triplets")
     options = parser.parse_args(arguments)
 
     from trainer.demo import run_demo
     from trainer.demo_report import format_table
 
-    folder = run_demo(options.output_dir, options.preset, options.seeds, options.split)
+    folder = run_demo(**vars(options))
     print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
     print(
         f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next, on your own images:\n"

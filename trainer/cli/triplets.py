@@ -1,0 +1,40 @@
+"""`rtd triplets`: text triplets from plain captions."""
+
+from __future__ import annotations
+
+import argparse
+
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    """Make triplets, or go on with the run that began the output, and tell where they and the report are.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If an option or a file is not accepted.
+    """
+    parser = argparse.ArgumentParser("rtd triplets", description=__doc__)
+    parser.add_argument("captions", help="txt (a caption a line), or jsonl, json, csv, parquet, Hub id: column text")
+    parser.add_argument("-o", "--output", required=True, help="jsonl file to write; its reports come beside it")
+    parser.add_argument("--method", default="rules", help="rules: edits by templates; lm: a language model's")
+    parser.add_argument("--model", help="CLIP or RTD model: keep pairs whose text similarity lies in the band")
+    parser.add_argument(
+        "--similarity-band", nargs=2, type=float, default=(0.5, 0.98), metavar=("LOW", "HIGH"), help="0.5 0.98"
+    )
+    parser.add_argument("--language-model", help="for lm: causal language model, directory or Hub id")
+    parser.add_argument("--keyword-fn", default="rule", help="for rules: rule, lexicon (TextBlob) or spacy")
+    parser.add_argument("--per-caption", type=int, default=1, help="triplets tried for each caption (default: 1)")
+    parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
+    options = vars(parser.parse_args(arguments))
+
+    from trainer.caption_triplets import write_triplets
+
+    captions, output = options.pop("captions"), options.pop("output")
+    options["similarity_band"] = tuple(options["similarity_band"])
+    report = write_triplets(captions, output, **options)
+    print(f"{report['triplets']} triplets from {report['captions']['used']} captions: {output}")
+    print(f"report: {output}.report.md")
