@@ -1,12 +1,10 @@
 """Tiny models, tokenizers and images, built in code."""
 
-import gzip
-
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from modeling_rtd import RTDProcessor
 
@@ -108,14 +106,3 @@ def build_triplets(count=64, seed=0):
             }
         )
     return rows
-
-
-def build_clip_tokenizer(bpe_path):
-    """Build CLIP's own tokenizer of 49,408 tokens from the published merge list."""
-    lines = gzip.decompress(bpe_path.read_bytes()).decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    units = [chr(code) for code in printable] + [chr(256 + i) for i in range(256 - len(printable))]
-    words = units + [unit + "</w>" for unit in units] + ["".join(merge) for merge in merges]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=merges, model_max_length=77)

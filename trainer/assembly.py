@@ -28,8 +28,8 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
     Args:
         name_or_path (`str`): Directory or Hub id of an RTD model or of a CLIP.
         projection (`str`, *optional*):
-            On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh one. On an RTD model it
-            must be left out.
+            On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. On an
+            RTD model it must be left out.
 
     Returns:
         `tuple`: Model in evaluation mode, and processor.

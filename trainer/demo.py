@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
@@ -92,8 +93,9 @@ def run_demo(
 ) -> Path:
     """Run the whole demo and write its results.
 
-    Leaves `metrics.json` (one row per variant and seed), `report.md`, `results.png`, `losses.png` and `model` (of the
-    first seed, with its processor). A folder that holds an earlier demo is renamed, never overwritten.
+    Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
+    read by the row's own text tower), `report.md`, `results.png`, `losses.png` and `model` (of the first seed). A
+    folder that holds an earlier demo is renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
@@ -266,6 +268,10 @@ class _DemoRun:
         template = model.projection.rtd_template if rtd else projection
         with self.seconds("evaluation"):
             metrics = self.evaluator.evaluate(model, mode, template)
+        if projection:
+            captions = self.evaluator.benchmark.queries["target_caption"][:]
+            embeds = encode_captions(model.text_model, self.processor, captions, desc=None)
+            metrics["caption_recall@5"] = self.evaluator.score(normalize(embeds, dim=-1))["recall@5"]
         stages = ["world", "clip"] + ([projection] if projection else []) + ([variant] if rtd else [])
         losses = self.losses.get(variant)
         return {

@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from modeling_rtd import RTDProcessor
-from tests.builders import build_clip_tokenizer, build_image_processor, build_images, build_tokenizer
+from speed.build_clip import build_clip_tokenizer
+from tests.builders import build_image_processor, build_images, build_tokenizer
 
 
 def test_a_condition_is_put_after_the_placeholder(processor):

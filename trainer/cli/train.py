@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     """
     from pathlib import Path
 
-    from modeling_rtd import RTDTextModel
+    from modeling_rtd import PROJECTIONS, RTDTextModel
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
@@ -57,6 +57,11 @@ def run(arguments: list[str]) -> None:
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments)
     if (command.triplets is None) == (command.captions is None):
         raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
+    if command.projection in PROJECTIONS:
+        raise ValueError(
+            f"--projection names a trained one, but '{command.projection}' is a method: train it first with "
+            f"`rtd train-projection --method {command.projection}`."
+        )
     model, processor = load_model_and_processor(command.model, command.projection)
     triplets = command.triplets
     if command.captions is not None:

@@ -64,7 +64,8 @@ class SmallWorld:
         gallery holds one or two targets, an image that looks like the reference (which is not in the gallery itself),
         three that miss the target in one or two attributes, and another object for which the condition is true; these
         are its subset. Beside the columns of [`Benchmark`], the gallery has the attributes, and the queries
-        `reference_scene` and `changed`, the names of the attributes that the condition speaks of.
+        `target_caption` (a full plain caption of the target), `reference_scene` and `changed`, the names of the
+        attributes that the condition speaks of.
 
         Args:
             split (`str`): `"validation"` or `"test"`; no scene is a target in both.
@@ -183,19 +184,24 @@ def _build_benchmark(preset: SmallWorldPreset, split: str) -> Benchmark:
         "condition": [write_condition(reference, target, "B", rng) for reference, target in pairs],
         "target_ids": [ids_of[target] for _, target in pairs],
         "subset_ids": subsets,
+        "target_caption": [write_caption(preset, target, rng, opening="a photo of ") for _, target in pairs],
         "reference_scene": [reference._asdict() for reference, _ in pairs],
         "changed": list(pairs.values()),
     }
     text, texts = Value("string"), List(Value("string"))
     query_features = {"id": text, "reference_id": text, "reference_image": Image(), "condition": text}
-    query_features |= {"target_ids": texts, "subset_ids": texts, "reference_scene": _SCENE, "changed": texts}
+    query_features |= {"target_ids": texts, "subset_ids": texts, "target_caption": text}
+    query_features |= {"reference_scene": _SCENE, "changed": texts}
     return Benchmark(
         name="small_world",
         split=split,
+        # Shuffled, since ties keep the gallery's order, in which each query's targets would come first.
         gallery=Dataset.from_dict(
             _image_columns(preset, scenes, gallery_ids, rng),
             features=Features({"id": text, "image": Image(), **_SCENE}),
-        ),
+        )
+        .shuffle(seed=0)
+        .flatten_indices(),
         queries=Dataset.from_dict(queries, features=Features(query_features)),
         exclude_reference=True,
     )

@@ -187,3 +187,9 @@ def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, 
         recipe.write_text(content)
     assert main(["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp_path, capsys):
+    command = ["train", "--model", clip_place, "--projection", "lincir", "--triplets", triplets]
+    assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
+    assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
