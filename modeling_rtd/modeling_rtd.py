@@ -430,7 +430,7 @@ class RTDModel(CLIPPreTrainedModel):
             tower = RTDTextModel.from_pretrained(
                 place["repo"] or self.config._name_or_path,
                 subfolder=place["subfolder"],
-                revision=place["revision"] or getattr(self.config, "_commit_hash", None) or "main",
+                revision=place["revision"] or (not place["repo"] and getattr(self.config, "_commit_hash", None)) or "main",
                 dtype="auto",
             )
             if fingerprint(tower) != place["sha256"]:
@@ -441,28 +441,35 @@ class RTDModel(CLIPPreTrainedModel):
             self._original_text_model.append(tower.eval().requires_grad_(False))
         return self._original_text_model[0].to(device=self.device, dtype=self.dtype)
 
-    def set_original_text_model(self, tower: RTDTextModel) -> None:
-        """Keep a tower as the one from before RTD; saving writes it to the folder `original_text`.
+    def set_original_text_model(
+        self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None
+    ) -> None:
+        """Keep a tower as the one from before RTD.
 
         Args:
             tower ([`RTDTextModel`]): The text tower RTD started from.
+            repo (`str`, *optional*):
+                Hub id or directory that holds it, such as the CLIP underneath; it is loaded from there on first use,
+                and its hash is checked. Where left out, saving writes the tower to the folder `original_text`.
+            revision (`str`, *optional*): Revision of that repository.
         """
         self._original_text_model[:] = [tower.eval().requires_grad_(False)]
         self.config.original_text_model = {
-            "repo": None,
-            "subfolder": "original_text",
-            "revision": None,
+            "repo": repo,
+            "subfolder": "" if repo else "original_text",
+            "revision": revision,
             "sha256": fingerprint(tower),
         }
 
-    def replace_text_model(self, tower: RTDTextModel) -> None:
+    def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:
         """Put a trained text tower in place, and keep the first one as the original text model.
 
         Args:
             tower ([`RTDTextModel`]): The tower after RTD, of the same sizes.
+            original_repo (`str`, *optional*): See `set_original_text_model`.
         """
         if self.config.original_text_model is None:
-            self.set_original_text_model(self.text_model)
+            self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
     def save_pretrained(self, save_directory, **kwargs):

@@ -52,13 +52,14 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
     return model, RTDProcessor.from_clip(name_or_path, model.projection)
 
 
-def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None:
+def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo: str | None = None) -> Path | None:
     """Train, or go on with the run in the output folder, and save the whole model or its adapter.
 
     Args:
         trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
         model ([`RTDModel`]): The model that the trained part belongs to.
         title (`str`): Title of the progress bar.
+        original_repo (`str`, *optional*): Where the text tower from before RTD stays; see `replace_text_model`.
 
     Returns:
         `Path` or `None`: Folder `model` or `adapter` in the output folder, beside `training.json` and `losses.png`;
@@ -74,7 +75,7 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str) -> Path | None
             model.save_adapter(folder)
         else:
             if isinstance(trained, RTDTextModel):
-                model.replace_text_model(trained)
+                model.replace_text_model(trained, original_repo)
             folder = Path(trainer.args.output_dir) / "model"
             model.save_pretrained(folder)
         trainer.processor.save_pretrained(folder)

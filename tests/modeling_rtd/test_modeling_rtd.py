@@ -267,6 +267,20 @@ def test_the_original_text_model_answers_plain_text_after_rtd(model, processor, 
     torch.testing.assert_close(loaded.text_model(**inputs).text_embeds, 2 * before, atol=1e-6, rtol=0)
 
 
+@torch.no_grad()
+def test_the_original_text_model_may_stay_where_it_is(clip, model, processor, tmp_path):
+    inputs = processor(text=["a red dress"])
+    before = model.get_text_features(**inputs).pooler_output
+    clip.save_pretrained(tmp_path / "clip")
+    tuned = copy.deepcopy(model.text_model)
+    tuned.text_projection.weight.mul_(2.0)
+    model.replace_text_model(tuned, original_repo=str(tmp_path / "clip"))
+    model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model/original_text").exists()
+    loaded = RTDModel.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(loaded.get_text_features(**inputs).pooler_output, before, atol=1e-6, rtol=0)
+
+
 def test_another_original_text_model_is_refused(model, tmp_path):
     model.replace_text_model(copy.deepcopy(model.text_model))
     model.save_pretrained(tmp_path)

@@ -19,6 +19,9 @@ class TrainCommand:
         projection (`str`, *optional*): Directory or Hub id of a projection, needed where `model` is a CLIP.
         lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
         lora_alpha (`int`, defaults to 32): Scale of the adapter.
+        original_text_model (`str`, *optional*):
+            Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath; where left out,
+            the model carries a copy. An adapter needs neither.
         benchmark (`str`, *optional*):
             Benchmark to judge on while training, as `eval_strategy` says: `small_world`, or with a preset
             `small_world/mini`. Its validation queries are used.
@@ -30,6 +33,9 @@ class TrainCommand:
     projection: str | None = field(default=None, metadata={"help": "trained projection, needed where model is a CLIP"})
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
+    original_text_model: str | None = field(
+        default=None, metadata={"help": "where the text tower from before RTD stays; a copy is kept where left out"}
+    )
     benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: small_world"})
 
 
@@ -83,5 +89,5 @@ def run(arguments: list[str]) -> None:
         eval_dataset=evaluator,
         processing_class=processor,
     )
-    if folder := finish_run(trainer, model, "RTD"):
+    if folder := finish_run(trainer, model, "RTD", command.original_text_model):
         print(f"{folder.name}: {folder}")

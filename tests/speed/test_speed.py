@@ -1,0 +1,23 @@
+"""Every speed script runs at toy size; no times are asserted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(script, *options):
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, f"speed/{script}", *options]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def test_train_memory_compares_three_ways(tmp_path):
+    shown = run("train_memory.py", "--hidden_size", "64", "--batch_size", "4", "--out", str(tmp_path / "out.json"))
+    assert "LoRA, anchors on the fly" in shown
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert len({row["loss"] for row in rows[:2]}) == 1  # cached anchors are the same anchors
+    assert rows[2]["trainable"] < rows[0]["trainable"] / 2

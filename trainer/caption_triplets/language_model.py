@@ -1,0 +1,93 @@
+"""Language model that writes edits of captions: what it is asked, and how its answer is read."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trainer.captions import clean_caption
+
+
+__all__ = ["PROMPT", "LanguageModel", "parse_output"]
+
+PROMPT = """Write a short instruction that changes one thing in a picture, and the caption of the changed picture.
+
+caption: a man rides a brown horse on the beach
+condition: make the horse white => target: a man rides a white horse on the beach
+
+caption: two dogs sleeping on a couch
+condition: replace the dogs with a cat => target: a cat sleeping on a couch
+
+caption: a bowl of soup with a spoon on a table
+condition: remove the spoon => target: a bowl of soup on a table
+
+caption: {caption}
+condition:"""
+_OUTPUT = re.compile(r"(?:condition:)?\s*([^=>:]+?)\s*=>\s*target:\s*([^=>:]+?)\s*")
+
+
+class LanguageModel:
+    """A local causal language model that continues [`PROMPT`] by sampling: text in, text out.
+
+    Args:
+        name (`str`): Directory or Hub id.
+    """
+
+    def __init__(self, name: str):
+        self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+        self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+        self.name = name
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str], seed: int) -> list[str]:
+        """Continue prompts, each up to the end of a line.
+
+        Args:
+            prompts (`list[str]`): Prompts.
+            seed (`int`): Decides the draws.
+
+        Returns:
+            `list[str]`: What was written behind each prompt, at most 64 tokens.
+        """
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        batch, length = batch.to(self.model.device), batch["input_ids"].shape[1]
+
+        def decode(ids: torch.Tensor) -> list[str]:
+            return self.tokenizer.batch_decode(ids[:, length:], skip_special_tokens=True)
+
+        def find_line_ends(ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
+            return torch.tensor(["\n" in text.lstrip() for text in decode(ids)], device=ids.device)
+
+        with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "max_new_tokens": 64}
+            padding = {"pad_token_id": self.tokenizer.pad_token_id}
+            return decode(self.model.generate(**batch, **sampling, **padding, stopping_criteria=[find_line_ends]))
+
+
+def parse_output(text: str) -> tuple[str, str] | None:
+    r"""Read condition and target from what a language model wrote after [`PROMPT`].
+
+    Only the first line counts, and it must be `condition => target: caption` as a whole, with at most 30 words of
+    condition and 75 of caption; what else there is may be a model rambling.
+
+    Args:
+        text (`str`): Output of the model, without the prompt.
+
+    Returns:
+        `tuple[str, str]`, or `None` where the line is of another form.
+
+    Examples:
+        >>> parse_output(" make the dog white => target: a white dog on a couch\n\ncaption: two")
+        ('make the dog white', 'a white dog on a couch')
+        >>> parse_output(" make the dog white") is None
+        True
+    """
+    found = _OUTPUT.fullmatch(text.strip().partition("\n")[0])
+    if not found or len(found[1].split()) > 30 or len(found[2].split()) > 75:
+        return None
+    return found[1], clean_caption(found[2])
