@@ -23,6 +23,7 @@ from transformers import (
     set_seed,
 )
 
+from trainer.progress import LossBarCallback
 from trainer.small_world.data import SmallWorld
 from trainer.small_world.grammar import list_words
 from trainer.small_world.scenes import SmallWorldPreset, find_preset
@@ -124,6 +125,7 @@ def train_clip(
             callbacks=list(callbacks),
             optimizers=(optimizer, schedule),
         )
+        LossBarCallback.install(trainer, "CLIP")
         trainer.train()
     model.eval()
     if output_dir is not None:

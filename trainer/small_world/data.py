@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value
+from tqdm.auto import tqdm
 
 from trainer.benchmarks import Benchmark
 from trainer.small_world.grammar import draw_omissions, write_caption, write_condition
@@ -245,7 +246,8 @@ def _describe(preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator) 
 
 
 def _image_columns(preset: SmallWorldPreset, scenes: list[Scene], ids: list[str], rng: np.random.Generator) -> dict:
-    columns = {"id": ids, "image": [_draw_image(preset, scene, rng) for scene in scenes]}
+    drawing = tqdm(scenes, desc="Drawing the small world", disable=len(scenes) < 1000)
+    columns = {"id": ids, "image": [_draw_image(preset, scene, rng) for scene in drawing]}
     return columns | dict(zip(Scene._fields, map(list, zip(*scenes, strict=True)), strict=True))
 
 
