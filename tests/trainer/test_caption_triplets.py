@@ -222,9 +222,9 @@ def test_a_random_language_model_is_stopped_with_one_of_its_outputs(language_mod
 
 
 def test_sampling_is_decided_by_the_seed(language_model_folder):
-    from trainer.caption_triplets import _LanguageModel
+    from trainer.caption_triplets.language_model import LanguageModel
 
-    write = _LanguageModel(language_model_folder)
+    write = LanguageModel(language_model_folder)
     prompts = [PROMPT.format(caption=caption) for caption in ("a dog", "a small red dress with sleeves")]
     assert write(prompts, 1) == write(prompts, 1) != write(prompts, 2)
 
@@ -256,7 +256,7 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "rule"}, r"method must be one of rules, lm, got 'rule'; did you mean 'rules'\?"),
+        ({"method": "rule"}, r"unknown method 'rule'; did you mean 'rules'\? Known: lm, rules"),
         ({"method": "lm"}, "needs a `language_model`"),
         ({"language_model": "x"}, "'lm', and no other"),
         ({"per_caption": 0}, "per_caption must be 1 or more"),

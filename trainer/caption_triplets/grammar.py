@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 
 __all__ = [
-    "ADVERBS",
+    "CLOSED_CLASS",
     "COUNTS",
     "DETERMINERS",
     "NUMBERS",
-    "OPENINGS",
     "PLACES",
     "PLURALS",
     "PREPOSITIONS",
     "TOKEN",
     "find_article",
+    "find_movable",
     "is_plural",
     "join_tokens",
 ]
@@ -30,57 +30,38 @@ PLACES = frozenset(
     "on in at near by under over behind beside beneath above below inside outside against along across among".split()
 ) | {"next to", "close to", "in front of", "on top of", "on the side of", "in the middle of", "in between", "between"}
 PREPOSITIONS = PLACES | frozenset("with of from for into onto through around off without like".split())
-OPENINGS = frozenset(f"{article} {noun} of" for article in ("a", "an") for noun in "photo picture image view".split())
-ADVERBS = frozenset("next front top close side middle while there up down out back other another same".split())
+CLOSED_CLASS = (
+    PREPOSITIONS
+    | DETERMINERS
+    | frozenset("next front top close side middle while there up down out back other another same".split())
+)
 PLURALS = {"man": "men", "woman": "women", "child": "children", "person": "people"}
-
-_MULTIWORD = sorted((text for text in DETERMINERS | PLACES | OPENINGS if " " in text), key=lambda text: (-len(text), text))
+_OPENINGS = {f"{article} {noun} of" for article in ("a", "an") for noun in ("photo", "picture", "image", "view")}
+_MULTIWORD = sorted((text for text in DETERMINERS | PLACES | _OPENINGS if " " in text), key=len, reverse=True)
 TOKEN = re.compile(rf"\b(?:{'|'.join(_MULTIWORD)})\b|\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 def join_tokens(tokens: Sequence[str]) -> str:
-    """Write tokens as text, punctuation close to the word before it.
-
-    Args:
-        tokens (`list[str]`): Tokens, as `TOKEN` finds them.
-
-    Returns:
-        `str`: The text.
-
-    Examples:
-        >>> join_tokens(["a pair of", "dogs", ",", "sleeping"])
-        'a pair of dogs, sleeping'
-    """
+    """Write tokens as text, punctuation close to the word before it."""
     return re.sub(r" ([.,;:!?%)])", r"\1", " ".join(tokens))
 
 
 def is_plural(noun: str) -> bool:
-    """Tell a plural by its form.
-
-    Args:
-        noun (`str`): A noun.
-
-    Returns:
-        `bool`: Whether it is one.
-
-    Examples:
-        >>> is_plural("dogs"), is_plural("women"), is_plural("dress")
-        (True, True, False)
-    """
+    """Tell a plural by its form: "dogs" and "women", but not "dress"."""
     return noun in PLURALS.values() or re.fullmatch(r"\w{2,}[^siu\W]s", noun) is not None
 
 
 def find_article(word: str) -> str:
-    """Find the indefinite article before a word.
-
-    Args:
-        word (`str`): The word that follows.
-
-    Returns:
-        `str`: `"a"` or `"an"`.
-
-    Examples:
-        >>> find_article("orange"), find_article("unicorn")
-        ('an', 'a')
-    """
+    """Find the indefinite article before a word: "an" before "orange", "a" before "unicorn"."""
     return "an" if re.match(r"(?!one\b|eu)[aeio]|u(?!ni|s)|hour|honest", word) else "a"
+
+
+def find_movable(tokens: Sequence[str], phrases: Sequence[tuple[int, int, int]]) -> list[tuple[tuple, tuple]]:
+    """Find pairs of noun phrases of which the second is a place or a part of the first, and ends there."""
+    return [
+        (phrase, after)
+        for phrase, after in zip(phrases, phrases[1:], strict=False)
+        if after[0] == phrase[2] + 1
+        and tokens[phrase[2]] in PLACES | {"with"}
+        and (after[2] == len(tokens) or tokens[after[2]] in PLACES | {"with", "and", "while", "."})
+    ]

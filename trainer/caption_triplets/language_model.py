@@ -44,15 +44,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], seed: int) -> list[str]:
-        """Continue prompts, each up to the end of a line.
-
-        Args:
-            prompts (`list[str]`): Prompts.
-            seed (`int`): Decides the draws.
-
-        Returns:
-            `list[str]`: What was written behind each prompt, at most 64 tokens.
-        """
+        """Continue each prompt up to the end of a line, by at most 64 tokens; the seed decides the draws."""
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
         batch, length = batch.to(self.model.device), batch["input_ids"].shape[1]
 

@@ -7,21 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trainer.caption_triplets.grammar import (
-    COUNTS,
-    NUMBERS,
-    PLACES,
-    PREPOSITIONS,
-    TOKEN,
-    find_article,
-    is_plural,
-    join_tokens,
-)
+from trainer.caption_triplets import grammar
 from trainer.caption_triplets.lexicon import Lexicon
-from trainer.captions import get_keyword_fn
 
 
-__all__ = ["WORDINGS", "Rules"]
+__all__ = ["WORDINGS", "draw_edits"]
 
 # How a condition speaks of an edit. `a_...` and `the_...` are noun phrases with their article, the rest bare words.
 WORDINGS = {
@@ -61,54 +51,34 @@ _NEIGHBOURS = 6  # most similar words that a replacement is drawn from
 _AGREEING = frozenset("is are was were has have he she it his its they their them each".split())  # with a number
 
 
-class Rules:
-    """Edits of captions by templates; words and phrases come from the other captions.
-
-    Args:
-        captions (`list[str]`): Captions.
-        keyword_fn (`str`): Who tags their words, see [`get_keyword_fn`].
-        is_known (callable): Tells whether a condition may be used.
-    """
-
-    def __init__(self, captions: Sequence[str], keyword_fn: str, is_known: Callable[[str], bool]):
-        self.lexicon = Lexicon(captions, get_keyword_fn(keyword_fn))
-        self._is_known = is_known
-
-    def propose(self, caption: str, rng: np.random.Generator) -> Iterator[tuple[str, str, str, str]]:
-        """Draw edits of a caption, one of each template in random order.
-
-        Args:
-            caption (`str`): One of the captions.
-            rng (`numpy.random.Generator`): Decides the draws.
-
-        Yields:
-            `tuple`: Template, reference, condition, target.
-        """
-        tokens = TOKEN.findall(caption)
-        phrases = [phrase for phrase in self.lexicon.find_noun_phrases(tokens) if self.lexicon.is_noun(tokens[phrase[2] - 1])]
-        options = defaultdict(list)
-        for find_edits in (_edit_words, _edit_counts, _edit_phrases):
-            for template, edited, fields in find_edits(self.lexicon, tokens, phrases):
-                options[template].append((edited, fields))
-        for template in rng.permutation(list(options)):
-            edited, fields = options[template][rng.integers(len(options[template]))]
-            conditions = (wording.format(**fields) for wording in rng.permutation(WORDINGS[template]))
-            condition = next(filter(self._is_known, conditions), None)
-            if condition is not None:
-                yield str(template), join_tokens(tokens), condition, join_tokens(edited)
+def draw_edits(
+    lexicon: Lexicon, caption: str, rng: np.random.Generator, is_known: Callable[[str], bool]
+) -> Iterator[tuple[str, str, str, str]]:
+    """Draw edits of a caption, one of each template in random order: template, reference, condition, target."""
+    tokens, options = grammar.TOKEN.findall(caption), defaultdict(list)
+    phrases = [phrase for phrase in lexicon.find_noun_phrases(tokens) if lexicon.is_noun(tokens[phrase[2] - 1])]
+    for find_edits in (_edit_words, _edit_counts, _edit_phrases):
+        for template, edited, fields in find_edits(lexicon, tokens, phrases):
+            options[template].append((edited, fields))
+    for template in map(str, rng.permutation(list(options))):
+        edited, fields = options[template][rng.integers(len(options[template]))]
+        conditions = (wording.format(**fields) for wording in rng.permutation(WORDINGS[template]))
+        condition = next(filter(is_known, conditions), None)
+        if condition is not None:
+            yield template, grammar.join_tokens(tokens), condition, grammar.join_tokens(edited)
 
 
 def _describe(lexicon: Lexicon, determiner: str | None, words: Sequence[str]) -> tuple[str, str]:
     """Write a noun phrase with the article that fits its determiner, and with `the`."""
-    text = join_tokens(words)
-    if not determiner or is_plural(words[-1]):
-        return text, f"the {text}" if determiner or is_plural(words[-1]) else text
-    countable = COUNTS.get(determiner) == 1 or lexicon.has("a", words[0])
-    return f"{find_article(text)} {text}" if countable else text, f"the {text}"
+    text = grammar.join_tokens(words)
+    if not determiner or grammar.is_plural(words[-1]):
+        return text, f"the {text}" if determiner or grammar.is_plural(words[-1]) else text
+    countable = grammar.COUNTS.get(determiner) == 1 or lexicon.has("a", words[0])
+    return f"{grammar.find_article(text)} {text}" if countable else text, f"the {text}"
 
 
 def _be(noun: str) -> str:
-    return "are" if is_plural(noun) else "is"
+    return "are" if grammar.is_plural(noun) else "is"
 
 
 def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
@@ -116,23 +86,68 @@ def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> It
     for start, first, end in phrases:
         determiner = tokens[first - 1] if first > start else None
         for i in range(first, end):
-            for template, new, stop in _find_words(lexicon, tokens, first, i, end):
+            for template, new, stop in _find_swaps(lexicon, tokens, first, i, end):
                 a_old, the_old = _describe(lexicon, determiner, tokens[i:end])
                 a_new, _ = _describe(lexicon, determiner, [*new, *tokens[stop:end]])
                 fields = {"a_old": a_old, "the_old": the_old, "a_new": a_new, "be": _be(tokens[end - 1])}
-                fields |= {"old": join_tokens(tokens[i:stop]), "new": join_tokens(new)}
-                fields["noun"] = join_tokens([*tokens[first:i], *tokens[stop:end]])
+                fields |= {"old": grammar.join_tokens(tokens[i:stop]), "new": grammar.join_tokens(new)}
+                fields["noun"] = grammar.join_tokens([*tokens[first:i], *tokens[stop:end]])
                 edited = [*tokens[:i], *new, *tokens[stop:]]
                 if i and edited[i - 1] in ("a", "an"):
-                    edited[i - 1] = find_article(edited[i])
+                    edited[i - 1] = grammar.find_article(edited[i])
                 yield template, edited, fields
 
 
-def _find_words(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
-    """Find what may stand at a place of a noun phrase: template, new words, and where the old go on."""
-    left, old, right = tokens[i - 1] if i else "^", tokens[i], tokens[i + 1 : end][:1]
-    is_object = i + 1 == end or lexicon.is_noun(old)
-    words = [word for word in lexicon.find_neighbours(tokens, i, end) if word not in tokens]
-    if is_object:
-        words = [word for word in words if lexicon.is_noun(word)]
-    ...
+def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
+    """Find what may stand at a place of a noun phrase: template, new words, and where the old ones go on."""
+    left, right = tokens[i - 1] if i else "^", tokens[i + 1 : end][:1]
+    is_object = lexicon.is_noun(tokens[i])
+    is_same = lexicon.is_noun if is_object else lexicon.adjectives.__contains__
+    if is_same(tokens[i]):
+        similar = [word for word in lexicon.find_neighbours(tokens[i:end]) if is_same(word) and word not in tokens]
+        similar = [word for word in similar if lexicon.has(left, word, *right)]
+        for word in similar[:_NEIGHBOURS]:
+            yield "object" if is_object else "attribute", [word], i + 1
+        if not is_object:
+            yield "remove_attribute", [], i + 1
+    rivals = {word for j in range(first, end - 1) for word in lexicon.find_neighbours(tokens[j:end])}
+    for word in lexicon.adjectives:
+        if lexicon.has(left, word, tokens[i]) and word not in tokens and word not in rivals:  # no "red blue dog"
+            yield "add_attribute", [word], i
+
+
+def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
+    """Change how many there are; a noun changes its number only to a form that the captions hold."""
+    for start, first, end in phrases:
+        old, noun = grammar.COUNTS.get(tokens[first - 1]) if first == start + 1 else None, tokens[end - 1]
+        is_many = noun in lexicon.singulars
+        if old is None or is_many != (old > 1) or (start and tokens[start - 1] in grammar.PLACES | {"of"}):
+            continue
+        follows = tokens[end] if end < len(tokens) else ","
+        is_free = (follows in grammar.PREPOSITIONS | {","} or follows.endswith("ing")) and not _AGREEING & set(tokens)
+        other = (lexicon.singulars if is_many else lexicon.plurals).get(noun) if is_free else None
+        for word, number in grammar.NUMBERS.items():
+            form = noun if is_many == (number > 1) else other
+            if form and 0 < abs(number - old) <= 2 and word in lexicon.seen:
+                new = [word, *tokens[first : end - 1], form]
+                told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
+                fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
+                yield "count", [*tokens[:start], *new, *tokens[end:]], fields
+
+
+def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
+    """Remove a place or a part (`with ...`), or add one behind the first noun, as another caption has it there."""
+    if not phrases:
+        return
+    _, first, end = phrases[0]
+    subject = {"noun": grammar.join_tokens(tokens[first:end]), "be": _be(tokens[end - 1])}
+    for (*_, begin), (start, inner, stop) in grammar.find_movable(tokens, phrases):
+        kind = "place" if tokens[begin] in grammar.PLACES else "part"
+        _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
+        fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
+        yield f"remove_{kind}", [*tokens[:begin], *tokens[stop:]], subject | fields
+    for phrase in lexicon.phrases.get(tokens[end - 1], ()) if tokens[end : end + 1] != ["of"] else ():
+        kind, kin = ("place", grammar.PLACES) if phrase[0] in grammar.PLACES else ("part", {"with"})
+        if phrase[-1] not in tokens and not kin & set(tokens):  # nothing is in two places
+            fields = {"phrase": grammar.join_tokens(phrase[kind == "part" :])}
+            yield f"add_{kind}", [*tokens[:end], *phrase, *tokens[end:]], subject | fields

@@ -1,0 +1,202 @@
+"""Making of triplets: from captions, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, fingerprint, suggest
+from trainer.caption_embeddings import encode_captions
+from trainer.caption_triplets.language_model import PROMPT, LanguageModel, parse_output
+from trainer.caption_triplets.lexicon import Lexicon
+from trainer.caption_triplets.rules import draw_edits
+from trainer.captions import clean_caption, get_keyword_fn
+from trainer.triplets import TRIPLET_COLUMNS
+
+
+__all__ = ["METHODS", "TripletMaker", "hash_triplet", "make_triplets"]
+
+METHODS = ("rules", "lm")
+_NOTHING_PARSED_AFTER = 64  # captions
+_ATTEMPTS = 4  # edits tried for a triplet before it is given up
+
+
+class TripletMaker:
+    """Makes triplets block by block; a block depends on the captions and the settings, not on other blocks.
+
+    Args:
+        captions, method, options: See [`make_triplets`].
+    """
+
+    def __init__(
+        self,
+        captions: Sequence[str | None],
+        method: str = "rules",
+        seed: int = 0,
+        per_caption: int = 1,
+        *,
+        keyword_fn: str = "rule",
+        model: str | None = None,
+        language_model: str | Callable[[list[str], int], list[str]] | None = None,
+        similarity_band: tuple[float, float] = (0.5, 0.98),
+    ):
+        if method not in METHODS:
+            raise ValueError(suggest("method", method, METHODS))
+        if (method == "lm") != (language_model is not None):
+            raise ValueError("method 'lm', and no other, needs a `language_model`: directory or Hub id.")
+        if per_caption < 1 or seed < 0:
+            raise ValueError(f"per_caption must be 1 or more and seed 0 or more, got {per_caption} and {seed}.")
+        if not -1 <= similarity_band[0] < similarity_band[1] <= 1:
+            raise ValueError(f"similarity_band must be two rising cosines in [-1, 1], got {similarity_band}.")
+        cleaned = (" ".join(clean_caption(caption).split()).rstrip(" .") for caption in captions)
+        self.rows = [(row, text) for row, text in enumerate(cleaned, start=1) if text]
+        if not self.rows:
+            raise ValueError("there is no usable caption.")
+        self.seed, self.per_caption, self.band = seed, per_caption, similarity_band
+        self.block_size = 256 if method == "rules" else max(1, 16 // per_caption)
+        self.tower, self.processor = _load(model, _load_tower) if model is not None else (None, None)
+        self.lexicon = self.write = None
+        if method == "rules":
+            self.lexicon = Lexicon([text for _, text in self.rows], get_keyword_fn(keyword_fn))
+        else:
+            self.write = language_model if callable(language_model) else _load(language_model, LanguageModel)
+        self.settings = {
+            "method": method,
+            "seed": seed,
+            "per_caption": per_caption,
+            "keyword_fn": keyword_fn,
+            "model": fingerprint(self.tower) if self.tower else None,
+            "language_model": getattr(self.write, "name", None),
+            "similarity_band": list(similarity_band),
+            "captions": hashlib.sha256("\0".join(f"{row} {text}" for row, text in self.rows).encode()).hexdigest(),
+        }
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.block_size)
+
+    def make_block(self, block: int, seen: set[bytes]) -> tuple[list[dict], Counter]:
+        """Make the triplets of a block whose hashes are not `seen` yet, add those, and count what was dropped."""
+        rows = self.rows[block * self.block_size : (block + 1) * self.block_size]
+        slots = [(row, text, k) for row, text in rows for k in range(self.per_caption)]
+        proposals = self._edit(slots) if self.lexicon else self._write(slots, block, seen)
+        similarities = self._compare({(edit[1], edit[3]) for edits in proposals for edit in edits})
+        nothing = "no_edit" if self.lexicon else "unparsable_output"
+        triplets, dropped = [], Counter({nothing: proposals.count([])})
+        for (row, _, _), edits in zip(slots, proposals, strict=True):
+            for template, *texts in edits:
+                similarity = similarities.get((texts[0], texts[2]))
+                if texts[0].lower() == texts[2].lower():
+                    dropped["target_equal_to_reference"] += 1
+                elif hash_triplet(texts) in seen:
+                    dropped["duplicate"] += 1
+                elif similarity is not None and not self.band[0] <= similarity <= self.band[1]:
+                    dropped["outside_similarity_band"] += 1
+                else:
+                    seen.add(hash_triplet(texts))
+                    triplet = dict(zip(TRIPLET_COLUMNS, texts, strict=True)) | {"template": template, "row": row}
+                    triplets.append(triplet if similarity is None else triplet | {"similarity": similarity})
+                    break
+        return triplets, dropped
+
+    def _edit(self, slots: list[tuple]) -> list[list[tuple]]:
+        rngs = (np.random.default_rng([self.seed, row, k]) for row, _, k in slots)
+        edits = (draw_edits(self.lexicon, text, next(rngs), self._is_known) for _, text, _ in slots)
+        return [list(islice(found, _ATTEMPTS)) for found in edits]
+
+    def _write(self, slots: list[tuple], block: int, seen: set[bytes]) -> list[list[tuple]]:
+        seed = int(np.random.SeedSequence([self.seed, block]).generate_state(1)[0])
+        outputs = self.write([PROMPT.format(caption=text) for _, text, _ in slots], seed)
+        parsed = [parse_output(output) for output in outputs]
+        tried = min((block + 1) * self.block_size, len(self.rows))
+        if not seen and not any(parsed) and tried >= min(_NOTHING_PARSED_AFTER, len(self.rows)):
+            raise ValueError(
+                f"no output of the language model could be parsed after {tried} captions; it must continue the prompt "
+                f"with 'condition => target: caption', but wrote for example {outputs[0][:200]!r}. Take another model."
+            )
+        return [[("lm", text, *found)] if found else [] for (_, text, _), found in zip(slots, parsed, strict=True)]
+
+    def _compare(self, pairs: set[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        """Compute the cosine of each pair of texts; none without a tower."""
+        if self.tower is None or not pairs:
+            return {}
+        texts = sorted({text for pair in pairs for text in pair})
+        embeds = torch.nn.functional.normalize(encode_captions(self.tower, self.processor, texts, desc=None), dim=-1)
+        embeds = dict(zip(texts, embeds, strict=True))
+        return {(a, b): round(float(embeds[a] @ embeds[b]), 4) for a, b in pairs}
+
+    def _is_known(self, text: str) -> bool:
+        """Tell whether a word-level vocabulary has all words; byte-pair vocabularies always do."""
+        tokenizer = self.processor and self.processor.tokenizer
+        if tokenizer is None or tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+            return True
+        return tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def hash_triplet(texts: Sequence[str]) -> bytes:
+    """Hash reference, condition and target, whatever their case, to twelve bytes."""
+    return hashlib.sha256("\0".join(texts).lower().encode()).digest()[:12]
+
+
+def _load_tower(name: str) -> tuple[RTDTextModel, RTDProcessor]:
+    is_rtd = AutoConfig.from_pretrained(name).model_type == RTDConfig.model_type
+    processor = (RTDProcessor.from_pretrained if is_rtd else RTDProcessor.from_clip)(name)
+    return RTDTextModel.from_pretrained(name).eval(), processor
+
+
+def _load(name: str, load: Callable):
+    try:
+        return load(name)
+    except OSError as error:
+        raise ValueError(f"'{name}' cannot be loaded; give a directory or Hub id: {error}") from error
+
+
+def make_triplets(captions: Sequence[str | None], method: str = "rules", **options) -> Iterator[dict]:
+    """Make text triplets from plain captions, no two alike, none whose target is its reference.
+
+    `"rules"` edits a caption by the templates of [`WORDINGS`]; which words are nouns or adjectives, which of them are
+    exchangeable and which phrases go with a noun is read off the captions themselves. `"lm"` asks a local causal
+    language model with [`PROMPT`] and samples. Both are ours, neither is the data of the paper
+    (https://huggingface.co/papers/2406.09188), which were made by a larger language model.
+
+    Args:
+        captions (`list[str]`): Captions; empty ones and `None` are skipped, but count as rows.
+        method (`str`, defaults to `"rules"`): `"rules"` or `"lm"`.
+        seed (`int`, defaults to 0): With the row (`"lm"`: block of rows) decides all draws.
+        per_caption (`int`, defaults to 1): Triplets tried for each caption.
+        keyword_fn (`str`, defaults to `"rule"`): For `"rules"`: who tags the words, see [`get_keyword_fn`].
+        model (`str`, *optional*):
+            Directory or Hub id of a CLIP or RTD model. Its text tower measures how similar reference and target are;
+            conditions with words that its vocabulary lacks are not used.
+        language_model (`str` or callable, *optional*):
+            For `"lm"`: directory or Hub id, or a function from prompts and a seed to outputs.
+        similarity_band (`tuple[float, float]`, defaults to `(0.5, 0.98)`):
+            With `model`, cosines that are kept. Ours: the lower end drops what is another picture, the upper end what
+            the tower cannot tell apart. Not tuned.
+
+    Returns:
+        Iterator of `dict`: The three columns of a triplet, `template`, `row` (of the caption, counted from 1), and
+        with `model` their `similarity`.
+
+    Raises:
+        ValueError: If an option is not accepted, no caption is usable, or no output of a language model parses.
+
+    Examples:
+        >>> captions = [
+        ...     f"a {size} {colour} {thing} on {ground}"
+        ...     for size in ("big", "small")
+        ...     for colour in ("red", "blue")
+        ...     for thing in ("dog", "cat", "car")
+        ...     for ground in ("sand", "snow", "grass")
+        ... ]
+        >>> triplets = list(make_triplets(captions, seed=1))
+        >>> [triplets[0][name] for name in ("reference_caption", "conditioning_caption", "target_caption")]
+        ['a big red dog on sand', 'has snow instead of sand', 'a big red dog on snow']
+    """
+    maker, seen = TripletMaker(captions, method, **options), set()
+    return (triplet for block in range(len(maker)) for triplet in maker.make_block(block, seen)[0])
