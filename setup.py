@@ -20,7 +20,6 @@ EXTRAS = {
     "train": [
         "accelerate>=1.1",
         "datasets>=4.0",
-        "evaluate>=0.4.6",
         "matplotlib>=3.8",
         "peft>=0.19",
         "pyyaml>=6.0",
@@ -47,7 +46,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
-    package_data={"": ["py.typed", "*.yaml", "*.md"]},
+    package_data={"": ["py.typed", "*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},

@@ -17,9 +17,7 @@ _EMBEDDINGS, _IDS = "embeddings.npy", "ids.json"
 
 
 @torch.no_grad()
-def encode_images(
-    model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None, normalize: bool = True
-) -> torch.Tensor:
+def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None) -> torch.Tensor:
     """Encode images into the joint space.
 
     Args:
@@ -28,10 +26,9 @@ def encode_images(
         images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
         batch_size (`int`, defaults to 64): Images in one pass.
         desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
-        normalize (`bool`, defaults to `True`): Scale to unit length; projections read embeddings as they are.
 
     Returns:
-        `torch.Tensor` of shape `(len(images), projection_dim)`: float32, on the CPU.
+        `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.
 
     Raises:
         ValueError: If an image cannot be read; names it.
@@ -40,8 +37,7 @@ def encode_images(
     for start in tqdm(range(0, len(images), batch_size), desc=desc, disable=desc is None):
         pixel_values = processor.prepare_images(list(images[start : start + batch_size]))
         embeds = model.get_image_features(pixel_values.to(model.device, model.dtype)).pooler_output
-        embeds = torch.nn.functional.normalize(embeds.float(), dim=-1) if normalize else embeds.float()
-        chunks.append(embeds.cpu())
+        chunks.append(torch.nn.functional.normalize(embeds.float(), dim=-1).cpu())
     return torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
 
 
@@ -51,7 +47,7 @@ class Gallery:
     The image tower is CLIP's and RTD never changes it, so one gallery serves every text tower trained on that CLIP.
 
     Args:
-        embeddings (`torch.Tensor` of shape `(num_images, projection_dim)`): L2-normalised.
+        embeddings (`torch.Tensor` of shape `(num_images, projection_dim)`): Of any norm.
         ids (`list[str]`): One distinct id a row.
 
     Raises:
@@ -72,7 +68,7 @@ class Gallery:
             raise ValueError(f"ids must be distinct, but '{repeated}' repeats.")
         if not torch.isfinite(embeddings).all():
             raise ValueError("embeddings must be finite numbers; encode the images again.")
-        self.embeddings = embeddings.float()
+        self.embeddings = torch.nn.functional.normalize(embeddings.float(), dim=-1)
         self.ids = ids
 
     def __len__(self) -> int:
@@ -104,7 +100,7 @@ class Gallery:
                     kept.append(name)
                 except ValueError as error:
                     skipped.append(str(error))
-            chunks.append(encode_images(model, processor, batch))
+            chunks.append(encode_images(model, processor, batch, batch_size))
         embeddings = torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
         return cls(embeddings, kept), skipped
 
@@ -126,7 +122,7 @@ class Gallery:
             ValueError: If the gallery is empty, `top_k` is below 1, or sizes differ.
         """
         if not self.ids:
-            raise ValueError("the gallery is empty: add images before searching.")
+            raise ValueError("the gallery is empty: there is nothing to search.")
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
         if query_embeds.ndim != 2 or query_embeds.shape[1] != self.embeddings.shape[1]:
@@ -134,6 +130,8 @@ class Gallery:
                 f"queries must have the shape (num_queries, {self.embeddings.shape[1]}), got "
                 f"{tuple(query_embeds.shape)}; were query and gallery encoded by the same CLIP?"
             )
+        if exclude is not None and len(exclude) != len(query_embeds):
+            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {len(query_embeds)}.")
         queries = torch.nn.functional.normalize(query_embeds.detach().float().cpu(), dim=-1)
         scores = queries @ self.embeddings.T  # (Q, N)
         for row, names in enumerate(exclude or ()):
@@ -176,5 +174,5 @@ class Gallery:
         folder = Path(folder)
         try:
             return cls(torch.from_numpy(np.load(folder / _EMBEDDINGS)), json.loads((folder / _IDS).read_text()))
-        except (OSError, EOFError, json.JSONDecodeError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"'{folder}' holds no readable gallery: {error}; index the images again.") from error

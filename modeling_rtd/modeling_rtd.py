@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -64,22 +65,34 @@ class RTDOutput(ModelOutput):
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Hash the names, types and bytes of all tensors of a module, adapters left out.
+    """Hash the names, types and bytes of all tensors of a module, those of adapters left out.
 
     Args:
         module (`torch.nn.Module`): Any module.
 
     Returns:
-        `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if all their tensors are.
+        `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if their own tensors are.
     """
     digest = hashlib.sha256()
-    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in module.state_dict().items()}
+    tensors = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
     for name, tensor in sorted(tensors.items()):
-        if ".lora_" in name:
-            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _refuse_missing(report: dict, place: str, what: str) -> None:
+    """Refuse a repository whose gaps would be filled with random tensors."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"'{place}' lacks {missing[:3]} and {len(missing)} tensors in all of {what}; load a repository that has "
+            "them."
+        )
 
 
 class RTDTextModel(CLIPTextModel):
@@ -121,12 +134,8 @@ class RTDTextModel(CLIPTextModel):
         model, report = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        if report["missing_keys"]:
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' lacks {sorted(report['missing_keys'])[:3]} and "
-                f"{len(report['missing_keys'])} tensors in all of a CLIP text tower with projection; load a full CLIP "
-                "repository, a CLIPTextModelWithProjection repository or an RTD repository."
-            )
+        what = "a text tower with its projection, as CLIP, CLIPTextModelWithProjection and RTD repositories hold"
+        _refuse_missing(report, pretrained_model_name_or_path, what)
         return (model, report) if wants_report else model
 
     @merge_with_config_defaults
@@ -173,7 +182,7 @@ class RTDTextModel(CLIPTextModel):
         positions = steps
         if pseudo_token_embeds is not None:
             if placeholder_mask is None:
-                placeholder_mask = input_ids == self.config.placeholder_token_id
+                placeholder_mask = input_ids.eq(self._find_placeholder())
             nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
             rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
             words = torch.where(placeholder_mask[..., None], rows, words)
@@ -215,13 +224,23 @@ class RTDTextModel(CLIPTextModel):
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
 
+    def _find_placeholder(self) -> int:
+        if self.config.placeholder_token_id is None:
+            raise ValueError(
+                "pseudo-words came without `placeholder_mask`, and this configuration names no placeholder token: "
+                "pass the mask that RTDProcessor makes."
+            )
+        return self.config.placeholder_token_id
+
     def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
         if input_ids is None or input_ids.ndim != 2:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
         batch_size, seq_len = input_ids.shape
-        longest = self.config.max_position_embeddings + (branch_index is not None)
-        if seq_len > longest and pseudo_token_embeds is None:
+        # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
+        slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
+        longest = self.config.max_position_embeddings + (branch_index is not None) + slots
+        if seq_len > longest:
             raise ValueError(f"the text tower takes {longest} tokens, got {seq_len}; truncate the text.")
         implementation = self.config._attn_implementation or ""
         if branch_index is not None and "flash" in implementation:
@@ -277,6 +296,27 @@ class RTDModel(CLIPPreTrainedModel):
         self.post_init()
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as every transformers model does, but never leave a tower or the projection at random.
+
+        Raises:
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        try:
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
+            ) from error
+        _refuse_missing(
+            report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
+        )
+        return (model, report) if wants_report else model
+
+    @classmethod
     def from_clip(cls, clip: str | CLIPModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs):
         """Put a projection on a CLIP.
 
@@ -296,7 +336,9 @@ class RTDModel(CLIPPreTrainedModel):
         """
         if isinstance(clip, str | Path):
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip)
-            clip = CLIPModel.from_pretrained(clip, **kwargs)
+            place = str(clip)
+            clip, report = CLIPModel.from_pretrained(place, output_loading_info=True, **kwargs)
+            _refuse_missing(report, place, "a CLIP")
         if tokenizer is None:
             raise ValueError(
                 "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
@@ -345,8 +387,8 @@ class RTDModel(CLIPPreTrainedModel):
     ) -> RTDModel:
         """Load an adapter repository: a CLIP, a projection, and an adapter of the text tower.
 
-        Further adapters of the same base are loaded with `model.text_model.load_adapter(place, adapter_name)` and
-        chosen with `model.text_model.set_adapter(adapter_name)`; the gallery does not change.
+        Further adapters of the same base are loaded with `load_adapter` and chosen with `set_adapter`; the gallery
+        does not change.
 
         Args:
             name_or_path (`str`): Directory or Hub id of the adapter repository.
@@ -360,28 +402,57 @@ class RTDModel(CLIPPreTrainedModel):
         Raises:
             ValueError: If the base is not found, or is not the one the adapter was trained on.
         """
-        facts = json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
-        base = base or facts["base_model"]
+        facts = _read_adapter_facts(name_or_path)
+        base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
+        if base is None:
+            raise ValueError(f"the adapter '{name_or_path}' does not say which CLIP it was trained on: pass base=.")
         # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
         weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
         cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
         projection = load_projection(str(Path(weights).parent))
         try:
-            model = cls.from_clip(base, projection, **kwargs)
+            # In the type it was trained in, so that its hash can be compared.
+            model = cls.from_clip(base, projection, dtype=getattr(torch, facts["dtype"]), **kwargs)
         except OSError as error:
             raise ValueError(
                 f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
                 "of that CLIP."
             ) from error
-        if str(model.dtype) == facts["dtype"] and fingerprint(model.text_model) != facts["text_model_sha256"]:
-            shapes = (model.config.text_config.hidden_size, model.config.text_config.num_hidden_layers)
+        model.load_adapter(name_or_path, is_trainable=is_trainable)
+        return model if dtype is None else model.to(dtype)
+
+    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False) -> None:
+        """Load one more adapter of the same base, and make it the active one.
+
+        Args:
+            name_or_path (`str`): Directory or Hub id of the adapter repository.
+            adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
+            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
+
+        Raises:
+            ValueError: If the adapter was trained on another text tower or with another projection.
+        """
+        facts = _read_adapter_facts(name_or_path)
+        config, base = self.config.text_config, self.config.base_model
+        shapes = (config.hidden_size, config.num_hidden_layers)
+        if fingerprint(self.text_model) != facts["text_model_sha256"]:
             raise ValueError(
                 f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
                 f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
-                "SHA-256; pass base= with that CLIP."
+                "SHA-256; load it on that CLIP, in the type it was trained in."
             )
-        model.text_model.load_adapter(name_or_path, is_trainable=is_trainable)
-        return model
+        if fingerprint(self.projection) != facts["projection_sha256"]:
+            raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
+        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+        self.set_adapter(adapter_name)
+
+    def set_adapter(self, adapter_name: str) -> None:
+        """Choose the active adapter of the text tower.
+
+        Args:
+            adapter_name (`str`): Name it was loaded under.
+        """
+        self.text_model.set_adapter(adapter_name)
 
     def save_adapter(self, save_directory: str) -> None:
         """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
@@ -393,7 +464,10 @@ class RTDModel(CLIPPreTrainedModel):
             ValueError: If the text tower has no adapter.
         """
         if not self._has_adapters:
-            raise ValueError("the text tower has no adapter; save the whole model with save_pretrained.")
+            raise ValueError(
+                "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
+                "through itself."
+            )
         text_config = self.config.text_config
         for name in self.text_model.active_adapters():
             self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
@@ -402,7 +476,8 @@ class RTDModel(CLIPPreTrainedModel):
         facts = {
             "base_model": self.config.base_model,
             "text_model_sha256": fingerprint(self.text_model),
-            "dtype": str(self.dtype),
+            "projection_sha256": fingerprint(self.projection),
+            "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
         Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
@@ -426,12 +501,24 @@ class RTDModel(CLIPPreTrainedModel):
         place = self.config.original_text_model
         if place is None:
             return self.text_model
+        tower = self._load_original_text_model()
+        if (tower.device, tower.dtype) == (self.device, self.dtype):
+            return tower
+        if len(self._original_text_model) == 2:
+            return self._original_text_model[1].to(device=self.device, dtype=self.dtype)
+        # A copy: the tower itself keeps the tensors that its hash was taken of.
+        self._original_text_model[1:] = [copy.deepcopy(tower).to(device=self.device, dtype=self.dtype)]
+        return self._original_text_model[1]
+
+    def _load_original_text_model(self) -> RTDTextModel:
+        place = self.config.original_text_model
         if not self._original_text_model:
+            own_revision = None if place["repo"] else getattr(self.config, "_commit_hash", None)
             tower = RTDTextModel.from_pretrained(
                 place["repo"] or self.config._name_or_path,
                 subfolder=place["subfolder"],
-                revision=place["revision"] or (not place["repo"] and getattr(self.config, "_commit_hash", None)) or "main",
-                dtype="auto",
+                revision=place["revision"] or own_revision or "main",
+                dtype=getattr(torch, place["dtype"]),
             )
             if fingerprint(tower) != place["sha256"]:
                 raise ValueError(
@@ -439,7 +526,7 @@ class RTDModel(CLIPPreTrainedModel):
                     "restore that folder or revision, or train again."
                 )
             self._original_text_model.append(tower.eval().requires_grad_(False))
-        return self._original_text_model[0].to(device=self.device, dtype=self.dtype)
+        return self._original_text_model[0]
 
     def set_original_text_model(
         self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None
@@ -458,6 +545,7 @@ class RTDModel(CLIPPreTrainedModel):
             "repo": repo,
             "subfolder": "" if repo else "original_text",
             "revision": revision,
+            "dtype": str(tower.dtype).removeprefix("torch."),
             "sha256": fingerprint(tower),
         }
 
@@ -467,7 +555,15 @@ class RTDModel(CLIPPreTrainedModel):
         Args:
             tower ([`RTDTextModel`]): The tower after RTD, of the same sizes.
             original_repo (`str`, *optional*): See `set_original_text_model`.
+
+        Raises:
+            ValueError: If the tower is the model's own, trained in place: what it was before is lost.
         """
+        if tower is self.text_model:
+            raise ValueError(
+                "this is the model's own text tower, trained in place: train a copy of it (copy.deepcopy), or load "
+                "the tower again with RTDTextModel.from_pretrained, so that the original is kept."
+            )
         if self.config.original_text_model is None:
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
@@ -479,11 +575,11 @@ class RTDModel(CLIPPreTrainedModel):
             save_directory (`str`): Directory.
             kwargs: As for every transformers model.
         """
-        if self._has_adapters:
+        if self._has_adapters or any(".lora_" in name for name, _ in self.text_model.named_parameters()):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
-            self.original_text_model.save_pretrained(Path(save_directory) / place["subfolder"])
+            self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
         super().save_pretrained(save_directory, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -551,16 +647,18 @@ class RTDModel(CLIPPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        pseudo_token_embeds, pseudo_token_mask = self.get_pseudo_tokens(pixel_values, image_features)
-        output = self.text_model(
+        pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features)
+        return _as_features(self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs))
+
+    def _read_prompt(self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs) -> RTDTextOutput:
+        return self.text_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             placeholder_mask=placeholder_mask,
-            pseudo_token_embeds=pseudo_token_embeds,
-            pseudo_token_mask=pseudo_token_mask,
+            pseudo_token_embeds=pseudo_tokens[0],
+            pseudo_token_mask=pseudo_tokens[1],
             **kwargs,
         )
-        return _as_features(output)
 
     def forward(
         self,
@@ -591,14 +689,7 @@ class RTDModel(CLIPPreTrainedModel):
             )
         image_features = self.get_image_features(pixel_values)
         pseudo_tokens = self.get_pseudo_tokens(image_features=image_features)
-        output = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            placeholder_mask=placeholder_mask,
-            pseudo_token_embeds=pseudo_tokens[0],
-            pseudo_token_mask=pseudo_tokens[1],
-            **kwargs,
-        )
+        output = self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs)
         return RTDOutput(
             composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
@@ -613,14 +704,20 @@ class _AdaptersDisabled:
         self._tower = tower
 
     def __call__(self, *args, **kwargs):
+        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
         self._tower.disable_adapters()
         try:
             return self._tower(*args, **kwargs)
         finally:
-            self._tower.enable_adapters()
+            if not was_disabled:
+                self._tower.enable_adapters()
 
     def __getattr__(self, name):
         return getattr(self._tower, name)
+
+
+def _read_adapter_facts(name_or_path: str) -> dict:
+    return json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:

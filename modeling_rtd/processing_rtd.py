@@ -34,14 +34,22 @@ class RTDProcessor(ProcessorMixin):
         prompt_templates (`dict[str, str]`, *optional*):
             Templates by name; each projection's own, and `"rtd"`, by default.
         default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
-        max_length (`int`, *optional*): Length of the text tower; `tokenizer.model_max_length` (77) by default.
+        max_length (`int`, *optional*):
+            Tokens the text tower takes, start and end of text included; the tokenizer's length, at most CLIP's 77,
+            where left out.
 
     Raises:
         ValueError: If a template lacks its placeholder or its condition.
     """
 
     def __init__(
-        self, image_processor=None, tokenizer=None, prompt_templates=None, default_template="lincir", **kwargs
+        self,
+        image_processor=None,
+        tokenizer=None,
+        prompt_templates=None,
+        default_template="lincir",
+        max_length=None,
+        **kwargs,
     ):
         own = {name: projection.prompt_template for name, projection in PROJECTIONS.items()}
         self.prompt_templates = prompt_templates or own | {"rtd": RTD_TEMPLATE}
@@ -56,6 +64,8 @@ class RTDProcessor(ProcessorMixin):
         self._find_template(default_template)
         super().__init__(image_processor, tokenizer, **kwargs)
         self._placeholder_token_id = find_placeholder_token_id(tokenizer)
+        # A tokenizer that was saved without a length says 1e30.
+        self.max_length = max_length or min(tokenizer.model_max_length, 77)
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
@@ -88,17 +98,12 @@ class RTDProcessor(ProcessorMixin):
         Raises:
             ValueError: If there is no such template.
         """
-        return type(self)(self.image_processor, self.tokenizer, self.prompt_templates, name)
+        return type(self)(self.image_processor, self.tokenizer, self.prompt_templates, name, self.max_length)
 
     @property
     def placeholder_token_id(self) -> int:
         """`int`: Id that stands for a pseudo-word."""
         return self._placeholder_token_id
-
-    @property
-    def max_length(self) -> int:
-        """`int`: Tokens the text tower takes, start and end of text included."""
-        return self.tokenizer.model_max_length
 
     def _find_template(self, name: str | None) -> str:
         name = name or self.default_template
@@ -299,6 +304,8 @@ class RTDProcessor(ProcessorMixin):
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:
     values = [value] if isinstance(value, str) else list(value)
+    if not values:
+        raise ValueError(f"`{name}` is empty: give at least one text.")
     for position, item in enumerate(values):
         if not isinstance(item, str):
             raise ValueError(f"`{name}` must hold strings, got {type(item).__name__} at position {position}.")

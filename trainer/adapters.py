@@ -78,16 +78,25 @@ def load_adapter_weights(text_model: RTDTextModel, checkpoint: str | Path) -> No
     set_peft_model_state_dict(text_model, weights, adapter_name=text_model.active_adapters()[0])
 
 
-def merge_adapter(model: RTDModel, adapter: str) -> RTDModel:
-    """Merge an adapter into the text tower, so that the model can be saved and used without peft.
+def merge_adapter(name_or_path: str, base: str | None = None) -> RTDModel:
+    """Load an adapter repository and merge its adapter into the text tower, to be saved and used without peft.
 
     Args:
-        model ([`RTDModel`]): The base, without adapters; changed in place.
-        adapter (`str`): Directory or Hub id of the adapter repository.
+        name_or_path (`str`): Directory or Hub id of the adapter repository.
+        base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
 
     Returns:
-        [`RTDModel`]: The same model; its original text tower is kept.
+        [`RTDModel`]: Whole, with the text tower of its base as the original text tower.
+
+    Raises:
+        ValueError: As [`RTDModel.from_adapter`].
     """
-    model.set_original_text_model(copy.deepcopy(model.text_model))
-    model.text_model = PeftModel.from_pretrained(model.text_model, adapter).merge_and_unload()
+    model = RTDModel.from_adapter(name_or_path, base)
+    model.text_model.delete_adapter(model.text_model.active_adapters())
+    original = RTDTextModel(model.text_model.config).to(model.device, model.dtype)
+    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in model.text_model.state_dict().items()}
+    original.load_state_dict(tensors)
+    model.text_model = original
+    merged = PeftModel.from_pretrained(copy.deepcopy(original), name_or_path).merge_and_unload()
+    model.replace_text_model(merged)
     return model

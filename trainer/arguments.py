@@ -72,6 +72,8 @@ class RTDTrainingArguments(_RecipeArguments):
     template: str | None = field(default=None, metadata={"help": "Name of the prompt template."})
 
     def __post_init__(self):
+        if self.loss_type not in ("nt_xent", "info_nce"):
+            raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
         if not self.composition and not self.refined_batch:
             raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
         if not self.refined_concatenation and not self.composition:
@@ -81,9 +83,12 @@ class RTDTrainingArguments(_RecipeArguments):
 
 @dataclass
 class ProjectionTrainingArguments(_RecipeArguments):
-    """Arguments of [`ProjectionTrainer`]; the defaults are LinCIR's published recipe.
+    """Arguments of [`ProjectionTrainer`]; the defaults are LinCIR's published recipe but for how keywords are found.
 
-    That is batches of 512 captions for 20,000 steps, AdamW at 1e-4, constant, weight decay 0.01.
+    That is batches of 512 captions for 20,000 steps, AdamW at 1e-4, constant, weight decay 0.01. Deviations: keywords
+    by a lexicon that comes with a package (spaCy's model has to be downloaded), masked as whole words (the published
+    code also masks the letter "a" inside words); the recipe `lincir` has the published ones. Pic2Word's published
+    values are in the recipe `pic2word`.
 
     Args:
         noise_scale (`float`, defaults to 1.0): Scale of the noise on the caption embedding.

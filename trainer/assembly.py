@@ -1,20 +1,22 @@
-"""Putting a model together from what a user names."""
+"""Putting a model together from what a user names, and running its training to the end."""
 
 from __future__ import annotations
 
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import transformers
 from transformers import AutoConfig
+from transformers.utils import cached_file
 
 from modeling_rtd import RTDConfig, RTDModel, RTDProcessor, RTDTextModel
 from trainer.adapters import has_adapters
 from trainer.base_trainer import BaseTrainer
-from trainer.checkpoints import find_checkpoints
+from trainer.checkpoints import RUN_FILE, find_checkpoints
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.progress import LossBarCallback
 
@@ -23,33 +25,43 @@ __all__ = ["finish_run", "load_model_and_processor"]
 
 
 def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
-    """Load an RTD model, or put a projection on a CLIP.
+    """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the default device.
 
     Args:
-        name_or_path (`str`): Directory or Hub id of an RTD model or of a CLIP.
+        name_or_path (`str`): Directory or Hub id of an RTD model, of an adapter repository, or of a CLIP.
         projection (`str`, *optional*):
-            On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. On an
-            RTD model it must be left out.
+            On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. With
+            anything else it must be left out.
 
     Returns:
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
-        ValueError: If a CLIP comes without a projection, or an RTD model with one.
+        ValueError: If a CLIP comes without a projection, or anything else with one.
     """
-    if AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type:
-        if projection is not None:
-            raise ValueError(
-                f"'{name_or_path}' has a projection of its own; leave `projection` out, or name the CLIP underneath."
-            )
-        return RTDModel.from_pretrained(name_or_path), RTDProcessor.from_pretrained(name_or_path)
-    if projection is None:
+    is_adapter = cached_file(name_or_path, "rtd_adapter.json", _raise_exceptions_for_missing_entries=False) is not None
+    is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+    if is_whole and projection is not None:
+        raise ValueError(
+            f"'{name_or_path}' has a projection of its own; leave `projection` out, or name the CLIP underneath."
+        )
+    if not is_whole and projection is None:
         raise ValueError(
             f"'{name_or_path}' is a CLIP without a projection: name a trained one, or train it with "
             "`rtd train-projection`."
         )
-    model = RTDModel.from_clip(name_or_path, projection)
-    return model, RTDProcessor.from_clip(name_or_path, model.projection)
+    if is_adapter:
+        model = RTDModel.from_adapter(name_or_path, dtype=torch.float32)
+    elif is_whole:
+        model = RTDModel.from_pretrained(name_or_path, dtype=torch.float32)
+    else:
+        model = RTDModel.from_clip(name_or_path, projection, dtype=torch.float32)
+    processor = (
+        RTDProcessor.from_pretrained(name_or_path)
+        if is_whole
+        else RTDProcessor.from_clip(name_or_path, model.projection)
+    )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
 
 
 def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo: str | None = None) -> Path | None:
@@ -64,48 +76,88 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo:
     Returns:
         `Path` or `None`: Folder `model` or `adapter` in the output folder, beside `training.json` and `losses.png`;
         `None` in all processes but the first.
+
+    Raises:
+        ValueError: If the output folder holds anything of another run.
+        OSError: If the result cannot be saved; the checkpoints stay.
     """
+    folder = Path(trainer.args.output_dir)
+    _refuse_foreign_folder(folder, trainer.run_facts)
+    if trainer.is_world_process_zero():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RUN_FILE).write_text(json.dumps(trainer.run_facts, indent=2, sort_keys=True))
     LossBarCallback.install(trainer, title)
-    trainer.train(resume_from_checkpoint=bool(find_checkpoints(trainer.args.output_dir)))
-    folder = None
+    trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))
+    result = None
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        if has_adapters(trained):
-            folder = Path(trainer.args.output_dir) / "adapter"
-            model.save_adapter(folder)
-        else:
-            if isinstance(trained, RTDTextModel):
-                model.replace_text_model(trained, original_repo)
-            folder = Path(trainer.args.output_dir) / "model"
-            model.save_pretrained(folder)
-        trainer.processor.save_pretrained(folder)
+        if isinstance(trained, RTDTextModel) and not has_adapters(trained):
+            model.replace_text_model(trained, original_repo)
+        result = _save_whole(model, trainer, folder / ("adapter" if has_adapters(trained) else "model"))
         _write_facts(trainer, title)
     if dist.is_initialized():
         # Without it some processes end with an error after the work is done.
         dist.barrier()
         dist.destroy_process_group()
+    return result
+
+
+def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
+    """Refuse to write over anything that this very run has not made."""
+    record = folder / RUN_FILE
+    if record.is_file():
+        recorded = json.loads(record.read_text())
+        foreign = [name for name in run_facts if recorded.get(name) != run_facts[name]]
+        if foreign:
+            raise ValueError(
+                f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Go on with what it was started with, "
+                "or choose another output_dir."
+            )
+    elif any(
+        (folder / name).exists() for name in ("model", "adapter", "training.json", "metrics.json", "config.json")
+    ):
+        raise ValueError(f"'{folder}' holds something that is no run of `rtd`; choose another output_dir.")
+
+
+def _save_whole(model: RTDModel, trainer: BaseTrainer, folder: Path) -> Path:
+    """Save beside the place and then put it there, so that a full disk leaves no half a model."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (model.save_adapter if folder.name == "adapter" else model.save_pretrained)(partial)
+        trainer.processor.save_pretrained(partial)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise OSError(
+            f"saving {folder} failed ({error}); free some space and start the same command again: it goes on from the "
+            "last checkpoint."
+        ) from error
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return folder
 
 
 def _write_facts(trainer: BaseTrainer, title: str) -> None:
     """Write what the run was and took: `training.json` and `losses.png` in the output folder."""
-    args, curve = trainer.args, get_loss_curve(trainer)
-    runtime = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), {})
+    args, curve, folder = trainer.args, get_loss_curve(trainer), Path(trainer.args.output_dir)
+    runtime = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
+    if runtime is None and (folder / "training.json").exists():
+        return  # nothing was trained that is not recorded
+    runtime = runtime or {}
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {
         **trainer.run_facts,
         "steps": trainer.state.global_step,
-        "batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
         "seconds": runtime.get("train_runtime"),
         "rows_per_second": runtime.get("train_samples_per_second"),
         "peak_resident_mib": round(peak_mib),
         "peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
         "final_loss": curve[-1][1] if curve else None,
         "losses": curve,
-        "arguments": {k: v for k, v in args.to_sanitized_dict().items() if v is not None and "token" not in k},
+        "evaluations": [log for log in trainer.state.log_history if any(name.startswith("eval_") for name in log)],
+        "world_size": args.world_size,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    folder = Path(args.output_dir)
-    (folder / "training.json").write_text(json.dumps(facts, indent=2, default=str))
+    (folder / "training.json").write_text(json.dumps(facts, indent=2))
     if curve:
         draw_loss_curves({title: [{"loss": curve}]}, folder / "losses.png")

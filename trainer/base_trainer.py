@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import torch
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
 from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel
@@ -17,6 +18,22 @@ from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_c
 
 
 __all__ = ["BaseTrainer", "check_sizes"]
+
+# Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
+_RECIPE = {
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "fp16",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+}
 
 
 def check_sizes(projection: RTDProjection, text_model: RTDTextModel) -> None:
@@ -57,11 +74,17 @@ class BaseTrainer(Trainer):
     def __init__(self, *args, processor: RTDProcessor, run_facts: dict, **kwargs):
         super().__init__(*args, **kwargs)
         self.processor = processor
-        self.run_facts = run_facts
+        # What a run cannot be resumed with otherwise; as JSON holds it, so that it compares equal when read back.
+        self.run_facts = json.loads(json.dumps({**run_facts, **self._describe_recipe()}))
         if self.args.n_gpu > 1:
             raise ValueError(
                 f"{self.args.n_gpu} GPUs in one process would split each batch and its negatives; start one process a "
                 f"GPU with `torchrun --nproc_per_node {self.args.n_gpu} ...`, or show one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters() if p.requires_grad):
+            raise ValueError(
+                "the weights to train are in half precision, in which small updates vanish: load them with "
+                "dtype=torch.float32, and pass bf16=True for mixed precision."
             )
         world_batch = self.args.per_device_train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < world_batch:
@@ -69,6 +92,13 @@ class BaseTrainer(Trainer):
                 f"{len(self.train_dataset)} rows do not fill one batch of {world_batch}, and partial batches are "
                 "dropped: lower per_device_train_batch_size or bring more rows."
             )
+
+    def _describe_recipe(self) -> dict:
+        args = self.args
+        own = {field.name for field in fields(args)} - {field.name for field in fields(TrainingArguments)}
+        names = own - {"anchor_cache", "anchor_cache_dir"} | _RECIPE
+        batch_size = args.per_device_train_batch_size * args.world_size
+        return {name: getattr(args, name) for name in sorted(names)} | {"batch_size": batch_size}
 
     @property
     def _rows_repeat(self) -> bool:
@@ -95,15 +125,20 @@ class BaseTrainer(Trainer):
         return [name for name, _ in model.named_parameters()]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Run one step and stop where the loss is not finite, before it can reach a checkpoint."""
+        """Run one step and stop where the loss is not finite."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            last = find_last_complete_checkpoint(self.args.output_dir)
             raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}; lower the learning rate or "
-                f"train in float32, and resume from {last or 'the start: no checkpoint was saved yet'}."
+                self._word_divergence(f"the loss became {loss.item()} at", self.state.global_step + 1)
             )
         return loss
+
+    def _word_divergence(self, what: str, step: int) -> str:
+        last = find_last_complete_checkpoint(self.args.output_dir)
+        return (
+            f"{what} step {step}; lower the learning rate or train in float32, and resume from "
+            f"{last or 'the start: no checkpoint was saved yet'}."
+        )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
         """Train, or go on with a run.
@@ -141,7 +176,8 @@ class BaseTrainer(Trainer):
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if 0 < self.args.max_steps <= state.global_step:
             # The stock Trainer would train one step more.
-            self._load_from_checkpoint(str(checkpoint))
+            best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+            self._load_from_checkpoint(best or str(checkpoint))
             self.state = state
             return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
@@ -162,6 +198,9 @@ class BaseTrainer(Trainer):
         (folder / RUN_FILE).write_text(json.dumps(self.run_facts, indent=2, sort_keys=True))
 
     def _save_checkpoint(self, model, trial) -> None:
+        # A step whose loss was finite may still have left weights that are not.
+        if not all(torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
+            raise FloatingPointError(self._word_divergence("weights are not finite after", self.state.global_step))
         try:
             super()._save_checkpoint(model, trial)
         except Exception as error:

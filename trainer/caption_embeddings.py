@@ -68,7 +68,7 @@ def encode_captions(
 class CaptionEmbeddings:
     """Embeddings of the distinct captions of a data set, looked up by caption and mapped from disk.
 
-    The file is keyed by the tower's fingerprint and the captions, so another tower or other captions never read it.
+    The file is keyed by the tower's fingerprint, the tokenizer and the captions: with any other it is not read.
 
     Args:
         text_model ([`RTDTextModel`]): The frozen tower.
@@ -88,7 +88,8 @@ class CaptionEmbeddings:
     ):
         unique = sorted(set(captions))
         self._index = {caption: i for i, caption in enumerate(unique)}
-        key = hashlib.sha256("\0".join([model_key, *unique]).encode()).hexdigest()
+        reading = [model_key, processor.tokenizer.backend_tokenizer.to_str(), str(processor.max_length)]
+        key = hashlib.sha256("\0".join([*reading, *unique]).encode()).hexdigest()
         folder = Path(cache_dir or Path(datasets_config.HF_DATASETS_CACHE) / "rtd_caption_embeddings")
         self.path = folder / f"{key[:32]}.npy"
         if not self.path.is_file():

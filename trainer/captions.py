@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
+
+from modeling_rtd import suggest
 
 
 __all__ = ["KEYWORD_FN_NAMES", "clean_caption", "get_keyword_fn", "mask_keywords"]
@@ -80,9 +81,7 @@ def get_keyword_fn(name: str) -> Callable[[str], list[str]]:
         ['a red dress', 'a beach']
     """
     if name not in _BUILDERS:
-        close = difflib.get_close_matches(str(name), KEYWORD_FN_NAMES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"keyword function must be one of {', '.join(KEYWORD_FN_NAMES)}, got {name!r}{hint}")
+        raise ValueError(suggest("keyword function", name, _BUILDERS))
     return _BUILDERS[name]()
 
 

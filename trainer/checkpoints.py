@@ -49,7 +49,7 @@ def is_complete(checkpoint: str | Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    pickles = [folder / "optimizer.pt", folder / "scheduler.pt"]
+    pickles = {folder / "optimizer.pt", folder / "scheduler.pt", *folder.glob("*.pt"), *folder.glob("*.pth")}
     return bool(weights) and all(zipfile.is_zipfile(path) for path in pickles)
 
 

@@ -26,7 +26,9 @@ def collate_captions(processor: RTDProcessor, **columns: Sequence[str]) -> dict[
     """
     distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
     position = {caption: i for i, caption in enumerate(distinct)}
-    batch = {"caption_input_ids": processor.pad(processor.tokenize_texts(distinct))["input_ids"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the trainer warned of texts that are cut, once and with their count
+        batch = {"caption_input_ids": processor.pad(processor.tokenize_texts(distinct))["input_ids"]}
     for name, column in columns.items():
         batch[f"{name}_index"] = torch.tensor([position[caption] for caption in column])
     return batch
@@ -71,7 +73,6 @@ class HardNegativeTripletCollator:
         self.composition = composition
         self.caption_embeddings = caption_embeddings
         self.with_captions = with_captions
-        self._has_warned = False
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -94,12 +95,10 @@ class HardNegativeTripletCollator:
         targets = [row["target_caption"] for row in rows]
         conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
         with warnings.catch_warnings():
-            if self._has_warned:  # one warning about cut conditions is enough for a run
-                warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # the trainer warned of texts that are cut, once and with their count
             prompts, heads = self.processor.build_prompts(
                 conditions, self.template, None if self.refined_concatenation else references
             )
-        self._has_warned = True
         has_branch = self.refined_batch and self.composition
         if has_branch:
             end = self.processor.tokenizer.eos_token_id

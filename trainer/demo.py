@@ -117,7 +117,8 @@ def run_demo(
     if split not in ("validation", "test"):
         raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
     size = find_preset(preset)
-    folder = _prepare_folder(Path(output_dir))
+    settings = {"preset": size.name, "seeds": seeds, "split": split, "experiments": experiments}
+    folder = _prepare_folder(Path(output_dir), settings)
     rows, losses = [], []
     for seed in range(seeds):
         run = _DemoRun(size, seed, split, folder)
@@ -140,11 +141,14 @@ def run_demo(
     return folder
 
 
-def _prepare_folder(folder: Path) -> Path:
+def _prepare_folder(folder: Path, settings: dict) -> Path:
     if folder.exists() and any(folder.iterdir()):
+        if not (folder / "demo.json").exists():
+            raise ValueError(f"'{folder}' is not empty and holds no demo; choose another --output-dir.")
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
         folder.rename(folder.with_name(f"{folder.name}.{number}"))
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "demo.json").write_text(json.dumps(settings, indent=2))
     return folder
 
 
@@ -164,7 +168,7 @@ class _DemoRun:
         with self.seconds("clip"):
             clip, tokenizer, image_processor = train_clip(self.world, self.seed)
         self.processor = RTDProcessor(image_processor, tokenizer)
-        model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer)
+        model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer).to(clip.device)
         self.rms = encode_captions(model.text_model, self.processor, self.world.captions["text"][:2000], desc=None)
         self.rms = self.rms.square().mean().sqrt().item()
         with self.seconds("evaluation"):
@@ -208,7 +212,7 @@ class _DemoRun:
         set_seed(self.seed)
         # The published dropout of SEARLE and LinCIR, 0.5, converges too slowly in so small a network.
         projection = build_projection(RTDProjectionConfig(projection_type=method, dropout=0.1, **sizes))
-        model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer)
+        model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer).to(clip.device)
         args = ProjectionTrainingArguments(
             **self._shared_arguments(method, recipe.projection_steps),
             per_device_train_batch_size=recipe.projection_batch_size,

@@ -82,7 +82,9 @@ def write_report(rows: list[dict], facts: dict, path: Path, experiments: list[di
     )
     gain = mean["lincir + rtd", "recall@5"] - mean["lincir", "recall@5"]
     control = mean["control: no composition", "recall@5"] - mean["lincir", "recall@5"]
-    share = f"{100 * control / gain:.0f} % of" if gain > 0 else "(no gain to share:)"
+    share = (
+        f"{100 * control / gain:.0f} % of the R@5 that RTD gains" if gain > 0 else f"{100 * control:.1f} points of R@5"
+    )
     seconds = {stage: value for row in rows if row["seed"] == 0 for stage, value in row["seconds"].items()}
     losses = {row["variant"]: row["final_loss"] for row in rows if row["seed"] == 0 and row["final_loss"] is not None}
     captions = {
@@ -110,8 +112,8 @@ subset R@1: {_compare(rows, "lincir + rtd", "lincir", "subset_recall@1")}.
 {_compare(rows, "lincir + rtd", "lincir + rtd without rc", "recall@5")}.
 - Refined batch sampling (rb), R@5 with over without: \
 {_compare(rows, "lincir + rtd", "lincir + rtd without rb", "recall@5")}. Expect little in a world this small.
-- Without composition, learning only to read the pseudo-word of the reference, the text tower gains {share} the R@5 \
-that RTD gains. The rest needs conditions, and correct ones: subset R@1 of RTD over the tower trained with shuffled \
+- Without composition, learning only to read the pseudo-word of the reference, the text tower gains {share}. \
+The rest needs conditions, and correct ones: subset R@1 of RTD over the tower trained with shuffled \
 conditions {_compare(rows, "lincir + rtd", "control: shuffled conditions", "subset_recall@1")}, over the one without \
 composition {_compare(rows, "lincir + rtd", "control: no composition", "subset_recall@1")}.
 - The price: plain captions of the targets find them with R@5 {captions["lincir"]:.1f} through the text tower from before \
@@ -142,11 +144,14 @@ Departures from the published recipes, all because the networks are tiny: the CL
 {recipe.projection_steps} instead of 20,000 steps, batches of {recipe.projection_batch_size} instead of 512, learning \
 rate {recipe.projection_learning_rate:g} with cosine decay instead of a constant 1e-4, dropout 0.1 instead of 0.5, \
 keywords by rule instead of spaCy, masked as words instead of substrings; Pic2Word with the same steps, batches and \
-learning rate instead of 30 epochs, batches of 128 and 1e-4, images encoded once instead of cropped at random; RTD with {recipe.rtd_steps} instead of 2,000 \
+learning rate as LinCIR here, and its AdamW settings (weight decay 0.01 on all weights, betas 0.9 and 0.999), instead of \
+30 epochs in batches of 128 at 1e-4 with 10,000 steps of warm-up, weight decay 0.1 and betas 0.9 and 0.98, images encoded \
+once instead of cropped at random; RTD with {recipe.rtd_steps} instead of 2,000 \
 steps of {recipe.rtd_batch_size} triplets at {recipe.rtd_learning_rate:g} instead of 1e-5. Noise scales are absolute, as \
 published, but set to the size of these embeddings (rms {facts["rms"]:.3f} at seed 0): {facts["rms"]:.3f} for LinCIR \
-(published 1.0) and {0.5 * facts["rms"]:.3f} for RTD (published 0.5). Everything else is the published recipe: AdamW, \
-weight decay 0.01 on all parameters, temperature 0.07, joint NT-Xent, refined batch sampling and concatenation.
+(published 1.0) and {0.5 * facts["rms"]:.3f} for RTD (published 0.5). Seeds are 0, 1, ... instead of \
+12345. The rest of RTD is the published recipe: AdamW, weight decay 0.01 on all parameters, temperature 0.07, joint \
+NT-Xent, refined batch sampling and concatenation.
 
 Prompt `{facts["prompt"]}`; reference images are not in the gallery; ties keep the gallery's order. Recipes were fixed \
 on validation queries. {facts["threads"]} thread(s); {", ".join(f"{k} {v}" for k, v in facts["versions"].items())}.

@@ -54,7 +54,9 @@ class RetrievalEvaluator:
         self._reference_features = {}
         for batch in self._batches(len(references)):
             pixels = processor.prepare_images(references[batch.start : batch.stop]).to(model.device, model.dtype)
-            self._reference_features[batch.start] = model.get_image_features(pixels)
+            # On the CPU, since the model may be moved before it is judged.
+            features = model.get_image_features(pixels)
+            self._reference_features[batch.start] = {name: tensor.cpu() for name, tensor in features.items()}
 
     def _batches(self, total: int) -> list[range]:
         """List the batches of this process."""
@@ -93,7 +95,9 @@ class RetrievalEvaluator:
         conditions = self.benchmark.queries["condition"][:]
 
         def encode(batch: range) -> torch.Tensor:
-            features = self._reference_features[batch.start]
+            place = (model.text_model.device, model.text_model.dtype)
+            kept = {name: tensor.to(*place) for name, tensor in self._reference_features[batch.start].items()}
+            features = BaseModelOutputWithPooling(**kept)
             return self._encode_batch(model, features, conditions[batch.start : batch.stop], mode, template)
 
         return normalize(self._share(encode, len(conditions)), dim=-1)
@@ -107,12 +111,12 @@ class RetrievalEvaluator:
         template: str | None,
     ) -> torch.Tensor:
         if mode == "composed":
-            inputs = self.processor(conditions=conditions, template=template).to(model.device)
+            inputs = self.processor(conditions=conditions, template=template).to(model.text_model.device)
             return model.get_composed_features(**inputs, image_features=features).pooler_output
         image = normalize(features.pooler_output, dim=-1)
         if mode == "image":
             return image
-        text = model.get_text_features(**self.processor(text=conditions).to(model.device)).pooler_output
+        text = model.get_text_features(**self.processor(text=conditions).to(model.text_model.device)).pooler_output
         return text if mode == "text" else image + normalize(text, dim=-1)
 
     def assemble(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
@@ -161,7 +165,10 @@ class RetrievalEvaluator:
         metrics["map@5"] = map_at_k(relevant, [len(ids) for ids in target_ids], 5)
         if all(subset_ids):
             similarities = (query_embeds @ self.gallery_embeds.T).numpy()
-            metrics["subset_recall@1"] = subset_recall_at_k(similarities, self.gallery_ids, target_ids, subset_ids, 1)
+            references = queries["reference_id"][:] if self.benchmark.exclude_reference else None
+            metrics["subset_recall@1"] = subset_recall_at_k(
+                similarities, self.gallery_ids, target_ids, subset_ids, 1, references
+            )
         return metrics
 
     def evaluate(self, model: RTDModel, mode: str = "composed", template: str | None = None) -> dict[str, float]:

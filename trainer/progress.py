@@ -37,6 +37,12 @@ class LossBarCallback(ProgressCallback):
             self.training_bar.set_description(self.title)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Show the newest loss."""
-        if self.training_bar is not None and logs and "loss" in logs:
+        """Show the newest loss in the bar, and metrics above it."""
+        if self.training_bar is None or not logs:
+            return
+        if "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+        metrics = {name: value for name, value in logs.items() if name.startswith("eval_")}
+        if metrics:
+            shown = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in metrics.items())
+            self.training_bar.write(f"step {state.global_step}: {shown}")

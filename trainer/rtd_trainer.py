@@ -27,6 +27,12 @@ from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 __all__ = ["RTDTrainer"]
 
 
+def _warn_of_long_texts(processor: RTDProcessor, triplets: Dataset) -> None:
+    """Warn once, with the count; the collator then cuts in silence."""
+    processor.build_prompts(triplets["conditioning_caption"][:])
+    processor.tokenize_texts([*triplets["reference_caption"], *triplets["target_caption"]])
+
+
 def _prepare_evaluation(data):
     if data is None or isinstance(data, RetrievalEvaluator):
         return data
@@ -76,6 +82,7 @@ class RTDTrainer(BaseTrainer):
         template = args.template or projection.rtd_template or processing_class.default_template
         processing_class = processing_class.with_template(template)
         train_dataset = prepare_triplets(train_dataset)
+        _warn_of_long_texts(processing_class, train_dataset)
         run_facts = {
             "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
             "projection": fingerprint(projection),
@@ -90,7 +97,8 @@ class RTDTrainer(BaseTrainer):
             run_facts=run_facts,
             **kwargs,
         )
-        self.projection = projection.to(args.device, torch.float32).eval().requires_grad_(False)
+        # A copy, since the user's own may be of another type and in another place.
+        self.projection = copy.deepcopy(projection).to(args.device, torch.float32).eval().requires_grad_(False)
         with self._frozen_tower(model) as tower:
             captions = (c for name in ("reference_caption", "target_caption") for c in train_dataset[name])
             embeddings = self._embed_captions(tower, captions)
@@ -181,6 +189,8 @@ class RTDTrainer(BaseTrainer):
             `dict[str, float]`: Fractions: the benchmark's metrics, or `text_recall@1` and `text_recall@10`.
         """
         data = self.eval_dataset if eval_dataset is None else _prepare_evaluation(eval_dataset)
+        if data is None:
+            raise ValueError("nothing to judge on: pass a RetrievalEvaluator or text triplets as `eval_dataset`.")
         if isinstance(data, dict):
             parts = (self.evaluate(part, ignore_keys, f"{metric_key_prefix}_{name}") for name, part in data.items())
             return {name: value for metrics in parts for name, value in metrics.items()}

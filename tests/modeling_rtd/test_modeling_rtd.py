@@ -146,7 +146,7 @@ def load_with_projection(clip, folder):
 def test_a_bare_text_model_is_refused_for_its_missing_projection(clip, tmp_path):
     clip.save_pretrained(tmp_path / "clip")
     CLIPTextModel.from_pretrained(tmp_path / "clip").save_pretrained(tmp_path / "bare")
-    with pytest.raises(ValueError, match=r"lacks \['text_projection.weight'\].*load a full CLIP"):
+    with pytest.raises(ValueError, match=r"lacks \['text_projection.weight'\].*with its projection"):
         RTDTextModel.from_pretrained(tmp_path / "bare")
 
 
@@ -287,6 +287,43 @@ def test_another_original_text_model_is_refused(model, tmp_path):
     RTDTextModel.from_pretrained(tmp_path / "original_text").half().save_pretrained(tmp_path / "original_text")
     with pytest.raises(ValueError, match="not the one RTD started from"):
         _ = RTDModel.from_pretrained(tmp_path).original_text_model
+
+
+def test_a_plain_clip_is_no_rtd_model(clip, tmp_path):
+    clip.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="from_clip"):
+        RTDModel.from_pretrained(tmp_path)
+
+
+@torch.no_grad()
+def test_the_original_text_model_survives_a_change_of_type(model, processor, tmp_path):
+    inputs = processor(text=["a red dress"])
+    before = model.get_text_features(**inputs).pooler_output
+    model.replace_text_model(copy.deepcopy(model.text_model))
+    model.to(torch.bfloat16)
+    assert model.get_text_features(**inputs).pooler_output.dtype == torch.bfloat16
+    model.save_pretrained(tmp_path)
+    loaded = RTDModel.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(loaded.get_text_features(**inputs).pooler_output, before, atol=1e-6, rtol=0)
+
+
+def test_a_tower_trained_in_place_is_no_replacement(model):
+    with pytest.raises(ValueError, match="trained in place"):
+        model.replace_text_model(model.text_model)
+
+
+def test_a_composed_prompt_longer_than_the_tower_is_refused(model):
+    ids = torch.full((1, 21), 5)
+    ids[0, 4], ids[0, -1] = 4, 3
+    with pytest.raises(ValueError, match="takes 20 tokens, got 21"):
+        model.text_model(ids, placeholder_mask=ids == 4, pseudo_token_embeds=torch.zeros(1, 1, 32))
+
+
+def test_pseudo_words_need_a_place(clip, tmp_path):
+    clip.save_pretrained(tmp_path)
+    tower = RTDTextModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="names no placeholder token"):
+        tower(torch.tensor([[1, 4, 3]]), pseudo_token_embeds=torch.zeros(1, 1, 32))
 
 
 def test_a_clip_directory_is_enough(clip, tokenizer, processor, tmp_path):

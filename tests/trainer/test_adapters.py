@@ -145,8 +145,7 @@ def test_an_adapter_repository_names_base_and_task_type(train, place, tmp_path):
 def test_merged_equals_adapter(train, processor, place, tmp_path):
     tuned, _ = train()
     tuned.save_adapter(tmp_path / "adapter")
-    projection = load_projection(str(tmp_path / "adapter/projection"))
-    merged = merge_adapter(RTDModel.from_clip(place, projection), str(tmp_path / "adapter"))
+    merged = merge_adapter(str(tmp_path / "adapter"))
     torch.testing.assert_close(compose(merged, processor), compose(tuned, processor), atol=2e-6, rtol=0)
     merged.save_pretrained(tmp_path / "merged")
     loaded = RTDModel.from_pretrained(tmp_path / "merged")
@@ -172,11 +171,26 @@ def test_adapters_are_swapped_on_one_base(train, processor, tmp_path):
     second, _ = train(model=RTDModel.from_clip(first.config.base_model, first.projection), name="second", seed=7)
     second.save_adapter(tmp_path / "second")
     model = RTDModel.from_adapter(str(tmp_path / "first"))
-    model.text_model.load_adapter(str(tmp_path / "second"), adapter_name="second")
-    model.text_model.set_adapter("second")
+    model.load_adapter(str(tmp_path / "second"), "second")
     torch.testing.assert_close(compose(model, processor), compose(second, processor), atol=1e-6, rtol=0)
-    model.text_model.set_adapter("default")
+    model.set_adapter("default")
     torch.testing.assert_close(compose(model, processor), compose(first, processor), atol=1e-6, rtol=0)
+
+
+def test_an_adapter_with_another_projection_is_refused(train, place, tmp_path):
+    train(name="first")[0].save_adapter(tmp_path / "first")
+    other, _ = train(model=RTDModel.from_clip(place, "lincir"), name="other", seed=5)
+    other.save_adapter(tmp_path / "other")
+    with pytest.raises(ValueError, match="trained with another projection"):
+        RTDModel.from_adapter(str(tmp_path / "first")).load_adapter(str(tmp_path / "other"), "other")
+
+
+def test_plain_text_leaves_a_disabled_adapter_disabled(train, processor):
+    tuned, _ = train()
+    tuned.text_model.disable_adapters()
+    before = compose(tuned, processor)
+    tuned.get_text_features(**processor(text="a dog"))
+    assert torch.equal(compose(tuned, processor), before)
 
 
 def test_a_resumed_adapter_equals_a_straight_one_bit_for_bit(train, place):

@@ -118,15 +118,16 @@ def test_an_unreadable_image_is_left_out_with_a_count(build, tmp_path):
     for i, image in enumerate(build_images(9)):
         image.save(folder / f"{i}.png")
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:100])
-    with pytest.warns(UserWarning, match="1 of 9 images cannot be read"):
-        trainer = build(source=folder, augment=False)
-    assert len(trainer.train_dataset) == 8
+    for augment in (True, False):
+        with pytest.warns(UserWarning, match=r"1 of 9 images cannot be read and are left out: .*3\.png"):
+            trainer = build(source=folder, augment=augment)
+        assert len(trainer.train_dataset) == 8
 
 
-def test_an_unreadable_image_is_left_out_of_its_batch(build):
-    table = Dataset.from_list([{"image": {"bytes": b"no image", "path": None}}, {"image": build_images(1)[0]}] * 5)
-    trainer = build(source=table.cast_column("image", ImageFeature(decode=False)))
-    assert len(trainer.data_collator(list(trainer.train_dataset))["pixel_values"]) == 5
+def test_images_of_which_none_can_be_read_are_refused(build):
+    table = Dataset.from_list([{"image": {"bytes": b"no image", "path": None}}] * 9)
+    with pytest.raises(ValueError, match="none of 9 images can be read"):
+        build(source=table.cast_column("image", ImageFeature(decode=False)))
 
 
 def test_a_folder_without_images_is_refused(build, tmp_path):

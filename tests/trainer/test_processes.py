@@ -39,6 +39,9 @@ trainer.train()
 if trainer.is_world_process_zero():
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
     torch.save({"losses": losses, "weights": trainer.model.state_dict()}, folder + "/result.pt")
+if torch.distributed.is_initialized():
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 """
 
 

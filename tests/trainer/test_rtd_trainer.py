@@ -32,7 +32,7 @@ CHECKPOINTING = next(
 def build(model, processor, tmp_path):
     """Build a trainer on a fresh copy of the tower."""
 
-    def build(rows=ROWS, tower=None, name="run", callbacks=None, **arguments):
+    def build(rows=ROWS, tower=None, name="run", callbacks=None, eval_dataset=None, **arguments):
         defaults = {
             "output_dir": str(tmp_path / name),
             "max_steps": 2,
@@ -51,6 +51,7 @@ def build(model, processor, tmp_path):
             train_dataset=Dataset.from_list(rows),
             processing_class=processor,
             callbacks=callbacks,
+            eval_dataset=eval_dataset,
         )
 
     return build
@@ -248,7 +249,7 @@ def test_a_run_on_other_data_is_foreign(build):
         build(rows=ROWS[:32], **settings).train(resume_from_checkpoint=True)
 
 
-@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
 def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     trainer = build(callbacks=[StopAt(4)], **settings)
@@ -274,7 +275,12 @@ def test_a_checkpoint_is_a_text_tower_with_its_companions_named(build, model, pr
     assert not report["unexpected_keys"]
     for ours, theirs in zip(tower.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-    assert set(json.loads((folder / "run.json").read_text())) == {"projection", "text_model", "triplets"}
+    assert set(json.loads((folder / "run.json").read_text())) >= {
+        "projection",
+        "text_model",
+        "triplets",
+        "learning_rate",
+    }
 
 
 def limit_file_size():
@@ -319,12 +325,69 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(build):
-    trainer = build(max_steps=6, learning_rate=1e38, save_strategy="steps", save_steps=1)
-    with pytest.raises(FloatingPointError, match="the loss became nan at step .* resume from"):
+def test_a_loss_that_is_not_finite_stops_the_run(build):
+    with pytest.raises(FloatingPointError, match="the loss became nan at step 2; .* resume from the start"):
+        build(max_steps=6, learning_rate=1e38).train()
+
+
+def test_weights_that_are_not_finite_are_never_saved(build, model):
+    trainer = build(max_steps=6, save_strategy="steps", save_steps=1)
+    step = trainer.training_step
+
+    def poison(network, *arguments):
+        loss = step(network, *arguments)
+        if trainer.state.global_step == 2:  # a gradient that the third update turns into weights
+            network.text_projection.weight.grad.fill_(float("nan"))
+        return loss
+
+    trainer.training_step = poison
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 3; .*checkpoint-2"):
         trainer.train()
-    checkpoint = find_last_complete_checkpoint(trainer.args.output_dir)
-    assert checkpoint is None or int(checkpoint.name[-1]) < trainer.state.global_step + 1
+    last = find_last_complete_checkpoint(trainer.args.output_dir)
+    assert last.name == "checkpoint-2"
+    assert all(torch.isfinite(p).all() for p in RTDTextModel.from_pretrained(last).parameters())
+
+
+def test_a_run_with_another_recipe_is_foreign(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match=r"of another run: learning_rate, loss_type differ\(s\)"):
+        build(**settings | {"loss_type": "info_nce", "learning_rate": 0.5}).train(resume_from_checkpoint=True)
+
+
+def test_half_precision_weights_are_not_trained(build, model):
+    model.text_model.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="in half precision, in which small updates vanish"):
+        build()
+
+
+def test_long_texts_are_cut_with_one_warning_and_their_count(build):
+    rows = [dict(row) for row in ROWS]
+    rows[30]["conditioning_caption"] = "is red and " * 20
+    with pytest.warns(UserWarning, match="1 of 48 texts are longer than the 20 tokens") as caught:
+        build(rows=rows, anchor_cache="never").train()
+    assert sum("texts are longer" in str(warning.message) for warning in caught) == 1
+
+
+def test_the_best_tower_comes_back_when_a_finished_run_is_resumed(build):
+    settings = {
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "text_recall@10",
+        "greater_is_better": False,
+        "learning_rate": 3e-2,
+    }
+    first = build(eval_dataset=Dataset.from_list(ROWS[:30]), **settings)
+    first.train()
+    assert not first.state.best_model_checkpoint.endswith("-4")
+    again = build(eval_dataset=Dataset.from_list(ROWS[:30]), **settings)
+    again.train(resume_from_checkpoint=True)
+    for ours, theirs in zip(again.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_rows_that_do_not_fill_a_batch_are_refused(build):

@@ -26,6 +26,7 @@ def parse_options(arguments: list[str], *classes: type) -> tuple:
     Raises:
         ValueError: If the recipe is missing, is no YAML mapping, or holds a key that no flag has.
     """
+    arguments = [part for argument in arguments for part in _split_recipe(argument)]
     if "--recipe" in arguments:
         place = arguments.index("--recipe")
         if place + 1 == len(arguments):
@@ -33,6 +34,10 @@ def parse_options(arguments: list[str], *classes: type) -> tuple:
         recipe = _read_recipe(Path(arguments[place + 1]))
         arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
     return HfArgumentParser(classes).parse_args_into_dataclasses(arguments)
+
+
+def _split_recipe(argument: str) -> list[str]:
+    return argument.split("=", 1) if argument.startswith("--recipe=") else [argument]
 
 
 def _read_recipe(path: Path) -> list[str]:

@@ -27,21 +27,25 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--image", required=True, help="reference image: path or URL")
     parser.add_argument("--text", default="", help="condition, as in 'a photo of [the image] that ...'")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
+    parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
     paths = list_images(options.gallery)
 
-    from modeling_rtd import Gallery, RTDModel, RTDProcessor
+    from modeling_rtd import Gallery
+    from trainer.assembly import load_model_and_processor
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    model, processor = RTDModel.from_pretrained(options.model), RTDProcessor.from_pretrained(options.model)
+    model, processor = load_model_and_processor(options.model)
     reference = processor.load_image(options.image)
-    query = model(**processor(images=[reference], conditions=[options.text])).composed_embeds
+    inputs = processor(images=[reference], conditions=[options.text]).to(model.device)
+    query = model(**inputs).composed_embeds
     gallery, skipped = Gallery.from_images(model, processor, paths)
     if skipped:
         reasons = "\n".join(f"  {reason}" for reason in skipped)
         print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     same = [str(path) for path in paths if path.resolve() == Path(options.image).resolve()]
+    same = [] if options.keep_reference else same
     results = gallery.search(query, options.top_k, exclude=[same])[0]
     print("rank  score   image")
     for rank, result in enumerate(results, start=1):

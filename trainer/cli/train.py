@@ -48,9 +48,10 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If neither or both of triplets and captions are named, or anything the trainer refuses.
     """
+    import copy
     from pathlib import Path
 
-    from modeling_rtd import PROJECTIONS, RTDTextModel
+    from modeling_rtd import PROJECTIONS
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
@@ -68,16 +69,20 @@ def run(arguments: list[str]) -> None:
             f"--projection names a trained one, but '{command.projection}' is a method: train it first with "
             f"`rtd train-projection --method {command.projection}`."
         )
+    if command.benchmark is not None and args.eval_strategy == "no":
+        raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")
     model, processor = load_model_and_processor(command.model, command.projection)
+    _check_start(model, command)
     triplets = command.triplets
     if command.captions is not None:
         triplets = Path(args.output_dir, "triplets.jsonl")
         with args.main_process_first():
             write_triplets(command.captions, triplets, method="rules", seed=args.seed)
     if command.lora_r:
+        model.config.base_model = model.config.base_model or command.model
         tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
     else:
-        tower = RTDTextModel.from_pretrained(command.model, config=model.text_model.config)
+        tower = copy.deepcopy(model.text_model)
     evaluator = None
     if command.benchmark is not None:
         evaluator = RetrievalEvaluator(model, processor, load_benchmark(command.benchmark))
@@ -91,3 +96,24 @@ def run(arguments: list[str]) -> None:
     )
     if folder := finish_run(trainer, model, "RTD", command.original_text_model):
         print(f"{folder.name}: {folder}")
+
+
+def _check_start(model, command: TrainCommand) -> None:
+    """Refuse what would be found out only after training."""
+    import torch
+
+    from modeling_rtd import RTDTextModel, fingerprint
+    from trainer.adapters import has_adapters
+
+    if model.config.original_text_model is not None or has_adapters(model.text_model):
+        raise ValueError(
+            f"'{command.model}' is trained with RTD already, and RTD starts from CLIP's own text tower: name the "
+            "model with the projection that it was made of."
+        )
+    if command.original_text_model is not None:
+        tower = RTDTextModel.from_pretrained(command.original_text_model, dtype=torch.float32)
+        if fingerprint(tower) != fingerprint(model.text_model):
+            raise ValueError(
+                f"'{command.original_text_model}' holds another text tower than '{command.model}': name the CLIP "
+                "underneath, or leave --original_text_model out."
+            )

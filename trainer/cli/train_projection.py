@@ -40,9 +40,10 @@ def run(arguments: list[str]) -> None:
     from trainer.objectives import find_objective
     from trainer.projection_trainer import ProjectionTrainer
 
+    if not any(argument.startswith("--recipe") for argument in arguments) and "pic2word" in arguments:
+        arguments = ["--recipe", "pic2word", *arguments]  # the defaults are LinCIR's
     command, args = parse_options(arguments, TrainProjectionCommand, ProjectionTrainingArguments)
-    find_objective(command.method)
-    wanted = "captions" if command.method == "lincir" else "images"
+    wanted = find_objective(command.method).reads
     source = getattr(command, wanted)
     if source is None:
         raise ValueError(f"{command.method} is trained from {wanted}: give --{wanted}.")

@@ -36,6 +36,8 @@ class LinCIRObjective:
         processor ([`RTDProcessor`]): Its processor.
     """
 
+    reads = "captions"
+
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args = args
         self.text_model = model.text_model

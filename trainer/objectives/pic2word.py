@@ -37,6 +37,7 @@ class Pic2WordObjective:
         processor ([`RTDProcessor`]): Its processor.
     """
 
+    reads = "images"
     caption_embeddings = None
 
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
@@ -53,8 +54,8 @@ class Pic2WordObjective:
             source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
 
         Returns:
-            `datasets.Dataset`: Columns `image` (not decoded) and `row`. An image that cannot be read is left out where
-            it is encoded once, with one warning for all; with augmentation it is left out of its batches.
+            `datasets.Dataset`: Columns `image` (not decoded) and `row`. Images that cannot be read are left out, with
+            one warning that names them.
 
         Raises:
             ValueError: If there is no image.
@@ -64,30 +65,29 @@ class Pic2WordObjective:
         if "image" not in source.column_names:
             raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
         table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+        images = tqdm(table, desc="Checking images")
+        readable = [row for row, item in enumerate(images) if _decode(item["image"]) is not None]
+        if not readable:
+            raise ValueError(f"none of {len(table)} images can be read.")
+        if len(readable) < len(table):
+            broken = sorted(set(range(len(table))) - set(readable))
+            names = ", ".join(str(table[row]["image"]["path"] or f"row {row + 1}") for row in broken[:20])
+            warnings.warn(
+                f"{len(broken)} of {len(table)} images cannot be read and are left out: {names}.", stacklevel=2
+            )
+            table = table.select(readable)
         if not self.args.augment:
-            table = self._encode_once(table)
+            self._encode_once(table)
         return table.add_column("row", list(range(len(table))))
 
     @torch.no_grad()
-    def _encode_once(self, table: Dataset, batch_size: int = 64) -> Dataset:
-        kept, chunks = [], []
+    def _encode_once(self, table: Dataset, batch_size: int = 64) -> None:
+        chunks = []
         for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
-            rows = list(range(start, min(start + batch_size, len(table))))
-            images = [(row, _decode(table[row]["image"])) for row in rows]
-            images = [(row, image) for row, image in images if image is not None]
-            if images:
-                kept += [row for row, _ in images]
-                pixels = self.processor.prepare_images([image for _, image in images])
-                pixels = pixels.to(self.model.device, self.model.dtype)
-                chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
-        if not kept:
-            raise ValueError(f"none of {len(table)} images can be read.")
-        if len(kept) < len(table):
-            warnings.warn(
-                f"{len(table) - len(kept)} of {len(table)} images cannot be read and are left out.", stacklevel=2
-            )
+            images = [_decode(image) for image in table[start : start + batch_size]["image"]]
+            pixels = self.processor.prepare_images(images).to(self.model.device, self.model.dtype)
+            chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
         self.image_embeds = torch.cat(chunks)
-        return table.select(kept)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -101,7 +101,7 @@ class Pic2WordObjective:
         """
         if self.image_embeds is not None:
             return {"image_embeds": self.image_embeds[[row["row"] for row in rows]]}
-        images = [image for row in rows if (image := _decode(row["image"])) is not None]
+        images = [_decode(row["image"]) for row in rows]
         size = self.processor.image_processor.crop_size
         crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
         pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)

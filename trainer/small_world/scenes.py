@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import io
@@ -12,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from modeling_rtd import suggest
 
 
 __all__ = [
@@ -201,9 +202,7 @@ def find_preset(preset: str | SmallWorldPreset) -> SmallWorldPreset:
     if isinstance(preset, SmallWorldPreset):
         return preset
     if preset not in PRESETS:
-        close = difflib.get_close_matches(str(preset), PRESETS, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise ValueError(f"unknown small world preset '{preset}'; {hint}Known: {', '.join(PRESETS)}.")
+        raise ValueError(suggest("preset of the small world", preset, PRESETS))
     return PRESETS[preset]
 
 

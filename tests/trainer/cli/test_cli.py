@@ -6,6 +6,7 @@ from PIL import Image
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
 from trainer.cli.main import main
+from trainer.small_world import build_small_world
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
     command = ["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 0
     facts = json.loads((tmp_path / "run/training.json").read_text())
-    assert (facts["steps"], facts["arguments"]["learning_rate"]) == (4, 1e-3)
+    assert (facts["steps"], facts["learning_rate"]) == (4, 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -193,3 +194,56 @@ def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp
     command = ["train", "--model", clip_place, "--projection", "lincir", "--triplets", triplets]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
     assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
+
+
+def test_a_folder_with_something_else_is_never_written_over(place, triplets, tmp_path, capsys):
+    out = str(tmp_path)  # the folder that the model itself lies in
+    assert main(["train", "--model", place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert "holds something that is no run" in capsys.readouterr().err
+
+
+def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_path, capsys):
+    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    assert main([*command, "--save_strategy", "no"]) == 0
+    facts = (tmp_path / "run/training.json").read_text()
+    assert main([*command, "--noise_scale", "3"]) == 2
+    assert "noise_scale differ(s)" in capsys.readouterr().err
+    assert (tmp_path / "run/training.json").read_text() == facts
+
+
+def test_a_tuned_model_is_not_tuned_again(place, triplets, tmp_path, capsys):
+    command = ["train", "--triplets", triplets, *FAST]
+    assert main([*command, "--model", place, "--output_dir", str(tmp_path / "one")]) == 0
+    assert main([*command, "--model", str(tmp_path / "one/model"), "--output_dir", str(tmp_path / "two")]) == 2
+    assert "is trained with RTD already" in capsys.readouterr().err
+
+
+def test_a_wrong_place_of_the_original_is_found_before_training(place, triplets, tmp_path, capsys):
+    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    assert main([*command, "--original_text_model", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
+    assert main(["demo", "--preset", "toy", "--output-dir", str(tmp_path / "demo")]) == 0
+    model = RTDModel.from_pretrained(tmp_path / "demo/model")
+    model.text_model = model.original_text_model
+    model.config.original_text_model = None
+    model.save_pretrained(tmp_path / "start")
+    RTDProcessor.from_pretrained(tmp_path / "demo/model").save_pretrained(tmp_path / "start")
+    rows = build_small_world("toy").triplets
+    rows.to_json(tmp_path / "triplets.jsonl")
+    command = ["train", "--model", str(tmp_path / "start"), "--triplets", str(tmp_path / "triplets.jsonl"), *FAST]
+    judge = ["--benchmark", "small_world/toy", "--eval_strategy", "steps", "--eval_steps", "2"]
+    assert main([*command, *judge, "--output_dir", str(tmp_path / "run")]) == 0
+    evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
+    assert [evaluation["step"] for evaluation in evaluations] == [2, 4]
+    assert "eval_recall@10" in evaluations[0]
+
+
+def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["--model", clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
+    assert search(f"{out}/adapter", folder, tmp_path, "--text", "is red") == 0
+    assert "rank  score" in capsys.readouterr().out
