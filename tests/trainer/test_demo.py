@@ -77,6 +77,7 @@ def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "photo.jpg").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_experiments_sweep_noise_and_compare_sources_of_triplets(tmp_path):
     folder = tmp_path / "runs"
     assert main(["demo", "--preset", "toy", "--experiments", "--output-dir", str(folder)]) == 0
