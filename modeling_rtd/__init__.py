@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.gallery_rtd import Gallery, encode_images
-from modeling_rtd.modeling_rtd import RTDModel, RTDOutput, RTDTextModel, RTDTextOutput, fingerprint
+from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_rtd import (
     PROJECTIONS,
@@ -14,6 +14,7 @@ from modeling_rtd.projection_rtd import (
     build_projection,
     load_projection,
 )
+from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 
 __all__ = [

@@ -1,0 +1,248 @@
+"""RTD's text tower, which reads pseudo-words and two prompts in one sequence."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel
+from transformers.masking_utils import create_causal_mask
+from transformers.utils import ModelOutput
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_rtd import RTDTextConfig
+
+
+__all__ = ["RTDTextModel", "RTDTextOutput", "fingerprint", "refuse_missing"]
+
+
+@dataclass
+class RTDTextOutput(ModelOutput):
+    """Output of [`RTDTextModel`].
+
+    Args:
+        text_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+            Projected text embeddings, not normalised; of shape `(batch_size, 2, projection_dim)` where `branch_index`
+            is given: first the whole prompt, then the branch.
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
+            States of the last layer, after the final layer norm.
+        pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)` or `(batch_size, 2, hidden_size)`):
+            States at the end-of-text positions, before the text projection.
+        hidden_states, attentions (`tuple(torch.Tensor)`, *optional*): As everywhere in transformers.
+    """
+
+    text_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash the names, types and bytes of all tensors of a module, those of adapters left out.
+
+    Args:
+        module (`torch.nn.Module`): Any module.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if their own tensors are.
+    """
+    digest = hashlib.sha256()
+    tensors = {
+        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        for name, tensor in module.state_dict().items()
+        if ".lora_" not in name and ".modules_to_save." not in name
+    }
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def refuse_missing(report: dict, place: str, what: str) -> None:
+    """Refuse a repository whose gaps would be filled with random tensors.
+
+    Args:
+        report (`dict`): What `from_pretrained` returns with `output_loading_info=True`.
+        place (`str`): The repository.
+        what (`str`): What it should hold.
+
+    Raises:
+        ValueError: If tensors are missing.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"'{place}' lacks {missing[:3]} and {len(missing)} tensors in all of {what}; load a repository that has "
+            "them."
+        )
+
+
+class RTDTextModel(CLIPTextModel):
+    """CLIP's text tower with its projection, able to read pseudo-words and two prompts in one sequence.
+
+    Loads from a CLIP repository, from a `CLIPTextModelWithProjection` repository and from a saved [`RTDModel`]. Text
+    without pseudo-words gives exactly CLIP's own text features. RTD trains this tower and nothing else
+    (https://huggingface.co/papers/2406.09188).
+
+    Args:
+        config ([`RTDTextConfig`]): Configuration.
+    """
+
+    config: RTDTextConfig
+    config_class = RTDTextConfig
+    base_model_prefix = "text_model"
+    _keys_to_ignore_on_load_unexpected = [
+        r"^vision_model\.",
+        r"^visual_projection\.",
+        r"^projection\.",
+        r"^logit_scale$",
+        r"embeddings\.position_ids$",
+    ]
+
+    def __init__(self, config: RTDTextConfig):
+        super().__init__(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as every transformers model does, but never leave a tower or its projection at random.
+
+        Raises:
+            ValueError: If the repository lacks tensors of the tower, such as a bare `CLIPTextModel` repository, which
+                has no text projection.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        model, report = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        what = "a text tower with its projection, as CLIP, CLIPTextModelWithProjection and RTD repositories hold"
+        refuse_missing(report, pretrained_model_name_or_path, what)
+        return (model, report) if wants_report else model
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+        pseudo_token_embeds: torch.Tensor | None = None,
+        pseudo_token_mask: torch.Tensor | None = None,
+        branch_index: torch.Tensor | None = None,
+        **kwargs,
+    ) -> RTDTextOutput:
+        r"""Encode texts in which some positions are pseudo-words.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids; each row holds an end of text.
+            attention_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                1 for tokens, 0 for padding. Padding on the right needs none: attention is causal.
+            position_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*): Derived where left out.
+            placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                True at the positions that take pseudo-words: the n-th takes the n-th row of `pseudo_token_embeds`,
+                the last row serves any further ones. Where left out: positions equal to
+                `config.placeholder_token_id`.
+            pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`, *optional*): Pseudo-words.
+            pseudo_token_mask (`torch.Tensor` of shape `(batch_size, K)`, *optional*):
+                False for unused slots, which are treated as if they were not in the sequence.
+            branch_index (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+                Position of an inserted end-of-text token that sees all before it and that nothing else sees. The row
+                then carries two prompts: itself without that token, and itself up to and including it.
+
+        Returns:
+            [`RTDTextOutput`]: With two embeddings a row where `branch_index` is given.
+
+        Raises:
+            ValueError: If shapes do not fit, the text is too long, or the attention implementation cannot do it.
+        """
+        self._check_inputs(input_ids, pseudo_token_embeds, branch_index)
+        batch_size, seq_len = input_ids.shape
+        words = self.embeddings.token_embedding(input_ids)  # (B, S, H)
+        steps = torch.arange(seq_len, device=input_ids.device).expand(batch_size, -1)
+        positions = steps
+        if pseudo_token_embeds is not None:
+            if placeholder_mask is None:
+                placeholder_mask = input_ids.eq(self._find_placeholder())
+            nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
+            rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
+            words = torch.where(placeholder_mask[..., None], rows, words)
+            if pseudo_token_mask is not None:
+                unused = placeholder_mask & ~pseudo_token_mask.bool().gather(1, nth)  # (B, S)
+                positions = positions - unused.long().cumsum(-1)
+                attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
+        and_mask = None
+        if branch_index is not None:
+            is_branch = steps == branch_index[:, None]  # (B, S)
+            positions = positions - (steps > branch_index[:, None]).long()
+
+            def and_mask(batch, head, query, key):
+                return (key != branch_index[batch]) | (query == key)
+
+        if position_ids is None:
+            position_ids = positions.clamp(0, self.config.max_position_embeddings - 1)
+        hidden = words + self.embeddings.position_embedding(position_ids)
+        # Position ids stay out of the mask builder: it would take their repeats for packed, separate sequences.
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            past_key_values=None,
+            and_mask_function=and_mask,
+        )
+        kwargs.pop("is_causal", None)
+        hidden = self.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True, **kwargs).last_hidden_state
+        hidden = self.final_layer_norm(hidden)
+
+        # Repositories from before transformers 4.31 say 2 and mean the largest id of the row.
+        legacy = self.config.eos_token_id == 2
+        is_end = input_ids == (input_ids.amax(-1, keepdim=True) if legacy else self.config.eos_token_id)
+        if branch_index is None:
+            ends = is_end.int().argmax(-1)  # (B,)
+            pooled = hidden[torch.arange(batch_size, device=hidden.device), ends]  # (B, H)
+        else:
+            ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
+            pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
+        return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
+
+    def _find_placeholder(self) -> int:
+        if self.config.placeholder_token_id is None:
+            raise ValueError(
+                "pseudo-words came without `placeholder_mask`, and this configuration names no placeholder token: "
+                "pass the mask that RTDProcessor makes."
+            )
+        return self.config.placeholder_token_id
+
+    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
+        if input_ids is None or input_ids.ndim != 2:
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
+        batch_size, seq_len = input_ids.shape
+        # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
+        slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
+        longest = self.config.max_position_embeddings + (branch_index is not None) + slots
+        if seq_len > longest:
+            raise ValueError(f"the text tower takes {longest} tokens, got {seq_len}; truncate the text.")
+        implementation = self.config._attn_implementation or ""
+        if branch_index is not None and "flash" in implementation:
+            raise ValueError(
+                f"'{implementation}' cannot run two prompts in one sequence: it ignores the mask between them; load "
+                'the text tower with attn_implementation="sdpa".'
+            )
+        if "flex" in implementation and input_ids.device.type == "cpu" and torch.is_grad_enabled():
+            raise ValueError(
+                'flex attention computes no gradients on a CPU; use attn_implementation="sdpa", or torch.no_grad().'
+            )
+        if pseudo_token_embeds is None:
+            return
+        expected = (batch_size, self.config.hidden_size)
+        if pseudo_token_embeds.ndim != 3 or (pseudo_token_embeds.shape[0], pseudo_token_embeds.shape[2]) != expected:
+            raise ValueError(
+                f"`pseudo_token_embeds` must have the shape ({batch_size}, K, {self.config.hidden_size}), got "
+                f"{tuple(pseudo_token_embeds.shape)}; is the projection made for this text tower?"
+            )
