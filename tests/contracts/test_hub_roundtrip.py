@@ -1,5 +1,6 @@
 """A saved model is complete: it loads where transformers and torch are installed and this package is not."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -50,6 +51,9 @@ def load_elsewhere(folder, cwd):
 @torch.no_grad()
 def test_a_saved_model_loads_without_this_package_with_equal_embeddings(model, processor, tmp_path):
     folder = tmp_path / "model"
+    tuned = copy.deepcopy(model.text_model)
+    tuned.text_projection.weight.mul_(2.0)
+    model.replace_text_model(tuned)  # so that the original text tower has to travel too
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     build_images(1)[0].save(folder / "query.png")
