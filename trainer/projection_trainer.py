@@ -36,6 +36,8 @@ class ProjectionTrainer(BaseTrainer):
         **kwargs,
     ):
         args = args or ProjectionTrainingArguments()
+        if kwargs.get("eval_dataset") is not None:
+            raise ValueError("projections are judged after training: pass the model to a RetrievalEvaluator.")
         check_sizes(model.projection, model.text_model)
         objective_class = find_objective(model.projection.config.projection_type)
         model = model.to(args.device).eval().requires_grad_(False)

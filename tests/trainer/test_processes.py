@@ -1,5 +1,6 @@
 """Several gloo processes on one machine, started as users start them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.builders import build_clip, build_processor, build_triplets
 
+
+ENVIRONMENT = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
 SCRIPT = """
 import json, sys
 import torch
@@ -52,15 +56,9 @@ def launch(folder, processes, batch_size, mode="lives"):
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    environment = {
-        "PYTHONPATH": str(Path.cwd()),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin:/bin",
-    }
     return subprocess.run(
         [*command, str(script), str(folder), str(batch_size), mode],
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,
@@ -84,3 +82,23 @@ def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(
     run = launch(tmp_path / "run", 2, 8, "dies")
     assert run.returncode != 0
     assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_an_adapter_in_two_processes_and_ends_cleanly(tmp_path):
+    from modeling_rtd import RTDModel
+
+    processor = build_processor()
+    for part in (build_clip(), processor.tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path / "clip")
+    torch.manual_seed(0)
+    RTDModel.from_clip(str(tmp_path / "clip")).projection.save_pretrained(tmp_path / "projection")
+    rows = "\n".join(json.dumps(row) for row in build_triplets(64))
+    (tmp_path / "triplets.jsonl").write_text(rows)
+    command = f"""-m torch.distributed.run --standalone --nproc_per_node=2 -m trainer.cli.main train --lora_r 4
+        --model {tmp_path}/clip --projection {tmp_path}/projection --triplets {tmp_path}/triplets.jsonl
+        --output_dir {tmp_path}/run --max_steps 3 --per_device_train_batch_size 8 --use_cpu True""".split()
+    run = subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count("adapter: ") == 1
+    assert RTDModel.from_adapter(str(tmp_path / "run/adapter")).text_model.active_adapters() == ["default"]

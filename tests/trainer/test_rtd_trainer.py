@@ -190,6 +190,32 @@ def test_each_part_can_be_switched_and_still_learns(build, ablation):
     assert losses[-1] < losses[0]
 
 
+def test_mixed_precision_is_near_full_precision_and_is_not_it(build):
+    losses = []
+    for bf16 in (True, False):
+        trainer = build(name=str(bf16), bf16=bf16, max_steps=1)
+        trainer.train()
+        losses += get_losses(trainer)
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_accumulated_batches_do_not_see_each_others_negatives(build, model):
+    model.text_model.double()
+    settings = {"optim": "sgd", "learning_rate": 0.1, "max_steps": 1, "weight_decay": 0.0, "anchor_cache": "always"}
+    accumulated = build(name="two", per_device_train_batch_size=8, gradient_accumulation_steps=2, **settings)
+    batches = []
+    collate = accumulated.data_collator
+    accumulated.data_collator = lambda rows: batches.append(collate(rows)) or batches[-1]
+    accumulated.train()
+    by_hand = build(name="hand", per_device_train_batch_size=8, **settings)
+    tower = by_hand.model
+    loss = sum(by_hand.compute_loss(tower, batch) for batch in batches[:2]) / 2
+    loss.backward()
+    for (name, ours), theirs in zip(accumulated.model.named_parameters(), tower.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, atol=1e-9, rtol=0, msg=name)
+
+
 def test_switching_a_part_off_changes_the_loss(build):
     losses = set()
     for name in ("refined_batch", "refined_concatenation", "target_anchored", "composition", None):
