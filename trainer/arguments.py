@@ -21,7 +21,8 @@ class _RecipeArguments(TrainingArguments):
     seed: int = field(default=12345, metadata={"help": "Published."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two points of the loss curve."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two points of the loss curve."})
+    logging_first_step: bool = field(default=True, metadata={"help": "A curve for runs of a few steps, too."})
     anchor_cache: str = field(
         default="auto",
         metadata={

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import transformers
+from accelerate import PartialState
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
@@ -25,7 +26,7 @@ __all__ = ["finish_run", "load_model_and_processor"]
 
 
 def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
-    """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the default device.
+    """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the process's device.
 
     Args:
         name_or_path (`str`): Directory or Hub id of an RTD model, of an adapter repository, or of a CLIP.
@@ -37,10 +38,15 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
-        ValueError: If a CLIP comes without a projection, or anything else with one.
+        ValueError: If there is no such model, a CLIP comes without a projection, or anything else with one.
     """
-    is_adapter = cached_file(name_or_path, "rtd_adapter.json", _raise_exceptions_for_missing_entries=False) is not None
-    is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+    try:
+        is_adapter = bool(cached_file(name_or_path, "rtd_adapter.json", _raise_exceptions_for_missing_entries=False))
+        is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+    except OSError as error:
+        raise ValueError(
+            f"'{name_or_path}' is no directory of a model, and as a Hub id it cannot be had: {error}"
+        ) from error
     if is_whole and projection is not None:
         raise ValueError(
             f"'{name_or_path}' has a projection of its own; leave `projection` out, or name the CLIP underneath."
@@ -61,7 +67,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         if is_whole
         else RTDProcessor.from_clip(name_or_path, model.projection)
     )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), processor
+    return model.to(PartialState().device), processor
 
 
 def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo: str | None = None) -> Path | None:

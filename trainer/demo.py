@@ -94,8 +94,8 @@ def run_demo(
     """Run the whole demo and write its results.
 
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
-    read by the row's own text tower), `report.md`, `results.png`, `losses.png` and `model` (of the first seed). A
-    folder that holds an earlier demo is renamed, never overwritten.
+    read by the row's own text tower), `report.md`, `results.png`, `losses.png`, and of the first seed `model` and
+    the plain `clip` underneath. A folder that holds an earlier demo is renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
@@ -166,7 +166,8 @@ class _DemoRun:
 
     def run(self) -> list[dict]:
         with self.seconds("clip"):
-            clip, tokenizer, image_processor = train_clip(self.world, self.seed)
+            place = self.folder / "clip" if self.seed == 0 else None
+            clip, tokenizer, image_processor = train_clip(self.world, self.seed, place)
         self.processor = RTDProcessor(image_processor, tokenizer)
         model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer).to(clip.device)
         self.rms = encode_captions(model.text_model, self.processor, self.world.captions["text"][:2000], desc=None)

@@ -57,6 +57,7 @@ def test_the_demo_leaves_a_model_that_search_takes(folder, tmp_path, capsys):
     command = ["search", str(folder / "model"), "--gallery", str(tmp_path), "--image", str(tmp_path / "0.png")]
     assert main([*command, "--text", "is red", "--sheet", str(tmp_path / "sheet.jpg")]) == 0
     assert "3.png" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} >= {"clip", "model"}
     model, processor = RTDModel.from_pretrained(folder / "model"), RTDProcessor.from_pretrained(folder / "model")
     assert model.get_text_features(**processor(text="a red circle")).pooler_output.shape == (1, 32)
 

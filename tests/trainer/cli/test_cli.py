@@ -127,6 +127,7 @@ def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
     assert model(**processor(images=build_images(1), conditions="is red")).composed_embeds.shape == (1, 24)
     facts = json.loads((out / "training.json").read_text())
     assert facts["steps"] == 4
+    assert (out / "losses.png").exists()
     assert facts["peak_resident_mib"] > 100
 
 
@@ -247,3 +248,11 @@ def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder,
     assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
     assert search(f"{out}/adapter", folder, tmp_path, "--text", "is red") == 0
     assert "rank  score" in capsys.readouterr().out
+
+
+def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert (
+        main(["train", "--model", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    )
+    assert "nowhere' is no directory of a model" in capsys.readouterr().err
