@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
 
     import torch
 
-    # On so small networks a second thread gains little on free cores, and loses tenfold on cores that others use.
+    # Threads gain little on networks this small, and on cores that others use too they wait for each other.
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
