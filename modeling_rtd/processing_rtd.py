@@ -198,8 +198,12 @@ class RTDProcessor(ProcessorMixin):
         try:
             return load_image(str(image) if isinstance(image, Path) else image)
         except Exception as error:
-            name = f"'{image}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
-            raise ValueError(f"the image {name} cannot be read: {error}") from error
+            is_path = isinstance(image, str | Path) and not str(image).startswith(("http", "data:"))
+            name = f"'{str(image)[:200]}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
+            reason = error
+            if is_path and len(str(image)) < 250 and not Path(image).exists():
+                reason = "there is no such file"
+            raise ValueError(f"the image {name} cannot be read: {reason}") from error
 
     def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise plain texts.

@@ -20,8 +20,10 @@ def list_images(folder: str | Path) -> list[Path]:
         `list[Path]`: Files with a suffix of `IMAGE_SUFFIXES`, in order.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or no such folder.
     """
+    if not Path(folder).is_dir():
+        raise ValueError(f"'{folder}' is no folder; name a folder of images.")
     paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder of images.")

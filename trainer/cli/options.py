@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 __all__ = ["parse_options"]
 
 
-def parse_options(arguments: list[str], *classes: type) -> tuple:
+def parse_options(arguments: list[str], *classes: type, verb: str = "rtd") -> tuple:
     """Parse flags into dataclasses; `--recipe` gives values that flags override.
 
     A recipe is a YAML file, or the name of one in `trainer/configs`.
@@ -19,6 +19,7 @@ def parse_options(arguments: list[str], *classes: type) -> tuple:
     Args:
         arguments (`list[str]`): Options.
         classes (dataclasses): One instance of each is returned.
+        verb (`str`, defaults to `"rtd"`): Command named in the help.
 
     Returns:
         `tuple`: The instances.
@@ -33,7 +34,8 @@ def parse_options(arguments: list[str], *classes: type) -> tuple:
             raise ValueError("--recipe needs a YAML file.")
         recipe = _read_recipe(Path(arguments[place + 1]))
         arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
-    return HfArgumentParser(classes).parse_args_into_dataclasses(arguments)
+    hint = "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it."
+    return HfArgumentParser(classes, prog=verb, description=hint).parse_args_into_dataclasses(arguments)
 
 
 def _split_recipe(argument: str) -> list[str]:

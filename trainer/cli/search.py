@@ -46,6 +46,8 @@ def run(arguments: list[str]) -> None:
         print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     same = [str(path) for path in paths if path.resolve() == Path(options.image).resolve()]
     same = [] if options.keep_reference else same
+    if same:
+        print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     results = gallery.search(query, options.top_k, exclude=[same])[0]
     print("rank  score   image")
     for rank, result in enumerate(results, start=1):

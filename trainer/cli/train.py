@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
     from trainer.evaluation import RetrievalEvaluator
     from trainer.rtd_trainer import RTDTrainer
 
-    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments)
+    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, verb="rtd train")
     if (command.triplets is None) == (command.captions is None):
         raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
     if command.projection in PROJECTIONS:

@@ -42,7 +42,8 @@ def run(arguments: list[str]) -> None:
 
     if not any(argument.startswith("--recipe") for argument in arguments) and "pic2word" in arguments:
         arguments = ["--recipe", "pic2word", *arguments]  # the defaults are LinCIR's
-    command, args = parse_options(arguments, TrainProjectionCommand, ProjectionTrainingArguments)
+    classes = (TrainProjectionCommand, ProjectionTrainingArguments)
+    command, args = parse_options(arguments, *classes, verb="rtd train-projection")
     wanted = find_objective(command.method).reads
     source = getattr(command, wanted)
     if source is None:

@@ -112,10 +112,10 @@ def test_search_leaves_the_reference_out(place, folder, tmp_path, capsys):
 def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mistake):
     if mistake == "no images":
         assert search(place, tmp_path / "nowhere", tmp_path) == 2
-        assert "holds no image" in capsys.readouterr().err
+        assert "is no folder" in capsys.readouterr().err
     else:
         assert main(["search", place, "--gallery", str(folder), "--image", str(tmp_path / "none.png")]) == 2
-        assert "none.png' cannot be read" in capsys.readouterr().err
+        assert "none.png' cannot be read: there is no such file" in capsys.readouterr().err
 
 
 def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
