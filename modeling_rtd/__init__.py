@@ -3,7 +3,8 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
-from modeling_rtd.gallery_rtd import Gallery, encode_images
+from modeling_rtd.encoding_rtd import encode_images
+from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_rtd import (
