@@ -28,7 +28,7 @@ def require_faiss():
     try:
         import faiss
     except ImportError as error:
-        raise ImportError("FAISS is not installed: pip install faiss-cpu, or use engine=\"exact\".") from error
+        raise ImportError('FAISS is not installed: pip install faiss-cpu, or use engine="exact".') from error
     return faiss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +11,16 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPVisionModel
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_placeholder_token_id
-from .projection_rtd import RTDProjection, build_projection, load_projection
+from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin
+from .auto_projection_rtd import build_projection, load_projection
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
 
 __all__ = ["RTDModel", "RTDOutput"]
-
-_ADAPTER_FACTS = "rtd_adapter.json"
 
 
 @dataclass
@@ -39,7 +38,7 @@ class RTDOutput(ModelOutput):
     pseudo_token_embeds: torch.Tensor | None = None
 
 
-class RTDModel(CLIPPreTrainedModel):
+class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
     """Composed image retrieval: CLIP's vision tower, a projection, and a text tower that reads pseudo-words.
 
     A saved directory is in CLIP's own layout plus `projection.*`: it loads as `RTDModel`, as [`RTDTextModel`], through
@@ -124,6 +123,7 @@ class RTDModel(CLIPPreTrainedModel):
         sizes = {
             "projection_dim": clip_config.projection_dim,
             "text_hidden_size": clip_config.text_config.hidden_size,
+            "vision_hidden_size": clip_config.vision_config.hidden_size,
         }
         if not isinstance(projection, RTDProjection):
             is_place = Path(projection).is_dir() or "/" in str(projection)
@@ -132,12 +132,7 @@ class RTDModel(CLIPPreTrainedModel):
                 if is_place
                 else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
             )
-        own = {name: getattr(projection.config, name) for name in sizes}
-        if own != sizes:
-            raise ValueError(
-                f"the projection is made for {own}, the backbone has {sizes}; use a projection that was trained on "
-                "this backbone."
-            )
+        projection.check_sizes(**sizes)
         text_config = clip_config.text_config.to_dict() | {
             "placeholder_token_id": find_placeholder_token_id(tokenizer)
         }
@@ -149,6 +144,8 @@ class RTDModel(CLIPPreTrainedModel):
             logit_scale_init_value=clip_config.logit_scale_init_value,
             initializer_factor=clip_config.initializer_factor,
         )
+        if "context_embeds" in projection.consumes:
+            config.context_token_id = find_context_token_id(tokenizer)
         config.base_model = clip.name_or_path or None
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
@@ -157,111 +154,6 @@ class RTDModel(CLIPPreTrainedModel):
         tensors |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
         model.load_state_dict(tensors)
         return model.eval()
-
-    @classmethod
-    def from_adapter(
-        cls, name_or_path: str, base: str | None = None, is_trainable: bool = False, **kwargs
-    ) -> RTDModel:
-        """Load an adapter repository: a CLIP, a projection, and an adapter of the text tower.
-
-        Further adapters of the same base are loaded with `load_adapter` and chosen with `set_adapter`; the gallery
-        does not change.
-
-        Args:
-            name_or_path (`str`): Directory or Hub id of the adapter repository.
-            base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
-            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-            kwargs: Passed to `CLIPModel.from_pretrained`.
-
-        Returns:
-            [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
-
-        Raises:
-            ValueError: If the base is not found, or is not the one the adapter was trained on.
-        """
-        facts = _read_adapter_facts(name_or_path)
-        base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
-        if base is None:
-            raise ValueError(f"the adapter '{name_or_path}' does not say which CLIP it was trained on: pass base=.")
-        # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
-        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
-        cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
-        projection = load_projection(str(Path(weights).parent))
-        try:
-            # In the type it was trained in, so that its hash can be compared.
-            model = cls.from_clip(base, projection, dtype=getattr(torch, facts["dtype"]), **kwargs)
-        except OSError as error:
-            raise ValueError(
-                f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
-                "of that CLIP."
-            ) from error
-        model.load_adapter(name_or_path, is_trainable=is_trainable)
-        return model if dtype is None else model.to(dtype)
-
-    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False) -> None:
-        """Load one more adapter of the same base, and make it the active one.
-
-        Args:
-            name_or_path (`str`): Directory or Hub id of the adapter repository.
-            adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
-            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-
-        Raises:
-            ValueError: If the adapter was trained on another text tower or with another projection.
-        """
-        facts = _read_adapter_facts(name_or_path)
-        config, base = self.config.text_config, self.config.base_model
-        shapes = (config.hidden_size, config.num_hidden_layers)
-        if fingerprint(self.text_model) != facts["text_model_sha256"]:
-            raise ValueError(
-                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
-                f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
-                "SHA-256; load it on that CLIP, in the type it was trained in."
-            )
-        if fingerprint(self.projection) != facts["projection_sha256"]:
-            raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
-        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
-        self.set_adapter(adapter_name)
-
-    def set_adapter(self, adapter_name: str) -> None:
-        """Choose the active adapter of the text tower.
-
-        Args:
-            adapter_name (`str`): Name it was loaded under.
-        """
-        self.text_model.set_adapter(adapter_name)
-
-    def save_adapter(self, save_directory: str) -> None:
-        """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
-
-        Args:
-            save_directory (`str`): Directory of the adapter repository.
-
-        Raises:
-            ValueError: If the text tower has no adapter.
-        """
-        if not self._has_adapters:
-            raise ValueError(
-                "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
-                "through itself."
-            )
-        text_config = self.config.text_config
-        for name in self.text_model.active_adapters():
-            self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
-        self.text_model.save_pretrained(save_directory)
-        self.projection.save_pretrained(Path(save_directory) / "projection")
-        facts = {
-            "base_model": self.config.base_model,
-            "text_model_sha256": fingerprint(self.text_model),
-            "projection_sha256": fingerprint(self.projection),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
-        }
-        Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
-
-    @property
-    def _has_adapters(self) -> bool:
-        return getattr(self.text_model, "_hf_peft_config_loaded", False)
 
     @property
     def original_text_model(self) -> RTDTextModel:
@@ -274,10 +166,11 @@ class RTDModel(CLIPPreTrainedModel):
             ValueError: If the tensors at the place that the configuration names are not those RTD started from.
         """
         if self._has_adapters:
-            return _AdaptersDisabled(self.text_model)
+            return AdaptersDisabled(self.text_model)
         place = self.config.original_text_model
         if place is None:
-            return self.text_model
+            # Kept beside a tower in training, see `with_parts`.
+            return self._original_text_model[0] if self._original_text_model else self.text_model
         tower = self._load_original_text_model()
         if (tower.device, tower.dtype) == (self.device, self.dtype):
             return tower
@@ -345,6 +238,23 @@ class RTDModel(CLIPPreTrainedModel):
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
+    def with_parts(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
+        """Give a model of other parts beside the same vision tower, without copying any.
+
+        Args:
+            text_model ([`RTDTextModel`]): Text tower, such as one in training.
+            projection ([`RTDProjection`]): Projection.
+
+        Returns:
+            [`RTDModel`]: Shares all its parts; plain text and contexts still go to this model's original text tower.
+        """
+        model = copy.copy(self)
+        model._modules = {**self._modules, "text_model": text_model, "projection": projection}
+        model.config = copy.copy(self.config)
+        model.config.original_text_model = None
+        model._original_text_model = [self.original_text_model]
+        return model
+
     def save_pretrained(self, save_directory, **kwargs):
         """Save as every transformers model does, together with the original text tower where it lies in the folder.
 
@@ -386,21 +296,44 @@ class RTDModel(CLIPPreTrainedModel):
         """
         return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
-    def get_pseudo_tokens(self, pixel_values: torch.Tensor | None = None, image_features=None):
+    def get_pseudo_tokens(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_features: BaseModelOutputWithPooling | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+    ):
         """Turn reference images into pseudo-words.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): Images.
             image_features (`BaseModelOutputWithPooling`, *optional*):
                 What `get_image_features` returned for them, which spares the vision pass.
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Prompts, for a projection that reads them as context.
 
         Returns:
             `tuple`: `pseudo_token_embeds` of shape `(batch_size, K, hidden_size)` and `pseudo_token_mask` of shape
             `(batch_size, K)` or `None`.
+
+        Raises:
+            ValueError: If the projection reads something that did not come.
         """
         if image_features is None:
             image_features = self.get_image_features(pixel_values)
-        return self.projection(image_features.pooler_output)
+        context = None
+        if "context_embeds" in self.projection.consumes and input_ids is not None:
+            context = self._encode_context(input_ids, attention_mask, placeholder_mask)
+        return self.projection(image_features.pooler_output, image_features.last_hidden_state, context)
+
+    @torch.no_grad()
+    def _encode_context(self, input_ids, attention_mask, placeholder_mask) -> torch.Tensor:
+        """Encode prompts with the text tower from before RTD, as Context-I2W does; none of it is trained."""
+        if placeholder_mask is None:
+            placeholder_mask = input_ids == self.config.placeholder_token_id
+        input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
+        return self.original_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
     def get_composed_features(
         self,
@@ -419,23 +352,29 @@ class RTDModel(CLIPPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): References.
             image_features (`BaseModelOutputWithPooling`, *optional*):
                 What `get_image_features` returned for them, which spares the vision pass.
-            kwargs: Passed to the text tower.
+            kwargs:
+                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
+                none and `None` for the active one.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features)
-        return _as_features(self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs))
+        prompts = (input_ids, attention_mask, placeholder_mask)
+        pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features, *prompts)
+        return _as_features(self._read_prompt(*prompts, pseudo_tokens, **kwargs))
 
-    def _read_prompt(self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs) -> RTDTextOutput:
-        return self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            placeholder_mask=placeholder_mask,
-            pseudo_token_embeds=pseudo_tokens[0],
-            pseudo_token_mask=pseudo_tokens[1],
-            **kwargs,
-        )
+    def _read_prompt(
+        self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, adapter_names=None, **kwargs
+    ) -> RTDTextOutput:
+        with self._mix_adapters(adapter_names):
+            return self.text_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                placeholder_mask=placeholder_mask,
+                pseudo_token_embeds=pseudo_tokens[0],
+                pseudo_token_mask=pseudo_tokens[1],
+                **kwargs,
+            )
 
     def forward(
         self,
@@ -450,7 +389,9 @@ class RTDModel(CLIPPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Reference images.
             input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
-            kwargs: Passed to the text tower.
+            kwargs:
+                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
+                none and `None` for the active one.
 
         Returns:
             [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
@@ -465,36 +406,14 @@ class RTDModel(CLIPPreTrainedModel):
                 "processor(images=..., conditions=...), or use get_image_features or get_text_features."
             )
         image_features = self.get_image_features(pixel_values)
-        pseudo_tokens = self.get_pseudo_tokens(image_features=image_features)
-        output = self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs)
+        prompts = (input_ids, attention_mask, placeholder_mask)
+        pseudo_tokens = self.get_pseudo_tokens(None, image_features, *prompts)
+        output = self._read_prompt(*prompts, pseudo_tokens, **kwargs)
         return RTDOutput(
             composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
             pseudo_token_embeds=pseudo_tokens[0],
         )
-
-
-class _AdaptersDisabled:
-    """A text tower that runs without its adapters, and gives them back after each pass."""
-
-    def __init__(self, tower: RTDTextModel):
-        self._tower = tower
-
-    def __call__(self, *args, **kwargs):
-        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
-        self._tower.disable_adapters()
-        try:
-            return self._tower(*args, **kwargs)
-        finally:
-            if not was_disabled:
-                self._tower.enable_adapters()
-
-    def __getattr__(self, name):
-        return getattr(self._tower, name)
-
-
-def _read_adapter_facts(name_or_path: str) -> dict:
-    return json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:
