@@ -172,6 +172,7 @@ class AdaptersDisabled:
         self._tower = tower
 
     def __call__(self, *args, **kwargs):
+        """Run the tower itself; see [`RTDTextModel.forward`]."""
         was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
         self._tower.disable_adapters()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -92,7 +91,7 @@ class FaissEngine(StoredEngine):
         if self.folder is not None:
             partial = self.folder / f"{_INDEX}.partial"
             self._faiss.write_index(self._index, str(partial))
-            os.replace(partial, self.folder / _INDEX)
+            partial.replace(self.folder / _INDEX)
 
     def _catch_up(self) -> None:
         """Take rows into the index that it does not hold yet."""

@@ -51,8 +51,8 @@ class Gallery:
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
-            Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection` and `token`
-            (Milvus).
+            Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
+            and `token` (Milvus).
 
     Raises:
         ValueError: If embeddings and ids are not accepted, an option differs from what the folder says, or the folder
@@ -443,8 +443,8 @@ class Gallery:
             if cosines[worst] < min_cosine:
                 raise ValueError(
                     f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
-                    f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use the "
-                    "CLIP and the preprocessing that made them, or index the images again."
+                    f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
+                    "the CLIP and the preprocessing that made them, or index the images again."
                 )
             self._sign(model, processor)
         return float(cosines[worst])

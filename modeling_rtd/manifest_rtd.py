@@ -74,7 +74,7 @@ class Manifest:
             file.write(json.dumps(asdict(self), indent=1))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, folder / _MANIFEST)
+        partial.replace(folder / _MANIFEST)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

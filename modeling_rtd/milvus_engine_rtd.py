@@ -41,6 +41,8 @@ class MilvusEngine(Engine):
             A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`; `milvus.db` in the
             gallery's folder where left out, by `milvus-lite`.
         collection (`str`, defaults to `"gallery"`): Name of the collection.
+        index (`str`, defaults to `"FLAT"`):
+            Type of Milvus's index: `"FLAT"` is exact; `"AUTOINDEX"`, `"HNSW"` and others are approximate.
         token (`str`, *optional*): Of the server; never written to the manifest.
 
     Raises:
@@ -59,6 +61,7 @@ class MilvusEngine(Engine):
         state: dict | None = None,
         uri: str | None = None,
         collection: str = "gallery",
+        index: str = "FLAT",
         token: str | None = None,
     ):
         if folder is None:
@@ -78,7 +81,7 @@ class MilvusEngine(Engine):
                 "process have the file open?"
             ) from error
         if not self._ask("has_collection"):
-            self._create()
+            self._create(index)
 
     def _ask(self, call: str, **arguments):
         try:
@@ -86,7 +89,7 @@ class MilvusEngine(Engine):
         except self._milvus.MilvusException as error:
             raise ValueError(f"Milvus refused to {call.replace('_', ' ')}: {error.message}.") from error
 
-    def _create(self) -> None:
+    def _create(self, kind: str) -> None:
         kinds = self._milvus.DataType
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", kinds.VARCHAR, is_primary=True, max_length=_ID_BYTES)
@@ -94,7 +97,7 @@ class MilvusEngine(Engine):
         schema.add_field("embedding", kinds.FLOAT_VECTOR, dim=self.dim)
         schema.add_field("metadata", kinds.JSON)
         index = self._client.prepare_index_params()
-        index.add_index("embedding", index_type="AUTOINDEX", metric_type="IP")
+        index.add_index("embedding", index_type=kind, metric_type="IP")
         self._ask("create_collection", schema=schema, index_params=index, consistency_level="Strong")
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin
 from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
@@ -267,6 +268,8 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
             self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
+        # Here and not in the pipeline alone: the import above takes its code along wherever the model is saved.
+        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:

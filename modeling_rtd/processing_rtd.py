@@ -200,7 +200,7 @@ class RTDProcessor(ProcessorMixin):
             ValueError: If it cannot be read; names it.
         """
         try:
-            if isinstance(image, str | Path) and os.path.isfile(image):
+            if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
                 with Image.open(image) as opened:
                     return load_image(_reduce_to_eight_bits(opened))
             if isinstance(image, Image.Image):
