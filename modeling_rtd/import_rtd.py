@@ -110,11 +110,11 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
 def _read_faiss(path: Path) -> tuple[np.ndarray, list[str] | None]:
     faiss = require_faiss()
     try:
-        index = faiss.read_index(str(path))
+        whole = index = faiss.read_index(str(path))  # which owns the index inside it
         ids = None
         if isinstance(index, faiss.IndexIDMap):  # IndexIDMap2 is one too
-            ids = [str(number) for number in faiss.vector_to_array(index.id_map)]
-            index = faiss.downcast_index(index.index)
+            ids = [str(number) for number in faiss.vector_to_array(whole.id_map)]
+            index = faiss.downcast_index(whole.index)
         if isinstance(index, faiss.IndexIVF):
             index.make_direct_map()
         return index.reconstruct_n(0, index.ntotal), ids
