@@ -15,7 +15,8 @@ _VERBS = {
     "train-projection": "train a projection on your captions",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
-    "search": "find images of a folder by a reference image and a sentence",
+    "index": "encode a folder of images once, or take over embeddings",
+    "search": "find images of a folder or an index by a reference image and a sentence",
 }
 
 
