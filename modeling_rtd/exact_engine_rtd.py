@@ -50,7 +50,7 @@ class ExactEngine(StoredEngine):
 
     def _load_block(self, start: int, stop: int) -> torch.Tensor:
         if self.device.type == "cpu":
-            return torch.from_numpy(self._load_array()[start:stop]).float()
+            return torch.from_numpy(self._load_array()[start:stop])
         if (start, stop) not in self._blocks:
             self._blocks = {key: block for key, block in self._blocks.items() if key[0] != start}
             self._blocks[start, stop] = torch.from_numpy(self._load_array()[start:stop]).to(self.device)
@@ -74,7 +74,7 @@ class ExactEngine(StoredEngine):
         best, rows = None, None
         for start in range(0, total, size):
             stop = min(start + size, total)
-            scores = (queries @ self._load_block(start, stop).T).float()  # (Q, block)
+            scores = (queries @ self._load_block(start, stop).to(queries.dtype).T).float()  # (Q, block)
             if barred is not None:
                 scores.masked_fill_(barred[start:stop], -torch.inf)
             values, places = scores.topk(min(count, stop - start), dim=1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from modeling_rtd import Gallery
+from modeling_rtd.exact_engine_rtd import ExactEngine
 
 
 NUM, DIM, K = 800, 32, 20
@@ -166,6 +167,33 @@ def test_ids_with_quotes_and_other_letters(build):
     gallery.remove(names[:2])
     assert gallery.search(rows[3:4], 1)[0][0]["id"] == "写真"
     assert gallery.ids == names[2:]
+
+
+def test_scores_in_half_precision_propose_all_that_belongs_to_the_best(monkeypatch):
+    monkeypatch.setattr(ExactEngine, "_computes_in_half", True)  # as on an accelerator
+    monkeypatch.setattr("modeling_rtd.exact_engine_rtd._CPU_BLOCK", 100)
+    rows, queries, ids = draw("tied")
+    gallery = Gallery(rows, ids, dtype="float16")
+    ranking, _ = rank_by_brute_force(rows, queries, np.float16)
+    for q, hits in enumerate(gallery.search(queries, K)):
+        assert [hit["id"] for hit in hits] == [ids[i] for i in ranking[q, :K]]
+
+
+def test_more_queries_than_one_block_takes(monkeypatch):
+    monkeypatch.setattr("modeling_rtd.exact_engine_rtd._QUERIES", 2)
+    rows, queries, ids = draw("random")
+    found = Gallery(rows, ids).search(queries, 3)
+    assert [row[0]["id"] for row in found] == [ids[i] for i in rank_by_brute_force(rows, queries)[0][:, 0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_accelerator_agrees_with_brute_force(dtype):
+    rows, queries, ids = draw("tied")
+    gallery = Gallery(rows, ids, dtype=dtype, device="cuda")
+    ranking, _ = rank_by_brute_force(rows, queries, np.dtype(dtype))
+    for q, hits in enumerate(gallery.search(queries, K)):
+        assert [hit["id"] for hit in hits] == [ids[i] for i in ranking[q, :K]]
 
 
 @pytest.mark.parametrize("factory", ["HNSW32", "IVF16,Flat"])
