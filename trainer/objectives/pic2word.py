@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
-from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.gathering import gather_embeds
-from trainer.images import list_images
+from trainer.images import decode_image, encode_image_table, hash_images, load_images
 from trainer.losses import target_anchored_loss
 
 
@@ -60,34 +56,10 @@ class Pic2WordObjective:
         Raises:
             ValueError: If there is no image.
         """
-        if not isinstance(source, Dataset):
-            source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
-        if "image" not in source.column_names:
-            raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
-        table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
-        images = tqdm(table, desc="Checking images")
-        readable = [row for row, item in enumerate(images) if _decode(item["image"]) is not None]
-        if not readable:
-            raise ValueError(f"none of {len(table)} images can be read.")
-        if len(readable) < len(table):
-            broken = sorted(set(range(len(table))) - set(readable))
-            names = ", ".join(str(table[row]["image"]["path"] or f"row {row + 1}") for row in broken[:20])
-            warnings.warn(
-                f"{len(broken)} of {len(table)} images cannot be read and are left out: {names}.", stacklevel=2
-            )
-            table = table.select(readable)
+        table = load_images(source)
         if not self.args.augment:
-            self._encode_once(table)
+            self.image_embeds = encode_image_table(self.model, self.processor, table)
         return table.add_column("row", list(range(len(table))))
-
-    @torch.no_grad()
-    def _encode_once(self, table: Dataset, batch_size: int = 64) -> None:
-        chunks = []
-        for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
-            images = [_decode(image) for image in table[start : start + batch_size]["image"]]
-            pixels = self.processor.prepare_images(images).to(self.model.device, self.model.dtype)
-            chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
-        self.image_embeds = torch.cat(chunks)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -101,7 +73,7 @@ class Pic2WordObjective:
         """
         if self.image_embeds is not None:
             return {"image_embeds": self.image_embeds[[row["row"] for row in rows]]}
-        images = [_decode(row["image"]) for row in rows]
+        images = [decode_image(row["image"]) for row in rows]
         size = self.processor.image_processor.crop_size
         crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
         pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)
@@ -148,22 +120,12 @@ class Pic2WordObjective:
         Returns:
             `dict`: Both towers, and a hash of the images' names and number.
         """
-        digest = hashlib.sha256()
-        for image in dataset["image"]:
-            digest.update((image["path"] or "").encode() if image["bytes"] is None else image["bytes"])
         return {
             "text_model": fingerprint(self.model.text_model),
             "vision_model": fingerprint(self.model.vision_model),
             "augment": str(self.args.augment),
-            "images": digest.hexdigest(),
+            "images": hash_images(dataset),
         }
-
-
-def _decode(image: dict) -> Image.Image | None:
-    try:
-        return ImageFeature().decode_example(image).convert("RGB")
-    except OSError:  # what PIL raises for anything that it cannot read
-        return None
 
 
 def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float, float] = (0.9, 1.0)) -> Image.Image:
