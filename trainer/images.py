@@ -89,9 +89,7 @@ def decode_image(image: dict) -> Image.Image | None:
 
 
 @torch.no_grad()
-def encode_image_table(
-    model: RTDModel, processor: RTDProcessor, table: Dataset, batch_size: int = 64
-) -> torch.Tensor:
+def encode_image_table(model: RTDModel, processor: RTDProcessor, table: Dataset, batch_size: int = 64) -> torch.Tensor:
     """Encode images as projections read them.
 
     Args:

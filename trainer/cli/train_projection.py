@@ -16,11 +16,13 @@ class TrainProjectionCommand:
         clip (`str`): Directory or Hub id of a CLIP.
         method (`str`, defaults to `"lincir"`): Method to train by.
         captions (`str`, *optional*): For LinCIR: file or Hub id of captions in a column `text`.
-        images (`str`, *optional*): For Pic2Word: folder of images.
+        images (`str`, *optional*): For Pic2Word and SEARLE: folder of images.
     """
 
     clip: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(default="lincir", metadata={"help": "lincir (from captions) or pic2word (from images)"})
+    method: str = field(
+        default="lincir", metadata={"help": "lincir (from captions), pic2word or searle (from images)"}
+    )
     captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
     images: str | None = field(default=None, metadata={"help": "folder of images"})
 
@@ -37,11 +39,13 @@ def run(arguments: list[str]) -> None:
     from trainer.arguments import ProjectionTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
     from trainer.cli.options import parse_options
-    from trainer.objectives import find_objective
+    from trainer.objectives import OBJECTIVES, find_objective
     from trainer.projection_trainer import ProjectionTrainer
 
-    if not any(argument.startswith("--recipe") for argument in arguments) and "pic2word" in arguments:
-        arguments = ["--recipe", "pic2word", *arguments]  # the defaults are LinCIR's
+    if not any(argument.startswith("--recipe") for argument in arguments):
+        # The defaults are LinCIR's; every other method has its recipe.
+        named = {argument.removeprefix("--method=") for argument in arguments} & OBJECTIVES.keys() - {"lincir"}
+        arguments = [*(part for method in named for part in ("--recipe", method)), *arguments]
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     command, args = parse_options(arguments, *classes, verb="rtd train-projection")
     wanted = find_objective(command.method).reads

@@ -3,11 +3,12 @@
 from modeling_rtd import suggest
 from trainer.objectives.lincir import LinCIRObjective
 from trainer.objectives.pic2word import Pic2WordObjective
+from trainer.objectives.searle import SEARLEObjective
 
 
-__all__ = ["OBJECTIVES", "LinCIRObjective", "Pic2WordObjective", "find_objective"]
+__all__ = ["OBJECTIVES", "LinCIRObjective", "Pic2WordObjective", "SEARLEObjective", "find_objective"]
 
-OBJECTIVES = {"lincir": LinCIRObjective, "pic2word": Pic2WordObjective}
+OBJECTIVES = {"lincir": LinCIRObjective, "pic2word": Pic2WordObjective, "searle": SEARLEObjective}
 
 
 def find_objective(method: str) -> type:
