@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,16 +41,17 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
-def load_images(source: str | Path | Dataset, limit: int | None = None) -> Dataset:
+def load_images(source: str | Path | Dataset, limit: int | None = None, columns: Sequence[str] = ()) -> Dataset:
     """Load a table of images and check that each can be read.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
         limit (`int`, *optional*): Take so many images, the first ones.
+        columns (`list[str]`, *optional*): Columns to keep beside the image.
 
     Returns:
-        `datasets.Dataset`: Column `image`, not decoded. Images that cannot be read are left out, with one warning
-        that names them.
+        `datasets.Dataset`: Column `image`, not decoded, and `columns`. Images that cannot be read are left out, with
+        one warning that names them.
 
     Raises:
         ValueError: If there is no image.
@@ -58,7 +60,7 @@ def load_images(source: str | Path | Dataset, limit: int | None = None) -> Datas
         source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
     if "image" not in source.column_names:
         raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
-    table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+    table = source.select_columns(["image", *columns]).cast_column("image", ImageFeature(decode=False))
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     images = tqdm(table, desc="Checking images")
