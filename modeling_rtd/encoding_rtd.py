@@ -53,7 +53,11 @@ def load_ahead(
 
     def load(position: int) -> torch.Tensor | ValueError:
         try:
-            return processor.prepare_images(images[position])[0]
+            image = images[position]  # a data set decodes it here
+        except (OSError, ValueError) as error:
+            return ValueError(f"the image at position {position} cannot be read: {error}")
+        try:
+            return processor.prepare_images(image)[0]
         except ValueError as error:
             return error
 

@@ -138,9 +138,8 @@ class Engine:
             kept = np.where(usable, scores, -np.inf)
             last = -np.sort(-kept, axis=1)[:, top_k - 1] if kept.shape[1] >= top_k else np.full(len(kept), -np.inf)
             floor = last - 2 * self.tolerance
-            if (kept.shape[1] < count or (rows[:, -1] < 0).all()) or (
-                (rows[:, -1] < 0) | (scores[:, -1] < floor)
-            ).all():
+            exhausted = (rows[:, -1] < 0) | (kept.shape[1] < count)
+            if (exhausted | (scores[:, -1] < floor)).all():
                 break
             count *= 4  # too many are as good as the last: ask for more
         return self._rank(queries, rows, usable & (kept >= floor[:, None]), top_k)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -182,6 +183,13 @@ class GalleryRows:
             seen.add(name)
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
+        for row in metadata or ():
+            if row is not None and not isinstance(row, dict):
+                raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
+        try:
+            json.dumps(metadata)
+        except TypeError as error:
+            raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
         return [None] * count if metadata is None else metadata
 
     def _find_existing(self, ids: list[str], existing: str) -> set[str]:

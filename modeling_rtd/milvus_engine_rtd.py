@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def _require_pymilvus():
 
 class MilvusEngine(Engine):
     """A collection of Milvus, which holds embeddings, ids and metadata; the gallery's folder has the manifest alone.
+
+    Milvus gives at most 16,384 results a query.
 
     Args:
         dim (`int`): Size of an embedding.
@@ -72,7 +75,7 @@ class MilvusEngine(Engine):
         self.tolerance = dim * 2.0**-24
         self._milvus = _require_pymilvus()
         self._hits: dict[int, tuple[str, np.ndarray, dict | None]] = {}
-        self._next_row: int | None = None
+        self._last_row = -1
         try:
             self._client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
         except self._milvus.MilvusException as error:
@@ -104,16 +107,14 @@ class MilvusEngine(Engine):
         """See [`Engine.close`]."""
         self._client.close()
 
-    def _count(self, expression: str = "") -> int:
-        return self._ask("query", filter=expression, output_fields=["count(*)"])[0]["count(*)"]
-
     def __len__(self) -> int:
-        return self._count()
+        return self._ask("query", filter="", output_fields=["count(*)"])[0]["count(*)"]
 
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added."""
-        return [entry["id"] for batch in self._read_entries(_ROWS, ["row"]) for entry in batch]
+        entries = self._ask("query", filter="row >= 0", output_fields=["id", "row"])
+        return [entry["id"] for entry in sorted(entries, key=lambda entry: entry["row"])]
 
     def find(self, ids: Sequence[str]) -> set[str]:
         """See [`Engine.find`]."""
@@ -129,34 +130,14 @@ class MilvusEngine(Engine):
         found = {entry["id"]: entry["embedding"] for entry in self._query_ids(ids, ["embedding"])}
         return np.array([found[name] for name in ids], np.float32).reshape(len(ids), self.dim)
 
-    def _find_next_row(self) -> int:
-        """Find the first row number that nothing has: Milvus counts, but does not sort."""
-        low, high = 0, 1
-        while self._count(f"row >= {high}"):
-            low, high = high, 2 * high
-        if low == 0 and not self._count("row >= 0"):
-            return 0
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self._count(f"row >= {middle}") else (low, middle)
-        return high
-
-    def _read_entries(self, batch_size: int, fields: list[str]) -> Iterator[list[dict]]:
-        for start in range(0, self._find_next_row(), batch_size):
-            chosen = f"row >= {start} and row < {start + batch_size}"
-            entries = self._ask("query", filter=chosen, output_fields=["id", *fields])
-            yield sorted(entries, key=lambda entry: entry["row"])
-
     def read(self, batch_size: int = _ROWS) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
         """See [`Engine.read`]."""
-        for entries in self._read_entries(batch_size, _FIELDS):
-            if entries:
-                embeddings = np.array([entry["embedding"] for entry in entries], np.float32)
-                yield [entry["id"] for entry in entries], embeddings, [entry["metadata"] or None for entry in entries]
-
-    def refresh(self) -> None:
-        """See [`Engine.refresh`]."""
-        self._next_row = None
+        ids = self.ids
+        for start in range(0, len(ids), batch_size):
+            batch = ids[start : start + batch_size]
+            found = {entry["id"]: entry for entry in self._query_ids(batch, ["embedding", "metadata"])}
+            embeddings = np.array([found[name]["embedding"] for name in batch], np.float32)
+            yield batch, embeddings, [found[name]["metadata"] or None for name in batch]
 
     def add(self, ids: Sequence[str], embeddings: np.ndarray, metadata: Sequence[dict | None]) -> None:
         """See [`Engine.add`]; all or none of 2,048 at a time.
@@ -167,8 +148,6 @@ class MilvusEngine(Engine):
         for name in ids:
             if len(name.encode()) > _ID_BYTES:
                 raise ValueError(f"Milvus takes ids of {_ID_BYTES} bytes at most, got '{name[:80]}...'.")
-        if self._next_row is None:
-            self._next_row = self._find_next_row()
         for start in range(0, len(ids), _ROWS):
             batch = zip(
                 ids[start : start + _ROWS],
@@ -176,12 +155,14 @@ class MilvusEngine(Engine):
                 metadata[start : start + _ROWS],
                 strict=True,
             )
+            # A clock, since Milvus cannot be asked cheaply for the last number it has.
+            first = max(time.time_ns(), self._last_row + 1)
             entries = [
-                {"id": name, "row": self._next_row + i, "embedding": row, "metadata": extra or {}}
+                {"id": name, "row": first + i, "embedding": row, "metadata": extra or {}}
                 for i, (name, row, extra) in enumerate(batch)
             ]
             self._ask("upsert", data=entries)
-            self._next_row += len(entries)
+            self._last_row = first + len(entries) - 1
 
     def remove(self, ids: Sequence[str]) -> None:
         """See [`Engine.remove`]."""

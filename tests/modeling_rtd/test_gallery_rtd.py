@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
@@ -205,12 +207,18 @@ def test_a_huge_image_and_a_corrupt_one_are_named_and_the_others_kept(model, pro
 
 
 def test_a_row_of_images_may_be_lazy(model, processor):
-    from datasets import Dataset
-
     images = build_images(5)
     rows = Dataset.from_dict({"image": images})
     gallery, _ = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(5)], batch_size=2)
     assert gallery.search(encode_images(model, processor, images[3:4]), 1)[0][0]["id"] == "3"
+
+
+def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
+    photos[1].write_bytes(b"no image")
+    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
+    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    assert gallery.ids == ["0", "2", "3", "4", "5"]
+    assert "the image at position 1 cannot be read" in skipped[0]
 
 
 @pytest.fixture
@@ -320,6 +328,8 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xya")), "1 of 3 ids are in the gallery.*'a'"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), existing="keep"), "refuse, skip, replace"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
+        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
+        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
         (lambda: SMALL.remove(["a", "z"]), "has no image 'z'"),
         (lambda: SMALL.search(torch.eye(3), 0), "`top_k` must be .* at least 1, got 0"),
         (lambda: SMALL.search(torch.eye(3), 2.5), "`top_k` must be a whole number"),

@@ -144,6 +144,15 @@ def test_options_are_defaults_of_the_pipeline_and_of_a_call(model, processor, ga
     assert len(pipe(text="a dog", top_k=5, min_score=scores[2])) == 3
 
 
+def test_a_model_in_half_precision_answers_alike(pipe, photos):
+    queries = [{"image": photos[0], "text": TEXTS[0]}, {"image": photos[2]}, {"text": "a small dog"}]
+    expected = pipe(queries)
+    pipe.model.to(torch.bfloat16)
+    for ours, theirs in zip(pipe(queries, batch_size=3), expected, strict=True):
+        scores = {hit["id"]: hit["score"] for hit in theirs}
+        assert all(hit["score"] == pytest.approx(scores[hit["id"]], abs=0.05) for hit in ours)
+
+
 def test_a_gallery_of_another_tower_is_refused(processor, gallery, tmp_path, model, photos):
     other = RTDModel.from_clip(build_clip(seed=5), "lincir", tokenizer=build_tokenizer())
     Gallery(folder=tmp_path / "index").add(model, processor, photos)
