@@ -431,12 +431,24 @@ class RTDModel(CLIPPreTrainedModel):
             image_features = self.get_image_features(pixel_values)
         context = None
         if "context_embeds" in self.projection.consumes and input_ids is not None:
-            context = self._encode_context(input_ids, attention_mask, placeholder_mask)
+            context = self.encode_context(input_ids, attention_mask, placeholder_mask)
         return self.projection(image_features.pooler_output, image_features.last_hidden_state, context)
 
     @torch.no_grad()
-    def _encode_context(self, input_ids, attention_mask, placeholder_mask) -> torch.Tensor:
-        """Encode prompts with the text tower from before RTD, as Context-I2W does; none of it is trained."""
+    def encode_context(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Encode prompts as the context of a projection: by the text tower from before RTD, without pseudo-words.
+
+        Args:
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, projection_dim)`: Not normalised; none of it is trained.
+        """
         if placeholder_mask is None:
             placeholder_mask = input_ids == self.config.placeholder_token_id
         input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
