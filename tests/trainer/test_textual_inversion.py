@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity
 
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.phrases import PhraseBank, fill_templates
@@ -124,14 +124,15 @@ def test_vectors_that_run_away_are_refused(build, image_embeds):
         build().invert(image_embeds[:2] * float("nan"), CONCEPTS[:2], range(2))
 
 
-def test_an_inverted_word_says_what_a_real_word_says(build, processor):
-    inversion = build(oti_steps=150, oti_ema_decay=0.9)
-    prompts = processor(text=[f"a photo of a {name}" for name in ("dress", "dog", "cat", "house", "beach")])
-    with torch.no_grad():
-        image_embeds = inversion.text_model(**prompts).text_embeds  # an image that CLIP takes for these very words
-    words = inversion.invert(image_embeds, CONCEPTS, range(5))
-    batch = processor.pad(processor.tokenize_pieces([["a photo of a", ""]] * 5))
-    with torch.no_grad():
-        text = inversion.text_model(**batch, pseudo_token_embeds=words[:, None]).text_embeds
-    similarities = normalize(text, dim=-1) @ normalize(image_embeds, dim=-1).T
-    assert similarities.argmax(1).tolist() == [0, 1, 2, 3, 4]
+def test_inversion_draws_every_word_towards_its_image(build, image_embeds):
+    inversion = build(oti_steps=60, oti_ema_decay=0.9)
+    first = torch.from_numpy(np.stack([inversion._draw(row, CONCEPTS[row])[0] for row in range(5)]))
+    found = inversion.invert(image_embeds, CONCEPTS, range(5))
+
+    def compare(words):
+        shown = {name: tensor.repeat_interleave(5, 0) for name, tensor in inversion.templates.items()}
+        with torch.no_grad():
+            text = inversion.text_model(**shown, pseudo_token_embeds=words.repeat(4, 1)[:, None]).text_embeds
+        return cosine_similarity(text.view(4, 5, -1), image_embeds, dim=-1).mean(0)
+
+    assert (compare(found) > compare(first) + 0.1).all()
