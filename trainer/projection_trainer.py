@@ -18,7 +18,7 @@ class ProjectionTrainer(BaseTrainer):
         model ([`RTDModel`]): CLIP and projection; `model.projection.config.projection_type` names the method.
         args ([`ProjectionTrainingArguments`], *optional*): LinCIR's published recipe by default.
         train_dataset (`str`, `Path` or `datasets.Dataset`):
-            Captions in a column `text` (LinCIR), or images in a folder or a column `image` (Pic2Word).
+            Captions in a column `text` (LinCIR), or images in a folder or a column `image` (Pic2Word, SEARLE).
         processing_class ([`RTDProcessor`]): Tokenizer, image processor and prompt templates.
         kwargs: As for `transformers.Trainer`.
 

@@ -279,11 +279,10 @@ def test_in_the_small_world_inverted_words_find_their_own_image(tmp_path):
         ranks = (similarities > similarities.diagonal()[:, None]).sum(1)
         return [(ranks < k).float().mean().item() for k in (1, 10)]
 
-    # Among 1,000 images, where chance finds one in a thousand. Measured: see the bounds, less a margin.
+    # Recall@1 and @10 among 1,000 images. Measured: 0.45 and 0.93 inverted, 0.23 and 0.77 projected.
     inverted = find(torch.from_numpy(np.array(trainer.objective.words))[:, None])
     with torch.no_grad():
         projected = find(model.projection.eval()(image_embeds=image_embeds)[0])
-    print("inverted", inverted, "projected", projected)
     assert inverted[0] > 0.25
     assert inverted[1] > 0.75
     assert projected[0] > 0.1

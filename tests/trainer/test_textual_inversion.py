@@ -119,6 +119,11 @@ def test_an_interrupted_inversion_goes_on_with_the_images_that_are_left(build, i
     assert len(done) == 2  # what is there is read
 
 
+def test_mixed_precision_inverts_nearly_the_same(build, image_embeds):
+    full, mixed = (build(bf16=bf16).invert(image_embeds[:3], CONCEPTS[:3], range(3)) for bf16 in (False, True))
+    assert 0 < (full - mixed).abs().max() < 0.01
+
+
 def test_vectors_that_run_away_are_refused(build, image_embeds):
     with pytest.raises(FloatingPointError, match="inversion of images 0 to 1 ran away; lower oti_learning_rate"):
         build().invert(image_embeds[:2] * float("nan"), CONCEPTS[:2], range(2))
