@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import TrainingArguments
 
@@ -105,10 +106,12 @@ class ProjectionTrainingArguments(_RecipeArguments):
             packaged list), or a text file of templates, see [`read_templates`].
         phrase_model (`str`, *optional*): Directory or Hub id of the language model for `phrases="lm"`.
         phrases_per_concept (`int`, defaults to 256): Phrases that the language model writes about a concept.
-        num_images (`int`, *optional*): SEARLE: train on the first so many images; on all where left out.
+        num_images (`int`, *optional*): Train on the first so many images; on all where left out.
         num_concepts (`int`, defaults to 150): Nearest concepts of an image that its phrase is drawn from.
-        temperature (`float`, defaults to 0.25): Temperature of the distillation.
+        temperature (`float`, defaults to 0.25): Temperature of SEARLE's distillation; FTI4CIR's recipe has 0.2.
         phrase_weight (`float`, defaults to 0.75): Weight of the phrases beside the distillation.
+        caption_weight (`float`, defaults to 1.4): FTI4CIR: weight of the captions beside the images.
+        lr_drop_epoch (`int`, *optional*): FTI4CIR: epoch, counted from 0, from which on a tenth of the rate is used.
         oti_steps (`int`, defaults to 350): Steps of textual inversion of an image.
         oti_batch_size (`int`, defaults to 32): Images inverted at a time.
         oti_learning_rate (`float`, defaults to 2e-2): Learning rate of the inversion (AdamW, weight decay 0.01).
@@ -131,10 +134,12 @@ class ProjectionTrainingArguments(_RecipeArguments):
     )
     phrase_model: str | None = field(default=None, metadata={"help": "Language model for --phrases lm."})
     phrases_per_concept: int = field(default=256, metadata={"help": "Phrases it writes about a concept."})
-    num_images: int | None = field(default=None, metadata={"help": "SEARLE: train on the first so many images."})
+    num_images: int | None = field(default=None, metadata={"help": "Train on the first so many images."})
     num_concepts: int = field(default=150, metadata={"help": "Nearest concepts an image's phrase is drawn from."})
-    temperature: float = field(default=0.25, metadata={"help": "SEARLE: temperature of the distillation."})
+    temperature: float = field(default=0.25, metadata={"help": "SEARLE, FTI4CIR: temperature of the contrast."})
     phrase_weight: float = field(default=0.75, metadata={"help": "Weight of the phrases beside the distillation."})
+    caption_weight: float = field(default=1.4, metadata={"help": "FTI4CIR: weight of the captions."})
+    lr_drop_epoch: int | None = field(default=None, metadata={"help": "FTI4CIR: epoch from which on a tenth is used."})
     oti_steps: int = field(default=350, metadata={"help": "Steps of textual inversion of an image."})
     oti_batch_size: int = field(default=32, metadata={"help": "Images inverted at a time."})
     oti_learning_rate: float = field(default=2e-2, metadata={"help": "Learning rate of the inversion."})
@@ -150,3 +155,8 @@ class ProjectionTrainingArguments(_RecipeArguments):
         if not 0 <= self.oti_ema_decay < 1:
             raise ValueError(f"`oti_ema_decay` must be in [0, 1), got {self.oti_ema_decay}; 0 takes the last step.")
         super().__post_init__()
+
+    @property
+    def stage_folder(self) -> Path:
+        """`Path`: Where stages before the training keep results."""
+        return Path(self.stage_dir or Path(self.output_dir, "stages"))

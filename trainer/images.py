@@ -1,21 +1,19 @@
-"""Images of a folder or a data set: finding, reading and encoding them."""
+"""Images of a folder or a data set: finding and reading them."""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor
 
-
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "encode_image_table", "hash_images", "list_images", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "hash_images", "list_images", "load_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -40,16 +38,17 @@ def list_images(folder: str | Path) -> list[Path]:
     return paths
 
 
-def load_images(source: str | Path | Dataset, limit: int | None = None) -> Dataset:
+def load_images(source: str | Path | Dataset, limit: int | None = None, columns: Sequence[str] = ()) -> Dataset:
     """Load a table of images and check that each can be read.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
         limit (`int`, *optional*): Take so many images, the first ones.
+        columns (`list[str]`, *optional*): Columns to keep beside the image.
 
     Returns:
-        `datasets.Dataset`: Column `image`, not decoded. Images that cannot be read are left out, with one warning
-        that names them.
+        `datasets.Dataset`: Column `image`, not decoded, and `columns`. Images that cannot be read are left out, with
+        one warning that names them.
 
     Raises:
         ValueError: If there is no image.
@@ -58,7 +57,7 @@ def load_images(source: str | Path | Dataset, limit: int | None = None) -> Datas
         source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
     if "image" not in source.column_names:
         raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
-    table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
+    table = source.select_columns(["image", *columns]).cast_column("image", ImageFeature(decode=False))
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     images = tqdm(table, desc="Checking images")
@@ -86,27 +85,6 @@ def decode_image(image: dict) -> Image.Image | None:
         return ImageFeature().decode_example(image).convert("RGB")
     except OSError:  # what PIL raises for anything that it cannot read
         return None
-
-
-@torch.no_grad()
-def encode_image_table(model: RTDModel, processor: RTDProcessor, table: Dataset, batch_size: int = 64) -> torch.Tensor:
-    """Encode images as projections read them.
-
-    Args:
-        model ([`RTDModel`]): Whose vision tower encodes.
-        processor ([`RTDProcessor`]): Its processor.
-        table (`datasets.Dataset`): Images of [`load_images`].
-        batch_size (`int`, defaults to 64): Images in one pass.
-
-    Returns:
-        `torch.Tensor` of shape `(len(table), projection_dim)`: Projected, not normalised, float32, on the CPU.
-    """
-    chunks = []
-    for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
-        images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
-        pixels = processor.prepare_images(images).to(model.device, model.dtype)
-        chunks.append(model.get_image_features(pixels).pooler_output.float().cpu())
-    return torch.cat(chunks)
 
 
 def hash_images(table: Dataset) -> str:

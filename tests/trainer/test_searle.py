@@ -141,8 +141,8 @@ def test_stages_are_read_where_they_are_kept(build, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a stage ran again")
 
-    for name in ("encode_image_table", "embed_concepts"):
-        monkeypatch.setattr(searle, name, refuse)
+    monkeypatch.setattr(searle.ImageFeatures, "_encode", refuse)
+    monkeypatch.setattr(searle, "embed_concepts", refuse)
     monkeypatch.setattr(searle.TextualInversion, "invert", refuse)
     second = build(max_steps=5, learning_rate=1e-4, temperature=0.1)
     np.testing.assert_array_equal(first.objective.words, second.objective.words)

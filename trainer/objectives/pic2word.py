@@ -12,8 +12,10 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
+from trainer.base_trainer import check_batch_fills
 from trainer.gathering import gather_embeds
-from trainer.images import decode_image, encode_image_table, hash_images, load_images
+from trainer.image_features import ImageFeatures, read_features
+from trainer.images import decode_image, hash_images, load_images
 from trainer.losses import target_anchored_loss
 
 
@@ -34,6 +36,7 @@ class Pic2WordObjective:
     """
 
     reads = "images"
+    columns: tuple[str, ...] = ()
     caption_embeddings = None
 
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
@@ -41,7 +44,7 @@ class Pic2WordObjective:
         self.model = model
         self.processor = processor
         self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
-        self.image_embeds = None
+        self.features = None
 
     def prepare(self, source) -> Dataset:
         """Find images, and without augmentation encode them.
@@ -56,9 +59,11 @@ class Pic2WordObjective:
         Raises:
             ValueError: If there is no image.
         """
-        table = load_images(source)
+        table = load_images(source, self.args.num_images, self.columns)
+        check_batch_fills(self.args, len(table))
         if not self.args.augment:
-            self.image_embeds = encode_image_table(self.model, self.processor, table)
+            with self.args.main_process_first(desc="encoding images"):
+                self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
         return table.add_column("row", list(range(len(table))))
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -68,11 +73,11 @@ class Pic2WordObjective:
             rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
-            `dict`: `image_embeds` of shape `(batch_size, projection_dim)`, or `pixel_values` of shape
-            `(batch_size, 3, height, width)` of random crops.
+            `dict`: What [`ImageFeatures`] gives, or `pixel_values` of shape `(batch_size, 3, height, width)` of random
+            crops.
         """
-        if self.image_embeds is not None:
-            return {"image_embeds": self.image_embeds[[row["row"] for row in rows]]}
+        if self.features is not None:
+            return self.features([row["row"] for row in rows])
         images = [decode_image(row["image"]) for row in rows]
         size = self.processor.image_processor.crop_size
         crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
@@ -90,13 +95,12 @@ class Pic2WordObjective:
         Returns:
             `torch.Tensor`: Scalar.
         """
-        if "image_embeds" in batch:
-            image_embeds = batch["image_embeds"]
-        else:
+        if "pixel_values" in batch:
             with torch.no_grad():
-                image_embeds = self.model.get_image_features(batch["pixel_values"].to(self.model.dtype)).pooler_output
-        image_embeds = image_embeds.float()
-        embeds, mask = projection(image_embeds)
+                features = read_features(self.model, batch["pixel_values"].to(self.model.dtype))
+            batch = batch | {name: tensor.float() for name, tensor in features.items()}
+        embeds, mask = projection(**{name: batch[name] for name in self.model.projection.consumes})
+        image_embeds = batch["image_embeds"]
         prompt = {
             name: self.prompt[name].expand(len(image_embeds), -1).to(image_embeds.device)
             for name in ("input_ids", "placeholder_mask")
