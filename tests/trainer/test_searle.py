@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_images
+from tests.builders import build_images, build_language_model
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.options import parse_options
 from trainer.objectives import searle
@@ -167,6 +167,17 @@ def test_an_image_that_changed_under_its_name_is_encoded_again(build, tmp_path):
 
 def test_the_first_images_are_taken(build):
     assert len(build(num_images=9).train_dataset) == 9
+
+
+def test_phrases_of_a_language_model_are_trained_on(build, tmp_path):
+    place = build_language_model(tmp_path / "lm")
+    trainer = build(phrases="lm", phrase_model=place, phrases_per_concept=2)
+    assert trainer.train().global_step == 2
+    bank = trainer.objective.bank
+    assert bank.count == 2
+    assert bank.usable.all()
+    for name, texts in zip(bank.names, bank.phrases, strict=True):
+        assert all(text.startswith(f"a photo of {name} that") for text in texts)
 
 
 def use_phrases(monkeypatch, lacking):
