@@ -134,6 +134,11 @@ def test_an_interrupted_writer_goes_on_and_ends_with_the_same(language_model, tm
     assert write_phrases(names, language_model, tmp_path / "cut", count=2) == whole
 
 
-def test_what_is_no_language_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nowhere' cannot be loaded as a causal language model"):
-        write_phrases(["dog"], str(tmp_path / "nowhere"), tmp_path)
+def test_what_is_no_language_model_is_refused_in_one_line(clip, processor, tmp_path):
+    clip.save_pretrained(tmp_path)
+    processor.tokenizer.save_pretrained(tmp_path)
+    for place in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(ValueError, match=f"'{place}' cannot be loaded as a causal language model") as error:
+            write_phrases(["dog"], str(place), tmp_path / "phrases")
+        assert len(str(error.value)) < 400
+        assert "\n" not in str(error.value)
