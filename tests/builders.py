@@ -3,8 +3,15 @@
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from modeling_rtd import RTDProcessor
 
@@ -64,6 +71,19 @@ def build_clip(seed=0, dtype=torch.float32, hidden_size=32, projection_dim=24, *
         elif "bias" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     return clip.to(dtype).eval()
+
+
+def build_language_model(folder):
+    """Save a random GPT-2 that writes bytes, and name its directory."""
+    letters = {letter: i for i, letter in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(letters), "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    return str(folder)
 
 
 def build_image_processor():

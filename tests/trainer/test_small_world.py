@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from trainer.small_world import PRESETS, build_small_world, build_tokenizer, train_clip
+from trainer.small_world import PRESETS, build_small_world, build_tokenizer, list_concepts, list_phrases, train_clip
 from trainer.small_world.grammar import SYNONYMS, WORDINGS
 from trainer.small_world.scenes import ATTRIBUTES, is_held_out
 
@@ -99,6 +99,20 @@ def test_no_training_text_tells_of_a_held_out_combination(world, source):
     combinations = set().union(*map(parse_combinations, texts))
     assert len(combinations) > 150
     assert not any(is_held_out(*combination) for combination in combinations)
+
+
+def test_no_phrase_about_a_concept_tells_of_a_held_out_combination():
+    texts = [phrase.replace("{}", name) for name in list_concepts(WORLD) for phrase in list_phrases(WORLD)]
+    assert not [text for text in texts if any(is_held_out(*found) for found in parse_combinations(text))]
+
+
+@pytest.mark.parametrize("preset", ["toy", "mini", "demo"])
+def test_concepts_and_phrases_are_in_the_words_of_the_world(preset):
+    tokenizer, concepts, phrases = build_tokenizer(preset), list_concepts(preset), list_phrases(preset)
+    assert len(set(concepts)) == len(concepts)
+    assert len(set(phrases)) == len(phrases) == 64
+    for text in [*concepts, *(phrase.replace("{}", "star") for phrase in phrases)]:
+        assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
 
 @pytest.mark.parametrize("split", SPLITS)

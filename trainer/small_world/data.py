@@ -25,7 +25,7 @@ from trainer.small_world.scenes import (
 )
 
 
-__all__ = ["SmallWorld", "build_benchmark", "build_small_world"]
+__all__ = ["SmallWorld", "build_benchmark", "build_small_world", "draw_neighbour"]
 
 _CAPTIONS_PER_IMAGE = 6
 _RELATIVE_CAPTIONS = 0.3  # share of "X that Y" among the captions of images
@@ -221,6 +221,7 @@ def _draw_changes(preset: SmallWorldPreset, rng: np.random.Generator) -> list[st
 def draw_neighbour(
     preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator, single: bool = False
 ) -> tuple[Scene, list[str]]:
+    """Draw a scene that differs in one attribute or two and is not held out, and the names of what differs."""
     while True:  # other attributes at each try: all values of one may lead to held-out combinations
         changed = _draw_changes(preset, rng)[: 1 if single else None]
         other = change_scene(preset, scene, changed, rng)

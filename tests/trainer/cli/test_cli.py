@@ -157,11 +157,16 @@ def test_a_clip_without_a_projection_is_refused(clip_place, triplets, tmp_path, 
     assert "is a CLIP without a projection" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lincir", "pic2word"])
+@pytest.mark.parametrize("method", ["lincir", "pic2word", "searle"])
 def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
-    captions = tmp_path / "captions.txt"
+    captions, names = tmp_path / "captions.txt", tmp_path / "names.txt"
     captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
-    source = ["--captions", str(captions), "--keyword_fn", "rule"] if method == "lincir" else ["--images", str(folder)]
+    names.write_text("dress\nshirt\ndog")
+    source = {
+        "lincir": ["--captions", str(captions), "--keyword_fn", "rule"],
+        "pic2word": ["--images", str(folder)],
+        "searle": ["--images", str(folder), "--concepts", str(names), "--phrases", "templates", "--oti_steps", "2"],
+    }[method]
     out, batch = str(tmp_path / "run"), ["--per_device_train_batch_size", "4"]
     command = ["train-projection", "--clip", clip_place, "--method", method, *source, "--output_dir", out]
     assert main([*command, *FAST, *batch]) == 0
