@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_placeholder_token_id
+from .interpolation_rtd import interpolate_towers, remove_adapters
 from .projection_rtd import RTDProjection, build_projection, load_projection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
@@ -344,6 +345,38 @@ class RTDModel(CLIPPreTrainedModel):
         if self.config.original_text_model is None:
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
+
+    def interpolate_text_model(self, alpha: float) -> RTDModel:
+        """Give a model whose text tower lies between the one from before RTD and the one after it.
+
+        RTD trades plain caption retrieval for composition; this chooses a point between the two. An adapter is
+        merged. The other parts are shared with this model, which stays as it is; the result is saved as a whole model.
+
+        Args:
+            alpha (`float`): 0 gives the tower from before RTD, 1 the one after it; see [`interpolate_towers`].
+
+        Returns:
+            [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's.
+
+        Raises:
+            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
+        """
+        if self._has_adapters:
+            original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
+        else:
+            original, tuned = self.original_text_model, self.text_model
+        if original is tuned:
+            raise ValueError(
+                "the text tower is the one from before RTD, so there is nothing to interpolate; load a model that RTD "
+                "has trained."
+            )
+        model = copy.copy(self)
+        model._modules = {**self._modules, "text_model": interpolate_towers(original, tuned, alpha).eval()}
+        model.config = copy.deepcopy(self.config)
+        model._original_text_model = list(self._original_text_model)
+        if self._has_adapters:
+            model.set_original_text_model(original)
+        return model
 
     def save_pretrained(self, save_directory, **kwargs):
         """Save as every transformers model does, together with the original text tower where it lies in the folder.
