@@ -19,7 +19,8 @@ def compute_single_modality(text: np.ndarray, image: np.ndarray, composed: np.nd
     Returns:
         `dict`: For `text only`, `image only`, `both` and `neither` (which of the two alone finds a target): the
         `share` of the queries, their number `count`, and `composed`, the recall@k of composed queries among them
-        (`None` where there are none). `lost` is the share of queries that one side alone finds and the composed query does not.
+        (`None` where there are none). `lost` is the share of queries that one side alone finds and the composed query
+        does not.
 
     Examples:
         >>> groups = compute_single_modality(np.array([1, 9]), np.array([9, 9]), np.array([9, 1]), k=5)
