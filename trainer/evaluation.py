@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, RTDTextModel, encode_images
+from modeling_rtd import RTDModel, RTDProcessor, encode_images
 from trainer.benchmarks import Benchmark
 from trainer.metrics import map_at_k, membership, rank_gallery, recall_at_k, relevance, subset_recall_at_k
 
@@ -118,20 +117,6 @@ class RetrievalEvaluator:
             return image
         text = model.get_text_features(**self.processor(text=conditions).to(model.text_model.device)).pooler_output
         return text if mode == "text" else image + normalize(text, dim=-1)
-
-    def assemble(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
-        """Put a text tower and a projection beside the evaluator's image tower, without copying any.
-
-        Args:
-            text_model ([`RTDTextModel`]): Text tower, such as one in training.
-            projection ([`RTDProjection`]): Projection.
-
-        Returns:
-            [`RTDModel`]: A model that shares all three parts; plain text still goes to the evaluator's own model.
-        """
-        model = copy.copy(self.model)
-        model._modules = {**self.model._modules, "text_model": text_model, "projection": projection}
-        return model
 
     def rank(self, query_embeds: torch.Tensor) -> np.ndarray:
         """Rank the gallery for each query.

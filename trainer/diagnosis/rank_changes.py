@@ -20,7 +20,8 @@ def find_target_ranks(
     """Find the rank of each query's best target.
 
     Args:
-        ranking (`np.ndarray` of shape `(num_queries, depth)`): Positions in the gallery, best first.
+        ranking (`np.ndarray` of shape `(num_queries, depth)`):
+            Positions in the gallery, best first; -1 where a row has ended.
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
         target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): Correct ids of each query.
 
@@ -31,7 +32,8 @@ def find_target_ranks(
         >>> find_target_ranks(np.array([[2, 0, 1], [2, 0, 1]]), ["a", "b", "c"], [["b", "a"], ["d"]])
         array([2, 4])
     """
-    hits = np.take_along_axis(membership(target_ids, gallery_ids), np.asarray(ranking), axis=1)
+    ranking = np.asarray(ranking)
+    hits = np.take_along_axis(membership(target_ids, gallery_ids), ranking, axis=1) & (ranking >= 0)
     return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, hits.shape[1] + 1)
 
 
