@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from datasets import Dataset
 
 
-__all__ = ["CONDITION_EDITS", "contradict", "exchange", "misspell", "negate"]
+__all__ = ["CONDITION_EDITS", "contradict", "edit_queries", "exchange", "misspell", "negate"]
 
 _VERB = re.compile(r"\b(is|are|was|were|has|have|had|does|do|shows|show|comes|goes|with)\b( not\b)?", re.IGNORECASE)
 
@@ -92,6 +93,25 @@ def exchange(conditions: Sequence[str], seed: int = 0) -> list[str]:
     sources = np.empty_like(order)
     sources[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     return [conditions[i] for i in sources]
+
+
+def edit_queries(queries: Dataset, edit: Callable[[Sequence[str]], Sequence[str]]) -> Dataset:
+    """Edit the conditions of queries, and each of their wordings where a query has several that are averaged.
+
+    Args:
+        queries (`datasets.Dataset`): Column `condition`, and perhaps `wordings` (lists of one length).
+        edit (`Callable`): Gives as many conditions as it gets.
+
+    Returns:
+        `datasets.Dataset`: The queries, all else as it was.
+    """
+    columns = {"condition": edit(queries["condition"][:])}
+    if "wordings" in queries.column_names:
+        wordings = [edit(wording) for wording in zip(*queries["wordings"], strict=True)]
+        columns["wordings"] = [list(row) for row in zip(*wordings, strict=True)]
+    for name, values in columns.items():
+        queries = queries.remove_columns(name).add_column(name, list(values))
+    return queries
 
 
 CONDITION_EDITS: dict[str, Callable[[Sequence[str]], list[str]]] = {

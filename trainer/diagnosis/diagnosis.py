@@ -23,7 +23,7 @@ from trainer.benchmarks import Benchmark
 from trainer.caption_embeddings import encode_captions
 from trainer.diagnosis import pictures
 from trainer.diagnosis.alignment import compute_alignment, compute_cosines, summarise
-from trainer.diagnosis.condition_edits import CONDITION_EDITS
+from trainer.diagnosis.condition_edits import CONDITION_EDITS, edit_queries
 from trainer.diagnosis.modality_gap import compare_modalities, describe_words
 from trainer.diagnosis.rank_changes import compare_ranks, find_target_ranks
 from trainer.diagnosis.report import write_report
@@ -299,27 +299,26 @@ class _Diagnosis:
         return {"recall": {name: _count(values, self.k) for name, values in ranks.items()}, "groups": groups}
 
     def examine_conditions(self) -> dict:
-        conditions = self.queries["condition"][:]
-        variants = {name: edit(conditions) for name, edit in CONDITION_EDITS.items()}
+        variants = {name: edit_queries(self.queries, edit) for name, edit in CONDITION_EDITS.items()}
         if "paraphrases" in self.queries.column_names:
             rows = self.queries["paraphrases"][:]
-            variants = {name: [row[name] for row in rows] for name in rows[0]} | variants
+            texts = {name: [row[name] for row in rows] for name in rows[0]}
+            variants = {name: edit_queries(self.queries, lambda _, t=t: t) for name, t in texts.items()} | variants
         ranks, ranking = self.find_ranks(self.composed), self.evaluator.rank(self.composed)
         facts = {}
         for name, edited in variants.items():
-            embeds = self._compose_with(edited)
+            embeds = self._compose(edited)
             facts[name] = compare_ranks(ranks, self.find_ranks(embeds), self.k) | {
-                "example": [conditions[0], edited[0]],
+                "example": [queries[0]["condition"] for queries in (self.queries, edited)],
                 "cosine": float(compute_cosines(self.composed.numpy(), embeds.numpy()).mean()),
                 "same_first": float((self.evaluator.rank(embeds)[:, 0] == ranking[:, 0]).mean()),
             }
         self.draw(pictures.draw_conditions, "conditions.png", facts, self.k)
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
 
-    def _compose_with(self, conditions: list[str]) -> torch.Tensor:
+    def _compose(self, queries: Dataset) -> torch.Tensor:
         """Compose the same references with other conditions."""
         evaluator = copy.copy(self.evaluator)  # shares the encoded images
-        queries = self.queries.remove_columns("condition").add_column("condition", conditions)
         evaluator.benchmark = dataclasses.replace(self.evaluator.benchmark, queries=queries)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*conditions are empty")
