@@ -5,22 +5,13 @@ import torch
 from peft import LoraConfig
 
 from modeling_rtd import RTDModel, fingerprint
-from tests.builders import build_clip, build_images
+from tests.builders import build_clip, build_images, shake
 from trainer.adapters import add_lora
 
 
 def compose(model, processor):
     with torch.no_grad():
         return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
-
-
-def shake(module, seed=0):
-    """Change all weights as if they had been trained."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
-    return module
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def misspell(conditions: Sequence[str], seed: int = 0) -> list[str]:
 
     Examples:
         >>> misspell(["is blue"])
-        ['is bue']
+        ['is ble']
     """
     rng = np.random.default_rng(seed)
     edited = []

@@ -146,8 +146,13 @@ class _Diagnosis:
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
 
+    def rank(self, embeds: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Give the rank of each query's best target and the place of its first image, since whole rankings are large."""
+        ranking = self.evaluator.rank(embeds)
+        return find_target_ranks(ranking, self.evaluator.gallery_ids, self.target_ids), ranking[:, 0].copy()
+
     def find_ranks(self, embeds: torch.Tensor) -> np.ndarray:
-        return find_target_ranks(self.evaluator.rank(embeds), self.evaluator.gallery_ids, self.target_ids)
+        return self.rank(embeds)[0]
 
     def encode(self, tower: RTDTextModel, texts: list[str]) -> torch.Tensor:
         return encode_captions(tower, self.processor, texts, desc=None)
@@ -304,14 +309,15 @@ class _Diagnosis:
             rows = self.queries["paraphrases"][:]
             texts = {name: [row[name] for row in rows] for name in rows[0]}
             variants = {name: edit_queries(self.queries, lambda _, t=t: t) for name, t in texts.items()} | variants
-        ranks, ranking = self.find_ranks(self.composed), self.evaluator.rank(self.composed)
+        ranks, first = self.rank(self.composed)
         facts = {}
         for name, edited in variants.items():
             embeds = self._compose(edited)
-            facts[name] = compare_ranks(ranks, self.find_ranks(embeds), self.k) | {
+            ranks_after, first_after = self.rank(embeds)
+            facts[name] = compare_ranks(ranks, ranks_after, self.k) | {
                 "example": [queries[0]["condition"] for queries in (self.queries, edited)],
                 "cosine": float(compute_cosines(self.composed.numpy(), embeds.numpy()).mean()),
-                "same_first": float((self.evaluator.rank(embeds)[:, 0] == ranking[:, 0]).mean()),
+                "same_first": float((first_after == first).mean()),
             }
         self.draw(pictures.draw_conditions, "conditions.png", facts, self.k)
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
