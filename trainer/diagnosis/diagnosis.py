@@ -147,7 +147,7 @@ class _Diagnosis:
         }
 
     def rank(self, embeds: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Give the rank of each query's best target and the place of its first image, since whole rankings are large."""
+        """Find ranks of best targets and places of first images, since whole rankings are large."""
         ranking = self.evaluator.rank(embeds)
         return find_target_ranks(ranking, self.evaluator.gallery_ids, self.target_ids), ranking[:, 0].copy()
 
