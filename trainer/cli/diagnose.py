@@ -30,12 +30,15 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: %(default)s)")
     options = parser.parse_args(arguments)
 
+    import torch
     from accelerate import PartialState
 
     from trainer.assembly import load_model_and_processor
     from trainer.benchmarks import load_benchmark
     from trainer.diagnosis import run_diagnosis
 
+    # Without `cpu`, processes of a machine that has no accelerator would not know of one another.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     benchmark = load_benchmark(options.benchmark, options.split)
     model, processor = load_model_and_processor(options.model)
     facts = run_diagnosis(
@@ -48,8 +51,10 @@ def run(arguments: list[str]) -> None:
         noise_scale=options.noise_scale,
         batch_size=options.batch_size,
     )
-    if PartialState().is_main_process:
+    if state.is_main_process:
         for name, part in facts.items():
             if "not_available" in part:
                 print(f"{name}: not available, {part['not_available']}")
         print(f"report: {options.output}/report.md")
+    state.wait_for_everyone()
+    state.destroy_process_group()
