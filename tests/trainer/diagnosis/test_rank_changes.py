@@ -34,10 +34,10 @@ def test_what_follows_the_end_of_a_row_is_no_hit():
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covered = []
-    for _ in range(100):
+    for _ in range(50):
         low, high = bootstrap_interval(rng.normal(2.0, 1.0, 60))
         covered.append(low <= 2.0 <= high)
-    assert 0.87 <= np.mean(covered) <= 1
+    assert 0.84 <= np.mean(covered) <= 1
 
 
 def test_a_comparison_counts_what_changes_sides():
