@@ -50,6 +50,7 @@ def run(arguments: list[str]) -> None:
         k=options.k,
         noise_scale=options.noise_scale,
         batch_size=options.batch_size,
+        name=options.model,
     )
     if state.is_main_process:
         for name, part in facts.items():

@@ -54,6 +54,7 @@ def run_diagnosis(
     k: int = 5,
     noise_scale: float = 0.5,
     batch_size: int = 64,
+    name: str | None = None,
 ) -> dict:
     """Diagnose a model on a benchmark, and write `report.md`, `diagnosis.json` and pictures.
 
@@ -70,6 +71,7 @@ def run_diagnosis(
         k (`int`, defaults to 5): Ranks that count as found.
         noise_scale (`float`, defaults to 0.5): Noise on texts in the modality gap, absolute; RTD's published.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
+        name (`str`, *optional*): The model's name in the report; where it was loaded from by default.
 
     Returns:
         `dict`: What `diagnosis.json` holds: fractions in [0, 1], cosines, and for each part what made it.
@@ -91,7 +93,7 @@ def run_diagnosis(
     table = None if triplets is None else load_triplets(triplets)
     folder.mkdir(parents=True, exist_ok=True)
     diagnosis = _Diagnosis(model, processor, benchmark, folder, table, k, noise_scale, batch_size)
-    facts = diagnosis.run()
+    facts = diagnosis.run(name or model.name_or_path or "a model")
     if PartialState().is_main_process:
         (folder / _FILE).write_text(json.dumps(facts, indent=2))
         write_report(facts, folder / "report.md")
@@ -108,7 +110,7 @@ class _Diagnosis:
         # RTD may have been trained with another prompt than its projection.
         self.template = model.projection.rtd_template if self.is_tuned else None
 
-    def run(self) -> dict:
+    def run(self, name: str) -> dict:
         parts: dict[str, Callable[[], dict]] = {
             "alignment": self.examine_alignment,
             "interpolation": self.examine_interpolation,
@@ -117,18 +119,17 @@ class _Diagnosis:
             "conditions": self.examine_conditions,
             "triplets": self.examine_triplets,
         }
-        facts = {"about": self.describe()}
-        for name, examine in tqdm(parts.items(), desc="Diagnosing"):
+        facts = {"about": {"model": name} | self.describe()}
+        for part, examine in tqdm(parts.items(), desc="Diagnosing"):
             try:
-                facts[name] = examine()
+                facts[part] = examine()
             except _NotAvailableError as error:
-                facts[name] = {"not_available": str(error)}
+                facts[part] = {"not_available": str(error)}
         return facts
 
     def describe(self) -> dict:
         benchmark, processor = self.evaluator.benchmark, self.processor
         return {
-            "model": self.model.name_or_path,
             "trained_with_rtd": self.is_tuned,
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": fingerprint(self.model.text_model),

@@ -34,7 +34,7 @@ def format_report(facts: dict) -> str:
         "trained with RTD" if about["trained_with_rtd"] else "not trained with RTD, so there is no before and after"
     )
     lines = [
-        f"# Diagnosis of {about['model'] or 'a model'} on {about['benchmark']} ({about['split']})",
+        f"# Diagnosis of {about['model']} on {about['benchmark']} ({about['split']})",
         "",
         f"{about['num_queries']} queries, {about['num_gallery']} gallery images, projection {about['projection']}, "
         f"{tuned}. A query counts as found where a target is among the first {k}. Intervals are 95 % bootstrap "
