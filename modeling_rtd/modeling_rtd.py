@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cach
 
 from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .interpolation_rtd import interpolate_towers, remove_adapters
 from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
@@ -360,6 +361,38 @@ class RTDModel(CLIPPreTrainedModel):
         model.config = copy.copy(self.config)
         model.config.original_text_model = None
         model._original_text_model = [self.original_text_model]
+        return model
+
+    def interpolate_text_model(self, alpha: float) -> RTDModel:
+        """Give a model whose text tower lies between the one from before RTD and the one after it.
+
+        RTD trades plain caption retrieval for composition; this chooses a point between the two. An adapter is
+        merged. The other parts are shared with this model, which stays as it is; the result is saved as a whole model.
+
+        Args:
+            alpha (`float`): 0 gives the tower from before RTD, 1 the one after it; see [`interpolate_towers`].
+
+        Returns:
+            [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's.
+
+        Raises:
+            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
+        """
+        if self._has_adapters:
+            original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
+        else:
+            original, tuned = self.original_text_model, self.text_model
+        if original is tuned:
+            raise ValueError(
+                "the text tower is the one from before RTD, so there is nothing to interpolate; load a model that RTD "
+                "has trained."
+            )
+        model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
+        if self._has_adapters:
+            model.set_original_text_model(original)
+        else:
+            model.config.original_text_model = self.config.original_text_model
+            model._original_text_model = list(self._original_text_model)
         return model
 
     def save_pretrained(self, save_directory, **kwargs):

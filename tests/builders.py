@@ -96,6 +96,15 @@ def build_processor():
     return RTDProcessor(build_image_processor(), build_tokenizer())
 
 
+def shake(module, seed=0):
+    """Change all weights as if they had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    return module
+
+
 def build_images(count, seed=0, size=(40, 36)):
     """Draw coloured noise."""
     rng = np.random.default_rng(seed)

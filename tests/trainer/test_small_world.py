@@ -319,3 +319,13 @@ def test_image_processor_changes_no_geometry(toy, trained):
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     pixels = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     assert np.abs((pixels * std + mean) * 255 - np.asarray(image)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "split"), [("other held-out wording", "B"), ("training wording", "A")])
+def test_paraphrases_are_in_the_wordings_they_are_named_after(world, name, split):
+    phrases = [text for texts in WORDINGS[split].values() for text in texts]
+    one = "|".join(re.escape(text).replace(r"\{old\}", ".+").replace(r"\{new\}", ".+") for text in phrases)
+    for query in world.benchmark("test").queries:
+        assert re.fullmatch(f"({one})( and ({one}))*", query["paraphrases"][name])
+        assert query["paraphrases"][name] != query["condition"]
+        assert len(query["changed"]) == 1 or " and " in query["paraphrases"][name]
