@@ -4,7 +4,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
-from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
+from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.encoding_rtd import encode_images
@@ -20,6 +20,7 @@ from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 __all__ = [
     "CHECKPOINT_FORMATS",
+    "PLACEHOLDER",
     "PROJECTIONS",
     "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",

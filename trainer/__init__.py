@@ -16,6 +16,7 @@ _MODULES = {
     "RetrievalEvaluator": "trainer.evaluation",
     "build_small_world": "trainer.small_world",
     "load_triplets": "trainer.triplets",
+    "run_diagnosis": "trainer.diagnosis",
     "target_anchored_loss": "trainer.losses",
 }
 
@@ -30,6 +31,7 @@ __all__ = [
     "build_small_world",
     "load_triplets",
     "refuse_other_trainer",
+    "run_diagnosis",
     "target_anchored_loss",
 ]
 

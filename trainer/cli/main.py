@@ -15,6 +15,8 @@ _VERBS = {
     "train-projection": "train a projection on your captions",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
+    "diagnose": "tell what a model's numbers on a benchmark mean",
+    "interpolate": "save a model between the text towers from before and after RTD",
     "index": "encode a folder of images once, or take over embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
 }
