@@ -27,13 +27,15 @@ from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection
 from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
+from trainer.image_features import ImageFeatures
+from trainer.images import load_images
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
-from trainer.token_lift import invert_visual_projection
+from trainer.token_lift import TokenLift, fit_token_lift
 
 
 __all__ = ["run_demo"]
@@ -223,14 +225,15 @@ class _DemoRun:
             learning_rate=recipe.rtd_learning_rate,
             **{"noise_scale": 0.5 * self.rms} | arguments,
         )
+        processor = self.processor.with_template(model.projection.config.projection_type)
         with self.seconds(variant):
             trainer = RTDTrainer(
                 copy.deepcopy(model.text_model),
                 args,
                 projection=model.projection,
                 train_dataset=triplets,
-                processing_class=self.processor.with_template(model.projection.config.projection_type),
-                token_lift=invert_visual_projection(model) if "image_tokens" in model.projection.consumes else None,
+                processing_class=processor,
+                token_lift=self._fit_lift(model, processor) if "image_tokens" in model.projection.consumes else None,
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
@@ -238,6 +241,14 @@ class _DemoRun:
         tuned = copy.deepcopy(model)
         tuned.replace_text_model(trainer.model)
         return tuned
+
+    def _fit_lift(self, model: RTDModel, processor: RTDProcessor) -> TokenLift:
+        limit = self.recipe.own[model.projection.config.projection_type].get("num_images")
+        stages = self.folder / "scratch/stages"
+        features = ImageFeatures(model, processor, load_images(self.world.images, limit), stages)
+        conditions = self.world.triplets["conditioning_caption"][:]
+        settings = {"noise_scale": 0.5 * self.rms, "steps": self.recipe.lift_steps, "seed": self.seed}
+        return fit_token_lift(model, processor, features, conditions, stages, **settings)
 
     def _shared_arguments(self, stage: str, steps: int) -> dict:
         scratch = self.folder / "scratch"

@@ -73,7 +73,7 @@ average of decay {searle["oti_ema_decay"]} (published 350 of 32, 0.99), temperat
 0.25, phrases from the world's grammar instead of a language model; Context-I2W on {images["context_i2w"]} images, \
 encoded once, with 2 layers of 2 heads instead of 6 of 8; FTI4CIR on {images["fti4cir"]} images, at temperature \
 {fti4cir["temperature"]}, without the drop of its learning rate. RTD over the last two feeds their image tokens from \
-text by the pseudo-inverse of the visual projection.
+text by a small network fitted to images in {recipe.lift_steps} steps.
 
 """
 
