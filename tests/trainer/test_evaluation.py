@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Image, List, Value
 
 from tests.builders import build_images, build_triplets
 from trainer.arguments import RTDTrainingArguments
-from trainer.benchmarks import Benchmark
+from trainer.benchmarks import Benchmark, Protocol
 from trainer.evaluation import RetrievalEvaluator
 from trainer.rtd_trainer import RTDTrainer
 
@@ -41,7 +41,7 @@ def benchmark():
             }
         ),
     )
-    return Benchmark("tiny", "test", gallery, queries, exclude_reference=True)
+    return Benchmark("tiny", "test", gallery, queries, Protocol(exclude_reference=True))
 
 
 def test_composed_queries_in_batches_equal_the_model_one_by_one(model, processor, benchmark):
