@@ -2,23 +2,24 @@
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
+from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
+from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
+from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
+from modeling_rtd.fti4cir_projection_rtd import FTI4CIRProjection
 from modeling_rtd.gallery_rtd import Gallery, encode_images
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
+from modeling_rtd.perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
 from modeling_rtd.processing_rtd import RTDProcessor
-from modeling_rtd.projection_rtd import (
-    PROJECTIONS,
-    Pic2WordProjection,
-    RTDProjection,
-    SEARLEProjection,
-    build_projection,
-    load_projection,
-)
+from modeling_rtd.projection_rtd import RTDProjection
 from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 
 __all__ = [
+    "CHECKPOINT_FORMATS",
     "PROJECTIONS",
+    "ContextI2WProjection",
+    "FTI4CIRProjection",
     "Gallery",
     "Pic2WordProjection",
     "RTDConfig",
@@ -32,9 +33,11 @@ __all__ = [
     "RTDTextOutput",
     "SEARLEProjection",
     "build_projection",
+    "convert_checkpoint",
     "encode_images",
     "fingerprint",
     "load_projection",
+    "read_checkpoint",
     "suggest",
 ]
 

@@ -7,9 +7,19 @@ import difflib
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 
-__all__ = ["PLACEHOLDER", "RTDConfig", "RTDProjectionConfig", "RTDTextConfig", "find_placeholder_token_id", "suggest"]
+__all__ = [
+    "PLACEHOLDER",
+    "RTDConfig",
+    "RTDProjectionConfig",
+    "RTDTextConfig",
+    "find_context_token_id",
+    "find_placeholder_token_id",
+    "suggest",
+]
 
 PLACEHOLDER = "$"
+# Context-I2W's tokenizer has its own token in place of CLIP's last merge: the text tower reads this word there.
+_CONTEXT_WORD = "jekyll"
 
 
 def suggest(kind: str, name: str, known) -> str:
@@ -54,6 +64,24 @@ def find_placeholder_token_id(tokenizer) -> int:
     return ids[0]
 
 
+def find_context_token_id(tokenizer) -> int:
+    """Find the id that stands in a context's text where the pseudo-word will stand in the prompt.
+
+    Context-I2W publishes the id 49405, CLIP's word "jekyll". A vocabulary without that word uses the placeholder.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`): The tokenizer of the CLIP backbone.
+
+    Returns:
+        `int`: A valid token id.
+
+    Raises:
+        ValueError: If the tokenizer has neither as a single token.
+    """
+    ids = tokenizer(_CONTEXT_WORD, add_special_tokens=False)["input_ids"]
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.unk_token_id else find_placeholder_token_id(tokenizer)
+
+
 class RTDTextConfig(CLIPTextConfig):
     """CLIP's text configuration and the token that stands for a pseudo-word.
 
@@ -78,11 +106,15 @@ class RTDProjectionConfig(PreTrainedConfig):
             Size D of CLIP's joint space, the input.
         text_hidden_size (`int`, defaults to 768):
             Size H of the text tower's token embeddings, the output.
+        vision_hidden_size (`int`, defaults to 1024):
+            Size V of the vision tower's tokens, for projections that read them.
         hidden_size (`int`, *optional*):
             Width of the hidden layers; the method's published width where left out (4D for SEARLE and LinCIR).
         dropout (`float`, *optional*):
             Dropout of the hidden layers in training; the method's published value where left out (0.5 for SEARLE
             and LinCIR).
+        num_hidden_layers, num_attention_heads (`int`, *optional*):
+            Of projections that attend to image tokens; the method's published values where left out.
     """
 
     model_type = "rtd_projection"
@@ -91,8 +123,11 @@ class RTDProjectionConfig(PreTrainedConfig):
     projection_type: str = "lincir"
     projection_dim: int = 768
     text_hidden_size: int = 768
+    vision_hidden_size: int = 1024
     hidden_size: int | None = None
     dropout: float | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
 
 
 class RTDConfig(PreTrainedConfig):
@@ -105,6 +140,9 @@ class RTDConfig(PreTrainedConfig):
             Size D of CLIP's joint space.
         logit_scale_init_value (`float`, defaults to 2.6592):
             CLIP's initial log temperature; kept so that the directory also loads as a plain `CLIPModel`.
+        context_token_id (`int`, *optional*):
+            Stands in the context's text in place of the pseudo-word, where the projection reads a context. Resolved
+            from the tokenizer by [`RTDModel.from_clip`].
         base_model (`str`, *optional*): Hub id or directory of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder`,
@@ -124,6 +162,7 @@ class RTDConfig(PreTrainedConfig):
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
     initializer_factor: float = 1.0
+    context_token_id: int | None = None
     base_model: str | None = None
     original_text_model: dict | None = None
 

@@ -14,8 +14,9 @@ from transformers.conversion_mapping import WeightRenaming, register_checkpoint_
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file
 
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_placeholder_token_id
-from .projection_rtd import RTDProjection, build_projection, load_projection
+from .auto_projection_rtd import build_projection, load_projection
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
 
@@ -124,6 +125,7 @@ class RTDModel(CLIPPreTrainedModel):
         sizes = {
             "projection_dim": clip_config.projection_dim,
             "text_hidden_size": clip_config.text_config.hidden_size,
+            "vision_hidden_size": clip_config.vision_config.hidden_size,
         }
         if not isinstance(projection, RTDProjection):
             is_place = Path(projection).is_dir() or "/" in str(projection)
@@ -132,12 +134,7 @@ class RTDModel(CLIPPreTrainedModel):
                 if is_place
                 else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
             )
-        own = {name: getattr(projection.config, name) for name in sizes}
-        if own != sizes:
-            raise ValueError(
-                f"the projection is made for {own}, the backbone has {sizes}; use a projection that was trained on "
-                "this backbone."
-            )
+        projection.check_sizes(**sizes)
         text_config = clip_config.text_config.to_dict() | {
             "placeholder_token_id": find_placeholder_token_id(tokenizer)
         }
@@ -149,6 +146,8 @@ class RTDModel(CLIPPreTrainedModel):
             logit_scale_init_value=clip_config.logit_scale_init_value,
             initializer_factor=clip_config.initializer_factor,
         )
+        if "context_embeds" in projection.consumes:
+            config.context_token_id = find_context_token_id(tokenizer)
         config.base_model = clip.name_or_path or None
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
@@ -277,7 +276,8 @@ class RTDModel(CLIPPreTrainedModel):
             return _AdaptersDisabled(self.text_model)
         place = self.config.original_text_model
         if place is None:
-            return self.text_model
+            # Kept beside a tower in training, see `with_parts`.
+            return self._original_text_model[0] if self._original_text_model else self.text_model
         tower = self._load_original_text_model()
         if (tower.device, tower.dtype) == (self.device, self.dtype):
             return tower
@@ -345,6 +345,23 @@ class RTDModel(CLIPPreTrainedModel):
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
+    def with_parts(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
+        """Give a model of other parts beside the same vision tower, without copying any.
+
+        Args:
+            text_model ([`RTDTextModel`]): Text tower, such as one in training.
+            projection ([`RTDProjection`]): Projection.
+
+        Returns:
+            [`RTDModel`]: Shares all its parts; plain text and contexts still go to this model's original text tower.
+        """
+        model = copy.copy(self)
+        model._modules = {**self._modules, "text_model": text_model, "projection": projection}
+        model.config = copy.copy(self.config)
+        model.config.original_text_model = None
+        model._original_text_model = [self.original_text_model]
+        return model
+
     def save_pretrained(self, save_directory, **kwargs):
         """Save as every transformers model does, together with the original text tower where it lies in the folder.
 
@@ -386,21 +403,44 @@ class RTDModel(CLIPPreTrainedModel):
         """
         return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
-    def get_pseudo_tokens(self, pixel_values: torch.Tensor | None = None, image_features=None):
+    def get_pseudo_tokens(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        image_features: BaseModelOutputWithPooling | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+    ):
         """Turn reference images into pseudo-words.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): Images.
             image_features (`BaseModelOutputWithPooling`, *optional*):
                 What `get_image_features` returned for them, which spares the vision pass.
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Prompts, for a projection that reads them as context.
 
         Returns:
             `tuple`: `pseudo_token_embeds` of shape `(batch_size, K, hidden_size)` and `pseudo_token_mask` of shape
             `(batch_size, K)` or `None`.
+
+        Raises:
+            ValueError: If the projection reads something that did not come.
         """
         if image_features is None:
             image_features = self.get_image_features(pixel_values)
-        return self.projection(image_features.pooler_output)
+        context = None
+        if "context_embeds" in self.projection.consumes and input_ids is not None:
+            context = self._encode_context(input_ids, attention_mask, placeholder_mask)
+        return self.projection(image_features.pooler_output, image_features.last_hidden_state, context)
+
+    @torch.no_grad()
+    def _encode_context(self, input_ids, attention_mask, placeholder_mask) -> torch.Tensor:
+        """Encode prompts with the text tower from before RTD, as Context-I2W does; none of it is trained."""
+        if placeholder_mask is None:
+            placeholder_mask = input_ids == self.config.placeholder_token_id
+        input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
+        return self.original_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
     def get_composed_features(
         self,
@@ -424,8 +464,9 @@ class RTDModel(CLIPPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features)
-        return _as_features(self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs))
+        prompts = (input_ids, attention_mask, placeholder_mask)
+        pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features, *prompts)
+        return _as_features(self._read_prompt(*prompts, pseudo_tokens, **kwargs))
 
     def _read_prompt(self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs) -> RTDTextOutput:
         return self.text_model(
@@ -465,8 +506,9 @@ class RTDModel(CLIPPreTrainedModel):
                 "processor(images=..., conditions=...), or use get_image_features or get_text_features."
             )
         image_features = self.get_image_features(pixel_values)
-        pseudo_tokens = self.get_pseudo_tokens(image_features=image_features)
-        output = self._read_prompt(input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs)
+        prompts = (input_ids, attention_mask, placeholder_mask)
+        pseudo_tokens = self.get_pseudo_tokens(None, image_features, *prompts)
+        output = self._read_prompt(*prompts, pseudo_tokens, **kwargs)
         return RTDOutput(
             composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),

@@ -12,8 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.image_utils import load_image
 
+from .auto_projection_rtd import PROJECTIONS
 from .configuration_rtd import PLACEHOLDER, find_placeholder_token_id, suggest
-from .projection_rtd import PROJECTIONS, RTD_TEMPLATE, RTDProjection
+from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 __all__ = ["RTDProcessor"]
@@ -24,8 +25,8 @@ _CONDITION = "{condition}"
 class RTDProcessor(ProcessorMixin):
     """Image processor, tokenizer and named prompt templates.
 
-    A template holds one `$` per pseudo-word and `{condition}` after the last of them, such as
-    `"a photo of $ that {condition}"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
+    A template holds one `$` per pseudo-word and `{condition}` once, such as `"a photo of $ that {condition}"` or
+    `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
     in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
 
     Args:
@@ -55,11 +56,10 @@ class RTDProcessor(ProcessorMixin):
         self.prompt_templates = prompt_templates or own | {"rtd": RTD_TEMPLATE}
         self.default_template = default_template
         for name, template in self.prompt_templates.items():
-            tail = template.rpartition(PLACEHOLDER)[2]
-            if PLACEHOLDER not in template or template.count(_CONDITION) != 1 or _CONDITION not in tail:
+            if PLACEHOLDER not in template or template.count(_CONDITION) != 1:
                 raise ValueError(
-                    f"the prompt template '{name}' is '{template}', but must hold '{PLACEHOLDER}' and after the last "
-                    f"of them '{_CONDITION}' once."
+                    f"the prompt template '{name}' is '{template}', but must hold '{PLACEHOLDER}', and '{_CONDITION}' "
+                    "once."
                 )
         self._find_template(default_template)
         super().__init__(image_processor, tokenizer, **kwargs)
@@ -214,7 +214,7 @@ class RTDProcessor(ProcessorMixin):
         Returns:
             `list[list[int]]`: Token ids with start and end of text, at most `max_length` a row.
         """
-        return self._finish(self._tokenize(texts), "text")
+        return self._finish(self._tokenize(texts))
 
     def tokenize_pieces(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
         """Tokenise texts given as the pieces around their placeholders.
@@ -226,7 +226,7 @@ class RTDProcessor(ProcessorMixin):
             `list[list[int]]`: Token ids with start and end of text and placeholders marked `-1`, at most `max_length`
             a row.
         """
-        return self._finish(self._splice(texts), "text")
+        return self._finish(self._splice(texts))
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
@@ -250,7 +250,8 @@ class RTDProcessor(ProcessorMixin):
         """Build the prompts of composed queries.
 
         Args:
-            conditions (`list[str]`): Conditions; an empty one gives the prompt of the reference alone.
+            conditions (`list[str]`):
+                Conditions; an empty one gives the prompt of the reference alone, the template up to its last `$`.
             template (`str`, *optional*): Name of the prompt template.
             references (`list[str]`, *optional*):
                 Reference captions to be written in place of the pseudo-words (plain concatenation, the ablation of
@@ -260,25 +261,38 @@ class RTDProcessor(ProcessorMixin):
             `tuple`: Rows of token ids with start and end of text, placeholders marked `-1`; and for each row the
             length of the prompt of the reference alone, without its end of text.
         """
-        head, _, tail = self._find_template(template).rpartition(PLACEHOLDER)
+        before, after = self._find_template(template).split(_CONDITION)
+        lead, last, bridge = before.rpartition(PLACEHOLDER)
+        bridge, tail = self._splice([[bridge], after.split(PLACEHOLDER)])
         if references is None:
-            heads = self._splice([[*head.split(PLACEHOLDER), ""]]) * len(conditions)
+            heads = self._splice([(lead + last).split(PLACEHOLDER)]) * len(conditions)
         else:
-            heads = [ids[: self.max_length - 2] for ids in self._tokenize([head + caption for caption in references])]
-        tails = self._tokenize([tail.replace(_CONDITION, c) if c.strip() else "" for c in conditions])
-        rows = self._finish([h + t for h, t in zip(heads, tails, strict=True)], "condition")
-        return rows, [1 + len(h) for h in heads]
+            lead = lead.partition(PLACEHOLDER)[0]
+            room = self.max_length - 2
+            heads = [ids[:room] for ids in self._tokenize([lead + caption for caption in references])]
+        rows, cut = [], 0
+        for head, condition, words in zip(heads, conditions, self._tokenize(conditions), strict=True):
+            room = max(self.max_length - 2 - len(head) - len(bridge) - len(tail), 0)
+            cut += len(words) > room
+            is_alone = head and not condition.strip()
+            rows.append(head if is_alone else [*head, *bridge, *words[:room], *tail])
+        self._warn_of_cuts(cut, len(rows), "condition")
+        return [self._enclose(row) for row in rows], [1 + len(head) for head in heads]
 
-    def _finish(self, rows: list[list[int]], kind: str) -> list[list[int]]:
-        room = self.max_length - 2
-        cut = sum(len(row) > room for row in rows)
+    def _finish(self, rows: list[list[int]]) -> list[list[int]]:
+        self._warn_of_cuts(sum(len(row) > self.max_length - 2 for row in rows), len(rows), "text")
+        return [self._enclose(row) for row in rows]
+
+    def _enclose(self, row: list[int]) -> list[int]:
+        return [self.tokenizer.bos_token_id, *row[: self.max_length - 2], self.tokenizer.eos_token_id]
+
+    def _warn_of_cuts(self, cut: int, total: int, kind: str) -> None:
         if cut:
             warnings.warn(
-                f"{cut} of {len(rows)} texts are longer than the {self.max_length} tokens the text tower takes; the "
-                f"end of the {kind} is cut off.",
-                stacklevel=3,
+                f"{cut} of {total} texts are longer than the {self.max_length} tokens the text tower takes; the end "
+                f"of the {kind} is cut off.",
+                stacklevel=4,
             )
-        return [[self.tokenizer.bos_token_id, *row[:room], self.tokenizer.eos_token_id] for row in rows]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Pad rows of token ids to the longest of them.

@@ -1,4 +1,4 @@
-"""Projections: networks that turn a CLIP image embedding into pseudo-words in the text tower's token space."""
+"""The interface of projections: networks that turn an image into pseudo-words in the text tower's token space."""
 
 from __future__ import annotations
 
@@ -9,25 +9,17 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_rtd import RTDProjectionConfig, suggest
+from .configuration_rtd import RTDProjectionConfig
 
 
-__all__ = [
-    "PROJECTIONS",
-    "RTD_TEMPLATE",
-    "Pic2WordProjection",
-    "RTDProjection",
-    "SEARLEProjection",
-    "build_projection",
-    "load_projection",
-]
+__all__ = ["RTD_TEMPLATE", "RTDProjection"]
 
 
 RTD_TEMPLATE = "a photo of $ that {condition}"
 
 
 class RTDProjection(PreTrainedModel):
-    """Interface of all projections.
+    """Interface of all projections; a projection defines `project`.
 
     A projection says what it consumes and how many pseudo-words it emits at most, and it owns the prompt in which its
     pseudo-words are read. Nothing else in the package asks which projection it holds.
@@ -61,131 +53,75 @@ class RTDProjection(PreTrainedModel):
                 bound = 1 / math.sqrt(module.in_features)
                 init.uniform_(module.bias, -bound, bound)
 
-    def forward(self, image_embeds: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Turn image embeddings into pseudo-words.
+    def check_sizes(self, **sizes: int) -> None:
+        """Refuse a backbone that this projection was not made for.
 
         Args:
-            image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
+            sizes (`int`): Of the backbone: `projection_dim`, `text_hidden_size`, and where it has a vision tower
+                `vision_hidden_size`, which matters only to a projection that reads image tokens.
+
+        Raises:
+            ValueError: If one of them differs from the projection's own.
+        """
+        names = [name for name in sizes if name != "vision_hidden_size" or "image_tokens" in self.consumes]
+        own, backbone = ({name: getattr(self.config, name) for name in names}, {name: sizes[name] for name in names})
+        if own != backbone:
+            raise ValueError(
+                f"the projection is made for {own}, the backbone has {backbone}; use a projection that was trained on "
+                "this backbone."
+            )
+
+    def forward(
+        self,
+        image_embeds: torch.Tensor | None = None,
+        image_tokens: torch.Tensor | None = None,
+        context_embeds: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Turn images into pseudo-words. What the projection does not consume may be left out.
+
+        Args:
+            image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`, *optional*):
                 Projected and **not** normalised embeddings, as CLIP returns them.
+            image_tokens (`torch.Tensor` of shape `(batch_size, 1 + num_patches, vision_hidden_size)`, *optional*):
+                Output of the last vision block, class token first, before the post layer norm.
+            context_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`, *optional*):
+                Embedding of the query's text by the text tower from before RTD, not normalised.
+            kwargs: Passed to `project`.
 
         Returns:
             `tuple`: `pseudo_token_embeds` of shape `(batch_size, max_pseudo_tokens, text_hidden_size)` and
             `pseudo_token_mask` of shape `(batch_size, max_pseudo_tokens)`, true where a slot is used, or `None` where
             every slot always is.
+
+        Raises:
+            ValueError: If something it consumes is missing or of another size.
+        """
+        given = {"image_embeds": image_embeds, "image_tokens": image_tokens, "context_embeds": context_embeds}
+        missing = [name for name in self.consumes if given[name] is None]
+        if missing:
+            raise ValueError(
+                f"a '{self.config.projection_type}' projection reads {', '.join(self.consumes)}, but "
+                f"{', '.join(missing)} did not come; pass the whole output of `get_image_features`, not pooled "
+                "embeddings alone, and with a context the prompt."
+            )
+        for name in self.consumes:
+            dims = 3 if name == "image_tokens" else 2
+            size = self.config.vision_hidden_size if name == "image_tokens" else self.config.projection_dim
+            if given[name].ndim != dims or given[name].shape[-1] != size:
+                raise ValueError(
+                    f"`{name}` must have {dims} dimensions, the last of size {size}, got {tuple(given[name].shape)}; "
+                    "is the projection made for this CLIP?"
+                )
+        return self.project(**{name: given[name] for name in self.consumes}, **kwargs)
+
+    def project(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Compute the pseudo-words from checked inputs.
+
+        Args:
+            inputs (`torch.Tensor`): What `consumes` names, see `forward`.
+
+        Returns:
+            `tuple`: See `forward`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define how it projects")
-
-
-class SEARLEProjection(RTDProjection):
-    """The network of SEARLE and of LinCIR: a three-layer perceptron that emits one pseudo-word.
-
-    SEARLE: https://huggingface.co/papers/2303.15247. LinCIR: https://huggingface.co/papers/2312.01998.
-    The two differ in how it is trained only.
-
-    Args:
-        config ([`RTDProjectionConfig`]): Hidden width defaults to `4 * projection_dim`, dropout to 0.5, as published.
-    """
-
-    def __init__(self, config: RTDProjectionConfig):
-        super().__init__(config)
-        width = config.hidden_size or 4 * config.projection_dim
-        dropout = 0.5 if config.dropout is None else config.dropout
-        self.layers = nn.Sequential(
-            nn.Linear(config.projection_dim, width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, config.text_hidden_size),
-        )
-        self.post_init()
-
-    def forward(self, image_embeds):
-        """See [`RTDProjection.forward`]."""
-        return self.layers(image_embeds)[:, None], None  # (B, 1, H)
-
-
-class Pic2WordProjection(RTDProjection):
-    """The network of Pic2Word (https://huggingface.co/papers/2302.03084): one pseudo-word from two narrow layers.
-
-    In each layer dropout stands before the ReLU, as published.
-
-    Args:
-        config ([`RTDProjectionConfig`]): Hidden width defaults to 512, dropout to 0.1, as published.
-    """
-
-    prompt_template = "a photo of $ , {condition}"
-    rtd_template = "rtd"
-
-    def __init__(self, config: RTDProjectionConfig):
-        super().__init__(config)
-        width = config.hidden_size or 512
-        dropout = 0.1 if config.dropout is None else config.dropout
-        self.layers = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(size, width), nn.Dropout(dropout), nn.ReLU())
-                for size in (config.projection_dim, width)
-            )
-        )
-        self.fc_out = nn.Linear(width, config.text_hidden_size)
-        self.post_init()
-
-    def forward(self, image_embeds):
-        """See [`RTDProjection.forward`]."""
-        return self.fc_out(self.layers(image_embeds))[:, None], None  # (B, 1, H)
-
-
-PROJECTIONS: dict[str, type[RTDProjection]] = {
-    "lincir": SEARLEProjection,
-    "pic2word": Pic2WordProjection,
-    "searle": SEARLEProjection,
-}
-
-
-def _find_projection_class(projection_type: str) -> type[RTDProjection]:
-    if projection_type not in PROJECTIONS:
-        raise ValueError(suggest("projection", projection_type, PROJECTIONS))
-    return PROJECTIONS[projection_type]
-
-
-def build_projection(config: RTDProjectionConfig) -> RTDProjection:
-    """Build a freshly initialised projection of the type that the configuration names.
-
-    Args:
-        config ([`RTDProjectionConfig`]): Type and sizes.
-
-    Returns:
-        [`RTDProjection`]: In training mode, float32.
-
-    Raises:
-        ValueError: If `config.projection_type` is unknown.
-    """
-    return _find_projection_class(config.projection_type)(config)
-
-
-def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
-    """Load a projection saved alone, or the projection of a saved [`RTDModel`].
-
-    Args:
-        name_or_path (`str`): Directory or Hub id.
-        kwargs: Passed to `from_pretrained`, such as `revision`, `subfolder` or `dtype`.
-
-    Returns:
-        [`RTDProjection`]: Of the type its configuration names, in evaluation mode.
-
-    Raises:
-        ValueError: If the repository names an unknown projection or lacks some of its tensors.
-    """
-    where = {
-        k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
-    }
-    config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
-    projection_class = _find_projection_class(config.projection_type)
-    projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    if report["missing_keys"]:
-        raise ValueError(
-            f"'{name_or_path}' holds no complete '{config.projection_type}' projection: "
-            f"{sorted(report['missing_keys'])} are missing; give a directory saved by a projection or by RTDModel."
-        )
-    return projection

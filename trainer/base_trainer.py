@@ -12,12 +12,12 @@ import torch
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel
+from modeling_rtd import RTDProcessor, RTDTextModel
 from trainer.caption_embeddings import CaptionEmbeddings
 from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
 
 
-__all__ = ["BaseTrainer", "check_sizes"]
+__all__ = ["BaseTrainer"]
 
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
 _RECIPE = {
@@ -34,25 +34,6 @@ _RECIPE = {
     "warmup_steps",
     "weight_decay",
 }
-
-
-def check_sizes(projection: RTDProjection, text_model: RTDTextModel) -> None:
-    """Refuse a projection that was made for another backbone.
-
-    Args:
-        projection ([`RTDProjection`]): The projection.
-        text_model ([`RTDTextModel`]): The text tower that reads its pseudo-words.
-
-    Raises:
-        ValueError: If its input is not of the joint space's size, or its output not of the token embeddings' size.
-    """
-    own = (projection.config.projection_dim, projection.config.text_hidden_size)
-    needed = (text_model.config.projection_dim, text_model.config.hidden_size)
-    if own != needed:
-        raise ValueError(
-            f"the projection turns {own[0]} numbers into {own[1]}, but this text tower needs {needed[0]} into "
-            f"{needed[1]}; use a projection that was trained on this backbone."
-        )
 
 
 class BaseTrainer(Trainer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, RTDTextModel, suggest
+from modeling_rtd import RTDModel, RTDProcessor, suggest
 from trainer.benchmarks import Benchmark
 from trainer.gathering import share_batches
 from trainer.image_embeddings import ImageEmbeddings
@@ -229,20 +228,6 @@ class RetrievalEvaluator(EmbeddingRanker):
         texts = [self.benchmark.text_template.replace("{condition}", condition) for condition in conditions]
         inputs = self.processor(text=texts).to(model.text_model.device)
         return model.get_text_features(**inputs).pooler_output.float().cpu()
-
-    def assemble(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
-        """Put a text tower and a projection beside the evaluator's image tower, without copying any.
-
-        Args:
-            text_model ([`RTDTextModel`]): Text tower, such as one in training.
-            projection ([`RTDProjection`]): Projection.
-
-        Returns:
-            [`RTDModel`]: A model that shares all three parts; plain text still goes to the evaluator's own model.
-        """
-        model = copy.copy(self.model)
-        model._modules = {**self.model._modules, "text_model": text_model, "projection": projection}
-        return model
 
     def evaluate(self, model: RTDModel, mode: str = "composed", template: str | None = None) -> dict[str, float]:
         """Encode, rank and score.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.arguments import ProjectionTrainingArguments
-from trainer.base_trainer import BaseTrainer, check_sizes
+from trainer.base_trainer import BaseTrainer
 from trainer.objectives import find_objective
 
 
@@ -38,7 +38,8 @@ class ProjectionTrainer(BaseTrainer):
         args = args or ProjectionTrainingArguments()
         if kwargs.get("eval_dataset") is not None:
             raise ValueError("projections are judged after training: pass the model to a RetrievalEvaluator.")
-        check_sizes(model.projection, model.text_model)
+        tower = model.text_model.config
+        model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
         objective_class = find_objective(model.projection.config.projection_type)
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
-from trainer.base_trainer import BaseTrainer, check_sizes
+from trainer.base_trainer import BaseTrainer
 from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
 from trainer.evaluation import RetrievalEvaluator
@@ -76,7 +76,7 @@ class RTDTrainer(BaseTrainer):
         **kwargs,
     ):
         args = args or RTDTrainingArguments()
-        check_sizes(projection, model)
+        projection.check_sizes(projection_dim=model.config.projection_dim, text_hidden_size=model.config.hidden_size)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             model.requires_grad_(True)  # a tower that served as a frozen companion before
         template = args.template or projection.rtd_template or processing_class.default_template
@@ -196,7 +196,9 @@ class RTDTrainer(BaseTrainer):
             return {name: value for metrics in parts for name, value in metrics.items()}
         tower = self.accelerator.unwrap_model(self.model).eval()
         if isinstance(data, RetrievalEvaluator):
-            metrics = data.evaluate(data.assemble(tower, self.projection), template=self.processor.default_template)
+            metrics = data.evaluate(
+                data.model.with_parts(tower, self.projection), template=self.processor.default_template
+            )
         else:
             metrics = self._evaluate_text_side(tower, data)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -57,7 +57,7 @@ def test_an_unknown_template_is_named_with_the_nearest(processor):
         processor(conditions="is red", template="searl")
 
 
-@pytest.mark.parametrize("template", ["a photo that {condition}", "a photo of $", "{condition} of $"])
+@pytest.mark.parametrize("template", ["a photo that {condition}", "a photo of $", "{condition} {condition} of $"])
 def test_a_template_without_its_parts_is_refused(template):
     with pytest.raises(ValueError, match="must hold"):
         RTDProcessor(build_image_processor(), build_tokenizer(), {"lincir": template})

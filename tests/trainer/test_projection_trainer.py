@@ -110,7 +110,7 @@ def test_an_empty_caption_is_refused_with_its_row(build, caption):
 
 def test_a_projection_of_another_size_is_refused(build):
     other = build_projection(RTDProjectionConfig(projection_dim=24, text_hidden_size=16))
-    with pytest.raises(ValueError, match="turns 24 numbers into 16, but this text tower needs 24 into 32"):
+    with pytest.raises(ValueError, match="made for .*'text_hidden_size': 16.*backbone has .*'text_hidden_size': 32"):
         build(projection=other)
 
 

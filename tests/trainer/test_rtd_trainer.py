@@ -423,7 +423,7 @@ def test_rows_that_do_not_fill_a_batch_are_refused(build):
 
 def test_a_projection_of_another_size_is_refused(build, model):
     model.projection = build_projection(RTDProjectionConfig(projection_dim=12, text_hidden_size=32))
-    with pytest.raises(ValueError, match="turns 12 numbers into 32, but this text tower needs 24 into 32"):
+    with pytest.raises(ValueError, match="made for {'projection_dim': 12.* the backbone has {'projection_dim': 24"):
         build()
 
 

@@ -14,6 +14,7 @@ _VERBS = {
     "triplets": "make text triplets from your captions",
     "train-projection": "train a projection on your captions",
     "train": "train RTD on your text triplets",
+    "convert": "turn a published checkpoint file into a model",
     "search": "find images of a folder by a reference image and a sentence",
 }
 

@@ -1,0 +1,68 @@
+"""Projections by name: which there are, how one is built, and how one is loaded."""
+
+from __future__ import annotations
+
+from .configuration_rtd import RTDProjectionConfig, suggest
+from .context_i2w_projection_rtd import ContextI2WProjection
+from .fti4cir_projection_rtd import FTI4CIRProjection
+from .perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
+from .projection_rtd import RTDProjection
+
+
+__all__ = ["PROJECTIONS", "build_projection", "load_projection"]
+
+PROJECTIONS: dict[str, type[RTDProjection]] = {
+    "context_i2w": ContextI2WProjection,
+    "fti4cir": FTI4CIRProjection,
+    "lincir": SEARLEProjection,
+    "pic2word": Pic2WordProjection,
+    "searle": SEARLEProjection,
+}
+
+
+def _find_projection_class(projection_type: str) -> type[RTDProjection]:
+    if projection_type not in PROJECTIONS:
+        raise ValueError(suggest("projection", projection_type, PROJECTIONS))
+    return PROJECTIONS[projection_type]
+
+
+def build_projection(config: RTDProjectionConfig) -> RTDProjection:
+    """Build a freshly initialised projection of the type that the configuration names.
+
+    Args:
+        config ([`RTDProjectionConfig`]): Type and sizes.
+
+    Returns:
+        [`RTDProjection`]: In training mode, float32.
+
+    Raises:
+        ValueError: If `config.projection_type` is unknown.
+    """
+    return _find_projection_class(config.projection_type)(config)
+
+
+def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
+    """Load a projection saved alone, or the projection of a saved [`RTDModel`].
+
+    Args:
+        name_or_path (`str`): Directory or Hub id.
+        kwargs: Passed to `from_pretrained`, such as `revision`, `subfolder` or `dtype`.
+
+    Returns:
+        [`RTDProjection`]: Of the type its configuration names, in evaluation mode.
+
+    Raises:
+        ValueError: If the repository names an unknown projection or lacks some of its tensors.
+    """
+    where = {
+        k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
+    }
+    config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
+    projection_class = _find_projection_class(config.projection_type)
+    projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    if report["missing_keys"]:
+        raise ValueError(
+            f"'{name_or_path}' holds no complete '{config.projection_type}' projection: "
+            f"{sorted(report['missing_keys'])} are missing; give a directory saved by a projection or by RTDModel."
+        )
+    return projection

@@ -1,0 +1,42 @@
+"""`rtd convert`: a published checkpoint file, turned into a model without running anything that it holds."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    """Convert a checkpoint and tell where the model is.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If the file is refused (see `convert_checkpoint`), or the output folder is not empty.
+    """
+    parser = argparse.ArgumentParser("rtd convert", description=__doc__)
+    parser.add_argument("file", help="checkpoint file as the method's authors publish it")
+    parser.add_argument(
+        "--from",
+        dest="method",
+        required=True,
+        metavar="METHOD",
+        help="searle, lincir, pic2word, context_i2w, fti4cir (projections) or rtd (a text tower)",
+    )
+    parser.add_argument("--clip", required=True, help="the CLIP it was trained on: directory or Hub id")
+    parser.add_argument("--projection", help="for rtd: the projection it was trained with; directory or Hub id")
+    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for the model")
+    options = parser.parse_args(arguments)
+    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
+        raise ValueError(f"'{options.output}' is not empty; choose another folder.")
+
+    from modeling_rtd import RTDProcessor, convert_checkpoint
+
+    model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
+    model.save_pretrained(options.output)
+    RTDProcessor.from_clip(options.clip, model.projection).save_pretrained(options.output)
+    print(f"model: {options.output}")
