@@ -15,7 +15,7 @@ from trainer.benchmarks import Benchmark
 from trainer.gathering import share_batches
 from trainer.image_embeddings import ImageEmbeddings
 from trainer.metrics import membership, rank_gallery
-from trainer.scoring import find_depth, score_rankings
+from trainer.scoring import Rankings, find_depth, score_rankings
 
 
 __all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "write_template"]
@@ -123,6 +123,19 @@ class EmbeddingRanker:
             ranking[row, : len(order)] = order[: ranking.shape[1]]
         return ranking
 
+    def make_rankings(self, query_embeds: torch.Tensor) -> Rankings:
+        """Rank as deep as the benchmark's metrics look, and the subsets where it has any.
+
+        Args:
+            query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): L2-normalised.
+
+        Returns:
+            [`Rankings`]: To be scored or submitted.
+        """
+        has_subsets = all(self.benchmark.queries["subset_ids"][:])
+        subset = self.rank(query_embeds, among="subset_ids") if has_subsets else None
+        return Rankings(self.gallery_ids, self.rank(query_embeds, find_depth(self.benchmark)), subset)
+
     def score(self, query_embeds: torch.Tensor) -> dict[str, float]:
         """Score queries.
 
@@ -135,10 +148,7 @@ class EmbeddingRanker:
         Raises:
             ValueError: If the benchmark's targets are not public.
         """
-        ranking = self.rank(query_embeds, find_depth(self.benchmark))
-        has_subsets = all(self.benchmark.queries["subset_ids"][:])
-        subset_ranking = self.rank(query_embeds, among="subset_ids") if has_subsets else None
-        return score_rankings(self.benchmark, self.gallery_ids, ranking, subset_ranking)
+        return score_rankings(self.benchmark, self.make_rankings(query_embeds))
 
 
 class RetrievalEvaluator(EmbeddingRanker):

@@ -98,8 +98,8 @@ class ImageEmbeddings:
         if cache_dir is None or not all(place for place, _ in sources):
             return share_batches(encode, len(sources), batch_size, title)
         folder = Path(cache_dir) / self._hash(sources)
+        PartialState().wait_for_everyone()  # else one process may find what another is about to encode
         embeds = load_array(folder.with_suffix(".npy"), len(sources))
-        PartialState().wait_for_everyone()  # before any process writes what another looks for
         if embeds is None:
             embeds = share_batches(encode, len(sources), batch_size, title, folder)
             if PartialState().is_main_process:

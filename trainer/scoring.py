@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,35 +20,46 @@ from trainer.metrics import (
 )
 
 
-__all__ = ["average_parts", "find_depth", "score_rankings"]
+__all__ = ["SUBSET_DEPTH", "Rankings", "average_parts", "find_depth", "score_rankings"]
+
+SUBSET_DEPTH = 3  # ranks that CIRR's subset metrics and its server look at
 
 
-def find_depth(benchmark: Benchmark) -> int | None:
+class Rankings(NamedTuple):
+    """Rankings of one benchmark.
+
+    Args:
+        gallery_ids (`Sequence[str]` of length `num_gallery`): Ids of the gallery.
+        whole (`np.ndarray` of shape `(num_queries, depth)`): Positions in the gallery, best first, -1 for nothing.
+        subset (`np.ndarray` of shape `(num_queries, depth)`, *optional*): Likewise, of each query's subset alone.
+    """
+
+    gallery_ids: Sequence[str]
+    whole: np.ndarray
+    subset: np.ndarray | None = None
+
+
+def find_depth(benchmark: Benchmark) -> int:
     """Tell how many ranks the metrics of a benchmark look at.
 
     Args:
         benchmark ([`Benchmark`]): The benchmark.
 
     Returns:
-        `int` or `None`: The largest k; `None` where a metric needs the whole ranking.
+        `int`: The largest k, and no less than the whole gallery where a metric is the rank of a target.
     """
-    depths = [int(k) for _, _, k in (name.partition("@") for name in benchmark.metrics) if k]
-    return None if any("@" not in name for name in benchmark.metrics) else max(depths)
+    ks = [name.partition("@")[2] for name in benchmark.metrics]
+    return max(int(k) if k else len(benchmark.gallery) for k in ks)
 
 
-def score_rankings(
-    benchmark: Benchmark, gallery_ids: Sequence[str], ranking: np.ndarray, subset_ranking: np.ndarray | None = None
-) -> dict[str, float]:
+def score_rankings(benchmark: Benchmark, rankings: Rankings) -> dict[str, float]:
     """Score rankings.
 
     Args:
         benchmark ([`Benchmark`]): Targets and metrics. `recall@k`, `subset_recall@k`, `map@k`, `semantic_map@k`,
             `set_recall@k`, `precision@k`: see `trainer.metrics`. `target_recall@k` counts the first target only, as
             CIRCO's recall. `mean_rank` and `median_rank` are of the first target, the median as Pic2Word rounds it.
-        gallery_ids (`Sequence[str]` of length `num_gallery`): Ids of the gallery.
-        ranking (`np.ndarray` of shape `(num_queries, depth)`): Positions in the gallery, -1 for nothing.
-        subset_ranking (`np.ndarray` of shape `(num_queries, depth)`, *optional*):
-            Of each query's subset; where left out there is no subset recall.
+        rankings ([`Rankings`]): Where there are none of subsets, there is no subset recall.
 
     Returns:
         `dict[str, float]`: By name; fractions, but for ranks.
@@ -60,6 +72,7 @@ def score_rankings(
             f"the targets of {benchmark.title} are not public: write a file for its server with `rtd submit`."
         )
     queries, protocol = benchmark.queries, benchmark.protocol
+    gallery_ids, ranking, subset_ranking = rankings
     targets = queries["target_ids"][:]
     found, numbers = relevance(ranking, gallery_ids, targets), [len(set(ids)) for ids in targets]
     compute = {

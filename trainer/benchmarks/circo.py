@@ -23,7 +23,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     coco = ("COCO2017_unlabeled/", "CIRCO/COCO2017_unlabeled/")
     images = folder.read_json("gallery", *(f"{place}{_INFO_FILE}" for place in coco), kind=dict).get("images")
     check_rows(images or [None], _INFO_FILE, id=int, file_name=str)
-    place = folder.find("images", *(f"{place}unlabeled2017" for place in coco))
+    place = folder.find_images("images", *(f"{place}unlabeled2017" for place in coco))
     paths = {str(image["id"]): folder.image(place, image["file_name"]) for image in images}
     references = [str(row["reference_img_id"]) for row in rows]
     if absent := [name for name in references if name not in paths]:

@@ -43,7 +43,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 def _find_images(folder: DataFolder, name: str) -> Path:
     """Find the directory above `dev` or `test1`, which the zero-shot line and the official clone place differently."""
     places = ("", "cirr/img_raw/", "img_raw/", "data/cirr/img_raw/", "cirr/")
-    return folder.find("images", *(f"{place}{name}" for place in places)).parent
+    return folder.find_images("images", *(f"{place}{name}" for place in places)).parent
 
 
 INFO = BenchmarkInfo(

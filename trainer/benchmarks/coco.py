@@ -52,8 +52,8 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     rows = folder.read_csv("regions", *(f"{place}coco_eval.csv" for place in places), header=_HEADER)
     if not rows:
         raise ValueError("coco_eval.csv has no rows; make it again.")
-    images = folder.find("images", *(f"{place}val2017" for place in places))
-    masked = folder.find("regions", *(f"{place}val2017_masked" for place in places))
+    images = folder.find_images("images", *(f"{place}val2017" for place in places))
+    masked = folder.find_images("regions", *(f"{place}val2017_masked" for place in places))
     conditions = [write_condition(row["query_class"], row["classes"]) for row in rows]
     queries = {
         "id": [row["id"] for row in rows],

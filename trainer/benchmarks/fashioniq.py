@@ -52,7 +52,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     if protocol.gallery == "val":
         names = list(dict.fromkeys(name for row in rows for name in (row["candidate"], row["target"])))
     # Some copies have a folder for each category.
-    images = folder.find("images", *(f"{root}images{place}" for root in roots for place in (f"/{part}", "")))
+    images = folder.find_images("images", *(f"{root}images{place}" for root in roots for place in (f"/{part}", "")))
     paths = {name: folder.image(images, name, _SUFFIXES) for name in names}
     if absent := [row["candidate"] for row in rows if row["candidate"] not in paths]:
         raise ValueError(f"{name} names {len(absent)} candidates that the split lacks, such as '{absent[0]}'.")

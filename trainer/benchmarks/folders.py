@@ -22,6 +22,7 @@ class DataFolder:
     Args:
         root (`str` or `Path`): The directory.
         steps (`Mapping[str, str]`): For each thing it must hold, the official step that brings it.
+        needs_images (`bool`, defaults to `True`): Whether directories of images must be there, as for a model.
 
     Attributes:
         files (`dict[str, str]`): SHA-256 of each annotation file that was read, by its path below the root.
@@ -30,8 +31,8 @@ class DataFolder:
         ValueError: If there is no such directory.
     """
 
-    def __init__(self, root: str | Path, steps: Mapping[str, str]):
-        self.root, self.steps = Path(root), steps
+    def __init__(self, root: str | Path, steps: Mapping[str, str], needs_images: bool = True):
+        self.root, self.steps, self.needs_images = Path(root), steps, needs_images
         if not self.root.is_dir():
             raise ValueError(f"--root '{root}' is no directory; name the one that holds the benchmark's files.")
         self.files: dict[str, str] = {}
@@ -56,6 +57,26 @@ class DataFolder:
                     return path
         also = f" (nor at {', '.join(places[1:])})" if places[1:] else ""
         raise ValueError(f"'{self.root}' holds no {places[0]}{also}. The step that brings it: {self.steps[thing]}")
+
+    def find_images(self, thing: str, *places: str) -> Path:
+        """Find a directory of images that may lie at several places.
+
+        Args:
+            thing (`str`): Which of `steps` brings it.
+            places (`str`): Paths below the root, the official one first.
+
+        Returns:
+            `Path`: The first that exists, or the official one where images are not needed.
+
+        Raises:
+            ValueError: As `find`, where images are needed.
+        """
+        try:
+            return self.find(thing, *places)
+        except ValueError:
+            if self.needs_images:
+                raise
+            return self.root / places[0]
 
     def read_json(self, thing: str, *places: str, kind: type = list) -> Any:
         """Read a JSON file.

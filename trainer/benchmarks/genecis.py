@@ -63,10 +63,10 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         check_rows(items, name, image_id=(str, int), instance_bbox=list)
         if wrong := [item for item in items if [type(n) in (int, float) for n in item["instance_bbox"]] != [True] * 4]:
             raise ValueError(f"{name} must have four numbers in every `instance_bbox`, got {wrong[0]}.")
-        images = folder.find("visual genome", "VG_100K_all", "VG_100K")
+        images = folder.find_images("visual genome", "VG_100K_all", "VG_100K")
     else:
         check_rows(items, name, val_image_id=int)
-        images = folder.find("coco", "val2017", "coco/val2017")
+        images = folder.find_images("coco", "val2017", "coco/val2017")
     # Boxes are images of their own.
     gallery = {_identify(item): item for row in rows for item in (row["target"], *row["gallery"])}
 

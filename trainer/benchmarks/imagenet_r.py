@@ -20,9 +20,9 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     images_of = defaultdict(list)
     for path, label in targets.items():
         images_of[label].append(path)
-    place = folder.find("images", "imgnet", "data/imgnet").parent
+    place = folder.find_images("images", "imgnet", "data/imgnet").parent
     for name in ("imagenet-r", "real"):
-        folder.find(name, f"imgnet/{name}", f"data/imgnet/{name}")
+        folder.find_images(name, f"imgnet/{name}", f"data/imgnet/{name}")
     offset = 1000 * _DOMAINS.index(part)
     columns = {
         "id": [f"{part}:{path}" for path in queries],
