@@ -18,7 +18,7 @@ from trainer.metrics import membership, rank_gallery
 from trainer.scoring import Rankings, find_depth, score_rankings
 
 
-__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "write_template"]
+__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "split_prompt", "write_template"]
 
 QUERY_MODES = ("composed", "text", "image", "sum")
 _CELLS = 2**26  # of the table of similarities that is held at a time
@@ -50,6 +50,25 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
             "one '$' for all of them."
         )
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
+
+
+def split_prompt(template: str, condition: str) -> list[str]:
+    """Write a prompt as the pieces around its pseudo-words.
+
+    A blank condition is written verbatim, as published code does; the processor would ask for the reference alone.
+
+    Args:
+        template (`str`): Each `$` a pseudo-word, `{condition}` the condition, if there is one.
+        condition (`str`): May hold a `$` of its own, which is ordinary text.
+
+    Returns:
+        `list[str]`: One more than there are pseudo-words.
+
+    Examples:
+        >>> split_prompt("a photo of $ that {condition}", "costs 5 $")
+        ['a photo of ', ' that costs 5 $']
+    """
+    return [piece.replace("{condition}", condition) for piece in template.split("$")]
 
 
 class EmbeddingRanker:
@@ -85,10 +104,11 @@ class EmbeddingRanker:
             return self._rank_some(query_embeds, self.benchmark.queries[among][:], depth)
         size = len(self.gallery_ids)
         ranking = np.full((len(query_embeds), size if depth is None else depth), -1)
+        gallery = self.gallery_embeds.double()
         step = max(1, _CELLS // max(size, 1))
         for start in range(0, len(query_embeds), step):
             rows = slice(start, start + step)
-            similarities = (query_embeds[rows] @ self.gallery_embeds.T).numpy()
+            similarities = _compare(query_embeds[rows], gallery)
             excluded = self._mark_references(rows)
             order = rank_gallery(similarities, None if excluded is None else ~excluded, self._mark_last(rows))
             if depth is not None and excluded is not None:
@@ -119,7 +139,7 @@ class EmbeddingRanker:
                 continue
             some = np.array([position[name] for name in names])
             last = [[name in targets[row] for name in names]] if protocol.ties == "last" else None
-            order = some[rank_gallery((query @ self.gallery_embeds[some].T)[None].numpy(), last=last)[0]]
+            order = some[rank_gallery(_compare(query[None], self.gallery_embeds[some]), last=last)[0]]
             ranking[row, : len(order)] = order[: ranking.shape[1]]
         return ranking
 
@@ -149,6 +169,11 @@ class EmbeddingRanker:
             ValueError: If the benchmark's targets are not public.
         """
         return score_rankings(self.benchmark, self.make_rankings(query_embeds))
+
+
+def _compare(query_embeds: torch.Tensor, gallery_embeds: torch.Tensor) -> np.ndarray:
+    """Compute similarities, equal for equal images: in float32 they differ by their place in the gallery."""
+    return (query_embeds.double() @ gallery_embeds.double().T).float().numpy()
 
 
 class RetrievalEvaluator(EmbeddingRanker):
@@ -201,7 +226,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         prompt = write_template(self.processor, self.benchmark.protocol.template, template)
         queries = self.benchmark.queries
         several = queries["wordings"][:] if "wordings" in queries.column_names else None
-        wordings = several or [[condition] for condition in queries["condition"]]
+        wordings = several or [[condition] for condition in queries["condition"][:]]
 
         def encode(batch: range) -> torch.Tensor:
             if mode == "composed":
@@ -223,10 +248,7 @@ class RetrievalEvaluator(EmbeddingRanker):
             # Too large to be kept: 1 MiB an image.
             features = self.images.get_features(self.images.reference_sources[batch.start : batch.stop])
         features = {name: tensor.cpu()[owners].to(device, dtype) for name, tensor in features.items()}
-        # Written here, since the processor reads an empty condition as none at all, and published code verbatim.
-        pieces = [
-            [piece.replace("{condition}", text) for piece in prompt.split("$")] for texts in wordings for text in texts
-        ]
+        pieces = [split_prompt(prompt, text) for texts in wordings for text in texts]
         inputs = self.processor.pad(self.processor.tokenize_pieces(pieces))
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         features = BaseModelOutputWithPooling(**features)

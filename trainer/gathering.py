@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 
-__all__ = ["gather_embeds", "load_array", "save_array", "share_batches"]
+__all__ = ["gather_embeds", "join_processes", "load_array", "save_array", "share_batches"]
 
 
 class _Gather(torch.autograd.Function):
@@ -43,6 +44,20 @@ def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(world_size * batch_size, projection_dim)`: The input itself in a single process.
     """
     return _Gather.apply(embeds) if dist.is_initialized() and dist.get_world_size() > 1 else embeds
+
+
+@contextmanager
+def join_processes() -> Iterator[PartialState]:
+    """Work as one of the processes that `torchrun` started, on an accelerator or not, and end together.
+
+    Yields:
+        `accelerate.PartialState`: Which of them this is.
+    """
+    # accelerate joins processes on a CPU only where it is told that they are.
+    yield PartialState(cpu=not torch.accelerator.is_available())
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def share_batches(

@@ -126,5 +126,5 @@ def _list_sources(dataset, image: str, box: str) -> list[tuple]:
     """List where images come from: a path and its box, if any, or no path, but a column and the row in it."""
     if dataset.features[image].dtype != "string":
         return [(None, (image, row)) for row in range(len(dataset))]
-    boxes = dataset[box] if box in dataset.column_names else [()] * len(dataset)
-    return [(path, tuple(cut)) for path, cut in zip(dataset[image], boxes, strict=True)]
+    boxes = dataset[box][:] if box in dataset.column_names else [()] * len(dataset)
+    return [(path, tuple(cut)) for path, cut in zip(dataset[image][:], boxes, strict=True)]

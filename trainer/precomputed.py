@@ -175,7 +175,7 @@ def align_rankings(benchmark: Benchmark, rankings: Mapping[str, Mapping[str, Seq
         raise ValueError("there are rankings of subsets, but none of the gallery; give both files.")
     aligned = dict.fromkeys(lists_of)
     for kind, rows in rankings.items():
-        if absent := [name for name in queries["id"] if name not in rows]:
+        if absent := [name for name in queries["id"][:] if name not in rows]:
             raise ValueError(
                 f"{len(absent)} of {len(queries)} queries of {benchmark.title} have no {kind}, such as '{absent[0]}'; "
                 f"the file has queries such as '{next(iter(rows), 'none')}'."
@@ -183,7 +183,7 @@ def align_rankings(benchmark: Benchmark, rankings: Mapping[str, Mapping[str, Seq
         depth = depths[kind]
         lists = [
             _strike(rows[name], allowed, reference, depth, f"the {kind} of query '{name}'")
-            for name, allowed, reference in zip(queries["id"], lists_of[kind], excluded, strict=True)
+            for name, allowed, reference in zip(queries["id"][:], lists_of[kind], excluded, strict=True)
         ]
         aligned[kind] = index_rankings(lists, gallery_ids, depth)
     return Rankings(gallery_ids, aligned["ranking"], aligned["subset_ranking"])

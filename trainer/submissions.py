@@ -40,7 +40,7 @@ def write_submission(benchmark: Benchmark, rankings: Rankings, folder: str | Pat
     ids = np.array(rankings.gallery_ids, dtype=object)
 
     def name(ranking: np.ndarray, depth: int) -> dict[str, list]:
-        rows = zip(benchmark.queries["id"], ranking[:, :depth], strict=True)
+        rows = zip(benchmark.queries["id"][:], ranking[:, :depth], strict=True)
         return {query: ids[row[row >= 0]].tolist() for query, row in rows}
 
     if benchmark.name == "circo":
@@ -117,12 +117,12 @@ def _check_cirr(content: Mapping[str, Any], root: str | Path) -> Iterator[str]:
         return
     rows = {name: row for name, row in content.items() if name not in ("version", "metric")}
     yield from _check_keys(rows, test.queries["id"][:], "cirr", folder)
-    known = set(test.gallery["id"])
+    known = set(test.gallery["id"][:])
     size = min(depth[metric], len(known) - 1)  # a gallery as small as that of a test has no more
     for query in test.queries:
-        row = rows.get(query["id"])
-        if row is None:
+        if query["id"] not in rows:
             continue
+        row = rows[query["id"]]
         allowed = known if metric == "recall" else set(query["subset_ids"])
         if problem := _check_row(row, size, str, allowed, query["reference_id"]):
             yield f"query {query['id']}: {problem}"
@@ -134,7 +134,7 @@ def _check_circo(content: Mapping[str, Any], root: str | Path | None) -> Iterato
     if root is not None:
         folder = DataFolder(root, info.steps, needs_images=False)
         test = info.load(folder, "test", "", info.protocol)
-        ids, known = test.queries["id"][:], {int(name) for name in test.gallery["id"]}
+        ids, known = test.queries["id"][:], {int(name) for name in test.gallery["id"][:]}
     yield from _check_keys(content, ids, "circo", folder)
     size = _DEPTH if known is None else min(_DEPTH, len(known))
     for name in ids:

@@ -18,6 +18,7 @@ from trainer.scoring import Rankings
 
 __all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem"]
 
+_SIMILARITY = "cosine in float64, rounded to float32"
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -80,7 +81,7 @@ class ModelSystem:
             "text_template": benchmark.text_template,
             "image_size_px": [crop["height"], crop["width"]],
             "turned_by_exif": benchmark.gallery.features["image"].dtype != "string",
-            "similarity": "cosine, float32",
+            "similarity": _SIMILARITY,
         }
 
     def rank(self, benchmark: Benchmark) -> Rankings:
@@ -111,7 +112,7 @@ class EmbeddingSystem:
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """See [`ModelSystem`]: only the similarity is known."""
-        return {**_unknown(benchmark), "similarity": "cosine, float32"}
+        return {**_unknown(benchmark), "similarity": _SIMILARITY}
 
     def rank(self, benchmark: Benchmark) -> Rankings:
         """Rank a benchmark, see [`ModelSystem`]."""

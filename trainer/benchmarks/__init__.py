@@ -106,7 +106,7 @@ def _check(benchmark: Benchmark) -> Benchmark:
     for column in ("target_ids", "subset_ids", "candidate_ids"):
         if column not in benchmark.queries.column_names:
             continue
-        for query, named in zip(benchmark.queries["id"], benchmark.queries[column], strict=True):
+        for query, named in zip(benchmark.queries["id"][:], benchmark.queries[column][:], strict=True):
             if absent := set(named) - ids:
                 raise ValueError(
                     f"{benchmark.title}: query {query} names '{min(absent)}' ({column}), which the gallery lacks; "

@@ -164,8 +164,9 @@ class DataFolder:
         Raises:
             ValueError: If the name leads out of the directory.
         """
-        paths = [os.path.normpath(folder / f"{name}{suffix}") for suffix in suffixes]
-        if not paths[0].startswith(f"{os.path.normpath(folder)}{os.sep}"):
+        folder = os.path.normpath(folder)
+        paths = [os.path.normpath(os.path.join(folder, f"{name}{suffix}")) for suffix in suffixes]  # noqa: PTH118
+        if not paths[0].startswith(f"{folder}{os.sep}"):
             raise ValueError(
                 f"the annotated image '{name}' leads out of '{folder}'; these are not the official files."
             )

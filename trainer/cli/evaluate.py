@@ -119,9 +119,7 @@ def run(arguments: list[str]) -> None:
         _check(names, options)
         return
 
-    import torch.distributed as dist
-    from accelerate import PartialState
-
+    from trainer.gathering import join_processes
     from trainer.judging import find_root, judge, write_record
 
     # Before a model is loaded.
@@ -129,15 +127,13 @@ def run(arguments: list[str]) -> None:
     switches = read_switches(options)
     for name in names:
         find_benchmark(name).find_protocol("", **switches)
-    system = build_system(options)
-    for name in names:
-        record = judge(system, name, options.split, roots[name], options.allow_missing, **switches)
-        if PartialState().is_main_process:
-            print(_format(record))
-            print(f"record: {write_record(record, options.output_dir)}\n")
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    with join_processes() as state:
+        system = build_system(options)
+        for name in names:
+            record = judge(system, name, options.split, roots[name], options.allow_missing, **switches)
+            if state.is_main_process:
+                print(_format(record))
+                print(f"record: {write_record(record, options.output_dir)}\n")
 
 
 def _check(names: list[str], options: argparse.Namespace) -> None:

@@ -47,10 +47,8 @@ def _check(files: list[str], root: Path | None) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
-    import torch.distributed as dist
-    from accelerate import PartialState
-
     from trainer.cli.evaluate import build_system, read_switches
+    from trainer.gathering import join_processes
     from trainer.judging import open_parts
     from trainer.submissions import TEST_SPLITS, write_submission
 
@@ -58,19 +56,13 @@ def _write(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--benchmark must be {' or '.join(TEST_SPLITS)}, which have servers; got {options.benchmark}."
         )
-    system = build_system(options)
-    parts, _, _ = open_parts(
-        options.benchmark,
-        TEST_SPLITS[options.benchmark],
-        options.root,
-        system.method,
-        system.needs_images,
-        **read_switches(options),
-    )
-    rankings = system.rank(parts[0])
-    if PartialState().is_main_process:
-        paths = write_submission(parts[0], rankings, options.output_dir)
-        _check([str(path) for path in paths], options.root)
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    with join_processes() as state:
+        system = build_system(options)
+        split, switches = TEST_SPLITS[options.benchmark], read_switches(options)
+        parts, _, _ = open_parts(
+            options.benchmark, split, options.root, system.method, system.needs_images, **switches
+        )
+        rankings = system.rank(parts[0])
+        if state.is_main_process:
+            paths = write_submission(parts[0], rankings, options.output_dir)
+            _check([str(path) for path in paths], options.root)
