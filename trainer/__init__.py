@@ -15,6 +15,7 @@ _MODULES = {
     "RTDTrainingArguments": "trainer.arguments",
     "RetrievalEvaluator": "trainer.evaluation",
     "build_small_world": "trainer.small_world",
+    "load_benchmark": "trainer.benchmarks",
     "load_triplets": "trainer.triplets",
     "target_anchored_loss": "trainer.losses",
 }
@@ -28,6 +29,7 @@ __all__ = [
     "RTDTrainingArguments",
     "RetrievalEvaluator",
     "build_small_world",
+    "load_benchmark",
     "load_triplets",
     "refuse_other_trainer",
     "target_anchored_loss",

@@ -125,8 +125,10 @@ def judge(
     first = parts[0]
     protocol = asdict(first.protocol) | system.describe_protocol(first)
     deviations = _find_deviations(info, parts, folder, missing, asdict(info.find_protocol(system.method)))
+    if (precision := system.facts.get("precision", "float32")) != "float32":
+        deviations.append(f"precision is {precision}, published float32")
     return {
-        "benchmark": info.name,
+        "benchmark": name,
         "split": first.split,
         "metrics": average_parts(info, scores),
         "parts": scores if len(scores) > 1 or first.part else {},
@@ -172,7 +174,7 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     Returns:
         `Path`: The file, named by benchmark and split.
     """
-    path = Path(folder) / f"{record['benchmark']}-{record['split']}.json"
+    path = Path(folder) / f"{record['benchmark'].replace('/', '-')}-{record['split']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2), encoding="utf-8")
     return path

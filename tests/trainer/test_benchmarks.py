@@ -356,7 +356,7 @@ def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, sp
     ("call", "message"),
     [
         (lambda: load_benchmark("cir"), "cirr"),
-        (lambda: load_benchmark("cirr"), "name it with --root"),
+        (lambda: load_benchmark("cirr"), "its root, which was not named"),
         (lambda: load_benchmark("cirr", root="/nowhere"), "'/nowhere' is no directory"),
         (lambda: load_benchmark("cirr", "test"), "test1"),
         (lambda: load_benchmark("fashioniq/skirt", root="."), "shirt"),

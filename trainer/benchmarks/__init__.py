@@ -70,7 +70,9 @@ def load_parts(
     if part and part not in known:
         raise ValueError(suggest(f"part of {info.name}", part, known))
     if info.needs_root and folder is None:
-        raise ValueError(f"{info.name} lies in a directory: name it with --root. It must hold\n{info.layout}")
+        raise ValueError(
+            f"{info.name} lies in a directory, its root, which was not named. It must hold\n{info.layout}"
+        )
     # The presets of the small world are sizes of one benchmark, not its parts.
     parts = [part] if part else list(known) if info.needs_root else ["demo"]
     return [_check(info.load(folder, split, part, protocol or info.protocol)) for part in parts]

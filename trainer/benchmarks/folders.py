@@ -34,7 +34,7 @@ class DataFolder:
     def __init__(self, root: str | Path, steps: Mapping[str, str], needs_images: bool = True):
         self.root, self.steps, self.needs_images = Path(root), steps, needs_images
         if not self.root.is_dir():
-            raise ValueError(f"--root '{root}' is no directory; name the one that holds the benchmark's files.")
+            raise ValueError(f"the root '{root}' is no directory; name the one that holds the benchmark's files.")
         self.files: dict[str, str] = {}
         self._listings: dict[str, frozenset[str]] = {}
 

@@ -34,9 +34,8 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="float32", help="of the towers: float32 or bfloat16 (default: float32)")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
     parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: runs/evaluate")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: %(default)s")
     parser.add_argument("--cache-dir", type=Path, help="keeps embeddings of images (default: OUTPUT_DIR/cache)")
-    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +108,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
     parser.add_argument("--split", help="split of the queries (default: the one with public labels)")
     parser.add_argument("--check", action="store_true", help="check the directories, and load no model")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)

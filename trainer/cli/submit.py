@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--check", nargs="+", metavar="FILE", help="check files, and write none")
     add_system_options(parser)
     add_switches(parser)
+    parser.set_defaults(output_dir=Path("runs/submit"))
     options = parser.parse_args(arguments)
     _check(options.check, options.root) if options.check else _write(options)
 

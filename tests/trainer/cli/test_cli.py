@@ -38,11 +38,11 @@ FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_
 def test_help_names_every_verb(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for verb in ("demo", "train", "train-projection", "search"):
+    for verb in ("demo", "evaluate", "submit", "train", "train-projection", "search"):
         assert f"\n  {verb} " in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "search", "train", "train-projection", "triplets"])
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "submit", "search", "train", "train-projection", "triplets"])
 def test_every_verb_explains_its_options(verb, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([verb, "--help"])

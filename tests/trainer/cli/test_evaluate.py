@@ -59,7 +59,7 @@ EXPECTED = {
     "genecis-v0": ("recall@3", {"ties": "last"}),
     "coco-val2017": ("median_rank", {"template": "a photo of $ and {condition}"}),
     "imagenet_r-val": ("set_recall@200", {"template": "a {condition} of $"}),
-    "small_world-validation": ("map@5", {"crop": "transformers"}),
+    "small_world-toy-validation": ("map@5", {"crop": "transformers"}),
 }
 
 
@@ -74,7 +74,7 @@ def test_all_benchmarks_are_judged_at_once_and_say_how(data, place, tmp_path, ca
         assert {"padding", "crop", "similarity", "turned_by_exif"} <= set(record["protocol"])
         assert len(record["system"]["sha256"]["text_model"]) == 64
         assert record["system"]["precision"] == "float32"
-        assert record["comparable"] == (name == "small_world-validation")
+        assert record["comparable"] == (name == "small_world-toy-validation")
         assert all(len(digest) == 64 for digest in record["data"]["files"].values())
     assert list(records["fashioniq-val"]["parts"]) == ["shirt", "dress", "toptee"]
     assert set(records["genecis-v0"]["parts"]) == set(TASKS)
