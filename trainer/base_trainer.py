@@ -17,8 +17,10 @@ from trainer.caption_embeddings import CaptionEmbeddings
 from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
 
 
-__all__ = ["BaseTrainer"]
+__all__ = ["BaseTrainer", "check_batch_fills"]
 
+# Own arguments that say where things lie; what lies there is in the facts of the run.
+_PLACES = {"anchor_cache", "anchor_cache_dir", "concepts", "phrases", "stage_dir"}
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
 _RECIPE = {
     "adam_beta1",
@@ -34,6 +36,24 @@ _RECIPE = {
     "warmup_steps",
     "weight_decay",
 }
+
+
+def check_batch_fills(args: TrainingArguments, num_rows: int) -> None:
+    """Refuse data of which every batch would be dropped.
+
+    Args:
+        args (`transformers.TrainingArguments`): Arguments of the run.
+        num_rows (`int`): Rows to train on.
+
+    Raises:
+        ValueError: If they do not fill one batch, and partial batches are dropped.
+    """
+    world_batch = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and num_rows < world_batch:
+        raise ValueError(
+            f"{num_rows} rows do not fill one batch of {world_batch}, and partial batches are dropped: lower "
+            "per_device_train_batch_size or bring more rows."
+        )
 
 
 class BaseTrainer(Trainer):
@@ -67,17 +87,12 @@ class BaseTrainer(Trainer):
                 "the weights to train are in half precision, in which small updates vanish: load them with "
                 "dtype=torch.float32, and pass bf16=True for mixed precision."
             )
-        world_batch = self.args.per_device_train_batch_size * self.args.world_size
-        if self.args.dataloader_drop_last and len(self.train_dataset) < world_batch:
-            raise ValueError(
-                f"{len(self.train_dataset)} rows do not fill one batch of {world_batch}, and partial batches are "
-                "dropped: lower per_device_train_batch_size or bring more rows."
-            )
+        check_batch_fills(self.args, len(self.train_dataset))
 
     def _describe_recipe(self) -> dict:
         args = self.args
         own = {field.name for field in fields(args)} - {field.name for field in fields(TrainingArguments)}
-        names = own - {"anchor_cache", "anchor_cache_dir"} | _RECIPE
+        names = own - _PLACES | _RECIPE
         batch_size = args.per_device_train_batch_size * args.world_size
         return {name: getattr(args, name) for name in sorted(names)} | {"batch_size": batch_size}
 

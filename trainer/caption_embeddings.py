@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from datasets import config as datasets_config
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
+from trainer.stages import save_array
 
 
 __all__ = ["CaptionEmbeddings", "encode_batch", "encode_captions"]
@@ -94,10 +94,7 @@ class CaptionEmbeddings:
         self.path = folder / f"{key[:32]}.npy"
         if not self.path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(f".{os.getpid()}.partial")
-            with partial.open("wb") as file:
-                np.save(file, encode_captions(text_model, processor, unique).numpy())
-            partial.replace(self.path)  # in one step: an interrupted run leaves no half a file behind
+            save_array(self.path, encode_captions(text_model, processor, unique).numpy())
         self._table = np.load(self.path, mmap_mode="r")
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Captions for LinCIR's self-masking: cleaning, keywords, and the caption cut at its masked keywords."""
+"""Captions: cleaning, tagging words, and cutting a caption at its keywords or behind its subject."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import numpy as np
 from modeling_rtd import suggest
 
 
-__all__ = ["KEYWORD_FN_NAMES", "clean_caption", "get_keyword_fn", "mask_keywords"]
+__all__ = [
+    "KEYWORD_FN_NAMES",
+    "clean_caption",
+    "get_keyword_fn",
+    "get_tagger",
+    "mask_keywords",
+    "split_subject",
+]
 
 # Words that are neither noun, proper noun, adjective nor determiner, as far as a list can tell.
 _CLOSED_CLASS = frozenset(
@@ -30,6 +37,7 @@ _OPEN_CLASS = frozenset(
     "building ceiling clothing evening morning painting wedding checkered colored coloured striped curly family "
     "friendly lovely silly".split()
 )
+_DETERMINERS = frozenset("a an the this that these those some any each every all both another no".split())
 _WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 # A suffix counts only behind a stem with a vowel, as in Porter's stemmer: "parked", but not "red"; nor in "weed".
 _VERB_OR_ADVERB = re.compile(r"\w*[aeiouy]\w*(?:ing|(?<!e)ed|ly)")
@@ -57,7 +65,33 @@ def clean_caption(text: str | None) -> str:
     return (text or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
 
 
-def get_keyword_fn(name: str) -> Callable[[str], list[str]]:
+def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
+    """Get the function that tags the words of a caption.
+
+    Args:
+        name (`str`):
+            `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside TextBlob, offline.
+            `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns, and of the words before
+            a verb or a preposition the last for the noun.
+
+    Returns:
+        `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"adjective"`,
+        `"determiner"` or `""` for any other.
+
+    Raises:
+        ValueError: If there is no such function.
+        ImportError: If its package or its model is not installed.
+
+    Examples:
+        >>> get_tagger("rule")("a red dress on")
+        [('a', 'determiner'), ('red', 'adjective'), ('dress', 'noun'), ('on', '')]
+    """
+    if name not in _TAGGERS:
+        raise ValueError(suggest("keyword function", name, _TAGGERS))
+    return _TAGGERS[name]()
+
+
+def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[str]]:
     """Get the function that finds the keywords of a caption.
 
     Keywords are the runs of nouns, proper nouns, adjectives and determiners in the published code of LinCIR
@@ -65,9 +99,8 @@ def get_keyword_fn(name: str) -> Callable[[str], list[str]]:
     one blank; order and duplicates are kept.
 
     Args:
-        name (`str`):
-            Who tags the words. `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside
-            TextBlob, offline. `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns.
+        name (`str`): Who tags the words, see [`get_tagger`].
+        determiners (`bool`, defaults to `True`): Whether determiners belong to a run.
 
     Returns:
         `Callable[[str], list[str]]`: From a cleaned caption to its keywords, possibly none.
@@ -79,10 +112,46 @@ def get_keyword_fn(name: str) -> Callable[[str], list[str]]:
     Examples:
         >>> get_keyword_fn("rule")("a red dress on a beach")
         ['a red dress', 'a beach']
+        >>> get_keyword_fn("rule", determiners=False)("a red dress on a beach")
+        ['red dress', 'beach']
     """
-    if name not in _BUILDERS:
-        raise ValueError(suggest("keyword function", name, _BUILDERS))
-    return _BUILDERS[name]()
+    kinds = {"noun", "adjective"} | ({"determiner"} if determiners else set())
+    return partial(_find_keywords, get_tagger(name), kinds)
+
+
+def _find_keywords(tag: Callable, kinds: set[str], caption: str) -> list[str]:
+    return _join_runs((word, kind in kinds) for word, kind in tag(caption))
+
+
+def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> tuple[str, str] | None:
+    """Split a caption into its subject and what is said of it, as FTI4CIR does.
+
+    The subject is all up to the first noun, the attribute the rest. Repeats of the last word, an artefact of
+    captioning models, are removed first. See https://huggingface.co/papers/2503.19296.
+
+    Args:
+        caption (`str`): A caption.
+        tag (callable): See [`get_tagger`].
+
+    Returns:
+        `tuple[str, str]` or `None`: Subject and attribute; `None` where the caption has fewer than 4 words, no noun,
+        or nothing behind its first noun.
+
+    Examples:
+        >>> split_subject("a red dress on a beach beach", get_tagger("rule"))
+        ('a red dress', 'on a beach')
+        >>> split_subject("a red dress", get_tagger("rule"))
+    """
+    words = caption.split()
+    while len(words) > 1 and words[-1] == words[-2]:
+        words.pop()
+    caption = " ".join(words)
+    noun = next((word for word, kind in tag(caption) if kind == "noun"), None)
+    if len(words) < 4 or noun is None:
+        return None
+    end = re.search(rf"(?<!\w){re.escape(noun)}(?!\w)", caption)
+    subject, attribute = (caption[: end.end()], caption[end.end() :].strip()) if end else ("", "")
+    return (subject, attribute) if attribute and subject != attribute else None
 
 
 def mask_keywords(caption: str, keywords: Sequence[str], rng: np.random.Generator, on: str = "words") -> list[str]:
@@ -176,8 +245,15 @@ def _join_runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
     return runs + ([" ".join(run)] if run else [])
 
 
-def _rule_keywords(caption: str) -> list[str]:
-    return _join_runs((word, _is_open_class(word.lower())) for word in _WORD.findall(caption))
+def _tag_by_rule(caption: str) -> list[tuple[str, str]]:
+    words = _WORD.findall(caption)
+    kinds = ["" if not _is_open_class(word.lower()) else "adjective" for word in words]
+    for place, word in enumerate(words):
+        if kinds[place] and word.lower() in _DETERMINERS:
+            kinds[place] = "determiner"
+        elif kinds[place] and (place + 1 == len(words) or not _is_open_class(words[place + 1].lower())):
+            kinds[place] = "noun"  # English puts the noun last
+    return list(zip(words, kinds, strict=True))
 
 
 def _is_open_class(word: str) -> bool:
@@ -186,29 +262,31 @@ def _is_open_class(word: str) -> bool:
     return word in _OPEN_CLASS or _VERB_OR_ADVERB.fullmatch(word) is None
 
 
-def _lexicon_keywords(tag: Callable[[str], list[tuple[str, str]]], caption: str) -> list[str]:
-    return _join_runs((word, name[:2] in ("NN", "JJ") or name in ("DT", "PDT")) for word, name in tag(caption))
+def _tag_by_lexicon(tag: Callable[[str], list[tuple[str, str]]], caption: str) -> list[tuple[str, str]]:
+    kinds = {"NN": "noun", "JJ": "adjective", "DT": "determiner"}
+    return [(word, "determiner" if name == "PDT" else kinds.get(name[:2], "")) for word, name in tag(caption)]
 
 
-def _spacy_keywords(nlp: Callable, caption: str) -> list[str]:
-    return _join_runs((token.text, token.pos_ in ("NOUN", "PROPN", "ADJ", "DET")) for token in nlp(caption))
+def _tag_by_spacy(nlp: Callable, caption: str) -> list[tuple[str, str]]:
+    kinds = {"NOUN": "noun", "PROPN": "noun", "ADJ": "adjective", "DET": "determiner"}
+    return [(token.text, kinds.get(token.pos_, "")) for token in nlp(caption)]
 
 
-def _build_lexicon() -> Callable[[str], list[str]]:
+def _build_lexicon() -> Callable[[str], list[tuple[str, str]]]:
     try:
         from textblob.en import tag
     except ImportError as error:
         raise ImportError(
             "keyword function 'lexicon' needs TextBlob: `pip install 'textblob<0.21'`; or use 'rule'."
         ) from error
-    return partial(_lexicon_keywords, tag)
+    return partial(_tag_by_lexicon, tag)
 
 
-def _build_spacy() -> Callable[[str], list[str]]:
+def _build_spacy() -> Callable[[str], list[tuple[str, str]]]:
     try:
         import spacy
 
-        return partial(_spacy_keywords, spacy.load("en_core_web_sm"))
+        return partial(_tag_by_spacy, spacy.load("en_core_web_sm"))
     except (ImportError, OSError) as error:  # spaCy raises OSError where the model is missing
         raise ImportError(
             "keyword function 'spacy' needs spaCy and its model: `pip install spacy`, then `python -m spacy download "
@@ -216,5 +294,5 @@ def _build_spacy() -> Callable[[str], list[str]]:
         ) from error
 
 
-_BUILDERS = {"spacy": _build_spacy, "lexicon": _build_lexicon, "rule": lambda: _rule_keywords}
-KEYWORD_FN_NAMES = tuple(_BUILDERS)
+_TAGGERS = {"spacy": _build_spacy, "lexicon": _build_lexicon, "rule": lambda: _tag_by_rule}
+KEYWORD_FN_NAMES = tuple(_TAGGERS)

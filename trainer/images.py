@@ -1,11 +1,22 @@
-"""Folders of images."""
+"""Images of a folder or a data set: finding, reading and encoding them."""
 
 from __future__ import annotations
 
+import hashlib
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+from tqdm.auto import tqdm
 
-__all__ = ["IMAGE_SUFFIXES", "list_images"]
+from modeling_rtd import RTDModel, RTDProcessor
+
+
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "encode_image_table", "hash_images", "list_images", "load_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -28,3 +39,88 @@ def list_images(folder: str | Path) -> list[Path]:
     if not paths:
         raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder of images.")
     return paths
+
+
+def load_images(source: str | Path | Dataset, limit: int | None = None, columns: Sequence[str] = ()) -> Dataset:
+    """Load a table of images and check that each can be read.
+
+    Args:
+        source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
+        limit (`int`, *optional*): Take so many images, the first ones.
+        columns (`list[str]`, *optional*): Columns to keep beside the image.
+
+    Returns:
+        `datasets.Dataset`: Column `image`, not decoded, and `columns`. Images that cannot be read are left out, with
+        one warning that names them.
+
+    Raises:
+        ValueError: If there is no image.
+    """
+    if not isinstance(source, Dataset):
+        source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
+    if "image" not in source.column_names:
+        raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
+    table = source.select_columns(["image", *columns]).cast_column("image", ImageFeature(decode=False))
+    if limit is not None:
+        table = table.select(range(min(limit, len(table))))
+    images = tqdm(table, desc="Checking images")
+    readable = [row for row, item in enumerate(images) if decode_image(item["image"]) is not None]
+    if not readable:
+        raise ValueError(f"none of {len(table)} images can be read.")
+    if len(readable) < len(table):
+        broken = sorted(set(range(len(table))) - set(readable))
+        names = ", ".join(str(table[row]["image"]["path"] or f"row {row + 1}") for row in broken[:20])
+        warnings.warn(f"{len(broken)} of {len(table)} images cannot be read and are left out: {names}.", stacklevel=3)
+        table = table.select(readable)
+    return table
+
+
+def decode_image(image: dict) -> Image.Image | None:
+    """Decode an image of [`load_images`].
+
+    Args:
+        image (`dict`): `bytes` or `path`, as `datasets` holds an image that is not decoded.
+
+    Returns:
+        `PIL.Image.Image` or `None`: The image in RGB, or `None` where it cannot be read.
+    """
+    try:
+        return ImageFeature().decode_example(image).convert("RGB")
+    except OSError:  # what PIL raises for anything that it cannot read
+        return None
+
+
+@torch.no_grad()
+def encode_image_table(model: RTDModel, processor: RTDProcessor, table: Dataset, batch_size: int = 64) -> torch.Tensor:
+    """Encode images as projections read them.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        processor ([`RTDProcessor`]): Its processor.
+        table (`datasets.Dataset`): Images of [`load_images`].
+        batch_size (`int`, defaults to 64): Images in one pass.
+
+    Returns:
+        `torch.Tensor` of shape `(len(table), projection_dim)`: Projected, not normalised, float32, on the CPU.
+    """
+    chunks = []
+    for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
+        images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
+        pixels = processor.prepare_images(images).to(model.device, model.dtype)
+        chunks.append(model.get_image_features(pixels).pooler_output.float().cpu())
+    return torch.cat(chunks)
+
+
+def hash_images(table: Dataset) -> str:
+    """Hash which images a table holds: their bytes, or where it names files, the names.
+
+    Args:
+        table (`datasets.Dataset`): Images of [`load_images`].
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for image in table["image"]:
+        digest.update((image["path"] or "").encode() if image["bytes"] is None else image["bytes"])
+    return digest.hexdigest()

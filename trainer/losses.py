@@ -6,7 +6,24 @@ import torch
 from torch.nn import functional
 
 
-__all__ = ["target_anchored_loss"]
+__all__ = ["cosine_loss", "target_anchored_loss"]
+
+
+def cosine_loss(embeds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Measure how far embeddings point away from their targets: the mean of 1 - cosine.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(num_pairs, projection_dim)`): Of any norm; gradients flow here.
+        targets (`torch.Tensor` of shape `(num_pairs, projection_dim)`): Of any norm.
+
+    Returns:
+        `torch.Tensor`: Scalar in [0, 2].
+
+    Examples:
+        >>> cosine_loss(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [3.0, 0.0]])).item()
+        0.5
+    """
+    return 1 - functional.cosine_similarity(embeds, targets, dim=-1).mean()
 
 
 def target_anchored_loss(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.optim.lr_scheduler import LambdaLR
+
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import BaseTrainer
@@ -18,7 +20,8 @@ class ProjectionTrainer(BaseTrainer):
         model ([`RTDModel`]): CLIP and projection; `model.projection.config.projection_type` names the method.
         args ([`ProjectionTrainingArguments`], *optional*): LinCIR's published recipe by default.
         train_dataset (`str`, `Path` or `datasets.Dataset`):
-            Captions in a column `text` (LinCIR), or images in a folder or a column `image` (Pic2Word).
+            Captions in a column `text` (LinCIR), images in a folder or a column `image` (Pic2Word, SEARLE), or both
+            (Context-I2W, FTI4CIR; see [`load_pairs`]).
         processing_class ([`RTDProcessor`]): Tokenizer, image processor and prompt templates.
         kwargs: As for `transformers.Trainer`.
 
@@ -60,6 +63,16 @@ class ProjectionTrainer(BaseTrainer):
     def get_decay_parameter_names(self, model) -> list[str]:
         """Name the parameters that weight decay applies to, as the method published."""
         return [name for name, _ in model.named_parameters() if self.objective.decays(name)]
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """Create the scheduler that the arguments name, or FTI4CIR's single drop to a tenth."""
+        args = self.args
+        if args.lr_drop_epoch is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        drop = args.lr_drop_epoch * max(len(self.train_dataset) // rows, 1)
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: 0.1 if step >= drop else 1.0)
+        return self.lr_scheduler
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss of the projection's method.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
@@ -11,7 +11,7 @@ from datasets import Dataset, load_dataset
 from trainer.captions import clean_caption
 
 
-__all__ = ["TRIPLET_COLUMNS", "hash_rows", "load_table", "load_triplets", "prepare_triplets"]
+__all__ = ["TRIPLET_COLUMNS", "check_texts", "hash_rows", "load_table", "load_triplets", "prepare_triplets"]
 
 TRIPLET_COLUMNS = ("reference_caption", "conditioning_caption", "target_caption")
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
@@ -50,6 +50,31 @@ def load_table(source: str | Path | Dataset, split: str = "train") -> Dataset:
     return table
 
 
+def check_texts(table: Dataset, columns: Sequence[str]) -> None:
+    """Refuse rows in which a text is missing.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        columns (`list[str]`): Columns that must hold texts.
+
+    Raises:
+        ValueError: If a column is missing, or a text is empty or no string; names the row, counted from 1.
+    """
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"the data lack the column(s) {', '.join(missing)}; found: {', '.join(table.column_names) or 'none'}. "
+            "Rename yours with datasets' rename_column."
+        )
+    for name in columns:
+        for row, value in enumerate(table[name], start=1):
+            if not isinstance(value, str) or not value.strip():
+                came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
+                raise ValueError(
+                    f"row {row}: `{name}` must be a non-empty string, got {came}; mend or remove that row."
+                )
+
+
 def load_triplets(source: str | Path | Dataset, split: str = "train") -> Dataset:
     """Load text triplets and check every row.
 
@@ -64,20 +89,8 @@ def load_triplets(source: str | Path | Dataset, split: str = "train") -> Dataset
         ValueError: If a column is missing, or a caption is empty or no string; names the row, counted from 1.
     """
     table = load_table(source, split)
-    missing = [name for name in TRIPLET_COLUMNS if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"the triplets lack the column(s) {', '.join(missing)}; found: {', '.join(table.column_names) or 'none'}. "
-            "Rename yours with datasets' rename_column."
-        )
+    check_texts(table, TRIPLET_COLUMNS)
     table = table.select_columns(list(TRIPLET_COLUMNS))
-    for name in TRIPLET_COLUMNS:
-        for row, value in enumerate(table[name], start=1):
-            if not isinstance(value, str) or not value.strip():
-                came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
-                raise ValueError(
-                    f"row {row}: `{name}` must be a non-empty string, got {came}; mend or remove that row."
-                )
     if not len(table):
         raise ValueError("the triplets are empty: no row was found.")
     return table

@@ -1,8 +1,10 @@
 import builtins
+from functools import partial
 
 import numpy as np
 import pytest
 
+from trainer import captions
 from trainer.captions import KEYWORD_FN_NAMES, clean_caption, get_keyword_fn, mask_keywords
 
 
@@ -80,8 +82,6 @@ def test_spacy_keywords():
 
 
 def test_spacy_rule_on_given_tags():
-    from trainer import captions
-
     class Token:
         def __init__(self, text, pos):
             self.text, self.pos_ = text, pos
@@ -89,7 +89,9 @@ def test_spacy_rule_on_given_tags():
     tags = "DET ADJ NOUN PUNCT NOUN ADP PROPN PROPN SPACE NUM NOUN".split()
     words = ["a", "red", "t", "-", "shirt", "in", "new", "york", "  ", "two", "dogs"]
     tokens = [Token(word, tag) for word, tag in zip(words, tags, strict=True)]
-    assert captions._spacy_keywords(lambda caption: tokens, "") == ["a red t", "shirt", "new york", "dogs"]
+    kept = {"noun", "adjective", "determiner"}
+    found = captions._find_keywords(partial(captions._tag_by_spacy, lambda caption: tokens), kept, "")
+    assert found == ["a red t", "shirt", "new york", "dogs"]
 
 
 @pytest.mark.parametrize(("name", "package"), [("lexicon", "textblob"), ("spacy", "spacy")])
@@ -193,3 +195,22 @@ def test_bad_input():
         mask_keywords(RED_DRESS, [], NoDraw(), on="letters")
     with pytest.raises(ValueError, match="clean_caption"):
         mask_keywords("a [$] b", ["b"], NoDraw(), on="substrings")
+
+
+@pytest.mark.parametrize("name", ["rule", "lexicon"])
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("a red dress on a beach", ("a red dress", "on a beach")),
+        ("dogs running in the snow snow snow", ("dogs", "running in the snow")),
+        ("a dress", None),  # fewer than 4 words
+        ("a small red dress", None),  # nothing behind the noun
+        ("from here to there", None),  # no noun
+    ],
+)
+def test_a_caption_is_split_behind_its_first_noun(name, caption, expected):
+    assert captions.split_subject(caption, captions.get_tagger(name)) == expected
+
+
+def test_keywords_without_determiners():
+    assert captions.get_keyword_fn("lexicon", determiners=False)("a red dress on the beach") == ["red dress", "beach"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,16 @@ __all__ = ["read_captions", "write_triplets"]
 _MAX_CHARACTERS = 2000  # of a caption; longer lines are something else
 
 
-def read_captions(source: str | Path) -> tuple[list[str | None], dict[str, list[int]]]:
+def read_captions(
+    source: str | Path, columns: Sequence[str] = ("text", "caption")
+) -> tuple[list[str | None], dict[str, list[int]]]:
     """Read captions, one a row; rows that are no caption become `None`.
 
     Args:
         source (`str` or `Path`):
-            A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with a column
-            `text` or `caption`.
+            A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with one of
+            `columns`.
+        columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may stand in.
 
     Returns:
         `tuple`: Captions, and for each reason the rows that were skipped, counted from 1: `blank`, `too_long` (over
@@ -40,10 +44,10 @@ def read_captions(source: str | Path) -> tuple[list[str | None], dict[str, list[
         texts = [line.decode(errors="replace") for line in lines]
     else:
         table = load_table(source)
-        column = next((name for name in ("text", "caption") if name in table.column_names), None)
+        column = next((name for name in columns if name in table.column_names), None)
         if column is None:
-            found = ", ".join(table.column_names)
-            raise ValueError(f"captions must stand in a column 'text' or 'caption', found: {found}.")
+            wanted, found = " or ".join(map(repr, columns)), ", ".join(table.column_names)
+            raise ValueError(f"'{source}' needs a column {wanted}, found: {found}.")
         texts = [text if isinstance(text, str) else "" for text in table[column]]
     flaws = [_find_flaw(text) for text in texts]
     names = ("blank", "too_long", "binary")

@@ -29,7 +29,7 @@ _OUTPUT = re.compile(r"(?:condition:)?\s*([^=>:]+?)\s*=>\s*target:\s*([^=>:]+?)\
 
 
 class LanguageModel:
-    """A local causal language model that continues [`PROMPT`] by sampling: text in, text out.
+    """A local causal language model that continues prompts by sampling; called, it answers [`PROMPT`].
 
     Args:
         name (`str`): Directory or Hub id.
@@ -42,23 +42,48 @@ class LanguageModel:
         self.model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
         self.name = name
 
-    @torch.no_grad()
     def __call__(self, prompts: list[str], seed: int) -> list[str]:
         """Continue each prompt up to the end of a line, by at most 64 tokens; the seed decides the draws."""
-        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
-        batch, length = batch.to(self.model.device), batch["input_ids"].shape[1]
-
-        def decode(ids: torch.Tensor) -> list[str]:
-            return self.tokenizer.batch_decode(ids[:, length:], skip_special_tokens=True)
+        length = self._encode(prompts)["input_ids"].shape[1]
 
         def find_line_ends(ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
-            return torch.tensor(["\n" in text.lstrip() for text in decode(ids)], device=ids.device)
+            return torch.tensor(["\n" in text.lstrip() for text in self._decode(ids[:, length:])], device=ids.device)
 
+        sampling = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "max_new_tokens": 64}
+        ids = self._sample(prompts, seed, **sampling, stopping_criteria=[find_line_ends])
+        return self._decode(ids[:, length:])
+
+    def continue_prompt(self, prompt: str, count: int, seed: int, max_tokens: int, **sampling) -> list[str]:
+        """Continue one prompt several times.
+
+        Args:
+            prompt (`str`): The prompt.
+            count (`int`): Number of texts.
+            seed (`int`): Decides the draws.
+            max_tokens (`int`): Length of a text in tokens, prompt included; at least one token is added.
+            sampling: Passed to `generate`, such as `temperature`.
+
+        Returns:
+            `list[str]`: Texts with their prompt.
+        """
+        max_length = max(max_tokens, self._encode([prompt])["input_ids"].shape[1] + 1)
+        return self._decode(
+            self._sample([prompt], seed, max_length=max_length, num_return_sequences=count, **sampling)
+        )
+
+    @torch.no_grad()
+    def _sample(self, prompts: list[str], seed: int, **options) -> torch.Tensor:
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "top_k": 0, "max_new_tokens": 64}
-            padding = {"pad_token_id": self.tokenizer.pad_token_id}
-            return decode(self.model.generate(**batch, **sampling, **padding, stopping_criteria=[find_line_ends]))
+            options |= {"do_sample": True, "pad_token_id": self.tokenizer.pad_token_id}
+            return self.model.generate(**self._encode(prompts), **options)
+
+    def _encode(self, prompts: list[str]):
+        batch = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        return batch.to(self.model.device)
+
+    def _decode(self, ids: torch.Tensor) -> list[str]:
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
 
 def parse_output(text: str) -> tuple[str, str] | None:

@@ -15,12 +15,17 @@ class TrainProjectionCommand:
     Args:
         clip (`str`): Directory or Hub id of a CLIP.
         method (`str`, defaults to `"lincir"`): Method to train by.
-        captions (`str`, *optional*): For LinCIR: file or Hub id of captions in a column `text`.
-        images (`str`, *optional*): For Pic2Word: folder of images.
+        captions (`str`, *optional*):
+            For LinCIR: file or Hub id of captions in a column `text`. For Context-I2W and FTI4CIR: captions of the
+            images, see [`load_pairs`].
+        images (`str`, *optional*): For all but LinCIR: folder of images.
     """
 
     clip: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(default="lincir", metadata={"help": "lincir (from captions) or pic2word (from images)"})
+    method: str = field(
+        default="lincir",
+        metadata={"help": "lincir (captions), pic2word or searle (images), context_i2w or fti4cir (both)"},
+    )
     captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
     images: str | None = field(default=None, metadata={"help": "folder of images"})
 
@@ -37,17 +42,22 @@ def run(arguments: list[str]) -> None:
     from trainer.arguments import ProjectionTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
     from trainer.cli.options import parse_options
-    from trainer.objectives import find_objective
+    from trainer.objectives import OBJECTIVES, find_objective
+    from trainer.pairs import load_pairs
     from trainer.projection_trainer import ProjectionTrainer
 
-    if not any(argument.startswith("--recipe") for argument in arguments) and "pic2word" in arguments:
-        arguments = ["--recipe", "pic2word", *arguments]  # the defaults are LinCIR's
+    if not any(argument.startswith("--recipe") for argument in arguments):
+        # The defaults are LinCIR's; every other method has its recipe.
+        named = {argument.removeprefix("--method=") for argument in arguments} & OBJECTIVES.keys() - {"lincir"}
+        arguments = [*(part for method in named for part in ("--recipe", method)), *arguments]
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     command, args = parse_options(arguments, *classes, verb="rtd train-projection")
     wanted = find_objective(command.method).reads
-    source = getattr(command, wanted)
-    if source is None:
-        raise ValueError(f"{command.method} is trained from {wanted}: give --{wanted}.")
+    needed = ("images", "captions") if wanted == "pairs" else (wanted,)
+    missing = [f"--{name}" for name in needed if getattr(command, name) is None]
+    if missing:
+        raise ValueError(f"{command.method} is trained from {' with '.join(needed)}: give {' and '.join(missing)}.")
+    source = load_pairs(command.images, command.captions) if wanted == "pairs" else getattr(command, wanted)
     model, processor = load_model_and_processor(command.clip, command.method)
     trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
     if folder := finish_run(trainer, model, command.method):

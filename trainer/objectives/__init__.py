@@ -1,13 +1,30 @@
 """Objectives of the projections: how rows become batches, and batches a loss."""
 
 from modeling_rtd import suggest
+from trainer.objectives.context_i2w import ContextI2WObjective
+from trainer.objectives.fti4cir import FTI4CIRObjective
 from trainer.objectives.lincir import LinCIRObjective
 from trainer.objectives.pic2word import Pic2WordObjective
+from trainer.objectives.searle import SEARLEObjective
 
 
-__all__ = ["OBJECTIVES", "LinCIRObjective", "Pic2WordObjective", "find_objective"]
+__all__ = [
+    "OBJECTIVES",
+    "ContextI2WObjective",
+    "FTI4CIRObjective",
+    "LinCIRObjective",
+    "Pic2WordObjective",
+    "SEARLEObjective",
+    "find_objective",
+]
 
-OBJECTIVES = {"lincir": LinCIRObjective, "pic2word": Pic2WordObjective}
+OBJECTIVES = {
+    "context_i2w": ContextI2WObjective,
+    "fti4cir": FTI4CIRObjective,
+    "lincir": LinCIRObjective,
+    "pic2word": Pic2WordObjective,
+    "searle": SEARLEObjective,
+}
 
 
 def find_objective(method: str) -> type:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import warnings
 from collections.abc import Sequence
 
 import torch
 from datasets import Dataset
-from datasets import Image as ImageFeature
 from PIL import Image
 from torch.nn.functional import normalize
-from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
+from trainer.base_trainer import check_batch_fills
 from trainer.gathering import gather_embeds
-from trainer.images import list_images
+from trainer.image_features import ImageFeatures, read_features
+from trainer.images import decode_image, hash_images, load_images
 from trainer.losses import target_anchored_loss
 
 
@@ -38,6 +36,7 @@ class Pic2WordObjective:
     """
 
     reads = "images"
+    columns: tuple[str, ...] = ()
     caption_embeddings = None
 
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
@@ -45,7 +44,7 @@ class Pic2WordObjective:
         self.model = model
         self.processor = processor
         self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
-        self.image_embeds = None
+        self.features = None
 
     def prepare(self, source) -> Dataset:
         """Find images, and without augmentation encode them.
@@ -60,34 +59,12 @@ class Pic2WordObjective:
         Raises:
             ValueError: If there is no image.
         """
-        if not isinstance(source, Dataset):
-            source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
-        if "image" not in source.column_names:
-            raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
-        table = source.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))
-        images = tqdm(table, desc="Checking images")
-        readable = [row for row, item in enumerate(images) if _decode(item["image"]) is not None]
-        if not readable:
-            raise ValueError(f"none of {len(table)} images can be read.")
-        if len(readable) < len(table):
-            broken = sorted(set(range(len(table))) - set(readable))
-            names = ", ".join(str(table[row]["image"]["path"] or f"row {row + 1}") for row in broken[:20])
-            warnings.warn(
-                f"{len(broken)} of {len(table)} images cannot be read and are left out: {names}.", stacklevel=2
-            )
-            table = table.select(readable)
+        table = load_images(source, self.args.num_images, self.columns)
+        check_batch_fills(self.args, len(table))
         if not self.args.augment:
-            self._encode_once(table)
+            with self.args.main_process_first(desc="encoding images"):
+                self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
         return table.add_column("row", list(range(len(table))))
-
-    @torch.no_grad()
-    def _encode_once(self, table: Dataset, batch_size: int = 64) -> None:
-        chunks = []
-        for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
-            images = [_decode(image) for image in table[start : start + batch_size]["image"]]
-            pixels = self.processor.prepare_images(images).to(self.model.device, self.model.dtype)
-            chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
-        self.image_embeds = torch.cat(chunks)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -96,12 +73,12 @@ class Pic2WordObjective:
             rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
-            `dict`: `image_embeds` of shape `(batch_size, projection_dim)`, or `pixel_values` of shape
-            `(batch_size, 3, height, width)` of random crops.
+            `dict`: What [`ImageFeatures`] gives, or `pixel_values` of shape `(batch_size, 3, height, width)` of random
+            crops.
         """
-        if self.image_embeds is not None:
-            return {"image_embeds": self.image_embeds[[row["row"] for row in rows]]}
-        images = [_decode(row["image"]) for row in rows]
+        if self.features is not None:
+            return self.features([row["row"] for row in rows])
+        images = [decode_image(row["image"]) for row in rows]
         size = self.processor.image_processor.crop_size
         crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
         pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)
@@ -118,13 +95,12 @@ class Pic2WordObjective:
         Returns:
             `torch.Tensor`: Scalar.
         """
-        if "image_embeds" in batch:
-            image_embeds = batch["image_embeds"]
-        else:
+        if "pixel_values" in batch:
             with torch.no_grad():
-                image_embeds = self.model.get_image_features(batch["pixel_values"].to(self.model.dtype)).pooler_output
-        image_embeds = image_embeds.float()
-        embeds, mask = projection(image_embeds)
+                features = read_features(self.model, batch["pixel_values"].to(self.model.dtype))
+            batch = batch | {name: tensor.float() for name, tensor in features.items()}
+        embeds, mask = projection(**{name: batch[name] for name in self.model.projection.consumes})
+        image_embeds = batch["image_embeds"]
         prompt = {
             name: self.prompt[name].expand(len(image_embeds), -1).to(image_embeds.device)
             for name in ("input_ids", "placeholder_mask")
@@ -148,22 +124,12 @@ class Pic2WordObjective:
         Returns:
             `dict`: Both towers, and a hash of the images' names and number.
         """
-        digest = hashlib.sha256()
-        for image in dataset["image"]:
-            digest.update((image["path"] or "").encode() if image["bytes"] is None else image["bytes"])
         return {
             "text_model": fingerprint(self.model.text_model),
             "vision_model": fingerprint(self.model.vision_model),
             "augment": str(self.args.augment),
-            "images": digest.hexdigest(),
+            "images": hash_images(dataset),
         }
-
-
-def _decode(image: dict) -> Image.Image | None:
-    try:
-        return ImageFeature().decode_example(image).convert("RGB")
-    except OSError:  # what PIL raises for anything that it cannot read
-        return None
 
 
 def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float, float] = (0.9, 1.0)) -> Image.Image:

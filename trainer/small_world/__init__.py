@@ -1,6 +1,7 @@
 """A picture world small enough to reproduce RTD on two cores: data, benchmark, and a CLIP of its own."""
 
 from trainer.small_world.clip import build_tokenizer, train_clip
+from trainer.small_world.concepts import list_concepts, list_phrases, write_searle_files
 from trainer.small_world.data import SmallWorld, build_benchmark, build_small_world
 from trainer.small_world.scenes import PRESETS, SmallWorldPreset, find_preset
 
@@ -13,5 +14,8 @@ __all__ = [
     "build_small_world",
     "build_tokenizer",
     "find_preset",
+    "list_concepts",
+    "list_phrases",
     "train_clip",
+    "write_searle_files",
 ]

@@ -126,7 +126,7 @@ def _build_triplets(preset: SmallWorldPreset, rng: np.random.Generator) -> Datas
     rows = []
     for _ in range(preset.num_triplets):
         reference = draw_scene(preset, rng)
-        target, changed = _draw_neighbour(preset, reference, rng)
+        target, changed = draw_neighbour(preset, reference, rng)
         omitted = draw_omissions(rng)
         rows.append(
             {
@@ -218,7 +218,7 @@ def _draw_changes(preset: SmallWorldPreset, rng: np.random.Generator) -> list[st
     return [preset.varying[i] for i in order[: 1 + int(rng.random() < _TWO_CHANGES)]]
 
 
-def _draw_neighbour(
+def draw_neighbour(
     preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator, single: bool = False
 ) -> tuple[Scene, list[str]]:
     while True:  # other attributes at each try: all values of one may lead to held-out combinations
@@ -240,7 +240,7 @@ def _describe(preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator) 
     if rng.random() >= _RELATIVE_CAPTIONS:
         return write_caption(preset, scene, rng, draw_omissions(rng))
     # "a photo of X that Y" with a true Y: what leads to this scene from a neighbour. X is silent about it.
-    neighbour, changed = _draw_neighbour(preset, scene, rng, single=True)
+    neighbour, changed = draw_neighbour(preset, scene, rng, single=True)
     subject = write_caption(preset, scene, rng, draw_omissions(rng).union(changed), opening="a photo of ")
     return f"{subject} that {write_condition(neighbour, scene, 'A', rng)}"
 

@@ -9,7 +9,7 @@ import numpy as np
 from trainer.small_world.scenes import ATTRIBUTES, Scene, SmallWorldPreset
 
 
-__all__ = ["SYNONYMS", "WORDINGS", "draw_omissions", "list_words", "write_caption", "write_condition"]
+__all__ = ["SYNONYMS", "WORDINGS", "draw_omissions", "list_words", "say_plural", "write_caption", "write_condition"]
 
 SYNONYMS = {
     "circle": ("circle", "disc"),
@@ -184,7 +184,7 @@ def list_words() -> list[str]:
     spoken = [word for value in values for word in SYNONYMS.get(value, (value,))]
     nouns = [*(word for shape in _WORLD.shapes for word in SYNONYMS[shape]), "object", "thing"]
     phrases = [text for kinds in WORDINGS.values() for texts in kinds.values() for text in texts]
-    texts = [_PROMPT_WORDS, "an some", *spoken, *nouns, *map(_plural, nouns), *_NUMBERS.values(), *_OPENINGS]
+    texts = [_PROMPT_WORDS, "an some", *spoken, *nouns, *map(say_plural, nouns), *_NUMBERS.values(), *_OPENINGS]
     texts += [*(text for group in _GROUPS.values() for text in group), *_EXTRAS, *_GROUNDS, *phrases]
     words = dict.fromkeys(word for text in texts for word in text.split() if "{" not in word)
     return list(words)
@@ -199,7 +199,7 @@ def _say(value: str, rng: np.random.Generator) -> str:
 
 def _say_noun(shape: str, count: int, rng: np.random.Generator) -> str:
     noun = _say(shape, rng) if shape else _pick(rng, ("object", "thing"))
-    return noun if count == 1 else _plural(noun)
+    return noun if count == 1 else say_plural(noun)
 
 
 def _say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
@@ -213,7 +213,7 @@ def _say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
     return f"{_article(text)} {text}" if text and (name == "extra" or name == "shape" and scene.count == 1) else text
 
 
-def _plural(noun: str) -> str:
+def say_plural(noun: str) -> str:
     return _PLURALS.get(noun, noun + "s")
 
 

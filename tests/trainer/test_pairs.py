@@ -1,0 +1,32 @@
+import pytest
+from datasets import Dataset
+
+from tests.builders import build_images
+from trainer.pairs import load_pairs
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images/sub").mkdir(parents=True)
+    for name, image in zip(("b.png", "sub/a.png", "c.png"), build_images(3), strict=True):
+        image.save(tmp_path / "images" / name)
+    return tmp_path / "images"
+
+
+def test_captions_find_their_images_by_name(folder):
+    table = Dataset.from_dict({"image": ["sub/a.png", "c.png", "c.png"], "text": ["one", "two", "three"]})
+    pairs = load_pairs(folder, table)
+    assert pairs["image"][:] == [str(folder / "sub/a.png"), *[str(folder / "c.png")] * 2]
+    assert pairs["text"][:] == ["one", "two", "three"]
+
+
+def test_captions_without_names_follow_the_files(folder):
+    pairs = load_pairs(folder, Dataset.from_dict({"text": ["one", "two", "three"]}))
+    assert pairs["image"][:] == [str(folder / name) for name in ("b.png", "c.png", "sub/a.png")]
+
+
+def test_other_numbers_and_missing_names_are_refused(folder):
+    with pytest.raises(ValueError, match="3 images in .*, but 2 captions"):
+        load_pairs(folder, Dataset.from_dict({"text": ["one", "two"]}))
+    with pytest.raises(ValueError, match="not in .*: d.png, e.png"):
+        load_pairs(folder, Dataset.from_dict({"image": ["b.png", "e.png", "d.png"], "text": ["a", "b", "c"]}))

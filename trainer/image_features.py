@@ -1,0 +1,99 @@
+"""Frozen features of images: constants of a data set, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from trainer.images import decode_image, hash_images
+from trainer.stages import place_result
+
+
+__all__ = ["ImageFeatures", "read_features"]
+
+
+class ImageFeatures:
+    """What projections read of the images of a data set, looked up by row and mapped from disk.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        processor ([`RTDProcessor`]): Its processor.
+        table (`datasets.Dataset`): Images of [`load_images`].
+        folder (`str` or `Path`): Where the features are kept; files are named by what they are made of.
+        batch_size (`int`, defaults to 64): Images in one pass.
+
+    Attributes:
+        paths (`dict[str, Path]`): Files of `image_embeds`, and of `image_tokens` where the projection consumes them.
+    """
+
+    def __init__(
+        self, model: RTDModel, processor: RTDProcessor, table: Dataset, folder: str | Path, batch_size: int = 64
+    ):
+        config = model.config
+        size, patch = config.vision_config.image_size, config.vision_config.patch_size
+        shapes = {"image_embeds": (len(table), config.projection_dim)}
+        if "image_tokens" in model.projection.consumes:
+            shapes["image_tokens"] = (len(table), 1 + (size // patch) ** 2, config.vision_config.hidden_size)
+        stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
+        facts = {
+            "vision": [fingerprint(model.vision_model), fingerprint(model.visual_projection)],
+            "preprocessing": processor.image_processor.to_dict(),
+            "images": hash_images(table),
+            "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
+        }
+        self.paths = {name: place_result(folder, name, ".npy", **facts) for name in shapes}
+        if not all(path.is_file() for path in self.paths.values()):
+            self._encode(model, processor, table, shapes, batch_size)
+        self._arrays = {name: np.load(path, mmap_mode="r") for name, path in self.paths.items()}
+
+    @torch.no_grad()
+    def _encode(self, model, processor, table, shapes: dict[str, tuple], batch_size: int) -> None:
+        partial = {name: path.with_suffix(f".{os.getpid()}.partial") for name, path in self.paths.items()}
+        arrays = {
+            name: np.lib.format.open_memmap(partial[name], "w+", np.float32, shape) for name, shape in shapes.items()
+        }
+        for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
+            images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
+            pixels = processor.prepare_images(images).to(model.device, model.dtype)
+            features = read_features(model, pixels)
+            for name, array in arrays.items():
+                array[start : start + batch_size] = features[name].float().cpu().numpy()
+        for name, array in arrays.items():
+            array.flush()
+            partial[name].replace(self.paths[name])  # in one step: an interrupted run leaves no half a file behind
+
+    def __len__(self) -> int:
+        return len(self._arrays["image_embeds"])
+
+    def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Look features up.
+
+        Args:
+            rows (sequence of `int`): Rows of the table.
+
+        Returns:
+            `dict`: `image_embeds` of shape `(len(rows), projection_dim)`, not normalised; `image_tokens` of shape
+            `(len(rows), 1 + num_patches, vision_hidden_size)` where the projection consumes them; float32, on the CPU.
+        """
+        return {name: torch.from_numpy(array[list(rows)]) for name, array in self._arrays.items()}
+
+
+def read_features(model: RTDModel, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Encode images as projections read them: one vision pass.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): Preprocessed images.
+
+    Returns:
+        `dict`: `image_embeds` and `image_tokens`.
+    """
+    features = model.get_image_features(pixel_values)
+    return {"image_embeds": features.pooler_output, "image_tokens": features.last_hidden_state}

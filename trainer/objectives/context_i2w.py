@@ -1,0 +1,98 @@
+"""Context-I2W: a projection from images and the captions around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.caption_embeddings import encode_batch
+from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
+from trainer.collators import collate_captions
+from trainer.objectives.pic2word import Pic2WordObjective
+from trainer.triplets import check_texts, hash_rows
+
+
+__all__ = ["ContextI2WObjective"]
+
+
+class ContextI2WObjective(Pic2WordObjective):
+    """Context-I2W's objective (https://huggingface.co/papers/2309.16137), from images with captions.
+
+    Pic2Word's loss, where the pseudo-word also depends on a context: the embedding of the image's caption with its
+    objects replaced by one token. Which words are objects is not published; here they are the runs of nouns and
+    adjectives, as LinCIR finds its keywords but without determiners.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): As for Pic2Word, and the keyword function.
+        model ([`RTDModel`]): Whose frozen towers encode.
+        processor ([`RTDProcessor`]): Its processor.
+    """
+
+    reads = "pairs"
+    columns = ("text",)
+
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+        super().__init__(args, model, processor)
+        self.context_word = processor.tokenizer.decode([model.config.context_token_id]).strip()
+
+    def prepare(self, source) -> Dataset:
+        """Find images, and write their contexts.
+
+        Args:
+            source (`datasets.Dataset`): Columns `image` and `text`, see [`load_pairs`].
+
+        Returns:
+            `datasets.Dataset`: Columns `image` (not decoded), `text` (the context) and `row`.
+
+        Raises:
+            ValueError: If a column or a caption is missing.
+        """
+        check_texts(source, ["text"])
+        find_keywords = get_keyword_fn(self.args.keyword_fn, determiners=False)
+
+        def write_context(row: dict, index: int) -> dict:
+            caption = clean_caption(row["text"])
+            rng = np.random.default_rng([self.args.seed, index])
+            return {"text": self.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
+
+        table = super().prepare(source)
+        return table.map(write_context, with_indices=True, desc="Writing contexts")
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare`].
+
+        Returns:
+            `dict`: As [`Pic2WordObjective.collate`]; and `context_embeds` of shape `(batch_size, projection_dim)`, or
+            the tokens to compute them from.
+        """
+        batch, contexts = super().collate(rows), [row["text"] for row in rows]
+        if self.caption_embeddings is not None:
+            return batch | {"context_embeds": self.caption_embeddings(contexts)}
+        return batch | collate_captions(self.processor, context=contexts)
+
+    def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
+        """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""
+        if "context_embeds" not in batch:
+            contexts = encode_batch(self.model.text_model, batch["caption_input_ids"])[batch["context_index"]]
+            batch = batch | {"context_embeds": contexts}
+        return super().compute_loss(projection, batch, epoch)
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """Say what identifies a run of this objective.
+
+        Args:
+            dataset (`datasets.Dataset`): Prepared rows.
+
+        Returns:
+            `dict`: As [`Pic2WordObjective.describe`], the keyword function, and a hash of the contexts.
+        """
+        facts = {"keyword_fn": self.args.keyword_fn, "contexts": hash_rows(dataset, ["text"])}
+        return super().describe(dataset) | facts

@@ -1,0 +1,188 @@
+"""FTI4CIR: subject and attribute words from images with split captions."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from datasets import Dataset
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.base_trainer import check_batch_fills
+from trainer.caption_embeddings import encode_batch
+from trainer.captions import get_tagger, split_subject
+from trainer.collators import collate_captions
+from trainer.gathering import gather_embeds
+from trainer.image_features import ImageFeatures
+from trainer.images import hash_images, load_images
+from trainer.losses import cosine_loss, target_anchored_loss
+from trainer.triplets import check_texts, hash_rows
+
+
+__all__ = ["FTI4CIRObjective"]
+
+
+class FTI4CIRObjective:
+    """FTI4CIR's objective (https://huggingface.co/papers/2503.19296), from images with captions.
+
+    The prompt of all pseudo-words must be encoded as the image (joint NT-Xent); local features must be orthogonal;
+    and the caption with its subject, its attribute, or both given as pseudo-words must be encoded as the caption
+    itself ("a photo of SUBJECT with ATTRIBUTE"; 1 - cosine).
+
+    Images are not augmented, so each is encoded once. Deviation: a caption with nothing behind its first noun is left
+    out, where the published code drops those whose subject equals the attribute.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): `temperature`, `caption_weight`, and the keyword function that tags.
+        model ([`RTDModel`]): Whose frozen towers encode.
+        processor ([`RTDProcessor`]): Its processor.
+    """
+
+    reads = "pairs"
+
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+        self.args = args
+        self.model = model
+        self.processor = processor
+        self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        self.features = None
+        self.caption_embeddings = None
+
+    def prepare(self, source) -> Dataset:
+        """Split captions, and encode the images.
+
+        Args:
+            source (`datasets.Dataset`):
+                Column `image`; and `subject` and `attribute`, or `text` to be split. See [`load_pairs`].
+
+        Returns:
+            `datasets.Dataset`: Columns `image` (not decoded), `subject`, `attribute`, `text` and `row`. Rows whose
+            caption cannot be split are left out, with one warning that counts them.
+
+        Raises:
+            ValueError: If columns are missing, or no caption can be split.
+        """
+        if "subject" not in source.column_names or "attribute" not in source.column_names:
+            source = self._split(source)
+        check_texts(source, ["subject", "attribute"])
+        table = load_images(source, self.args.num_images, ("subject", "attribute"))
+        check_batch_fills(self.args, len(table))
+        with self.args.main_process_first(desc="encoding images"):
+            self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+        texts = [
+            f"a photo of {subject} with {attribute}"
+            for subject, attribute in zip(table["subject"], table["attribute"], strict=True)
+        ]
+        return table.add_column("text", texts).add_column("row", list(range(len(table))))
+
+    def _split(self, source: Dataset) -> Dataset:
+        check_texts(source, ["text"])
+        tag = get_tagger(self.args.keyword_fn)
+        split = [split_subject(text.strip(), tag) for text in source["text"]]
+        kept = [row for row, parts in enumerate(split) if parts]
+        if not kept:
+            raise ValueError(
+                f"none of {len(source)} captions has a noun with something behind it; bring other captions, or "
+                "columns 'subject' and 'attribute'."
+            )
+        if len(kept) < len(source):
+            warnings.warn(
+                f"{len(source) - len(kept)} of {len(source)} captions have no noun with something behind it and are "
+                "left out.",
+                stacklevel=4,
+            )
+        source = source.select(kept)
+        source = source.remove_columns({"subject", "attribute"} & set(source.column_names))
+        return source.add_column("subject", [split[row][0] for row in kept]).add_column(
+            "attribute", [split[row][1] for row in kept]
+        )
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare`].
+
+        Returns:
+            `dict`: What [`ImageFeatures`] gives; `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
+            of shape `(batch_size, seq_len)`, prompts in which the one is given as pseudo-words; and `text_embeds` of
+            shape `(batch_size, projection_dim)`, or the tokens to compute them from.
+        """
+        batch = self.features([row["row"] for row in rows])
+        slots = self.model.projection.max_pseudo_tokens - 1
+        pieces = {
+            "subject": [["a photo of ", f" with {row['attribute']}"] for row in rows],
+            "attribute": [[f"a photo of {row['subject']} with ", *[" "] * (slots - 1), ""] for row in rows],
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of captions that are cut
+            for part, texts in pieces.items():
+                padded = self.processor.pad(self.processor.tokenize_pieces(texts))
+                batch |= {f"{part}_{name}": padded[name] for name in ("input_ids", "placeholder_mask")}
+        texts = [row["text"] for row in rows]
+        if self.caption_embeddings is not None:
+            return batch | {"text_embeds": self.caption_embeddings(texts)}
+        return batch | collate_captions(self.processor, text=texts)
+
+    def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            projection ([`RTDProjection`]): The network to train, possibly wrapped.
+            batch (`dict`): A batch of [`collate`].
+            epoch (`int`): Not used.
+
+        Returns:
+            `torch.Tensor`: Scalar, `L_con + L_ortho + caption_weight * L_reg`.
+        """
+        images = batch["image_embeds"]
+        embeds, mask, features = projection(images, batch["image_tokens"], return_features=True)
+        prompt = {name: self.prompt[name].expand(len(images), -1).to(images.device) for name in self.prompt}
+        whole = self._encode(prompt, embeds, mask)
+        subject = self._encode(_take(batch, "subject"), embeds[:, :1], None)
+        attribute = self._encode(_take(batch, "attribute"), embeds[:, 1:], mask[:, 1:])
+        if "text_embeds" in batch:
+            text = batch["text_embeds"]
+        else:
+            text = encode_batch(self.model.text_model, batch["caption_input_ids"])[batch["text_index"]]
+        contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
+        products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)
+        orthogonality = (products - torch.eye(products.shape[-1], device=products.device)).square().mean()
+        captions = sum(cosine_loss(embeds, text) for embeds in (whole, subject, attribute))
+        return contrast + orthogonality + self.args.caption_weight * captions
+
+    def _encode(self, prompt: dict, embeds: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        output = self.model.text_model(
+            input_ids=prompt["input_ids"],
+            placeholder_mask=prompt["placeholder_mask"],
+            pseudo_token_embeds=embeds,
+            pseudo_token_mask=mask,
+        )
+        return output.text_embeds.float()
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Tell whether weight decay applies to a parameter: to all, as published."""
+        return True
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """Say what identifies a run of this objective.
+
+        Args:
+            dataset (`datasets.Dataset`): Prepared rows.
+
+        Returns:
+            `dict`: Both towers, and hashes of the images and the split captions.
+        """
+        return {
+            "text_model": fingerprint(self.model.text_model),
+            "vision_model": fingerprint(self.model.vision_model),
+            "images": hash_images(dataset),
+            "captions": hash_rows(dataset, ["subject", "attribute"]),
+        }
+
+
+def _take(batch: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    return {name: batch[f"{part}_{name}"] for name in ("input_ids", "placeholder_mask")}

@@ -1,0 +1,220 @@
+"""SEARLE: a projection distilled from the textual inversions of images."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from trainer.arguments import ProjectionTrainingArguments
+from trainer.base_trainer import check_batch_fills
+from trainer.concepts import embed_concepts, find_concepts, read_concepts
+from trainer.gathering import gather_embeds
+from trainer.images import encode_image_table, hash_images, load_images
+from trainer.losses import target_anchored_loss
+from trainer.phrases import PhraseBank, compute_phrase_loss, fill_templates, read_templates, write_phrases
+from trainer.stages import keep_array, place_result
+from trainer.textual_inversion import TextualInversion
+
+
+__all__ = ["SEARLEObjective"]
+
+
+class SEARLEObjective:
+    """SEARLE's objective (https://huggingface.co/papers/2303.15247), from images, names of concepts, and phrases.
+
+    Stages come first, each of which keeps its result in `stage_dir`: images are encoded, their nearest concepts found,
+    phrases about these written, and each image inverted ([`TextualInversion`]). The projection then learns to give an
+    image its inverted pseudo-word (joint NT-Xent against the others of the batch, joined over processes), one with
+    which a phrase about a concept of the image is encoded as the phrase itself.
+
+    The published code draws a batch's concepts again until each has usable phrases. Drawing each among the usable ones
+    has the same distribution and always ends. Deviations: an image with no usable concept among its nearest 15 is
+    inverted with the nearest usable one, and an image with none at all is left out.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): Concepts, phrases, inversion and weights.
+        model ([`RTDModel`]): Whose frozen towers encode.
+        processor ([`RTDProcessor`]): Its processor.
+
+    Raises:
+        ValueError: If concepts or phrases are not named, or a language model without need.
+    """
+
+    reads = "images"
+    caption_embeddings = None
+
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+        if args.concepts is None:
+            raise ValueError("SEARLE needs names of concepts: give --concepts, a text file with one a line.")
+        if args.phrases is None:
+            raise ValueError(
+                "SEARLE needs phrases about concepts: give --phrases lm (published) with --phrase_model, --phrases "
+                "templates, or a file of templates."
+            )
+        if (args.phrases == "lm") != (args.phrase_model is not None):
+            raise ValueError("--phrases lm, and nothing else, needs --phrase_model, a language model.")
+        self.args = args
+        self.model = model
+        self.processor = processor
+        self.folder = Path(args.stage_dir or Path(args.output_dir, "stages"))
+        # Who reads texts, and who reads images; whatever these decide is kept under them.
+        tokenizer = processor.tokenizer.backend_tokenizer.to_str()
+        self.text_reader = [fingerprint(model.text_model), hashlib.sha256(tokenizer.encode()).hexdigest()]
+        self.image_reader = [fingerprint(model.vision_model), fingerprint(model.visual_projection)]
+        self.facts: dict[str, str] = {}
+
+    def prepare(self, source) -> Dataset:
+        """Run the stages before the training, or read their results where they are kept.
+
+        Args:
+            source (`str`, `Path` or `datasets.Dataset`): Images, see [`load_images`].
+
+        Returns:
+            `datasets.Dataset`: Column `row`, of the images that are trained on.
+
+        Raises:
+            ValueError: If a file cannot be read, images do not fill a batch, or no concept has usable phrases.
+        """
+        names = read_concepts(self.args.concepts)
+        templates = None if self.args.phrases == "lm" else read_templates(self.args.phrases)
+        table = load_images(source, self.args.num_images)
+        check_batch_fills(self.args, len(table))
+        with self.args.main_process_first(desc="the stages of SEARLE"):
+            image_embeds = self._encode_images(table)
+            concepts = self._find_concepts(image_embeds, names)
+            known, concepts = np.unique(concepts, return_inverse=True)
+            self.bank = PhraseBank(self.processor, self._find_phrases([names[i] for i in known], templates))
+            usable = self.bank.usable[concepts]  # (images, num_concepts)
+            kept = self._leave_out(usable.any(1))
+            self.image_embeds = image_embeds[kept]
+            self.concepts = [row[fits] for row, fits in zip(concepts[kept], usable[kept], strict=True)]
+            near = usable[kept, : self.args.oti_num_concepts].sum(1)
+            nearest = [row[: max(1, count)] for row, count in zip(self.concepts, near, strict=True)]
+            self._embed_phrases(len(kept))
+            self.words = self._invert(nearest)
+        return Dataset.from_dict({"row": range(len(kept))})
+
+    def _encode_images(self, table: Dataset) -> torch.Tensor:
+        stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
+        path = place_result(
+            self.folder,
+            "images",
+            ".npy",
+            vision=self.image_reader,
+            preprocessing=self.processor.image_processor.to_dict(),
+            images=hash_images(table),
+            files=[(stat.st_size, stat.st_mtime_ns) for stat in stats],
+        )
+        embeds = keep_array(path, lambda: encode_image_table(self.model, self.processor, table).numpy())
+        self.facts["images"] = hashlib.sha256(embeds.tobytes()).hexdigest()
+        return torch.from_numpy(np.array(embeds))
+
+    def _find_concepts(self, image_embeds: torch.Tensor, names: list[str]) -> np.ndarray:
+        self.facts["concepts"] = hashlib.sha256("\0".join(names).encode()).hexdigest()
+        count, facts = self.args.num_concepts, {"text": self.text_reader, **self.facts}
+
+        def find() -> np.ndarray:
+            embeds = embed_concepts(self.model.text_model, self.processor, names)
+            return find_concepts(image_embeds, embeds, count).numpy()
+
+        return keep_array(place_result(self.folder, "concepts", ".npy", count=count, **facts), find)
+
+    def _find_phrases(self, names: list[str], templates: list[str] | None) -> dict[str, list[str]]:
+        if templates is not None:
+            return fill_templates(names, templates)
+        args = self.args
+        return write_phrases(names, args.phrase_model, self.folder, args.phrases_per_concept, args.seed)
+
+    def _leave_out(self, fits: np.ndarray) -> np.ndarray:
+        if not fits.any():
+            raise ValueError(
+                f"none of {len(self.bank.names)} concepts is usable: each has a phrase that does not hold its name "
+                "letter by letter; bring other concepts, or write the phrases anew."
+            )
+        if not fits.all():
+            warnings.warn(
+                f"{(~fits).sum()} of {len(fits)} images have no usable concept and are left out.", stacklevel=4
+            )
+        check_batch_fills(self.args, int(fits.sum()))
+        return np.flatnonzero(fits)
+
+    def _embed_phrases(self, num_images: int) -> None:
+        """Embed all phrases once, unless fewer are drawn than there are."""
+        args = self.args
+        visits = args.max_steps * args.per_device_train_batch_size * args.world_size
+        visits = visits if args.max_steps > 0 else num_images * args.num_train_epochs
+        draws = num_images * args.oti_steps + visits
+        if args.anchor_cache == "always" or (
+            args.anchor_cache == "auto" and draws > self.bank.usable.sum() * self.bank.count
+        ):
+            self.bank.embed(self.model.text_model, self.text_reader[0], args.anchor_cache_dir)
+
+    def _invert(self, concepts: list[np.ndarray]) -> np.ndarray:
+        args = self.args
+        self.facts["phrases"] = self.bank.hash()
+        settings = {name: value for name, value in vars(args).items() if name.startswith("oti_")}
+        precision = {"seed": args.seed, "fp16": args.fp16, "bf16": args.bf16, "num_concepts": args.num_concepts}
+        path = place_result(
+            self.folder, "inversion", ".f32", text=self.text_reader, **settings, **precision, **self.facts
+        )
+        inversion = TextualInversion(self.model.text_model, self.processor, self.bank, args)
+        return inversion.invert_all(self.image_embeds, concepts, path)
+
+    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate prepared rows, and draw a concept and a phrase for each.
+
+        Random numbers come from torch's default generator, so that a resumed run draws the same.
+
+        Args:
+            rows (`list[dict]`): Rows of [`prepare`].
+
+        Returns:
+            `dict`: `image_embeds` of shape `(batch_size, projection_dim)`, `words` of shape
+            `(batch_size, text_hidden_size)`, and a batch of [`PhraseBank.collate`].
+        """
+        places = [row["row"] for row in rows]
+        shares = torch.rand(len(places)).tolist()
+        drawn = [self.concepts[i][int(share * len(self.concepts[i]))] for i, share in zip(places, shares, strict=True)]
+        phrases = torch.randint(self.bank.count, (len(places),)).tolist()
+        batch = self.bank.collate(drawn, phrases, every_occurrence=True)
+        words = torch.from_numpy(self.words[places])
+        return batch | {"image_embeds": self.image_embeds[places], "words": words}
+
+    def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            projection ([`RTDProjection`]): The network to train, possibly wrapped.
+            batch (`dict`): A batch of [`collate`].
+            epoch (`int`): Not used.
+
+        Returns:
+            `torch.Tensor`: Scalar, `L_distil + phrase_weight * L_gpt`.
+        """
+        embeds = projection(image_embeds=batch["image_embeds"])[0]  # (B, 1, H)
+        joined = gather_embeds(embeds[:, 0].float()), gather_embeds(batch["words"])
+        distillation = target_anchored_loss(*joined, self.args.temperature)
+        return distillation + self.args.phrase_weight * compute_phrase_loss(self.model.text_model, embeds, batch)
+
+    @staticmethod
+    def decays(name: str) -> bool:
+        """Tell whether weight decay applies to a parameter: to all, as published."""
+        return True
+
+    def describe(self, dataset: Dataset) -> dict[str, str]:
+        """Say what identifies a run of this objective.
+
+        Args:
+            dataset (`datasets.Dataset`): Prepared rows.
+
+        Returns:
+            `dict`: Both towers, and hashes of the images' embeddings, the names of concepts, and the phrases.
+        """
+        return {"text_model": self.text_reader[0], "vision_model": self.image_reader[0], **self.facts}
