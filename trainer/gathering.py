@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
+from trainer.stages import save_array
 
-__all__ = ["gather_embeds", "join_processes", "load_array", "save_array", "share_batches"]
+
+__all__ = ["gather_embeds", "join_processes", "load_array", "share_batches"]
 
 
 class _Gather(torch.autograd.Function):
@@ -91,13 +92,14 @@ def share_batches(
         if chunk is None:
             chunk = encode(batch).float().cpu()
             if path:
-                save_array(path, chunk)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_array(path, chunk.numpy())
         chunks.append((start, chunk))
     return torch.cat([chunk for _, chunk in sorted(gather_object(chunks), key=lambda pair: pair[0])])
 
 
 def load_array(path: Path, rows: int) -> torch.Tensor | None:
-    """Load embeddings that `save_array` wrote.
+    """Load embeddings that were kept.
 
     Args:
         path (`Path`): File.
@@ -111,17 +113,3 @@ def load_array(path: Path, rows: int) -> torch.Tensor | None:
     except (OSError, ValueError, EOFError):
         return None
     return torch.from_numpy(array) if len(array) == rows else None
-
-
-def save_array(path: Path, embeds: torch.Tensor) -> None:
-    """Save embeddings, all or nothing.
-
-    Args:
-        path (`Path`): File; its folder is made where it does not exist.
-        embeds (`torch.Tensor`): Embeddings, on the CPU.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.save(file, embeds.numpy())
-    partial.replace(path)

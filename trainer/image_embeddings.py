@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from trainer.benchmarks import Benchmark
-from trainer.gathering import load_array, save_array, share_batches
+from trainer.gathering import load_array, share_batches
 from trainer.preprocessing import PublishedCropImageProcessor, pad_to_target, read_image
+from trainer.stages import place_result, save_array
 
 
 __all__ = ["ImageEmbeddings"]
@@ -97,29 +96,30 @@ class ImageEmbeddings:
         title = f"Encoding images of {self.benchmark.title}"
         if cache_dir is None or not all(place for place, _ in sources):
             return share_batches(encode, len(sources), batch_size, title)
-        folder = Path(cache_dir) / self._hash(sources)
+        path = self._place(sources, cache_dir)
         PartialState().wait_for_everyone()  # else one process may find what another is about to encode
-        embeds = load_array(folder.with_suffix(".npy"), len(sources))
+        embeds = load_array(path, len(sources))
         if embeds is None:
-            embeds = share_batches(encode, len(sources), batch_size, title, folder)
+            batches = path.with_suffix("")
+            embeds = share_batches(encode, len(sources), batch_size, title, batches)
             if PartialState().is_main_process:
-                save_array(folder.with_suffix(".npy"), embeds)
-                shutil.rmtree(folder, ignore_errors=True)
+                save_array(path, embeds.numpy())
+                shutil.rmtree(batches, ignore_errors=True)
         return embeds
 
-    def _hash(self, sources: list[tuple]) -> str:
-        facts = {
-            "vision": [fingerprint(self.model.vision_model), fingerprint(self.model.visual_projection)],
-            "config": self.model.config.vision_config.to_dict(),
-            "preprocessing": [type(self.image_processor).__name__, self.image_processor.to_dict()],
-            "padding": self.benchmark.protocol.padding,
-            "cut": getattr(self.benchmark.cut, "__name__", None),
-        }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        for place, detail in sources:
-            stat = Path(place).stat()
-            digest.update(f"{place} {detail} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()[:32]
+    def _place(self, sources: list[tuple], cache_dir: str | Path) -> Path:
+        stats = [(Path(place).stat(), place, detail) for place, detail in sources]
+        return place_result(
+            cache_dir,
+            "images",
+            ".npy",
+            vision=[fingerprint(self.model.vision_model), fingerprint(self.model.visual_projection)],
+            config=self.model.config.vision_config.to_json_string(),
+            preprocessing=[type(self.image_processor).__name__, self.image_processor.to_json_string()],
+            padding=self.benchmark.protocol.padding,
+            cut=getattr(self.benchmark.cut, "__name__", None),
+            files=[(place, detail, stat.st_size, stat.st_mtime_ns) for stat, place, detail in stats],
+        )
 
 
 def _list_sources(dataset, image: str, box: str) -> list[tuple]:
