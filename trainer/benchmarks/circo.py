@@ -5,7 +5,7 @@ from __future__ import annotations
 from datasets import Dataset
 
 from trainer.benchmarks.base import Benchmark, BenchmarkInfo, Protocol
-from trainer.benchmarks.folders import DataFolder, check_rows
+from trainer.benchmarks.folders import DataFolder, check_rows, check_values
 
 
 __all__ = ["INFO"]
@@ -18,6 +18,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     rows = folder.read_json("annotations", annotations, f"CIRCO/{annotations}")
     labels = {"target_img_id": int, "gt_img_ids": list} if split == "val" else {}
     check_rows(rows, annotations, id=int, reference_img_id=int, relative_caption=str, **labels)
+    check_values((row["gt_img_ids"] for row in rows if labels), f"{annotations}, gt_img_ids", int)
     if wrong := [row["id"] for row in rows if labels and row["gt_img_ids"][:1] != [row["target_img_id"]]]:
         raise ValueError(f"{annotations} must name `target_img_id` first in `gt_img_ids`; query {wrong[0]} does not.")
     coco = ("COCO2017_unlabeled/", "CIRCO/COCO2017_unlabeled/")

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from trainer.benchmarks.base import Benchmark, BenchmarkInfo, Protocol
-from trainer.benchmarks.folders import DataFolder, check_rows
+from trainer.benchmarks.folders import DataFolder, check_rows, check_values
 
 
 __all__ = ["INFO"]
@@ -23,7 +23,8 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     labels = {"target_hard": str} if split == "val" else {}
     check_rows(rows, captions, pairid=int, reference=str, caption=str, img_set=dict, **labels)
     check_rows([row["img_set"] for row in rows], f"{captions}, img_set", members=list)
-    check_rows([splits], f"split.rc2.{split}.json", **dict.fromkeys(splits, str))
+    check_values((row["img_set"]["members"] for row in rows), f"{captions}, img_set.members", str)
+    check_values([splits.values()], f"split.rc2.{split}.json", str)
     if absent := [row["reference"] for row in rows if row["reference"] not in splits]:
         raise ValueError(f"{captions} names {len(absent)} references that the split lacks, such as '{absent[0]}'.")
     images = _find_images(folder, "test1" if split == "test1" else "dev")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from trainer.benchmarks.base import Benchmark, BenchmarkInfo, Protocol
-from trainer.benchmarks.folders import DataFolder, check_rows
+from trainer.benchmarks.folders import DataFolder, check_rows, check_values
 
 
 __all__ = ["INFO", "write_conditions"]
@@ -49,6 +49,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
             f"{name} must have two captions in every row; row {wrong[0]} has {rows[wrong[0]]['captions']}."
         )
     names = folder.read_json("annotations", *(f"{root}image_splits/split.{part}.{split}.json" for root in roots))
+    check_values([names], f"split.{part}.{split}.json", str)
     if protocol.gallery == "val":
         names = list(dict.fromkeys(name for row in rows for name in (row["candidate"], row["target"])))
     # Some copies have a folder for each category.

@@ -8,12 +8,12 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
-__all__ = ["DataFolder", "check_rows"]
+__all__ = ["DataFolder", "check_rows", "check_values"]
 
 
 class DataFolder:
@@ -206,3 +206,19 @@ def check_rows(rows: Sequence, where: str, **fields: type | tuple[type, ...]) ->
                 kinds = " or ".join(part.__name__ for part in (kind if isinstance(kind, tuple) else (kind,)))
                 got = f"{str(row[name])[:40]!r}" if name in row else "nothing"
                 raise ValueError(f"{where} must have `{name}` ({kinds}) in every row, but row {index} has {got}.")
+
+
+def check_values(lists: Iterable[Sequence], where: str, kind: type) -> None:
+    """Check that lists of annotations hold one type of thing.
+
+    Args:
+        lists (`Iterable[Sequence]`): The lists.
+        where (`str`): Name of their file and field.
+        kind (`type`): Of each item.
+
+    Raises:
+        ValueError: If an item has another type.
+    """
+    for values in lists:
+        if wrong := [value for value in values if type(value) is not kind]:
+            raise ValueError(f"{where} must hold nothing but {kind.__name__}, but holds {str(wrong[0])[:40]!r}.")

@@ -61,8 +61,8 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     items = [item for row in rows for item in (row["reference"], row["target"], *row["gallery"])]
     if is_attribute:
         check_rows(items, name, image_id=(str, int), instance_bbox=list)
-        if wrong := [item for item in items if [type(n) in (int, float) for n in item["instance_bbox"]] != [True] * 4]:
-            raise ValueError(f"{name} must have four numbers in every `instance_bbox`, got {wrong[0]}.")
+        if wrong := [item["instance_bbox"] for item in items if not _is_box(item["instance_bbox"])]:
+            raise ValueError(f"{name} must have x, y, width and height in every `instance_bbox`, got {wrong[0]}.")
         images = folder.find_images("visual genome", "VG_100K_all", "VG_100K")
     else:
         check_rows(items, name, val_image_id=int)
@@ -102,6 +102,10 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         INFO.metrics,
         cut=cut_dilated if is_attribute else None,
     )
+
+
+def _is_box(box: list) -> bool:
+    return [type(number) in (int, float) for number in box] == [True] * 4 and min(box[2:]) > 0
 
 
 def _identify(item: dict) -> str:
