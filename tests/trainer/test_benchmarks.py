@@ -95,9 +95,10 @@ def test_numbers_inside_the_annotations(load, oracle):
         assert sum(aspect in row for row in circo["aspects"]) == count
     for part in load("genecis")[0]:
         facts = sizes["genecis"][part.part]
-        rows = [row["id"] for row in part.queries if row["candidate_ids"].count(row["target_ids"][0]) > 1]
+        columns = (part.queries[name][:] for name in ("id", "candidate_ids", "target_ids"))
+        rows = [name for name, ids, targets in zip(*columns, strict=True) if ids.count(targets[0]) > 1]
         assert rows == [f"{part.part}-{i}" for i in facts["rows_target_also_in_gallery"]]
-        assert len(set(part.queries["condition"])) == facts["distinct_conditions"]
+        assert len(set(part.queries["condition"][:])) == facts["distinct_conditions"]
     for part in load("imagenet_r")[0]:
         empty = sum(not ids for ids in part.queries["target_ids"])
         assert empty == sizes["imagenet_r"]["queries_without_relevant_image"][part.part]

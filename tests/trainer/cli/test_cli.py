@@ -5,6 +5,7 @@ from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
+from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
 from trainer.small_world import build_small_world
 
@@ -240,6 +241,15 @@ def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
     evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
     assert [evaluation["step"] for evaluation in evaluations] == [2, 4]
     assert "eval_recall@10" in evaluations[0]
+
+
+def test_train_judges_on_images_of_a_directory(place, triplets, tmp_path):
+    root = build_stand_in("cirr", tmp_path / "cirr")
+    judge = ["--benchmark", "cirr", "--benchmark_root", str(root), "--eval_strategy", "steps", "--eval_steps", "4"]
+    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *judge]
+    assert main([*command, *FAST]) == 0
+    evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
+    assert 0 <= evaluations[0]["eval_subset_recall@2"] <= 1
 
 
 def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):
