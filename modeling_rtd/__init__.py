@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
-from modeling_rtd.configuration_rtd import RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
+from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.fti4cir_projection_rtd import FTI4CIRProjection
@@ -17,6 +17,7 @@ from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 __all__ = [
     "CHECKPOINT_FORMATS",
+    "PLACEHOLDER",
     "PROJECTIONS",
     "ContextI2WProjection",
     "FTI4CIRProjection",

@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cach
 
 from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .interpolation_rtd import interpolate_towers, remove_adapters
 from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
@@ -362,6 +363,38 @@ class RTDModel(CLIPPreTrainedModel):
         model._original_text_model = [self.original_text_model]
         return model
 
+    def interpolate_text_model(self, alpha: float) -> RTDModel:
+        """Give a model whose text tower lies between the one from before RTD and the one after it.
+
+        RTD trades plain caption retrieval for composition; this chooses a point between the two. An adapter is
+        merged. The other parts are shared with this model, which stays as it is; the result is saved as a whole model.
+
+        Args:
+            alpha (`float`): 0 gives the tower from before RTD, 1 the one after it; see [`interpolate_towers`].
+
+        Returns:
+            [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's.
+
+        Raises:
+            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
+        """
+        if self._has_adapters:
+            original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
+        else:
+            original, tuned = self.original_text_model, self.text_model
+        if original is tuned:
+            raise ValueError(
+                "the text tower is the one from before RTD, so there is nothing to interpolate; load a model that RTD "
+                "has trained."
+            )
+        model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
+        if self._has_adapters:
+            model.set_original_text_model(original)
+        else:
+            model.config.original_text_model = self.config.original_text_model
+            model._original_text_model = list(self._original_text_model)
+        return model
+
     def save_pretrained(self, save_directory, **kwargs):
         """Save as every transformers model does, together with the original text tower where it lies in the folder.
 
@@ -431,12 +464,24 @@ class RTDModel(CLIPPreTrainedModel):
             image_features = self.get_image_features(pixel_values)
         context = None
         if "context_embeds" in self.projection.consumes and input_ids is not None:
-            context = self._encode_context(input_ids, attention_mask, placeholder_mask)
+            context = self.encode_context(input_ids, attention_mask, placeholder_mask)
         return self.projection(image_features.pooler_output, image_features.last_hidden_state, context)
 
     @torch.no_grad()
-    def _encode_context(self, input_ids, attention_mask, placeholder_mask) -> torch.Tensor:
-        """Encode prompts with the text tower from before RTD, as Context-I2W does; none of it is trained."""
+    def encode_context(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        placeholder_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Encode prompts as the context of a projection: by the text tower from before RTD, without pseudo-words.
+
+        Args:
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, projection_dim)`: Not normalised; none of it is trained.
+        """
         if placeholder_mask is None:
             placeholder_mask = input_ids == self.config.placeholder_token_id
         input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, Pro
 from transformers.image_utils import load_image
 
 from .auto_projection_rtd import PROJECTIONS
-from .configuration_rtd import PLACEHOLDER, find_placeholder_token_id, suggest
+from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, suggest
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
@@ -104,6 +104,11 @@ class RTDProcessor(ProcessorMixin):
     def placeholder_token_id(self) -> int:
         """`int`: Id that stands for a pseudo-word."""
         return self._placeholder_token_id
+
+    @property
+    def context_word(self) -> str:
+        """`str`: Stands in the text of a context in place of the pseudo-word."""
+        return self.tokenizer.decode([find_context_token_id(self.tokenizer)]).strip()
 
     def _find_template(self, name: str | None) -> str:
         name = name or self.default_template

@@ -3,8 +3,15 @@
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
 
 from modeling_rtd import RTDProcessor
 
@@ -66,6 +73,19 @@ def build_clip(seed=0, dtype=torch.float32, hidden_size=32, projection_dim=24, *
     return clip.to(dtype).eval()
 
 
+def build_language_model(folder):
+    """Save a random GPT-2 that writes bytes, and name its directory."""
+    letters = {letter: i for i, letter in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(letters), "n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes, eos_token_id=0, bos_token_id=0)).save_pretrained(folder)
+    return str(folder)
+
+
 def build_image_processor():
     """Build CLIP's preprocessing for images of 32 pixels."""
     return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -74,6 +94,15 @@ def build_image_processor():
 def build_processor():
     """Build a processor for the tiny CLIP."""
     return RTDProcessor(build_image_processor(), build_tokenizer())
+
+
+def shake(module, seed=0):
+    """Change all weights as if they had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_((0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter.dtype))
+    return module
 
 
 def build_images(count, seed=0, size=(40, 36)):

@@ -17,6 +17,7 @@ _MODULES = {
     "build_small_world": "trainer.small_world",
     "load_benchmark": "trainer.benchmarks",
     "load_triplets": "trainer.triplets",
+    "run_diagnosis": "trainer.diagnosis",
     "target_anchored_loss": "trainer.losses",
 }
 
@@ -32,6 +33,7 @@ __all__ = [
     "load_benchmark",
     "load_triplets",
     "refuse_other_trainer",
+    "run_diagnosis",
     "target_anchored_loss",
 ]
 

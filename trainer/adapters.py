@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
@@ -91,12 +90,4 @@ def merge_adapter(name_or_path: str, base: str | None = None) -> RTDModel:
     Raises:
         ValueError: As [`RTDModel.from_adapter`].
     """
-    model = RTDModel.from_adapter(name_or_path, base)
-    model.text_model.delete_adapter(model.text_model.active_adapters())
-    original = RTDTextModel(model.text_model.config).to(model.device, model.dtype)
-    tensors = {name.replace(".base_layer.", "."): tensor for name, tensor in model.text_model.state_dict().items()}
-    original.load_state_dict(tensors)
-    model.text_model = original
-    merged = PeftModel.from_pretrained(copy.deepcopy(original), name_or_path).merge_and_unload()
-    model.replace_text_model(merged)
-    return model
+    return RTDModel.from_adapter(name_or_path, base).interpolate_text_model(1.0)

@@ -25,7 +25,9 @@ from trainer.progress import LossBarCallback
 __all__ = ["finish_run", "load_model_and_processor"]
 
 
-def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
+def load_model_and_processor(
+    name_or_path: str, projection: str | None = None, alpha: float | None = None
+) -> tuple[RTDModel, RTDProcessor]:
     """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the process's device.
 
     Args:
@@ -33,12 +35,15 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         projection (`str`, *optional*):
             On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. With
             anything else it must be left out.
+        alpha (`float`, *optional*):
+            Where between the text towers from before (0) and after RTD (1); see [`RTDModel.interpolate_text_model`].
 
     Returns:
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
-        ValueError: If there is no such model, a CLIP comes without a projection, or anything else with one.
+        ValueError: If there is no such model, a CLIP comes without a projection, anything else with one, or `alpha` is
+            not accepted.
     """
     try:
         is_adapter = bool(cached_file(name_or_path, "rtd_adapter.json", _raise_exceptions_for_missing_entries=False))
@@ -67,7 +72,8 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         if is_whole
         else RTDProcessor.from_clip(name_or_path, model.projection)
     )
-    return model.to(PartialState().device), processor
+    model = model.to(PartialState().device)
+    return (model if alpha is None else model.interpolate_text_model(alpha)), processor
 
 
 def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo: str | None = None) -> Path | None:

@@ -16,6 +16,7 @@ __all__ = [
     "clean_caption",
     "get_keyword_fn",
     "get_tagger",
+    "has_words",
     "mask_keywords",
     "split_subject",
 ]
@@ -63,6 +64,21 @@ def clean_caption(text: str | None) -> str:
         'person pays 5 for a red dress'
     """
     return (text or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
+
+
+def has_words(tokenizer, text: str) -> bool:
+    """Tell whether a tokenizer has all words of a text; word-level ones may not, byte-pair ones always do.
+
+    Args:
+        tokenizer (`transformers.PreTrainedTokenizerBase`): The tokenizer.
+        text (`str`): The text.
+
+    Returns:
+        `bool`: Whether no word of it is unknown.
+    """
+    if tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
+        return True
+    return tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:

@@ -83,8 +83,8 @@ class HardNegativeTripletCollator:
         Returns:
             `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`;
             `branch_index` of shape `(batch_size,)` with refined batch sampling; `row` of shape `(batch_size,)`; and
-            `reference_embeds` and `target_embeds` of shape `(batch_size, projection_dim)`, or what
-            [`collate_captions`] makes of the two.
+            `reference_embeds`, `target_embeds` and (where the rows have a context) `context_embeds` of shape
+            `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them.
 
         Raises:
             ValueError: If the batch has a single row, which has no negatives.
@@ -110,9 +110,11 @@ class HardNegativeTripletCollator:
             batch["placeholder_mask"] = padded["placeholder_mask"]
         if has_branch:
             batch["branch_index"] = torch.tensor(heads)
+        captions = {"reference": references, "target": targets}
+        if "context" in rows[0]:
+            captions["context"] = [row["context"] for row in rows]
         if self.caption_embeddings is not None:
-            batch["reference_embeds"] = self.caption_embeddings(references)
-            batch["target_embeds"] = self.caption_embeddings(targets)
+            batch |= {f"{name}_embeds": self.caption_embeddings(texts) for name, texts in captions.items()}
         if self.caption_embeddings is None or self.with_captions:
-            batch |= collate_captions(self.processor, reference=references, target=targets)
+            batch |= collate_captions(self.processor, **captions)
         return batch

@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 from modeling_rtd import RTDProcessor, RTDTextModel
 from trainer.caption_embeddings import encode_captions
 from trainer.caption_triplets import read_captions
+from trainer.captions import has_words
 
 
-__all__ = ["CONCEPT_TEMPLATES", "embed_concepts", "find_concepts", "read_concepts", "read_lines"]
+__all__ = ["CONCEPT_TEMPLATES", "embed_concepts", "find_concepts", "find_templates", "read_concepts", "read_lines"]
 
 _KINDS = ("photo", "image", "illustration")
 # PALAVRA's, in which SEARLE embeds a concept and inverts an image. "An illustrations" is published so.
@@ -80,10 +81,24 @@ def read_concepts(source: str | Path) -> list[str]:
     return read_lines(source, "concept", ("DisplayName", "concept", "text"))
 
 
+def find_templates(processor: RTDProcessor) -> list[str]:
+    """Find the templates whose words a tokenizer has: with byte pairs, as CLIP's are, all of them.
+
+    Args:
+        processor ([`RTDProcessor`]): Whose tokenizer to ask.
+
+    Returns:
+        `list[str]`: Those of `CONCEPT_TEMPLATES`; `"{}"` is always one.
+    """
+    return [text for text in CONCEPT_TEMPLATES if has_words(processor.tokenizer, text.replace("{}", ""))]
+
+
 def embed_concepts(
     text_model: RTDTextModel, processor: RTDProcessor, names: Sequence[str], chunk_size: int = 1024
 ) -> torch.Tensor:
     """Embed concepts as SEARLE does: the mean of the normalised embeddings of a name in 24 templates, normalised.
+
+    Templates with words that a word-level tokenizer lacks are left out, see [`find_templates`].
 
     Args:
         text_model ([`RTDTextModel`]): The frozen tower.
@@ -94,12 +109,12 @@ def embed_concepts(
     Returns:
         `torch.Tensor` of shape `(len(names), projection_dim)`: L2-normalised, float32, on the CPU.
     """
-    means = []
+    means, templates = [], find_templates(processor)
     for start in tqdm(range(0, len(names), chunk_size), desc="Embedding concepts"):
         chunk = names[start : start + chunk_size]
-        texts = [template.replace("{}", f" {name} ") for name in chunk for template in CONCEPT_TEMPLATES]
+        texts = [template.replace("{}", f" {name} ") for name in chunk for template in templates]
         embeds = normalize(encode_captions(text_model, processor, texts, desc=None), dim=-1)
-        means.append(embeds.view(len(chunk), len(CONCEPT_TEMPLATES), -1).mean(1))
+        means.append(embeds.view(len(chunk), len(templates), -1).mean(1))
     return normalize(torch.cat(means), dim=-1)
 
 

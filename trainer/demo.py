@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +23,21 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_proj
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.caption_embeddings import encode_captions
 from trainer.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
 from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
+from trainer.token_lift import invert_visual_projection
 
 
-__all__ = ["RECIPES", "DemoRecipe", "run_demo"]
+__all__ = ["run_demo"]
 
-METHODS = ("lincir", "pic2word")
 BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
@@ -45,34 +46,6 @@ RTD_VARIANTS = {
     "{} + rtd without rb": ({"refined_batch": False}, False),
     "control: no composition": ({"composition": False}, False),
     "control: shuffled conditions": ({}, True),
-}
-
-
-@dataclass(frozen=True)
-class DemoRecipe:
-    """Settings of the demo's training stages, fixed on validation queries.
-
-    Args:
-        projection_steps (`int`): Steps of the projection.
-        projection_batch_size (`int`): Captions a step.
-        projection_learning_rate (`float`): Peak; falls as a cosine.
-        rtd_steps (`int`): Steps of RTD.
-        rtd_batch_size (`int`): Triplets a step.
-        rtd_learning_rate (`float`): Constant.
-    """
-
-    projection_steps: int
-    projection_batch_size: int
-    projection_learning_rate: float
-    rtd_steps: int
-    rtd_batch_size: int
-    rtd_learning_rate: float
-
-
-RECIPES = {
-    "demo": DemoRecipe(600, 128, 2e-3, 300, 128, 1e-3),
-    "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4),
-    "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4),
 }
 
 
@@ -90,6 +63,7 @@ def run_demo(
     seeds: int = 1,
     split: str = "test",
     experiments: bool = False,
+    projections: str = "default",
 ) -> Path:
     """Run the whole demo and write its results.
 
@@ -105,23 +79,26 @@ def run_demo(
         experiments (`bool`, defaults to `False`):
             Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
             `experiments.json` and to the report.
+        projections (`str`, defaults to `"default"`): `"default"` trains LinCIR and Pic2Word, `"all"` all five.
 
     Returns:
         `Path`: The folder.
 
     Raises:
-        ValueError: If the preset or the split is unknown, or `seeds` is below 1.
+        ValueError: If preset, split or projections are unknown, or `seeds` is below 1.
     """
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
     if split not in ("validation", "test"):
         raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
-    size = find_preset(preset)
-    settings = {"preset": size.name, "seeds": seeds, "split": split, "experiments": experiments}
+    if projections not in ("default", "all"):
+        raise ValueError(f"`projections` must be 'default' or 'all', got {projections!r}.")
+    size, methods = find_preset(preset), METHODS if projections == "default" else ALL_METHODS
+    settings = {"preset": size.name, "seeds": seeds, "split": split, "experiments": experiments, "methods": methods}
     folder = _prepare_folder(Path(output_dir), settings)
     rows, losses = [], []
     for seed in range(seeds):
-        run = _DemoRun(size, seed, split, folder)
+        run = _DemoRun(size, seed, split, folder, methods)
         rows += run.run()
         losses.append(run.losses)
         (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
@@ -130,9 +107,12 @@ def run_demo(
             experiment_rows = run.run_experiments() if experiments else []
     panels = {
         "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],
-        "Pic2Word: InfoNCE": [{"pic2word": run["pic2word"]} for run in losses],
-        "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in METHODS} for run in losses],
+        "Images: InfoNCE": [{k: v for k, v in run.items() if k in ("pic2word", "context_i2w")} for run in losses],
+        "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in methods} for run in losses],
     }
+    if projections == "all":
+        terms = ("searle", "fti4cir")
+        panels["Sums of several terms"] = [{k: v for k, v in run.items() if k in terms} for run in losses]
     draw_loss_curves(panels, folder / "losses.png")
     write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:
@@ -155,8 +135,8 @@ def _prepare_folder(folder: Path, settings: dict) -> Path:
 class _DemoRun:
     """One seed of the demo."""
 
-    def __init__(self, preset: SmallWorldPreset, seed: int, split: str, folder: Path):
-        self.seed, self.split, self.folder = seed, split, folder
+    def __init__(self, preset: SmallWorldPreset, seed: int, split: str, folder: Path, methods: tuple[str, ...]):
+        self.seed, self.split, self.folder, self.methods = seed, split, folder, methods
         self.recipe = RECIPES[preset.name]
         self.seconds = _Stopwatch()
         with self.seconds("world"):
@@ -175,7 +155,7 @@ class _DemoRun:
         with self.seconds("evaluation"):
             self.evaluator = RetrievalEvaluator(model, self.processor, self.world.benchmark(self.split))
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
-        for method in METHODS:
+        for method in self.methods:
             model = self._train_projection(clip, method)
             rows.append(self._judge(method, model, method, False))
             for name, (arguments, shuffles) in RTD_VARIANTS.items():
@@ -208,22 +188,24 @@ class _DemoRun:
         ]
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
-        recipe = self.recipe
-        sizes = {"projection_dim": clip.config.projection_dim, "text_hidden_size": clip.config.text_config.hidden_size}
         set_seed(self.seed)
         # The published dropout of SEARLE and LinCIR, 0.5, converges too slowly in so small a network.
-        projection = build_projection(RTDProjectionConfig(projection_type=method, dropout=0.1, **sizes))
-        model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer).to(clip.device)
-        args = ProjectionTrainingArguments(
-            **self._shared_arguments(method, recipe.projection_steps),
-            per_device_train_batch_size=recipe.projection_batch_size,
-            learning_rate=recipe.projection_learning_rate,
-            lr_scheduler_type="cosine",
-            noise_scale=1.0 * self.rms,
-            keyword_fn="rule",
-            augment=False,
+        config = RTDProjectionConfig(
+            projection_type=method,
+            projection_dim=clip.config.projection_dim,
+            text_hidden_size=clip.config.text_config.hidden_size,
+            vision_hidden_size=clip.config.vision_config.hidden_size,
+            dropout=0.1,
+            **({"num_hidden_layers": 2, "num_attention_heads": 2} if method == "context_i2w" else {}),
         )
-        source = self.world.captions if method == "lincir" else self.world.images
+        projection = build_projection(config)
+        model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer).to(clip.device)
+        own = write_projection_arguments(method, self.world.preset.name, self.rms, self.folder / "scratch")
+        args = ProjectionTrainingArguments(**self._shared_arguments(method, own.pop("max_steps")), **own)
+        images = self.world.images
+        source = {"captions": self.world.captions, "images": images}.get(find_objective(method).reads)
+        if source is None:
+            source = images.add_column("text", [captions[0] for captions in images["captions"]])
         with self.seconds(method):
             trainer = ProjectionTrainer(
                 model, args, train_dataset=source, processing_class=self.processor.with_template(method)
@@ -247,7 +229,8 @@ class _DemoRun:
                 args,
                 projection=model.projection,
                 train_dataset=triplets,
-                processing_class=self.processor,
+                processing_class=self.processor.with_template(model.projection.config.projection_type),
+                token_lift=invert_visual_projection(model) if "image_tokens" in model.projection.consumes else None,
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
@@ -270,7 +253,7 @@ class _DemoRun:
         }
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
-        template = model.projection.rtd_template if rtd else projection
+        template = (model.projection.rtd_template if rtd else None) or projection
         with self.seconds("evaluation"):
             metrics = self.evaluator.evaluate(model, mode, template)
         if projection:
@@ -300,6 +283,7 @@ class _DemoRun:
             "num_gallery": len(self.evaluator.benchmark.gallery),
             "clip_steps": self.world.preset.clip_steps,
             "recipe": self.recipe,
+            "methods": self.methods,
             "rms": self.rms,
             "prompt": self.processor.prompt_templates[self.processor.default_template],
             "versions": {

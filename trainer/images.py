@@ -1,4 +1,4 @@
-"""Images of a folder or a data set: finding, reading and encoding them."""
+"""Images of a folder or a data set: finding and reading them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor
 
-
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "encode_image_table", "hash_images", "list_images", "load_images"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "hash_images", "list_images", "load_images"]
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -88,27 +85,6 @@ def decode_image(image: dict) -> Image.Image | None:
         return ImageFeature().decode_example(image).convert("RGB")
     except OSError:  # what PIL raises for anything that it cannot read
         return None
-
-
-@torch.no_grad()
-def encode_image_table(model: RTDModel, processor: RTDProcessor, table: Dataset, batch_size: int = 64) -> torch.Tensor:
-    """Encode images as projections read them.
-
-    Args:
-        model ([`RTDModel`]): Whose vision tower encodes.
-        processor ([`RTDProcessor`]): Its processor.
-        table (`datasets.Dataset`): Images of [`load_images`].
-        batch_size (`int`, defaults to 64): Images in one pass.
-
-    Returns:
-        `torch.Tensor` of shape `(len(table), projection_dim)`: Projected, not normalised, float32, on the CPU.
-    """
-    chunks = []
-    for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
-        images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
-        pixels = processor.prepare_images(images).to(model.device, model.dtype)
-        chunks.append(model.get_image_features(pixels).pooler_output.float().cpu())
-    return torch.cat(chunks)
 
 
 def hash_images(table: Dataset) -> str:

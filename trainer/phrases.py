@@ -143,8 +143,9 @@ def _load_language_model(name: str) -> LanguageModel:
     try:
         return LanguageModel(name)
     except (OSError, ValueError) as error:  # ValueError where a directory holds another kind of model
+        reason = str(error).partition("\n")[0][:200]  # the rest lists every kind of model there is
         raise ValueError(
-            f"'{name}' cannot be loaded as a causal language model; give a directory or Hub id: {error}"
+            f"'{name}' cannot be loaded as a causal language model; give a directory or Hub id: {reason}"
         ) from error
 
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
 
-from modeling_rtd import RTDProcessor, RTDProjection, RTDTextModel, fingerprint
+from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer
@@ -26,11 +26,22 @@ from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 __all__ = ["RTDTrainer"]
 
+_ENCODED_COLUMNS = ("reference_caption", "target_caption")
+
 
 def _warn_of_long_texts(processor: RTDProcessor, triplets: Dataset) -> None:
     """Warn once, with the count; the collator then cuts in silence."""
     processor.build_prompts(triplets["conditioning_caption"][:])
     processor.tokenize_texts([*triplets["reference_caption"], *triplets["target_caption"]])
+
+
+def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
+    """Write each triplet's prompt as the context that a projection reads, without pseudo-words."""
+    template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
+    if not composition:
+        template = template[: template.index(processor.context_word) + len(processor.context_word)]
+    contexts = [template.replace("{condition}", text) for text in triplets["conditioning_caption"]]
+    return triplets.add_column("context", contexts)
 
 
 def _prepare_evaluation(data):
@@ -58,10 +69,13 @@ class RTDTrainer(BaseTrainer):
             best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
             not tell how images are retrieved.
         processing_class ([`RTDProcessor`]): Tokenizer and prompt templates.
+        token_lift ([`TokenLift`], *optional*):
+            Makes image tokens of caption embeddings, for a projection that reads them; see [`fit_token_lift`].
         kwargs: As for `transformers.Trainer`.
 
     Raises:
-        ValueError: If triplets are invalid, the projection's sizes do not fit the tower, or rows do not fill a batch.
+        ValueError: If the projection needs a lift that is not given, triplets are invalid, the projection's sizes do
+            not fit the tower, or rows do not fill a batch.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class RTDTrainer(BaseTrainer):
         train_dataset: Dataset,
         processing_class: RTDProcessor,
         eval_dataset=None,
+        token_lift: torch.nn.Module | None = None,
         **kwargs,
     ):
         args = args or RTDTrainingArguments()
@@ -81,13 +96,23 @@ class RTDTrainer(BaseTrainer):
             model.requires_grad_(True)  # a tower that served as a frozen companion before
         template = args.template or projection.rtd_template or processing_class.default_template
         processing_class = processing_class.with_template(template)
+        if "image_tokens" in projection.consumes and token_lift is None:
+            raise ValueError(
+                f"a '{projection.config.projection_type}' projection reads image tokens, which text does not have: "
+                "pass token_lift=fit_token_lift(...) (on the command line --images DIR), or "
+                "invert_visual_projection(model)."
+            )
         train_dataset = prepare_triplets(train_dataset)
+        if "context_embeds" in projection.consumes:
+            train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
         _warn_of_long_texts(processing_class, train_dataset)
         run_facts = {
             "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
             "projection": fingerprint(projection),
             "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
         }
+        if token_lift is not None:
+            run_facts["token_lift"] = fingerprint(token_lift)
         super().__init__(
             model,
             args,
@@ -99,8 +124,12 @@ class RTDTrainer(BaseTrainer):
         )
         # A copy, since the user's own may be of another type and in another place.
         self.projection = copy.deepcopy(projection).to(args.device, torch.float32).eval().requires_grad_(False)
+        self.token_lift = None
+        if token_lift is not None:
+            self.token_lift = copy.deepcopy(token_lift).to(args.device, torch.float32).eval().requires_grad_(False)
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in train_dataset.column_names]
         with self._frozen_tower(model) as tower:
-            captions = (c for name in ("reference_caption", "target_caption") for c in train_dataset[name])
+            captions = (c for name in columns for c in train_dataset[name])
             embeddings = self._embed_captions(tower, captions)
         self._frozen_copy = None
         if embeddings is None and not has_adapters(model):
@@ -155,11 +184,11 @@ class RTDTrainer(BaseTrainer):
         Returns:
             `torch.Tensor`, or a tuple of it and [`RTDTextOutput`].
         """
-        reference, target = self._encode_anchors(inputs)
+        reference, target, context = self._encode_anchors(inputs)
         prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
-            prompt |= self._make_pseudo_tokens(reference, inputs["row"])
+            prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
         output = model(**prompt)
         composed = output.text_embeds
         if not self.args.target_anchored:
@@ -208,34 +237,40 @@ class RTDTrainer(BaseTrainer):
 
     def _evaluate_text_side(self, tower, triplets: Dataset, batch_size: int = 256) -> dict[str, float]:
         """Rank the target captions for each reference caption and condition, both as text."""
+        if "context_embeds" in self.projection.consumes:
+            triplets = _write_contexts(triplets, self.processor)
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in triplets.column_names]
         with self._frozen_tower(tower) as frozen:
-            reference, target = (
-                encode_captions(frozen, self.processor, triplets[f"{name}_caption"][:], desc=None)
-                for name in ("reference", "target")
-            )
+            embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]
+        reference, target, *contexts = (part.to(self.args.device) for part in embeds)
         prompts, _ = self.processor.build_prompts(triplets["conditioning_caption"][:])
         composed = []
         for start in range(0, len(prompts), batch_size):
-            words = self.projection(reference[start : start + batch_size].to(self.args.device))
-            padded = self.processor.pad(prompts[start : start + batch_size])
+            batch = slice(start, start + batch_size)
+            words = self._project(reference[batch], contexts[0][batch] if contexts else None)
+            padded = self.processor.pad(prompts[batch])
             inputs = {name: padded[name].to(self.args.device) for name in ("input_ids", "placeholder_mask")}
-            output = tower(**inputs, pseudo_token_embeds=words[0], pseudo_token_mask=words[1])
-            composed.append(output.text_embeds.float().cpu())
+            composed.append(tower(**inputs, **words).text_embeds.float())
         similarities = normalize(torch.cat(composed), dim=-1) @ normalize(target, dim=-1).T
-        ranking = rank_gallery(similarities.numpy())
+        ranking = rank_gallery(similarities.cpu().numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
         return {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
 
-    def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if "reference_embeds" in inputs:
-            return inputs["reference_embeds"], inputs["target_embeds"]
+            return inputs["reference_embeds"], inputs["target_embeds"], inputs.get("context_embeds")
         with self._frozen_tower(self.accelerator.unwrap_model(self.model)) as tower:
             captions = encode_batch(tower, inputs["caption_input_ids"])
-        return captions[inputs["reference_index"]], captions[inputs["target_index"]]
+        context = captions[inputs["context_index"]] if "context_index" in inputs else None
+        return captions[inputs["reference_index"]], captions[inputs["target_index"]], context
+
+    def _make_pseudo_tokens(self, reference: torch.Tensor, rows: torch.Tensor, context) -> dict[str, torch.Tensor]:
+        noise = draw_noise(rows.tolist(), reference.shape[1], self.args.seed, self._epoch).to(reference.device)
+        return self._project(reference.float() + self.args.noise_scale * noise, context)
 
     @torch.no_grad()
-    def _make_pseudo_tokens(self, reference: torch.Tensor, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        noise = draw_noise(rows.tolist(), reference.shape[1], self.args.seed, self._epoch).to(reference.device)
-        with torch.autocast(reference.device.type, enabled=False):
-            embeds, mask = self.projection(reference.float() + self.args.noise_scale * noise)
-        return {"pseudo_token_embeds": embeds, "pseudo_token_mask": mask}
+    def _project(self, embeds: torch.Tensor, context: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        with torch.autocast(embeds.device.type, enabled=False):
+            tokens = None if self.token_lift is None else self.token_lift(embeds)
+            words, mask = self.projection(embeds, tokens, context)
+        return {"pseudo_token_embeds": words, "pseudo_token_mask": mask}

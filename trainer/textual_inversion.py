@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
 from trainer.arguments import ProjectionTrainingArguments
-from trainer.concepts import CONCEPT_TEMPLATES
+from trainer.concepts import find_templates
 from trainer.losses import cosine_loss
 from trainer.phrases import PhraseBank, compute_phrase_loss
 
@@ -25,10 +25,10 @@ _PHRASE_WEIGHT = 0.5
 class TextualInversion:
     """Optimisation-based textual inversion of SEARLE (https://huggingface.co/papers/2303.15247).
 
-    A vector in place of a word is drawn towards its image in 24 templates, and towards the names of the nearest
-    concepts in phrases about them. The exponential moving average over the steps is the result. As published, but for
-    what changes no number: phrases are embedded once, texts are as long as the longest of a batch, the frozen tower
-    has no weight gradients, and the average has no graph.
+    A vector in place of a word is drawn towards its image in the 24 templates of the concepts, and towards the names
+    of the nearest concepts in phrases about them. The exponential moving average over the steps is the result. As
+    published, but for what changes no number: phrases are embedded once, texts are as long as the longest of a batch,
+    the frozen tower has no weight gradients, and the average has no graph.
 
     What is drawn for an image depends on the seed and on its row, not on the images beside it.
 
@@ -46,7 +46,7 @@ class TextualInversion:
         self.device = text_model.text_projection.weight.device
         self.bank = bank
         self.args = args
-        rows = processor.tokenize_pieces([template.split("{}") for template in CONCEPT_TEMPLATES])
+        rows = processor.tokenize_pieces([template.split("{}") for template in find_templates(processor)])
         self.lengths = torch.tensor([len(row) for row in rows])
         templates = processor.pad(rows)
         self.templates = {name: templates[name].to(self.device) for name in ("input_ids", "placeholder_mask")}
@@ -59,7 +59,7 @@ class TextualInversion:
         Args:
             words (`torch.Tensor` of shape `(batch_size, text_hidden_size)`): Vectors; gradients flow here.
             image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): Of any norm.
-            templates (`torch.Tensor` of shape `(batch_size,)`): Rows of `CONCEPT_TEMPLATES`, on the CPU.
+            templates (`torch.Tensor` of shape `(batch_size,)`): Rows of the templates, on the CPU.
             batch (`dict`): Phrases, see [`PhraseBank.collate`].
 
         Returns:
@@ -85,11 +85,8 @@ class TextualInversion:
         Raises:
             FloatingPointError: If they are not finite.
         """
-        args, steps = self.args, self.args.oti_steps
-        size = self.text_model.config.hidden_size
-        draws = [
-            _draw(args.seed, row, size, steps, own, self.bank.count) for row, own in zip(rows, concepts, strict=True)
-        ]
+        args = self.args
+        draws = [self._draw(row, own) for row, own in zip(rows, concepts, strict=True)]
         start, templates, drawn, phrases = (np.stack(parts) for parts in zip(*draws, strict=True))
         words = torch.nn.Parameter(torch.from_numpy(start).to(self.device))
         average = words.detach().clone()
@@ -97,7 +94,7 @@ class TextualInversion:
         scaler = torch.amp.GradScaler(self.device.type, enabled=args.fp16)
         half = torch.float16 if args.fp16 else torch.bfloat16
         image_embeds = image_embeds.to(self.device)
-        for step in range(steps):
+        for step in range(args.oti_steps):
             batch = self.bank.collate(drawn[:, step], phrases[:, step])
             batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
             with torch.autocast(self.device.type, half, enabled=args.fp16 or args.bf16):
@@ -145,10 +142,10 @@ class TextualInversion:
                     bar.update(len(rows))
         return np.memmap(path, np.float32, "r", shape=(total, size))
 
-
-def _draw(seed: int, row: int, size: int, steps: int, concepts: np.ndarray, num_phrases: int) -> tuple:
-    """Draw an image's first vector, and for each step its template, its concept and a phrase about it."""
-    rng = np.random.default_rng([seed, row])
-    start = (_INITIAL_STD * rng.standard_normal(size)).astype(np.float32)
-    templates = rng.integers(len(CONCEPT_TEMPLATES), size=steps)
-    return start, templates, concepts[rng.integers(len(concepts), size=steps)], rng.integers(num_phrases, size=steps)
+    def _draw(self, row: int, concepts: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Draw an image's first vector, and for each step a template, a concept and a phrase about it."""
+        rng, steps = np.random.default_rng([self.args.seed, row]), self.args.oti_steps
+        start = (_INITIAL_STD * rng.standard_normal(self.text_model.config.hidden_size)).astype(np.float32)
+        templates = rng.integers(len(self.lengths), size=steps)
+        drawn = concepts[rng.integers(len(concepts), size=steps)]
+        return start, templates, drawn, rng.integers(self.bank.count, size=steps)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from trainer.small_world import PRESETS, build_small_world, build_tokenizer, train_clip
+from trainer.small_world import PRESETS, build_small_world, build_tokenizer, list_concepts, list_phrases, train_clip
 from trainer.small_world.grammar import SYNONYMS, WORDINGS
 from trainer.small_world.scenes import ATTRIBUTES, is_held_out
 
@@ -99,6 +99,20 @@ def test_no_training_text_tells_of_a_held_out_combination(world, source):
     combinations = set().union(*map(parse_combinations, texts))
     assert len(combinations) > 150
     assert not any(is_held_out(*combination) for combination in combinations)
+
+
+def test_no_phrase_about_a_concept_tells_of_a_held_out_combination():
+    texts = [phrase.replace("{}", name) for name in list_concepts(WORLD) for phrase in list_phrases(WORLD)]
+    assert not [text for text in texts if any(is_held_out(*found) for found in parse_combinations(text))]
+
+
+@pytest.mark.parametrize("preset", ["toy", "mini", "demo"])
+def test_concepts_and_phrases_are_in_the_words_of_the_world(preset):
+    tokenizer, concepts, phrases = build_tokenizer(preset), list_concepts(preset), list_phrases(preset)
+    assert len(set(concepts)) == len(concepts)
+    assert len(set(phrases)) == len(phrases) == 64
+    for text in [*concepts, *(phrase.replace("{}", "star") for phrase in phrases)]:
+        assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -305,3 +319,13 @@ def test_image_processor_changes_no_geometry(toy, trained):
     mean, std = np.array(processor.image_mean), np.array(processor.image_std)
     pixels = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     assert np.abs((pixels * std + mean) * 255 - np.asarray(image)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "split"), [("other held-out wording", "B"), ("training wording", "A")])
+def test_paraphrases_are_in_the_wordings_they_are_named_after(world, name, split):
+    phrases = [text for texts in WORDINGS[split].values() for text in texts]
+    one = "|".join(re.escape(text).replace(r"\{old\}", ".+").replace(r"\{new\}", ".+") for text in phrases)
+    for query in world.benchmark("test").queries:
+        assert re.fullmatch(f"({one})( and ({one}))*", query["paraphrases"][name])
+        assert query["paraphrases"][name] != query["condition"]
+        assert len(query["changed"]) == 1 or " and " in query["paraphrases"][name]

@@ -16,7 +16,7 @@ from trainer.caption_embeddings import encode_captions
 from trainer.caption_triplets.language_model import PROMPT, LanguageModel, parse_output
 from trainer.caption_triplets.lexicon import Lexicon
 from trainer.caption_triplets.rules import draw_edits
-from trainer.captions import clean_caption, get_keyword_fn
+from trainer.captions import clean_caption, get_keyword_fn, has_words
 from trainer.triplets import TRIPLET_COLUMNS
 
 
@@ -131,11 +131,7 @@ class TripletMaker:
         return {(a, b): round(float(embeds[a] @ embeds[b]), 4) for a, b in pairs}
 
     def _is_known(self, text: str) -> bool:
-        """Tell whether a word-level vocabulary has all words; byte-pair vocabularies always do."""
-        tokenizer = self.processor and self.processor.tokenizer
-        if tokenizer is None or tokenizer.unk_token_id in (None, tokenizer.eos_token_id):
-            return True
-        return tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.processor is None or has_words(self.processor.tokenizer, text)
 
 
 def hash_triplet(texts: Sequence[str]) -> bytes:

@@ -22,6 +22,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
     parser.add_argument("--experiments", action="store_true", help="also sweep noise and compare sources of triplets")
+    parser.add_argument("--projections", default="default", help="default: lincir and pic2word; all: all five")
     options = parser.parse_args(arguments)
 
     import torch

@@ -30,6 +30,7 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
         "--embeddings", help="in place of a model: npz, parquet or json of gallery and query embeddings"
     )
     parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
+    parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
     parser.add_argument("--mode", default="composed", help="composed, or a baseline: text, image or sum")
     parser.add_argument("--precision", default="float32", help="of the towers: float32 or bfloat16 (default: float32)")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
@@ -86,6 +87,7 @@ def build_system(options: argparse.Namespace):
     return ModelSystem(
         options.model,
         options.projection,
+        options.alpha,
         options.mode,
         options.precision,
         options.batch_size,

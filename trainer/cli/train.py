@@ -17,6 +17,10 @@ class TrainCommand:
         triplets (`str`, *optional*): File (jsonl, json, csv, parquet) or Hub id of text triplets.
         captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
         projection (`str`, *optional*): Directory or Hub id of a projection, needed where `model` is a CLIP.
+        images (`str`, *optional*):
+            For a projection that reads image tokens (Context-I2W, FTI4CIR): folder of a few thousand unlabelled
+            images, on which [`fit_token_lift`] learns to feed it from text.
+        lift_steps (`int`, defaults to 2000): Steps of that.
         lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
         lora_alpha (`int`, defaults to 32): Scale of the adapter.
         original_text_model (`str`, *optional*):
@@ -32,6 +36,10 @@ class TrainCommand:
     triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
     captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
     projection: str | None = field(default=None, metadata={"help": "trained projection, needed where model is a CLIP"})
+    images: str | None = field(
+        default=None, metadata={"help": "unlabelled images, needed where the projection is context_i2w or fti4cir"}
+    )
+    lift_steps: int = field(default=2000, metadata={"help": "steps of learning to feed such a projection from text"})
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
     original_text_model: str | None = field(
@@ -80,6 +88,8 @@ def run(arguments: list[str]) -> None:
         triplets = Path(args.output_dir, "triplets.jsonl")
         with args.main_process_first():
             write_triplets(command.captions, triplets, method="rules", seed=args.seed)
+    processor = processor.with_template(args.template or model.projection.rtd_template or processor.default_template)
+    lift = _fit_lift(model, processor, triplets, command, args)
     if command.lora_r:
         model.config.base_model = model.config.base_model or command.model
         tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
@@ -97,9 +107,35 @@ def run(arguments: list[str]) -> None:
         train_dataset=triplets,
         eval_dataset=evaluator,
         processing_class=processor,
+        token_lift=lift,
     )
     if folder := finish_run(trainer, model, "RTD", command.original_text_model):
         print(f"{folder.name}: {folder}")
+
+
+def _fit_lift(model, processor, triplets: str, command: TrainCommand, args):
+    """Fit the lift that a projection of image tokens needs, in the folder of the run."""
+    from pathlib import Path
+
+    from trainer.image_features import ImageFeatures
+    from trainer.images import load_images
+    from trainer.token_lift import fit_token_lift
+    from trainer.triplets import prepare_triplets
+
+    method, needs = model.projection.config.projection_type, "image_tokens" in model.projection.consumes
+    if needs != (command.images is not None):
+        if needs:
+            raise ValueError(
+                f"a '{method}' projection reads image tokens, which text does not have: give --images DIR."
+            )
+        raise ValueError(f"a '{method}' projection is trained on from text alone: leave --images out.")
+    if not needs:
+        return None
+    folder, conditions = Path(args.output_dir, "stages"), prepare_triplets(triplets)["conditioning_caption"][:]
+    with args.main_process_first(desc="fitting the token lift"):
+        features = ImageFeatures(model, processor, load_images(command.images), folder)
+        settings = {"noise_scale": args.noise_scale, "steps": command.lift_steps, "seed": args.seed}
+        return fit_token_lift(model, processor, features, conditions, folder, **settings)
 
 
 def _check_start(model, command: TrainCommand) -> None:

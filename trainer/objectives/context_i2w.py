@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection
-from trainer.arguments import ProjectionTrainingArguments
+from modeling_rtd import RTDProjection
 from trainer.caption_embeddings import encode_batch
 from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.collators import collate_captions
@@ -36,10 +35,6 @@ class ContextI2WObjective(Pic2WordObjective):
     reads = "pairs"
     columns = ("text",)
 
-    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        super().__init__(args, model, processor)
-        self.context_word = processor.tokenizer.decode([model.config.context_token_id]).strip()
-
     def prepare(self, source) -> Dataset:
         """Find images, and write their contexts.
 
@@ -58,7 +53,7 @@ class ContextI2WObjective(Pic2WordObjective):
         def write_context(row: dict, index: int) -> dict:
             caption = clean_caption(row["text"])
             rng = np.random.default_rng([self.args.seed, index])
-            return {"text": self.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
+            return {"text": self.processor.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
 
         table = super().prepare(source)
         return table.map(write_context, with_indices=True, desc="Writing contexts")

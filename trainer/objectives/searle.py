@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import check_batch_fills
 from trainer.concepts import embed_concepts, find_concepts, read_concepts
 from trainer.gathering import gather_embeds
-from trainer.images import encode_image_table, hash_images, load_images
+from trainer.image_features import ImageFeatures
+from trainer.images import load_images
 from trainer.losses import target_anchored_loss
 from trainer.phrases import PhraseBank, compute_phrase_loss, fill_templates, read_templates, write_phrases
 from trainer.stages import keep_array, place_result
@@ -63,11 +63,9 @@ class SEARLEObjective:
         self.args = args
         self.model = model
         self.processor = processor
-        self.folder = Path(args.stage_dir or Path(args.output_dir, "stages"))
-        # Who reads texts, and who reads images; whatever these decide is kept under them.
+        # Who reads texts; what is read is kept under it.
         tokenizer = processor.tokenizer.backend_tokenizer.to_str()
         self.text_reader = [fingerprint(model.text_model), hashlib.sha256(tokenizer.encode()).hexdigest()]
-        self.image_reader = [fingerprint(model.vision_model), fingerprint(model.visual_projection)]
         self.facts: dict[str, str] = {}
 
     def prepare(self, source) -> Dataset:
@@ -89,7 +87,8 @@ class SEARLEObjective:
         with self.args.main_process_first(desc="the stages of SEARLE"):
             image_embeds = self._encode_images(table)
             concepts = self._find_concepts(image_embeds, names)
-            known, concepts = np.unique(concepts, return_inverse=True)
+            known, inverse = np.unique(concepts, return_inverse=True)
+            concepts = inverse.reshape(concepts.shape)  # numpy 1 returns it flat
             self.bank = PhraseBank(self.processor, self._find_phrases([names[i] for i in known], templates))
             usable = self.bank.usable[concepts]  # (images, num_concepts)
             kept = self._leave_out(usable.any(1))
@@ -102,19 +101,10 @@ class SEARLEObjective:
         return Dataset.from_dict({"row": range(len(kept))})
 
     def _encode_images(self, table: Dataset) -> torch.Tensor:
-        stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
-        path = place_result(
-            self.folder,
-            "images",
-            ".npy",
-            vision=self.image_reader,
-            preprocessing=self.processor.image_processor.to_dict(),
-            images=hash_images(table),
-            files=[(stat.st_size, stat.st_mtime_ns) for stat in stats],
-        )
-        embeds = keep_array(path, lambda: encode_image_table(self.model, self.processor, table).numpy())
-        self.facts["images"] = hashlib.sha256(embeds.tobytes()).hexdigest()
-        return torch.from_numpy(np.array(embeds))
+        features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+        embeds = features(range(len(table)))["image_embeds"]
+        self.facts["images"] = hashlib.sha256(embeds.numpy().tobytes()).hexdigest()
+        return embeds
 
     def _find_concepts(self, image_embeds: torch.Tensor, names: list[str]) -> np.ndarray:
         self.facts["concepts"] = hashlib.sha256("\0".join(names).encode()).hexdigest()
@@ -124,13 +114,13 @@ class SEARLEObjective:
             embeds = embed_concepts(self.model.text_model, self.processor, names)
             return find_concepts(image_embeds, embeds, count).numpy()
 
-        return keep_array(place_result(self.folder, "concepts", ".npy", count=count, **facts), find)
+        return keep_array(place_result(self.args.stage_folder, "concepts", ".npy", count=count, **facts), find)
 
     def _find_phrases(self, names: list[str], templates: list[str] | None) -> dict[str, list[str]]:
         if templates is not None:
             return fill_templates(names, templates)
         args = self.args
-        return write_phrases(names, args.phrase_model, self.folder, args.phrases_per_concept, args.seed)
+        return write_phrases(names, args.phrase_model, args.stage_folder, args.phrases_per_concept, args.seed)
 
     def _leave_out(self, fits: np.ndarray) -> np.ndarray:
         if not fits.any():
@@ -162,7 +152,7 @@ class SEARLEObjective:
         settings = {name: value for name, value in vars(args).items() if name.startswith("oti_")}
         precision = {"seed": args.seed, "fp16": args.fp16, "bf16": args.bf16, "num_concepts": args.num_concepts}
         path = place_result(
-            self.folder, "inversion", ".f32", text=self.text_reader, **settings, **precision, **self.facts
+            args.stage_folder, "inversion", ".f32", text=self.text_reader, **settings, **precision, **self.facts
         )
         inversion = TextualInversion(self.model.text_model, self.processor, self.bank, args)
         return inversion.invert_all(self.image_embeds, concepts, path)
@@ -217,4 +207,4 @@ class SEARLEObjective:
         Returns:
             `dict`: Both towers, and hashes of the images' embeddings, the names of concepts, and the phrases.
         """
-        return {"text_model": self.text_reader[0], "vision_model": self.image_reader[0], **self.facts}
+        return {"text_model": self.text_reader[0], "vision_model": fingerprint(self.model.vision_model), **self.facts}

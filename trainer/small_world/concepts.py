@@ -13,6 +13,8 @@ from trainer.small_world.scenes import SmallWorldPreset, draw_scene, find_preset
 
 __all__ = ["list_concepts", "list_phrases", "write_searle_files"]
 
+_NUM_PHRASES = 64
+
 
 def list_concepts(preset: str | SmallWorldPreset = "demo") -> list[str]:
     """Name the concepts of a small world: a colour and a shape, one or more of them.
@@ -41,15 +43,14 @@ def list_concepts(preset: str | SmallWorldPreset = "demo") -> list[str]:
     ]
 
 
-def list_phrases(preset: str | SmallWorldPreset = "demo", count: int = 64) -> list[str]:
-    """Write phrases about a concept, such as "a photo of {} that is big".
+def list_phrases(preset: str | SmallWorldPreset = "demo") -> list[str]:
+    """Write 64 phrases about a concept, such as "a photo of {} that is big".
 
-    They end as the conditions of the training triplets do, in wordings that no query uses. None speaks of the background:
-    with a concept's shape and colour it could spell out a combination that is held out.
+    They end as the conditions of the training triplets do, in wordings that no query uses. None speaks of the
+    background: with a concept's colour and shape it could spell out a combination that is held out.
 
     Args:
         preset (`str` or [`SmallWorldPreset`], defaults to `"demo"`): The world.
-        count (`int`, defaults to 64): Number of phrases.
 
     Returns:
         `list[str]`: Distinct phrases, `{}` where the concept's name belongs.
@@ -58,11 +59,11 @@ def list_phrases(preset: str | SmallWorldPreset = "demo", count: int = 64) -> li
         ValueError: If the preset is unknown.
 
     Examples:
-        >>> list_phrases("mini", 2)
-        []
+        >>> list_phrases("mini")[:2]
+        ['a photo of {} that comes as a group of one', 'a photo of {} that goes from orange to red']
     """
     preset, rng, phrases = find_preset(preset), np.random.default_rng(0), {}
-    while len(phrases) < count:
+    while len(phrases) < _NUM_PHRASES:
         scene = draw_scene(preset, rng)
         neighbour, changed = draw_neighbour(preset, scene, rng, single=True)
         if changed != ["background"]:

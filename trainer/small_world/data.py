@@ -6,6 +6,7 @@ import functools
 import hashlib
 import zlib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,13 +26,14 @@ from trainer.small_world.scenes import (
 )
 
 
-__all__ = ["SmallWorld", "build_benchmark", "build_small_world"]
+__all__ = ["SmallWorld", "build_benchmark", "build_small_world", "draw_neighbour"]
 
 _CAPTIONS_PER_IMAGE = 6
 _RELATIVE_CAPTIONS = 0.3  # share of "X that Y" among the captions of images
 _TWO_CHANGES = 0.38
 _NEAR_MISSES = 3
 _SPLITS = ("validation", "test")
+_PARAPHRASES = {"other held-out wording": "B", "training wording": "A"}
 _SCENE = {name: Value("int64" if name == "count" else "string") for name in Scene._fields}
 
 
@@ -65,8 +67,9 @@ class SmallWorld:
         gallery holds one or two targets, an image that looks like the reference (which is not in the gallery itself),
         three that miss the target in one or two attributes, and another object for which the condition is true; these
         are its subset. Beside the columns of [`Benchmark`], the gallery has the attributes, and the queries
-        `target_caption` (a full plain caption of the target), `reference_scene` and `changed`, the names of the
-        attributes that the condition speaks of.
+        `target_caption` (a full plain caption of the target), `paraphrases` (the condition in another held-out wording
+        and in one of training), `reference_scene` and `changed`, the names of the attributes that the condition speaks
+        of.
 
         Args:
             split (`str`): `"validation"` or `"test"`; no scene is a target in both.
@@ -178,21 +181,24 @@ def _build_benchmark(preset: SmallWorldPreset, split: str) -> Benchmark:
     ids_of = defaultdict(list)
     for gallery_id, scene in zip(gallery_ids, scenes, strict=True):
         ids_of[scene].append(gallery_id)
+    reference_images = [_draw_image(preset, reference, rng) for reference, _ in pairs]
+    conditions = [write_condition(reference, target, "B", rng) for reference, target in pairs]
     queries = {
         "id": [f"{split}-query-{i:04d}" for i in range(size)],
         "reference_id": [f"{split}-reference-{i:04d}" for i in range(size)],
-        "reference_image": [_draw_image(preset, reference, rng) for reference, _ in pairs],
-        "condition": [write_condition(reference, target, "B", rng) for reference, target in pairs],
+        "reference_image": reference_images,
+        "condition": conditions,
         "target_ids": [ids_of[target] for _, target in pairs],
         "subset_ids": subsets,
         "target_caption": [write_caption(preset, target, rng, opening="a photo of ") for _, target in pairs],
+        "paraphrases": _write_paraphrases(pairs, conditions),
         "reference_scene": [reference._asdict() for reference, _ in pairs],
         "changed": list(pairs.values()),
     }
     text, texts = Value("string"), List(Value("string"))
     query_features = {"id": text, "reference_id": text, "reference_image": Image(), "condition": text}
     query_features |= {"target_ids": texts, "subset_ids": texts, "target_caption": text}
-    query_features |= {"reference_scene": _SCENE, "changed": texts}
+    query_features |= {"paraphrases": dict.fromkeys(_PARAPHRASES, text), "reference_scene": _SCENE, "changed": texts}
     return Benchmark(
         name="small_world",
         split=split,
@@ -208,6 +214,20 @@ def _build_benchmark(preset: SmallWorldPreset, split: str) -> Benchmark:
     )
 
 
+def _write_paraphrases(pairs: Iterable[tuple[Scene, Scene]], conditions: list[str]) -> list[dict[str, str]]:
+    rng = np.random.default_rng(0)  # of its own, since the queries are older than their paraphrases
+
+    def write(reference: Scene, target: Scene, split: str, condition: str) -> str:
+        while (text := write_condition(reference, target, split, rng)) == condition:
+            pass
+        return text
+
+    return [
+        {name: write(*pair, split, condition) for name, split in _PARAPHRASES.items()}
+        for pair, condition in zip(pairs, conditions, strict=True)
+    ]
+
+
 def _split_of(target: Scene) -> str:
     digest = hashlib.md5("-".join(map(str, target)).encode()).hexdigest()
     return "validation" if int(digest, 16) % 3 == 0 else "test"
@@ -221,6 +241,7 @@ def _draw_changes(preset: SmallWorldPreset, rng: np.random.Generator) -> list[st
 def draw_neighbour(
     preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator, single: bool = False
 ) -> tuple[Scene, list[str]]:
+    """Draw a scene that differs in one attribute or two and is not held out, and the names of what differs."""
     while True:  # other attributes at each try: all values of one may lead to held-out combinations
         changed = _draw_changes(preset, rng)[: 1 if single else None]
         other = change_scene(preset, scene, changed, rng)

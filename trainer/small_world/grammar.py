@@ -214,6 +214,7 @@ def _say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
 
 
 def say_plural(noun: str) -> str:
+    """Give the plural of a noun."""
     return _PLURALS.get(noun, noun + "s")
 
 

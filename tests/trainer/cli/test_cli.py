@@ -1,12 +1,14 @@
 import json
 
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
 from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
+from trainer.images import list_images
 from trainer.small_world import build_small_world
 
 
@@ -156,15 +158,40 @@ def test_a_clip_without_a_projection_is_refused(clip_place, triplets, tmp_path, 
     assert "is a CLIP without a projection" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", ["lincir", "pic2word"])
+@pytest.mark.parametrize("method", ["lincir", "pic2word", "searle"])
 def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
-    captions = tmp_path / "captions.txt"
+    captions, names = tmp_path / "captions.txt", tmp_path / "names.txt"
     captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
-    source = ["--captions", str(captions), "--keyword_fn", "rule"] if method == "lincir" else ["--images", str(folder)]
+    names.write_text("dress\nshirt\ndog")
+    source = {
+        "lincir": ["--captions", str(captions), "--keyword_fn", "rule"],
+        "pic2word": ["--images", str(folder)],
+        "searle": ["--images", str(folder), "--concepts", str(names), "--phrases", "templates", "--oti_steps", "2"],
+    }[method]
     out, batch = str(tmp_path / "run"), ["--per_device_train_batch_size", "4"]
     command = ["train-projection", "--clip", clip_place, "--method", method, *source, "--output_dir", out]
     assert main([*command, *FAST, *batch]) == 0
     assert RTDModel.from_pretrained(f"{out}/model").projection.config.projection_type == method
+
+
+def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
+    clip_place, folder, triplets, tmp_path, capsys
+):
+    captions = tmp_path / "captions.jsonl"
+    Dataset.from_list(
+        [{"image": str(p.relative_to(folder)), "text": "a red dress on a beach"} for p in list_images(folder)]
+    ).to_json(captions)
+    command = ["train-projection", "--clip", clip_place, "--method", "context_i2w", "--keyword_fn", "rule"]
+    command += ["--images", str(folder), "--output_dir", str(tmp_path / "phi"), *FAST]
+    assert main(command) == 2
+    assert "trained from images with captions: give --captions" in capsys.readouterr().err
+    assert main([*command, "--captions", str(captions), "--per_device_train_batch_size", "4"]) == 0
+    command = ["train", "--model", str(tmp_path / "phi/model"), "--triplets", triplets]
+    command += ["--output_dir", str(tmp_path / "rtd"), *FAST]
+    assert main(command) == 2
+    assert "reads image tokens, which text does not have: give --images DIR" in capsys.readouterr().err
+    assert main([*command, "--images", str(folder), "--lift_steps", "2"]) == 0
+    assert RTDModel.from_pretrained(tmp_path / "rtd/model").config.original_text_model is not None
 
 
 def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):

@@ -1,0 +1,82 @@
+import copy
+import json
+
+import pytest
+
+from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from tests.builders import build_clip, build_image_processor, shake
+from trainer.assembly import load_model_and_processor
+from trainer.cli.main import main
+from trainer.small_world import build_small_world, build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Directory of a tuned model of the toy world."""
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    processor = RTDProcessor(build_image_processor(), build_tokenizer("toy"))
+    clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
+    model = RTDModel.from_clip(clip, "lincir", tokenizer=processor.tokenizer)
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "interpolate"])
+def test_the_verbs_explain_their_options(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert f"usage: rtd {verb}" in capsys.readouterr().out
+
+
+def test_diagnose_leaves_a_report_and_says_where(place, tmp_path, capsys):
+    triplets, out = tmp_path / "triplets.jsonl", tmp_path / "out"
+    build_small_world("toy").triplets.to_json(triplets)
+    command = ["diagnose", place, "--benchmark", "small_world/toy", "--split", "test", "-o", str(out)]
+    assert main([*command, "--triplets", str(triplets), "-k", "3"]) == 0
+    assert f"report: {out}/report.md" in capsys.readouterr().out
+    facts = json.loads((out / "diagnosis.json").read_text())
+    assert (facts["about"]["k"], facts["about"]["split"], facts["about"]["model"]) == (3, "test", place)
+    assert facts["triplets"]["texts"]["count"] == 240
+
+
+def test_diagnose_says_what_is_not_available(place, tmp_path, capsys):
+    assert main(["diagnose", place, "--benchmark", "small_world/toy", "-o", str(tmp_path / "out")]) == 0
+    assert "triplets: not available, no triplets were given" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--benchmark", "small_wrold"], "did you mean"),
+        (["--benchmark", "small_world/toy", "--split", "train"], "'train'"),
+        (["--benchmark", "small_world/toy", "--triplets", "nowhere.jsonl"], "nowhere.jsonl"),
+    ],
+)
+def test_diagnose_refuses_what_is_not_there(place, tmp_path, capsys, options, message):
+    assert main(["diagnose", place, *options, "-o", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_interpolate_saves_a_model_that_knows_both_towers(place, tmp_path, capsys):
+    out = tmp_path / "half"
+    assert main(["interpolate", place, "--alpha", "0.5", "-o", str(out)]) == 0
+    assert f"model: {out}" in capsys.readouterr().out
+    tuned, (half, _) = RTDModel.from_pretrained(place), load_model_and_processor(str(out))
+    expected = tuned.interpolate_text_model(0.5)
+    assert fingerprint(half.text_model) == fingerprint(expected.text_model)
+    assert fingerprint(half.original_text_model) == fingerprint(tuned.original_text_model)
+    facts = json.loads((out / "interpolation.json").read_text())
+    assert facts == {"model": place, "alpha": 0.5, "text_model_sha256": fingerprint(half.text_model)}
+    loaded, _ = load_model_and_processor(place, alpha=0.5)
+    assert fingerprint(loaded.text_model) == fingerprint(half.text_model)
+
+
+def test_interpolate_refuses_an_alpha_out_of_range_and_a_full_folder(place, tmp_path, capsys):
+    assert main(["interpolate", place, "--alpha", "1.5", "-o", str(tmp_path / "out")]) == 2
+    assert "`alpha` must be between 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["interpolate", place, "--alpha", "0.5", "-o", place]) == 2
+    assert "is not empty" in capsys.readouterr().err

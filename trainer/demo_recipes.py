@@ -1,0 +1,88 @@
+"""Settings of the demo's stages, fixed on validation queries of the small world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from trainer.small_world import write_searle_files
+
+
+__all__ = ["ALL_METHODS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
+
+METHODS = ("lincir", "pic2word")
+ALL_METHODS = (*METHODS, "searle", "context_i2w", "fti4cir")
+
+
+@dataclass(frozen=True)
+class DemoRecipe:
+    """Settings of the demo's training stages.
+
+    Args:
+        projection_steps (`int`): Steps of a projection.
+        projection_batch_size (`int`): Captions or images a step.
+        projection_learning_rate (`float`): Peak; falls as a cosine.
+        rtd_steps (`int`): Steps of RTD.
+        rtd_batch_size (`int`): Triplets a step.
+        rtd_learning_rate (`float`): Constant.
+        own (`dict`): Arguments of a method that differ from these.
+    """
+
+    projection_steps: int
+    projection_batch_size: int
+    projection_learning_rate: float
+    rtd_steps: int
+    rtd_batch_size: int
+    rtd_learning_rate: float
+    own: Mapping[str, dict] = field(default_factory=lambda: _SMALL)
+
+
+_SEARLE = {"oti_batch_size": 128, "oti_ema_decay": 0.9, "temperature": 0.1, "max_steps": 300}
+_DEMO = MappingProxyType(
+    {
+        "searle": {**_SEARLE, "num_images": 1000, "oti_steps": 60},
+        "context_i2w": {"num_images": 4000, "learning_rate": 1e-3, "max_steps": 400},
+        "fti4cir": {"num_images": 4000, "temperature": 0.2, "max_steps": 400},
+    }
+)
+_SMALL = MappingProxyType(
+    {
+        "searle": {**_SEARLE, "num_images": 100, "oti_steps": 10, "max_steps": 4},
+        "context_i2w": {"learning_rate": 1e-3},
+        "fti4cir": {"temperature": 0.2},
+    }
+)
+RECIPES = {
+    "demo": DemoRecipe(600, 128, 2e-3, 300, 128, 1e-3, own=_DEMO),
+    "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4),
+    "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4),
+}
+
+
+def write_projection_arguments(method: str, preset: str, rms: float, folder: Path) -> dict:
+    """Write the arguments with which the demo trains a projection.
+
+    Args:
+        method (`str`): One of `ALL_METHODS`.
+        preset (`str`): A key of `RECIPES`.
+        rms (`float`): Root mean square of the embeddings, in which noise is measured.
+        folder (`Path`): Where files that the method reads are written.
+
+    Returns:
+        `dict`: Arguments of [`ProjectionTrainingArguments`].
+    """
+    recipe = RECIPES[preset]
+    arguments = {
+        "max_steps": recipe.projection_steps,
+        "per_device_train_batch_size": recipe.projection_batch_size,
+        "learning_rate": recipe.projection_learning_rate,
+        "lr_scheduler_type": "cosine",
+        "noise_scale": 1.0 * rms,
+        "keyword_fn": "rule",
+        "augment": False,
+        "stage_dir": str(folder / "stages"),
+        **recipe.own.get(method, {}),
+    }
+    return arguments | (write_searle_files(preset, folder) if method == "searle" else {})
