@@ -1,15 +1,18 @@
 """Zero-shot composed image retrieval with transformers: everything needed to use a model."""
 
 from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
+from modeling_rtd.encoding_rtd import encode_images
 from modeling_rtd.fti4cir_projection_rtd import FTI4CIRProjection
-from modeling_rtd.gallery_rtd import Gallery, encode_images
+from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
+from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_rtd import RTDProjection
 from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
@@ -19,6 +22,7 @@ __all__ = [
     "CHECKPOINT_FORMATS",
     "PLACEHOLDER",
     "PROJECTIONS",
+    "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",
     "FTI4CIRProjection",
     "Gallery",
@@ -45,6 +49,7 @@ __all__ = [
 AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
 AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
 AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
+PIPELINE_REGISTRY.register_pipeline(TASK, ComposedImageRetrievalPipeline, pt_model=AutoModel)
 # Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
 RTDConfig.register_for_auto_class()
 RTDModel.register_for_auto_class("AutoModel")

@@ -1,57 +1,55 @@
-"""Gallery: image embeddings under ids, searched exactly."""
+"""Gallery: image embeddings under ids, kept, and searched by an engine of choice."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
-
-__all__ = ["Gallery", "encode_images"]
-
-_EMBEDDINGS, _IDS = "embeddings.npy", "ids.json"
-
-
-@torch.no_grad()
-def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None) -> torch.Tensor:
-    """Encode images into the joint space.
-
-    Args:
-        model ([`RTDModel`]): Whose vision tower encodes.
-        processor ([`RTDProcessor`]): Its processor.
-        images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
-        batch_size (`int`, defaults to 64): Images in one pass.
-        desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
-
-    Returns:
-        `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.
-
-    Raises:
-        ValueError: If an image cannot be read; names it.
-    """
-    chunks = []
-    for start in tqdm(range(0, len(images), batch_size), desc=desc, disable=desc is None):
-        pixel_values = processor.prepare_images(list(images[start : start + batch_size]))
-        embeds = model.get_image_features(pixel_values.to(model.device, model.dtype)).pooler_output
-        chunks.append(torch.nn.functional.normalize(embeds.float(), dim=-1).cpu())
-    return torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
+from .encoding_rtd import (
+    MIN_TOWER_COSINE,
+    compare_towers,
+    encode_images,
+    encode_pixels,
+    load_ahead,
+    take_fingerprint,
+)
+from .gallery_rows_rtd import GalleryRows, normalise
+from .import_rtd import read_embeddings
+from .manifest_rtd import Manifest
 
 
-class Gallery:
-    """Image embeddings under ids, searched by inner product in torch.
+__all__ = ["Gallery"]
 
-    The image tower is CLIP's and RTD never changes it, so one gallery serves every text tower trained on that CLIP.
+
+class Gallery(GalleryRows):
+    """Image embeddings under ids: in memory, or in a folder that is kept.
+
+    The image tower is CLIP's and RTD never changes it, so one gallery serves every text tower, projection and adapter
+    trained on that CLIP. The folder's manifest holds a fingerprint of the image tower, and another tower is refused.
 
     Args:
-        embeddings (`torch.Tensor` of shape `(num_images, projection_dim)`): Of any norm.
-        ids (`list[str]`): One distinct id a row.
+        embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`, *optional*): Of any norm.
+        ids (`list[str]`, *optional*): One distinct id a row.
+        metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+        folder (`str` or `Path`, *optional*):
+            Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
+        engine (`str`, *optional*):
+            `"exact"` (torch; the default), `"faiss"` or `"milvus"`; what the folder says where there is a gallery.
+        dtype (`str`, *optional*):
+            `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
+        options:
+            Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
+            and `token` (Milvus).
 
     Raises:
-        ValueError: If counts differ, an id repeats, or an embedding is not finite.
+        ValueError: If embeddings and ids are not accepted, an option differs from what the folder says, or the folder
+            holds no readable gallery.
+        ImportError: If the engine's library is not installed.
 
     Examples:
         >>> gallery = Gallery(torch.eye(3), ["a", "b", "c"])
@@ -59,120 +57,323 @@ class Gallery:
         'b'
     """
 
-    def __init__(self, embeddings: torch.Tensor, ids: Sequence[str]):
-        ids = list(ids)
-        if len(ids) != len(embeddings):
-            raise ValueError(f"got {len(embeddings)} embeddings and {len(ids)} ids.")
-        if len(set(ids)) != len(ids):
-            repeated = next(name for name in ids if ids.count(name) > 1)
-            raise ValueError(f"ids must be distinct, but '{repeated}' repeats.")
-        if not torch.isfinite(embeddings).all():
-            raise ValueError("embeddings must be finite numbers; encode the images again.")
-        self.embeddings = torch.nn.functional.normalize(embeddings.float(), dim=-1)
-        self.ids = ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
     @classmethod
     def from_images(
         cls, model, processor, images: Sequence, ids: Sequence[str] | None = None, batch_size: int = 64
     ) -> tuple[Gallery, list[str]]:
-        """Encode images; those that cannot be read are left out.
+        """Encode images into a gallery in memory; those that cannot be read are left out.
 
         Args:
-            model ([`RTDModel`]): Whose vision tower encodes.
-            processor ([`RTDProcessor`]): Its processor.
-            images (`list`): Paths, URLs or images.
-            ids (`list[str]`, *optional*): One a image; the images themselves as strings where left out.
-            batch_size (`int`, defaults to 64): Images in one pass.
+            model, processor, images, ids, batch_size: See `add`.
 
         Returns:
             `tuple`: The gallery, and one sentence for each image that was left out.
         """
+        gallery = cls()
+        return gallery, gallery.add(model, processor, images, ids, batch_size=batch_size)
+
+    @classmethod
+    def from_embeddings(cls, source, ids=None, *, columns: tuple[str, str] = ("id", "embedding"), **kwargs) -> Gallery:
+        """Take over embeddings that the same CLIP image tower made elsewhere.
+
+        Args:
+            source (array, `str` or `Path`):
+                `(num_images, dim)` numbers, a `.npy` file, a `.parquet` file, or a FAISS index (`.faiss`, `.index`).
+            ids (`list[str]`, `str` or `Path`, *optional*):
+                One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own; a FAISS index may.
+            columns (`tuple[str, str]`, defaults to `("id", "embedding")`):
+                Of a parquet file; all others become metadata.
+            kwargs: See [`Gallery`].
+
+        Returns:
+            [`Gallery`]: Without a fingerprint of its image tower, until `verify` has compared a few images.
+
+        Raises:
+            ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
+        """
+        embeddings, ids, metadata = read_embeddings(source, ids, columns)
+        return cls(embeddings, ids, metadata, **kwargs)
+
+    def add(
+        self,
+        model,
+        processor,
+        images: Sequence,
+        ids: Sequence[str] | None = None,
+        metadata: Sequence[dict | None] | None = None,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        existing: str = "skip",
+    ) -> list[str]:
+        """Encode images and add them, while the next ones are decoded.
+
+        In a folder each batch is kept as soon as it is done: after an interruption the same call goes on where it was
+        and ends with the gallery that one call would have made.
+
+        Args:
+            model ([`RTDModel`]): Whose vision tower encodes.
+            processor ([`RTDProcessor`]): Its processor.
+            images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
+            ids (`list[str]`, *optional*): One an image; the images themselves as strings where left out.
+            metadata (`list[dict]`, *optional*): For each image a dictionary that JSON can hold, or `None`.
+            batch_size (`int`, defaults to 64): Images in one pass.
+            num_workers (`int`, *optional*): Threads that decode; the number of CPUs, at most 8, where left out.
+            existing (`str`, defaults to `"skip"`):
+                What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
+
+        Returns:
+            `list[str]`: One sentence for each image that could not be read; the others are added.
+
+        Raises:
+            ValueError: If ids repeat, counts differ, another process is writing, or the gallery was made by another
+                image tower.
+        """
         ids = [str(image) for image in images] if ids is None else list(ids)
-        kept, chunks, skipped = [], [], []
-        for start in tqdm(range(0, len(images), batch_size), desc="Encoding gallery"):
-            batch = []
-            for name, image in zip(ids[start:], images[start : start + batch_size], strict=False):
-                try:
-                    batch.append(processor.load_image(image))
-                    kept.append(name)
-                except ValueError as error:
-                    skipped.append(str(error))
-            chunks.append(encode_images(model, processor, batch, batch_size))
-        embeddings = torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
-        return cls(embeddings, kept), skipped
+        metadata = self._check_rows(len(images), ids, metadata, existing)
+        skipped = []
+        with self._writing():
+            self._check_before_adding(model, processor)
+            here = self._find_existing(ids, existing)
+            batches = [range(i, min(i + batch_size, len(ids))) for i in range(0, len(ids), batch_size)]
+            batches = [[i for i in batch if ids[i] not in here] for batch in batches]
+            batches = [batch for batch in batches if batch]
+            with tqdm(total=len(ids), initial=len(here), desc="Indexing images") as bar:
+                for positions, pixels in load_ahead(processor, images, batches, num_workers):
+                    good = [(i, one) for i, one in zip(positions, pixels, strict=True) if torch.is_tensor(one)]
+                    skipped += [str(one) for one in pixels if not torch.is_tensor(one)]
+                    if good:
+                        places, tensors = zip(*good, strict=True)
+                        embeds = encode_pixels(model, torch.stack(tensors)).numpy()
+                        self._append([ids[i] for i in places], embeds, [metadata[i] for i in places])
+                    bar.update(len(positions))
+            self._finish()
+        return skipped
+
+    def check(self, model, processor) -> float | None:
+        """Check that a model's image tower is the one that made this gallery.
+
+        Args:
+            model ([`RTDModel`]): Whose image tower is meant.
+            processor ([`RTDProcessor`]): Its processor.
+
+        Returns:
+            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; `None`, with a
+            warning, where the gallery has no fingerprint, as one that was imported and never verified.
+
+        Raises:
+            ValueError: If it is another tower.
+        """
+        if self._manifest is None:
+            return None
+        if self._manifest.dim != model.config.projection_dim:
+            raise ValueError(
+                f"the gallery holds embeddings of {self._manifest.dim} numbers, the model makes "
+                f"{model.config.projection_dim}: it was made by another image tower{self._name_base()}."
+            )
+        if self._manifest.fingerprint is None:
+            warnings.warn(
+                "the gallery does not say which image tower made it: compare a few images with `verify`.", stacklevel=2
+            )
+            return None
+        cosine = compare_towers(take_fingerprint(model, processor), self._manifest.fingerprint)
+        if cosine < MIN_TOWER_COSINE:
+            raise ValueError(
+                f"the gallery was made by another image tower{self._name_base()}: of eight test images the embeddings "
+                f"differ, with a cosine of {cosine:.4f} where {MIN_TOWER_COSINE} is needed; use a model on that CLIP, "
+                "or index the images again."
+            )
+        return cosine
+
+    def _name_base(self) -> str:
+        return f" ('{self._manifest.base_model}')" if self._manifest.base_model else ""
+
+    def _check_before_adding(self, model, processor) -> None:
+        if self._engine is None:
+            self._create(model.config.projection_dim)
+        if self._manifest.fingerprint is None and len(self):
+            raise ValueError(
+                "the gallery does not say which image tower made its embeddings, and images of another would be "
+                "nonsense among them: compare a few images with `verify` first."
+            )
+        if self._manifest.fingerprint is None:
+            self._sign(model, processor)
+        else:
+            self.check(model, processor)
+
+    def _sign(self, model, processor) -> None:
+        self._manifest.fingerprint = take_fingerprint(model, processor)
+        self._manifest.base_model = model.config.base_model or model.name_or_path or None
+        self._write_manifest()
+
+    def verify(self, model, processor, images: Mapping[str, object], min_cosine: float = 0.98) -> float:
+        """Compare imported embeddings with what a model makes of a few of the images, and sign the gallery.
+
+        Args:
+            model ([`RTDModel`]): Whose image tower should have made the embeddings.
+            processor ([`RTDProcessor`]): Its processor.
+            images (`dict`): Images, paths or URLs under their ids; a handful is enough.
+            min_cosine (`float`, defaults to 0.98):
+                Smallest cosine that passes. Ours: below the 0.999 of the fingerprint, since other preprocessing may
+                crop or resize by a pixel more or less.
+
+        Returns:
+            `float`: The smallest cosine; the gallery is then bound to this image tower.
+
+        Raises:
+            ValueError: If an id is not here, an image cannot be read, or the embeddings do not match.
+        """
+        if not images:
+            raise ValueError("`images` is empty: give a few images under their ids.")
+        with self._writing():
+            self._refuse_unknown(images)
+            if self._manifest.dim != model.config.projection_dim:
+                self.check(model, processor)
+            ours = encode_images(model, processor, list(images.values())).numpy()
+            cosines = (ours * self._engine.get(list(images))).sum(axis=1)
+            worst = int(cosines.argmin())
+            if cosines[worst] < min_cosine:
+                raise ValueError(
+                    f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
+                    f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
+                    "the CLIP and the preprocessing that made them, or index the images again."
+                )
+            self._sign(model, processor)
+        return float(cosines[worst])
 
     def search(
-        self, query_embeds: torch.Tensor, top_k: int = 10, exclude: Sequence[Sequence[str]] | None = None
+        self,
+        query_embeds: torch.Tensor | np.ndarray,
+        top_k: int = 10,
+        exclude: Sequence[Sequence[str]] | None = None,
+        where: Mapping | str | None = None,
+        min_score: float | None = None,
     ) -> list[list[dict]]:
         """Find the images nearest to each query.
 
         Args:
-            query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): Of any norm.
+            query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): Of any norm.
             top_k (`int`, defaults to 10): Results a query; fewer where the gallery is smaller.
             exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are no error.
+            where (`dict` or `str`, *optional*):
+                Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
+                for any of its values. With Milvus also an expression in its own language, such as
+                `'metadata["year"] >= 2010'`.
+            min_score (`float`, *optional*): Results below this cosine are left out.
 
         Returns:
-            `list[list[dict]]`: For each query, dictionaries with `id` and `score` (cosine), best first; among equal
-            scores the image that was added first.
+            `list[list[dict]]`: For each query, dictionaries with `id`, `score` (cosine) and, where the image has any,
+            `metadata`, best first; among equal scores the image that was added first.
 
         Raises:
-            ValueError: If the gallery is empty, `top_k` is below 1, or sizes differ.
+            ValueError: If the gallery is empty, `top_k` is below 1, sizes differ, a query is not finite, or the filter
+                names a field that no image has or is one that the engine does not take.
         """
-        if not self.ids:
+        if not len(self):
             raise ValueError("the gallery is empty: there is nothing to search.")
-        if top_k < 1:
-            raise ValueError(f"`top_k` must be at least 1, got {top_k}.")
-        if query_embeds.ndim != 2 or query_embeds.shape[1] != self.embeddings.shape[1]:
+        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+            raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
+        if torch.is_tensor(query_embeds):
+            query_embeds = query_embeds.detach().float().cpu().numpy()
+        queries = np.asarray(query_embeds)
+        if queries.ndim != 2 or queries.shape[1] != self._manifest.dim:
             raise ValueError(
-                f"queries must have the shape (num_queries, {self.embeddings.shape[1]}), got "
-                f"{tuple(query_embeds.shape)}; were query and gallery encoded by the same CLIP?"
+                f"queries must have the shape (num_queries, {self._manifest.dim}), got {queries.shape}; were query "
+                "and gallery encoded by the same CLIP?"
             )
-        if exclude is not None and len(exclude) != len(query_embeds):
-            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {len(query_embeds)}.")
-        queries = torch.nn.functional.normalize(query_embeds.detach().float().cpu(), dim=-1)
-        scores = queries @ self.embeddings.T  # (Q, N)
-        for row, names in enumerate(exclude or ()):
-            rows = [self.ids.index(name) for name in names if name in self.ids]
-            scores[row, rows] = float("-inf")
-        best = scores.sort(dim=-1, descending=True, stable=True)
-        return [
-            [
-                {"id": self.ids[i], "score": score}
-                for i, score in zip(indices[:top_k].tolist(), values[:top_k].tolist(), strict=True)
-                if score != float("-inf")
-            ]
-            for indices, values in zip(best.indices, best.values, strict=True)
-        ]
+        if exclude is not None and len(exclude) != len(queries):
+            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {len(queries)}.")
+        if not len(queries):
+            return []
+        queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
+        barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
+        where = self._check_filter(where)
+        results = self._engine.search(queries, min(top_k, len(self)), barred, where)
+        if min_score is None:
+            return results
+        return [[result for result in row if result["score"] >= min_score] for row in results]
 
-    def save(self, folder: str | Path) -> None:
-        """Write the gallery to a folder.
+    def _check_filter(self, where) -> dict[str, list] | str | None:
+        if isinstance(where, str):
+            if not self._engine.takes_expressions:
+                raise ValueError(
+                    f"the engine '{self._engine.name}' takes no expressions as a filter, got {where!r}; give a "
+                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
+                )
+            return where
+        for name in where or ():
+            if name not in self._manifest.fields:
+                known = ", ".join(self._manifest.fields) or "none; add images with `metadata`"
+                raise ValueError(f"no image of the gallery has a field '{name}'. Known: {known}.")
+        lists = {name: list(v) if isinstance(v, list | tuple) else [v] for name, v in (where or {}).items()}
+        if not all(lists.values()):
+            raise ValueError(f"a list of values in `where` is empty: {dict(where)}; no image can have one of them.")
+        return lists or None
+
+    def measure_recall(self, query_embeds: torch.Tensor | np.ndarray, top_k: int = 10) -> float:
+        """Measure which part of the true results an approximate engine finds.
+
+        Args:
+            query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): Queries as they will come.
+            top_k (`int`, defaults to 10): Results a query.
+
+        Returns:
+            `float`: Mean over the queries of the part found; 1 for an exact engine.
+        """
+        exact = Gallery()
+        self._copy_rows(exact)
+        found, true = self.search(query_embeds, top_k), exact.search(query_embeds, top_k)
+        shares = [
+            len({hit["id"] for hit in ours} & {hit["id"] for hit in theirs}) / len(theirs)
+            for ours, theirs in zip(found, true, strict=True)
+        ]
+        return float(np.mean(shares))
+
+    def _copy_rows(self, other: Gallery) -> None:
+        if other._engine is None:
+            other._create(self._manifest.dim)
+        for ids, embeddings, metadata in self._engine.read():
+            other._append(ids, embeddings, metadata)
+        other._finish()
+
+    def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:
+        """Write the gallery to a new folder, without the rows that were removed or replaced.
 
         Args:
             folder (`str` or `Path`): Folder, made where it does not exist.
+            engine (`str`, *optional*): Another engine to move to; this one's where left out.
+            dtype (`str`, *optional*): Another type to store in; this one's where left out.
+            options: Of the engine, see [`Gallery`]; this one's where both engine and options are left out.
+
+        Raises:
+            ValueError: If the gallery is empty, or there is a gallery in the folder.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / _EMBEDDINGS, self.embeddings.numpy())
-        (folder / _IDS).write_text(json.dumps(self.ids))
+        if self._engine is None:
+            raise ValueError("the gallery is empty: there is nothing to save.")
+        if Manifest.is_in(folder):
+            raise ValueError(f"there is a gallery in '{folder}' already; choose another folder.")
+        manifest = self._manifest
+        options = options or (manifest.options if engine in (None, manifest.engine) else {})
+        other = Gallery(folder=folder, engine=engine or manifest.engine, dtype=dtype or manifest.dtype, **options)
+        with other._writing():
+            self._copy_rows(other)
+            other._manifest.fingerprint, other._manifest.base_model = manifest.fingerprint, manifest.base_model
+            other._write_manifest()
+        other.close()
 
     @classmethod
-    def load(cls, folder: str | Path) -> Gallery:
-        """Read a gallery that `save` wrote.
+    def load(cls, folder: str | Path, **options) -> Gallery:
+        """Open a gallery that is there; rows stay on disk, mapped into memory, where the engine allows it.
 
         Args:
             folder (`str` or `Path`): Folder.
+            options: Of the engine, such as `device` or `token`, see [`Gallery`].
 
         Returns:
-            [`Gallery`]: The same embeddings under the same ids.
+            [`Gallery`]: Ready to search and to write to.
 
         Raises:
             ValueError: If the folder holds no gallery.
         """
-        folder = Path(folder)
-        try:
-            return cls(torch.from_numpy(np.load(folder / _EMBEDDINGS)), json.loads((folder / _IDS).read_text()))
-        except (OSError, EOFError, ValueError) as error:
-            raise ValueError(f"'{folder}' holds no readable gallery: {error}; index the images again.") from error
+        Manifest.read(Path(folder))
+        return cls(folder=folder, **options)

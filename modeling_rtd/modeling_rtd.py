@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +11,18 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPVisionModel
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
+from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin
 from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
 from .interpolation_rtd import interpolate_towers, remove_adapters
+from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_rtd import RTDProjection
 from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
 
 __all__ = ["RTDModel", "RTDOutput"]
-
-_ADAPTER_FACTS = "rtd_adapter.json"
 
 
 @dataclass
@@ -41,7 +40,7 @@ class RTDOutput(ModelOutput):
     pseudo_token_embeds: torch.Tensor | None = None
 
 
-class RTDModel(CLIPPreTrainedModel):
+class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
     """Composed image retrieval: CLIP's vision tower, a projection, and a text tower that reads pseudo-words.
 
     A saved directory is in CLIP's own layout plus `projection.*`: it loads as `RTDModel`, as [`RTDTextModel`], through
@@ -158,111 +157,6 @@ class RTDModel(CLIPPreTrainedModel):
         model.load_state_dict(tensors)
         return model.eval()
 
-    @classmethod
-    def from_adapter(
-        cls, name_or_path: str, base: str | None = None, is_trainable: bool = False, **kwargs
-    ) -> RTDModel:
-        """Load an adapter repository: a CLIP, a projection, and an adapter of the text tower.
-
-        Further adapters of the same base are loaded with `load_adapter` and chosen with `set_adapter`; the gallery
-        does not change.
-
-        Args:
-            name_or_path (`str`): Directory or Hub id of the adapter repository.
-            base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
-            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-            kwargs: Passed to `CLIPModel.from_pretrained`.
-
-        Returns:
-            [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
-
-        Raises:
-            ValueError: If the base is not found, or is not the one the adapter was trained on.
-        """
-        facts = _read_adapter_facts(name_or_path)
-        base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
-        if base is None:
-            raise ValueError(f"the adapter '{name_or_path}' does not say which CLIP it was trained on: pass base=.")
-        # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
-        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
-        cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
-        projection = load_projection(str(Path(weights).parent))
-        try:
-            # In the type it was trained in, so that its hash can be compared.
-            model = cls.from_clip(base, projection, dtype=getattr(torch, facts["dtype"]), **kwargs)
-        except OSError as error:
-            raise ValueError(
-                f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
-                "of that CLIP."
-            ) from error
-        model.load_adapter(name_or_path, is_trainable=is_trainable)
-        return model if dtype is None else model.to(dtype)
-
-    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False) -> None:
-        """Load one more adapter of the same base, and make it the active one.
-
-        Args:
-            name_or_path (`str`): Directory or Hub id of the adapter repository.
-            adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
-            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-
-        Raises:
-            ValueError: If the adapter was trained on another text tower or with another projection.
-        """
-        facts = _read_adapter_facts(name_or_path)
-        config, base = self.config.text_config, self.config.base_model
-        shapes = (config.hidden_size, config.num_hidden_layers)
-        if fingerprint(self.text_model) != facts["text_model_sha256"]:
-            raise ValueError(
-                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
-                f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
-                "SHA-256; load it on that CLIP, in the type it was trained in."
-            )
-        if fingerprint(self.projection) != facts["projection_sha256"]:
-            raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
-        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
-        self.set_adapter(adapter_name)
-
-    def set_adapter(self, adapter_name: str) -> None:
-        """Choose the active adapter of the text tower.
-
-        Args:
-            adapter_name (`str`): Name it was loaded under.
-        """
-        self.text_model.set_adapter(adapter_name)
-
-    def save_adapter(self, save_directory: str) -> None:
-        """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
-
-        Args:
-            save_directory (`str`): Directory of the adapter repository.
-
-        Raises:
-            ValueError: If the text tower has no adapter.
-        """
-        if not self._has_adapters:
-            raise ValueError(
-                "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
-                "through itself."
-            )
-        text_config = self.config.text_config
-        for name in self.text_model.active_adapters():
-            self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
-        self.text_model.save_pretrained(save_directory)
-        self.projection.save_pretrained(Path(save_directory) / "projection")
-        facts = {
-            "base_model": self.config.base_model,
-            "text_model_sha256": fingerprint(self.text_model),
-            "projection_sha256": fingerprint(self.projection),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
-        }
-        Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
-
-    @property
-    def _has_adapters(self) -> bool:
-        return getattr(self.text_model, "_hf_peft_config_loaded", False)
-
     @property
     def original_text_model(self) -> RTDTextModel:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
@@ -274,7 +168,7 @@ class RTDModel(CLIPPreTrainedModel):
             ValueError: If the tensors at the place that the configuration names are not those RTD started from.
         """
         if self._has_adapters:
-            return _AdaptersDisabled(self.text_model)
+            return AdaptersDisabled(self.text_model)
         place = self.config.original_text_model
         if place is None:
             # Kept beside a tower in training, see `with_parts`.
@@ -407,6 +301,8 @@ class RTDModel(CLIPPreTrainedModel):
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
             self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
+        # Here and not in the pipeline alone: the import above takes its code along wherever the model is saved.
+        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -504,7 +400,9 @@ class RTDModel(CLIPPreTrainedModel):
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`, *optional*): References.
             image_features (`BaseModelOutputWithPooling`, *optional*):
                 What `get_image_features` returned for them, which spares the vision pass.
-            kwargs: Passed to the text tower.
+            kwargs:
+                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
+                none and `None` for the active one.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
@@ -513,15 +411,18 @@ class RTDModel(CLIPPreTrainedModel):
         pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features, *prompts)
         return _as_features(self._read_prompt(*prompts, pseudo_tokens, **kwargs))
 
-    def _read_prompt(self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, **kwargs) -> RTDTextOutput:
-        return self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            placeholder_mask=placeholder_mask,
-            pseudo_token_embeds=pseudo_tokens[0],
-            pseudo_token_mask=pseudo_tokens[1],
-            **kwargs,
-        )
+    def _read_prompt(
+        self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, adapter_names=None, **kwargs
+    ) -> RTDTextOutput:
+        with self._mix_adapters(adapter_names):
+            return self.text_model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                placeholder_mask=placeholder_mask,
+                pseudo_token_embeds=pseudo_tokens[0],
+                pseudo_token_mask=pseudo_tokens[1],
+                **kwargs,
+            )
 
     def forward(
         self,
@@ -536,7 +437,9 @@ class RTDModel(CLIPPreTrainedModel):
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Reference images.
             input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
-            kwargs: Passed to the text tower.
+            kwargs:
+                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
+                none and `None` for the active one.
 
         Returns:
             [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
@@ -559,29 +462,6 @@ class RTDModel(CLIPPreTrainedModel):
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
             pseudo_token_embeds=pseudo_tokens[0],
         )
-
-
-class _AdaptersDisabled:
-    """A text tower that runs without its adapters, and gives them back after each pass."""
-
-    def __init__(self, tower: RTDTextModel):
-        self._tower = tower
-
-    def __call__(self, *args, **kwargs):
-        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
-        self._tower.disable_adapters()
-        try:
-            return self._tower(*args, **kwargs)
-        finally:
-            if not was_disabled:
-                self._tower.enable_adapters()
-
-    def __getattr__(self, name):
-        return getattr(self._tower, name)
-
-
-def _read_adapter_facts(name_or_path: str) -> dict:
-    return json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:

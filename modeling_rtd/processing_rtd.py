@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.image_utils import load_image
@@ -20,6 +22,7 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
+_URL_SECONDS = 10
 
 
 class RTDProcessor(ProcessorMixin):
@@ -189,10 +192,11 @@ class RTDProcessor(ProcessorMixin):
 
     @staticmethod
     def load_image(image) -> Image.Image:
-        """Load one image, turned upright by its EXIF tag and to RGB.
+        """Load one image, turned upright by its EXIF tag and to RGB; the first frame of an animated one.
 
         Args:
-            image (image, path or URL): Anything `transformers.image_utils.load_image` takes.
+            image (image, path or URL):
+                Anything `transformers.image_utils.load_image` takes. A URL has ten seconds to answer.
 
         Returns:
             `PIL.Image.Image`: The whole image, decoded.
@@ -201,7 +205,12 @@ class RTDProcessor(ProcessorMixin):
             ValueError: If it cannot be read; names it.
         """
         try:
-            return load_image(str(image) if isinstance(image, Path) else image)
+            if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
+                with Image.open(image) as opened:
+                    return load_image(_reduce_to_eight_bits(opened))
+            if isinstance(image, Image.Image):
+                image = _reduce_to_eight_bits(image)
+            return load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
         except Exception as error:
             is_path = isinstance(image, str | Path) and not str(image).startswith(("http", "data:"))
             name = f"'{str(image)[:200]}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
@@ -323,6 +332,14 @@ class RTDProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """`list[str]`: Names of the tensors this processor makes."""
         return ["pixel_values", "input_ids", "attention_mask", "placeholder_mask"]
+
+
+def _reduce_to_eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I"):
+        return image
+    # Pillow would clip at 255, which leaves most of an image of 16 bits white.
+    values = np.asarray(ImageOps.exif_transpose(image))
+    return Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).astype(np.uint8))
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A saved model is complete: it loads where transformers and torch are installed and this package is not."""
+"""What is saved is complete: it works where transformers and torch are installed and nothing else of ours is."""
 
 import copy
 import os
@@ -6,29 +6,41 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from tests.builders import build_images
+from modeling_rtd import Gallery, RTDModel
+from tests.builders import build_clip, build_images, build_processor, build_tokenizer
+from tests.hub_stand_in import HubStandIn
 
 
 SCRIPT = """
 import importlib.util, sys
 import torch
-from PIL import Image
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 
-assert importlib.util.find_spec("modeling_rtd") is None and importlib.util.find_spec("trainer") is None
-folder = sys.argv[1]
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-assert type(model).__name__ == "RTDModel" and type(processor).__name__ == "RTDProcessor"
-inputs = processor(images=[folder + "/query.png"], conditions=["is red with no sleeves"])
-with torch.no_grad():
-    text = model.get_text_features(**processor(text="a dog")).pooler_output
-    outputs = {"composed": model(**inputs).composed_embeds, "text": text}
-torch.save(outputs, folder + "/outputs.pt")
-model.save_pretrained(folder + "/again")
-processor.save_pretrained(folder + "/again")
+for name in ("modeling_rtd", "trainer", "faiss", "pymilvus"):
+    assert importlib.util.find_spec(name) is None, name
+folder, photo, index, out, repo = sys.argv[1:]
+queries = [{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}]
+outputs = {}
+for place in (folder, repo, out + "/again"):
+    model = AutoModel.from_pretrained(place, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(place, trust_remote_code=True)
+    pipe = pipeline("composed-image-retrieval", model=place, gallery=index, trust_remote_code=True, device="cpu")
+    assert type(model).__name__ == "RTDModel" and type(processor).__name__ == "RTDProcessor"
+    assert type(pipe).__module__.startswith("transformers_modules."), type(pipe)
+    inputs = processor(images=[photo], conditions=["is red with no sleeves"])
+    with torch.no_grad():
+        text = model.get_text_features(**processor(text="a dog")).pooler_output
+        composed = model(**inputs).composed_embeds
+    outputs[place] = {"composed": composed, "text": text, "hits": pipe(queries, batch_size=2)}
+    if place == folder:
+        pipe.push_to_hub(repo)
+    elif place == repo:
+        model.save_pretrained(out + "/again")
+        processor.save_pretrained(out + "/again")
+torch.save(outputs, out + "/outputs.pt")
 """
 
 
@@ -37,35 +49,62 @@ HIDE = f"""
 import sys
 sys.path[:] = [p for p in sys.path if p not in ("", {str(Path.cwd())!r})]
 sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in repr(f).lower()]
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("faiss", "pymilvus", "milvus_lite", "datasets", "peft"):
+            raise ModuleNotFoundError(name)
+import importlib.util
+find = importlib.util.find_spec
+def find_visible(name, *rest):
+    try:
+        return find(name, *rest)
+    except ModuleNotFoundError:
+        return None
+importlib.util.find_spec = find_visible
+sys.meta_path.insert(0, Hidden())
 """
 
 
-def load_elsewhere(folder, cwd):
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-P", "-c", HIDE + SCRIPT, str(folder)]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return torch.load(folder / "outputs.pt")
-
-
-@torch.no_grad()
-def test_a_saved_model_loads_without_this_package_with_equal_embeddings(model, processor, tmp_path):
-    folder = tmp_path / "model"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder with a tuned model, a photograph and a gallery, and what the model answers."""
+    root = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(1)
+    model, processor = RTDModel.from_clip(build_clip(), "lincir", tokenizer=build_tokenizer()), build_processor()
     tuned = copy.deepcopy(model.text_model)
-    tuned.text_projection.weight.mul_(2.0)
+    with torch.no_grad():
+        tuned.text_projection.weight.mul_(2.0)
     model.replace_text_model(tuned)  # so that the original text tower has to travel too
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    build_images(1)[0].save(folder / "query.png")
-    inputs = processor(images=[folder / "query.png"], conditions=["is red with no sleeves"])
-    expected = {
-        "composed": model(**inputs).composed_embeds,
-        "text": model.get_text_features(**processor(text="a dog")).pooler_output,
-    }
-    outputs = load_elsewhere(folder, tmp_path)
-    for name, embeds in expected.items():
-        torch.testing.assert_close(outputs[name], embeds, atol=1e-6, rtol=0)
-    # What was loaded by remote code and saved again is as complete as the first.
-    build_images(1)[0].save(folder / "again/query.png")
-    again = load_elsewhere(folder / "again", tmp_path)
-    assert torch.equal(again["composed"], outputs["composed"])
+    model.save_pretrained(root / "model")
+    processor.save_pretrained(root / "model")
+    images = build_images(5)
+    images[0].save(root / "photo.png")
+    gallery = Gallery(folder=root / "index")
+    gallery.add(model, processor, images, [f"{i}" for i in range(5)])
+    inputs = processor(images=[root / "photo.png"], conditions=["is red with no sleeves"])
+    with torch.no_grad():
+        composed = model(**inputs).composed_embeds
+        text = model.get_text_features(**processor(text="a dog")).pooler_output
+    hits = gallery.search(torch.cat([composed, text]))
+    return root, {"composed": composed, "text": text, "hits": hits}
+
+
+def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved_again(saved, tmp_path):
+    root, expected = saved
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+    arguments = [str(place) for place in (root / "model", root / "photo.png", root / "index", tmp_path, "someone/rtd")]
+    with HubStandIn() as hub:
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_loopback"}
+        environment |= {"HF_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-P", "-c", HIDE + SCRIPT, *arguments]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr[-3000:]
+        pushed = hub.repos["someone/rtd"]
+    assert {"pipeline_rtd.py", "modeling_rtd.py", "processing_rtd.py", "processor_config.json"} <= set(pushed)
+    assert "original_text/model.safetensors" in pushed
+    assert any(call.startswith("GET") and call.endswith("/model.safetensors") for call in hub.calls)
+    for place, outputs in torch.load(tmp_path / "outputs.pt").items():
+        for name in ("composed", "text"):
+            torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0, msg=place)
+        for ours, theirs in zip(outputs["hits"], expected["hits"], strict=True):
+            assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs], place

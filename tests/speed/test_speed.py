@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from speed.gallery import measure
+
 
 def run(script, *options):
     environment = os.environ | {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
@@ -21,3 +25,11 @@ def test_train_memory_compares_three_ways(tmp_path):
     rows = json.loads((tmp_path / "out.json").read_text())
     assert len({row["loss"] for row in rows[:2]}) == 1  # cached anchors are the same anchors
     assert rows[2]["trainable"] < rows[0]["trainable"] / 2
+
+
+@pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
+def test_gallery_measures_an_engine(engine):
+    row = measure(engine, size=64, dim=16)
+    assert row["recall"] == 1
+    assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "search_64_s", "search_1_s", "disk_mib"))
+    assert ("ratio" in row) == engine.startswith("exact")

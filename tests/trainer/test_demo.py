@@ -52,9 +52,11 @@ def test_the_demo_leaves_a_report_and_pictures(folder):
 
 
 def test_the_demo_leaves_a_model_that_search_takes(folder, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for i, image in enumerate(build_images(4)):
-        image.save(tmp_path / f"{i}.png")
-    command = ["search", str(folder / "model"), "--gallery", str(tmp_path), "--image", str(tmp_path / "0.png")]
+        image.save(photos / f"{i}.png")
+    command = ["search", str(folder / "model"), "--gallery", str(photos), "--image", str(photos / "0.png")]
     assert main([*command, "--text", "is red", "--sheet", str(tmp_path / "sheet.jpg")]) == 0
     assert "3.png" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} >= {"clip", "model"}

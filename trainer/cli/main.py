@@ -19,7 +19,8 @@ _VERBS = {
     "submit": "write or check files for the test servers of CIRR and CIRCO",
     "diagnose": "tell what a model's numbers on a benchmark mean",
     "interpolate": "save a model between the text towers from before and after RTD",
-    "search": "find images of a folder by a reference image and a sentence",
+    "index": "encode a folder of images once, or take over embeddings",
+    "search": "find images of a folder or an index by a reference image and a sentence",
 }
 
 

@@ -1,8 +1,9 @@
-"""`rtd search`: images of a folder, by a reference image and a sentence."""
+"""`rtd search`: images of a folder or of an index, by a reference image, a sentence, or both."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from trainer.images import list_images
 
 __all__ = ["run"]
 
+_IN_A_ROW = 10  # of the contact sheet
+
 
 def run(arguments: list[str]) -> None:
-    """Search a folder, print a table and draw a contact sheet.
+    """Search, print a table or JSON, and draw a contact sheet.
 
     Args:
         arguments (`list[str]`): Options.
@@ -21,37 +24,102 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the folder holds no readable image, the reference is unreadable, or an option is not accepted.
     """
-    parser = argparse.ArgumentParser("rtd search", description=__doc__)
-    parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument("--gallery", required=True, type=Path, help="folder of images, searched with its sub-folders")
-    parser.add_argument("--image", required=True, help="reference image: path or URL")
-    parser.add_argument("--text", default="", help="condition, as in 'a photo of [the image] that ...'")
-    parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
-    parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
-    parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
-    options = parser.parse_args(arguments)
-    paths = list_images(options.gallery)
+    options = _parse(arguments)
+    is_index = (options.gallery / "manifest.json").is_file()
+    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    where = dict(_split_condition(text) for text in options.where)
+    _refuse_sheet_in(options.sheet, options.gallery)
 
-    from modeling_rtd import Gallery
+    from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
     from trainer.assembly import load_model_and_processor
-    from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
     model, processor = load_model_and_processor(options.model)
-    reference = processor.load_image(options.image)
-    inputs = processor(images=[reference], conditions=[options.text]).to(model.device)
-    query = model(**inputs).composed_embeds
-    gallery, skipped = Gallery.from_images(model, processor, paths)
-    if skipped:
-        reasons = "\n".join(f"  {reason}" for reason in skipped)
-        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
-    same = [str(path) for path in paths if path.resolve() == Path(options.image).resolve()]
-    same = [] if options.keep_reference else same
-    if same:
+    if options.image is not None:
+        reference = processor.load_image(options.image)
+    if is_index:
+        gallery = Gallery.load(options.gallery)
+        for folder in {Path(name).parent for name in gallery.ids}:
+            _refuse_sheet_in(options.sheet, folder)
+    else:
+        gallery, skipped = Gallery.from_images(model, processor, paths)
+        if skipped:
+            reasons = "\n".join(f"  {reason}" for reason in skipped)
+            print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    search = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery, device=model.device)
+    results = search(
+        {"image": options.image, "text": options.text, "exclude": options.exclude},
+        top_k=options.top_k,
+        where=where,
+        min_score=options.min_score,
+        exclude_reference=not options.keep_reference,
+    )
+    if options.image and not options.keep_reference and str(Path(options.image).resolve()) in gallery:
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
-    results = gallery.search(query, options.top_k, exclude=[same])[0]
-    print("rank  score   image")
-    for rank, result in enumerate(results, start=1):
-        print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
-    images = [(processor.load_image(result["id"]), False) for result in results]
-    draw_contact_sheet([SheetRow(reference, options.text, [images])], ["results, best first"]).save(options.sheet)
-    print(f"contact sheet: {options.sheet}")
+    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
+    if options.json:
+        rows = [{"rank": rank, **result} for rank, result in enumerate(results, start=1)]
+        print(json.dumps({"image": options.image, "text": options.text, "results": rows}, indent=1))
+    else:
+        print("rank  score   image")
+        for rank, result in enumerate(results, start=1):
+            print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
+    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("rtd search", description=__doc__)
+    parser.add_argument("model", help="directory or Hub id of an RTD model")
+    parser.add_argument(
+        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
+    )
+    parser.add_argument("--image", help="reference image: path or URL; without --text: find similar ones")
+    parser.add_argument("--text", help="condition, as in 'a photo of [the image] that ...'; alone: plain text")
+    parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
+    parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
+    parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
+    parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
+    parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
+    options = parser.parse_args(arguments)
+    if options.image is None and not (options.text or "").strip():
+        raise ValueError("there is nothing to search for: give --image, --text or both.")
+    return options
+
+
+def _split_condition(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--where takes FIELD=VALUE, got '{text}'.")
+    try:
+        return name, json.loads(value)  # numbers, true and false, lists
+    except ValueError:
+        return name, value
+
+
+def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
+    if folder.is_dir() and sheet.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"the contact sheet '{sheet}' would lie among the images of '{folder}' and be a result the next time: "
+            "name another place with --sheet."
+        )
+
+
+def _draw(results: list[dict], reference, text: str | None, processor):
+    from PIL import Image
+
+    from trainer.contact_sheet import SheetRow, draw_contact_sheet
+
+    def load(name: str) -> Image.Image:
+        try:
+            return processor.load_image(name)
+        except ValueError:  # an id that is no path, or an image that has been moved
+            return Image.new("RGB", (1, 1), "lightgrey")
+
+    rows = []
+    for start in range(0, max(1, len(results)), _IN_A_ROW):
+        part = results[start : start + _IN_A_ROW]
+        cells = [(load(result["id"]), False) for result in part]
+        captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
+        rows.append(SheetRow(None if start else reference, "" if start else text or "", [cells], [captions]))
+    return draw_contact_sheet(rows, ["results, best first: rank and score"])

@@ -1,0 +1,189 @@
+"""Adapters of the text tower: loading, choosing, mixing and saving them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from .auto_projection_rtd import load_projection
+from .configuration_rtd import suggest
+from .text_model_rtd import RTDTextModel, fingerprint
+
+
+__all__ = ["AdaptersDisabled", "RTDAdapterMixin"]
+
+_ADAPTER_FACTS = "rtd_adapter.json"
+_BASE = "__base__"  # peft's own name for no adapter
+
+
+class RTDAdapterMixin:
+    """The part of [`RTDModel`] that deals with LoRA adapters of its text tower."""
+
+    @classmethod
+    def from_adapter(
+        cls, name_or_path: str, base: str | None = None, is_trainable: bool = False, **kwargs
+    ) -> RTDAdapterMixin:
+        """Load an adapter repository: a CLIP, a projection, and an adapter of the text tower.
+
+        Further adapters of the same base are loaded with `load_adapter` and chosen with `set_adapter`; the gallery
+        does not change.
+
+        Args:
+            name_or_path (`str`): Directory or Hub id of the adapter repository.
+            base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
+            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
+            kwargs: Passed to `CLIPModel.from_pretrained`.
+
+        Returns:
+            [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
+
+        Raises:
+            ValueError: If the base is not found, or is not the one the adapter was trained on.
+        """
+        facts = _read_adapter_facts(name_or_path)
+        base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
+        if base is None:
+            raise ValueError(f"the adapter '{name_or_path}' does not say which CLIP it was trained on: pass base=.")
+        # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
+        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
+        cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
+        projection = load_projection(str(Path(weights).parent))
+        try:
+            # In the type it was trained in, so that its hash can be compared.
+            model = cls.from_clip(base, projection, dtype=getattr(torch, facts["dtype"]), **kwargs)
+        except OSError as error:
+            raise ValueError(
+                f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
+                "of that CLIP."
+            ) from error
+        model.load_adapter(name_or_path, is_trainable=is_trainable)
+        return model if dtype is None else model.to(dtype)
+
+    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False) -> None:
+        """Load one more adapter of the same base, and make it the active one.
+
+        Args:
+            name_or_path (`str`): Directory or Hub id of the adapter repository.
+            adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
+            is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
+
+        Raises:
+            ValueError: If the adapter was trained on another text tower or with another projection.
+        """
+        facts = _read_adapter_facts(name_or_path)
+        config, base = self.config.text_config, self.config.base_model
+        shapes = (config.hidden_size, config.num_hidden_layers)
+        if fingerprint(self.text_model) != facts["text_model_sha256"]:
+            raise ValueError(
+                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
+                f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
+                "SHA-256; load it on that CLIP, in the type it was trained in."
+            )
+        if fingerprint(self.projection) != facts["projection_sha256"]:
+            raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
+        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+        self.set_adapter(adapter_name)
+
+    def set_adapter(self, adapter_name: str) -> None:
+        """Choose the active adapter of the text tower.
+
+        Args:
+            adapter_name (`str`): Name it was loaded under.
+        """
+        self.text_model.set_adapter(adapter_name)
+
+    def save_adapter(self, save_directory: str) -> None:
+        """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
+
+        Args:
+            save_directory (`str`): Directory of the adapter repository.
+
+        Raises:
+            ValueError: If the text tower has no adapter.
+        """
+        if not self._has_adapters:
+            raise ValueError(
+                "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
+                "through itself."
+            )
+        text_config = self.config.text_config
+        for name in self.text_model.active_adapters():
+            self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
+        self.text_model.save_pretrained(save_directory)
+        self.projection.save_pretrained(Path(save_directory) / "projection")
+        facts = {
+            "base_model": self.config.base_model,
+            "text_model_sha256": fingerprint(self.text_model),
+            "projection_sha256": fingerprint(self.projection),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
+        }
+        Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
+
+    @property
+    def _has_adapters(self) -> bool:
+        return getattr(self.text_model, "_hf_peft_config_loaded", False)
+
+    @contextlib.contextmanager
+    def _mix_adapters(self, adapter_names: Sequence[str | None] | None):
+        """Let each row of a batch pass through an adapter of its own, by peft's `adapter_names`."""
+        if adapter_names is None:
+            yield
+            return
+        known = {*getattr(self.text_model, "peft_config", {}), _BASE}
+        unknown = next((name for name in adapter_names if name is not None and name not in known), None)
+        if unknown is not None:
+            raise ValueError(suggest("adapter", unknown, known))
+        if not self._has_adapters:
+            yield
+            return
+        active = self.text_model.active_adapters()[0]
+        names = [active if name is None else name for name in adapter_names]
+
+        def name_rows(module, args, kwargs):
+            return args, kwargs | {"adapter_names": names}
+
+        # What `PeftModel` does in its own forward; a tower that transformers adapted has no such wrapper.
+        hooks = [
+            module.register_forward_pre_hook(name_rows, with_kwargs=True)
+            for module in self.text_model.modules()
+            if hasattr(module, "lora_A") or hasattr(module, "modules_to_save")
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class AdaptersDisabled:
+    """A text tower that runs without its adapters, and gives them back after each pass.
+
+    Args:
+        tower ([`RTDTextModel`]): The tower with adapters.
+    """
+
+    def __init__(self, tower: RTDTextModel):
+        self._tower = tower
+
+    def __call__(self, *args, **kwargs):
+        """Run the tower itself; see [`RTDTextModel.forward`]."""
+        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
+        self._tower.disable_adapters()
+        try:
+            return self._tower(*args, **kwargs)
+        finally:
+            if not was_disabled:
+                self._tower.enable_adapters()
+
+    def __getattr__(self, name):
+        return getattr(self._tower, name)
+
+
+def _read_adapter_facts(name_or_path: str) -> dict:
+    return json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())

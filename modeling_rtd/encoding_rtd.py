@@ -1,0 +1,142 @@
+"""Encoding images: decoding ahead of the tower, and the fingerprint by which two image towers are compared."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.utils.logging import tqdm
+
+
+__all__ = ["compare_towers", "encode_images", "encode_pixels", "load_ahead", "take_fingerprint"]
+
+MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
+_BATCHES_AHEAD = 2
+
+
+@torch.no_grad()
+def encode_pixels(model, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Encode preprocessed images into the joint space.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Preprocessed images.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, projection_dim)`: L2-normalised, float32, on the CPU.
+    """
+    embeds = model.get_image_features(pixel_values.to(model.device, model.dtype)).pooler_output
+    return torch.nn.functional.normalize(embeds.float(), dim=-1).cpu()
+
+
+def load_ahead(
+    processor, images: Sequence, batches: Iterable[Sequence[int]], num_workers: int | None = None
+) -> Iterator[tuple[Sequence[int], list[torch.Tensor | ValueError]]]:
+    """Load and preprocess images in threads, ahead of whoever takes them.
+
+    Args:
+        processor ([`RTDProcessor`]): Whose preprocessing is used.
+        images (sequence of images, paths or URLs): Read by position, in the threads.
+        batches (iterable of sequences of `int`): Positions of each batch.
+        num_workers (`int`, *optional*): Threads; the number of CPUs, at most 8, where left out.
+
+    Returns:
+        Iterator of `tuple`: The positions of a batch, and for each the pixels of shape `(channels, height, width)` or
+        the `ValueError` that says why there are none.
+    """
+
+    def load(position: int) -> torch.Tensor | ValueError:
+        try:
+            image = images[position]  # a data set decodes it here
+        except (OSError, ValueError) as error:
+            return ValueError(f"the image at position {position} cannot be read: {error}")
+        try:
+            return processor.prepare_images(image)[0]
+        except ValueError as error:
+            return error
+
+    with ThreadPoolExecutor(num_workers or min(8, os.cpu_count() or 1)) as pool:
+        waiting = deque()
+        for positions in batches:
+            waiting.append((positions, [pool.submit(load, position) for position in positions]))
+            if len(waiting) > _BATCHES_AHEAD:
+                positions, futures = waiting.popleft()
+                yield positions, [future.result() for future in futures]
+        for positions, futures in waiting:
+            yield positions, [future.result() for future in futures]
+
+
+def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None) -> torch.Tensor:
+    """Encode images into the joint space.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        processor ([`RTDProcessor`]): Its processor.
+        images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
+        batch_size (`int`, defaults to 64): Images in one pass.
+        desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
+
+    Returns:
+        `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.
+
+    Raises:
+        ValueError: If an image cannot be read; names it.
+    """
+    chunks = []
+    batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    loaded = load_ahead(processor, images, batches)
+    for _, pixels in tqdm(loaded, total=len(batches), desc=desc, disable=desc is None):
+        for one in pixels:
+            if isinstance(one, ValueError):
+                raise one
+        chunks.append(encode_pixels(model, torch.stack(pixels)))
+    return torch.cat(chunks) if chunks else torch.empty(0, model.config.projection_dim)
+
+
+def _draw_test_images() -> list[Image.Image]:
+    """Draw eight images from integers alone, so that they are the same with every version of every library."""
+    images = []
+    for n in range(8):
+        y, x = np.mgrid[: 192 + 16 * n, : 320 - 16 * n]
+        inside = (y - 90) ** 2 + (x - 80 - 20 * n) ** 2 < (25 + 6 * n) ** 2
+        stripes = ((x * (n + 1) + y * (8 - n)) // 24 % 2) * 90
+        channels = [(x * (c + 1) + y * (n + 1)) // 4 % 256 // 2 + stripes for c in range(3)]
+        channels[n % 3] = np.where(inside, 255 - channels[n % 3], channels[n % 3])
+        images.append(Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)))
+    return images
+
+
+def take_fingerprint(model, processor) -> str:
+    """Embed eight fixed synthetic images through preprocessing and image tower.
+
+    Args:
+        model ([`RTDModel`]): Whose image tower is meant.
+        processor ([`RTDProcessor`]): Its processor.
+
+    Returns:
+        `str`: The eight L2-normalised embeddings in float16, little-endian, as base64.
+    """
+    embeds = encode_pixels(model, processor.prepare_images(_draw_test_images()))
+    return base64.b64encode(embeds.numpy().astype("<f2").tobytes()).decode()
+
+
+def compare_towers(ours: str, theirs: str) -> float:
+    """Compare two fingerprints.
+
+    Args:
+        ours, theirs (`str`): As `take_fingerprint` makes them.
+
+    Returns:
+        `float`: The smallest cosine of the eight pairs; -1 where dimensions differ.
+    """
+    rows = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64).reshape(8, -1) for text in (ours, theirs)]
+    if rows[0].shape != rows[1].shape:
+        return -1.0
+    norms = [np.linalg.norm(part, axis=1) for part in rows]
+    return float(((rows[0] * rows[1]).sum(axis=1) / (norms[0] * norms[1])).min())

@@ -1,0 +1,163 @@
+"""What a gallery asks of its engine, and the one rule by which all engines rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+__all__ = ["Engine"]
+
+_SPARE = 16  # candidates beyond those asked for, so that rounding decides nothing
+_PAIRS = 8192  # pairs of query and row that are scored in float64 at a time
+
+
+class Engine:
+    """Rows of embeddings under ids, and candidates for a query.
+
+    An engine proposes candidates by scores in its own precision. `search` then takes as many as rounding could have
+    displaced, scores them in float64, and breaks ties by the order in which images were added. So all exact engines
+    return the same ids on the same data, and an approximate one errs only by what it did not propose.
+
+    Attributes:
+        name (`str`): As written in a manifest.
+        takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
+        tolerance (`float`): Largest error of a score that `_nearest` returns.
+    """
+
+    name = ""
+    takes_expressions = False
+    tolerance = 0.0
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def ids(self) -> list[str]:
+        """`list[str]`: In the order in which the images were added."""
+        raise NotImplementedError
+
+    @property
+    def state(self) -> dict:
+        """`dict`: What the manifest keeps of the engine, by which a file that was cut short is found out."""
+        return {}
+
+    def find(self, ids: Sequence[str]) -> set[str]:
+        """Find those of some ids that are here.
+
+        Args:
+            ids (`list[str]`): Ids.
+
+        Returns:
+            `set[str]`: Those that are here.
+        """
+        raise NotImplementedError
+
+    def add(self, ids: Sequence[str], embeddings: np.ndarray, metadata: Sequence[dict | None]) -> None:
+        """Add rows, all or none of them; one under an id that is here takes its place.
+
+        Args:
+            ids (`list[str]`): Distinct ids.
+            embeddings (`np.ndarray` of shape `(len(ids), dim)`): L2-normalised, float32.
+            metadata (`list[dict]`): For each row a dictionary, or `None`.
+        """
+        raise NotImplementedError
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove rows.
+
+        Args:
+            ids (`list[str]`): Ids that are here.
+        """
+        raise NotImplementedError
+
+    def get(self, ids: Sequence[str]) -> np.ndarray:
+        """Read embeddings.
+
+        Args:
+            ids (`list[str]`): Ids that are here.
+
+        Returns:
+            `np.ndarray` of shape `(len(ids), dim)`: float32.
+        """
+        raise NotImplementedError
+
+    def read(self, batch_size: int = 8192) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
+        """Read all rows, in the order in which they were added.
+
+        Args:
+            batch_size (`int`, defaults to 8192): Rows at a time.
+
+        Returns:
+            Iterator of `tuple`: Ids, embeddings and metadata, as `add` takes them.
+        """
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Take in what another process has written since; the caller holds the lock."""
+
+    def finish(self) -> None:
+        """Put all that was added where it outlives the process."""
+
+    def close(self) -> None:
+        """Let go of what is held open."""
+
+    def _nearest(self, queries: np.ndarray, count: int, where) -> tuple[np.ndarray, np.ndarray]:
+        """Propose `count` candidates: scores, best first, and row numbers, -1 where there are no more."""
+        raise NotImplementedError
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def _describe(self, row: int) -> tuple[str, dict | None]:
+        """Name the id and the metadata of a row."""
+        raise NotImplementedError
+
+    def search(
+        self, queries: np.ndarray, top_k: int, exclude: Sequence[set[str]], where: dict | str | None
+    ) -> list[list[dict]]:
+        """Find the rows nearest to each query.
+
+        Args:
+            queries (`np.ndarray` of shape `(num_queries, dim)`): L2-normalised, float32.
+            top_k (`int`): Results a query.
+            exclude (`list[set[str]]`): Ids to leave out, for each query.
+            where (`dict`, `str` or `None`): Filter, see [`Gallery.search`].
+
+        Returns:
+            `list[list[dict]]`: See [`Gallery.search`].
+        """
+        count = top_k + _SPARE + max(map(len, exclude), default=0)
+        while True:
+            scores, rows = self._nearest(queries, count, where)
+            usable = rows >= 0
+            for q, names in enumerate(exclude):
+                if names:
+                    usable[q] &= [row >= 0 and self._describe(row)[0] not in names for row in rows[q].tolist()]
+            kept = np.where(usable, scores, -np.inf)
+            last = -np.sort(-kept, axis=1)[:, top_k - 1] if kept.shape[1] >= top_k else np.full(len(kept), -np.inf)
+            floor = last - 2 * self.tolerance
+            exhausted = (rows[:, -1] < 0) | (kept.shape[1] < count)
+            if (exhausted | (scores[:, -1] < floor)).all():
+                break
+            count *= 4  # too many are as good as the last: ask for more
+        return self._rank(queries, rows, usable & (kept >= floor[:, None]), top_k)
+
+    def _rank(self, queries, rows, chosen, top_k) -> list[list[dict]]:
+        query, place = chosen.nonzero()
+        candidates = rows[query, place]
+        exact = np.empty(len(query))
+        for start in range(0, len(query), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            vectors = self._read_rows(candidates[part]).astype(np.float64)
+            exact[part] = np.einsum("nd,nd->n", vectors, queries[query[part]].astype(np.float64))
+        exact = exact.round(12)  # below this, equal rows may differ by the order of summation
+        order = np.lexsort((candidates, -exact, query))
+        results = [[] for _ in queries]
+        for i in order:
+            if len(results[query[i]]) < top_k:
+                name, metadata = self._describe(int(candidates[i]))
+                result = {"id": name, "score": float(exact[i])}
+                results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
+        return results

@@ -1,0 +1,134 @@
+"""FAISS over the same rows: flat, or approximate by any index factory."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from .stored_engine_rtd import StoredEngine
+
+
+__all__ = ["FaissEngine", "require_faiss"]
+
+_INDEX = "index.faiss"
+
+
+def require_faiss():
+    """Import FAISS, which nothing else here does.
+
+    Returns:
+        The module `faiss`.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError('FAISS is not installed: pip install faiss-cpu, or use engine="exact".') from error
+    return faiss
+
+
+class FaissEngine(StoredEngine):
+    """A FAISS index by inner product. The rows are stored beside it, and the index is rebuilt from them if it is lost.
+
+    Args:
+        dim, dtype, folder, state: See [`StoredEngine`].
+        factory (`str`, defaults to `"Flat"`):
+            What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`.
+        search_parameter (`int`, *optional*):
+            How far an approximate index looks: `efSearch` of HNSW, `nprobe` of IVF; FAISS's own where left out.
+
+    Raises:
+        ImportError: If FAISS is not installed.
+        ValueError: If FAISS does not know the factory.
+    """
+
+    name = "faiss"
+
+    def __init__(
+        self,
+        dim: int,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        state: dict | None = None,
+        factory: str = "Flat",
+        search_parameter: int | None = None,
+    ):
+        self._faiss = require_faiss()
+        super().__init__(dim, dtype, folder, state)
+        self.factory, self.search_parameter = factory, search_parameter
+        self.tolerance = dim * 2.0**-24
+        self._index = self._read_index() or self._build_index()
+
+    def _build_index(self):
+        try:
+            return self._faiss.index_factory(self.dim, self.factory, self._faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise ValueError(
+                f"FAISS does not know the factory '{self.factory}'; take one such as 'Flat', 'HNSW32' or "
+                "'IVF1024,Flat'."
+            ) from error
+
+    def _read_index(self):
+        place = None if self.folder is None else self.folder / _INDEX
+        if place is None or not place.exists():
+            return None
+        try:
+            index = self._faiss.read_index(str(place))
+        except RuntimeError:
+            index = None
+        if index is None or index.ntotal > len(self._row_ids) or index.d != self.dim:
+            warnings.warn(f"'{place}' cannot be used and is built again from the rows beside it.", stacklevel=2)
+            return None
+        return index
+
+    def finish(self) -> None:
+        """See [`Engine.finish`]."""
+        self._catch_up()
+        if self.folder is not None:
+            partial = self.folder / f"{_INDEX}.partial"
+            self._faiss.write_index(self._index, str(partial))
+            partial.replace(self.folder / _INDEX)
+
+    def _catch_up(self) -> None:
+        """Take rows into the index that it does not hold yet."""
+        rows = self._load_array()
+        if self._index.ntotal == len(rows):
+            return
+        if not self._index.is_trained:
+            try:
+                self._index.train(rows.astype(np.float32))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{len(rows)} images are too few to train the index '{self.factory}': {error}; add more at a "
+                    "time, or choose a factory with fewer lists, or 'Flat'."
+                ) from error
+        for start in range(self._index.ntotal, len(rows), 65_536):
+            self._index.add(rows[start : start + 65_536].astype(np.float32))
+
+    def _nearest(self, queries: np.ndarray, count: int, where) -> tuple[np.ndarray, np.ndarray]:
+        self._catch_up()
+        self._set_search_parameter()
+        allowed, asked = self._find_allowed(where), count
+        while True:
+            scores, rows = self._index.search(queries, min(asked, self._index.ntotal))
+            usable = rows >= 0 if allowed is None else (rows >= 0) & allowed[rows]
+            if asked >= self._index.ntotal or (usable.sum(axis=1) >= count).all():
+                break
+            asked *= 4  # removed and filtered rows took the places
+        order = np.argsort(~usable, axis=1, kind="stable")[:, :count]
+        usable = np.take_along_axis(usable, order, axis=1)
+        scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+        return np.where(usable, scores, -np.inf), np.where(usable, rows, -1)
+
+    def _set_search_parameter(self) -> None:
+        if self.search_parameter is not None:
+            for name in ("efSearch", "nprobe"):
+                try:
+                    self._faiss.ParameterSpace().set_index_parameter(self._index, name, self.search_parameter)
+                    return
+                except RuntimeError:
+                    continue

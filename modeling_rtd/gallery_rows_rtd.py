@@ -1,0 +1,260 @@
+"""Rows of a gallery under ids: opening, locking, adding and removing them; no model is needed for these."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .configuration_rtd import suggest
+from .engine_rtd import Engine
+from .exact_engine_rtd import ExactEngine
+from .faiss_engine_rtd import FaissEngine
+from .manifest_rtd import Manifest, hold_lock
+from .milvus_engine_rtd import MilvusEngine
+
+
+__all__ = ["ENGINES", "GalleryRows", "normalise"]
+
+ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (ExactEngine, FaissEngine, MilvusEngine)}
+_EXISTING = ("refuse", "skip", "replace")
+
+
+class GalleryRows:
+    """The part of [`Gallery`] that keeps rows. Its arguments are documented there."""
+
+    def __init__(
+        self,
+        embeddings: torch.Tensor | np.ndarray | None = None,
+        ids: Sequence[str] | None = None,
+        metadata: Sequence[dict | None] | None = None,
+        *,
+        folder: str | Path | None = None,
+        engine: str | None = None,
+        dtype: str | None = None,
+        **options,
+    ):
+        self.folder = None if folder is None else Path(folder)
+        self._manifest: Manifest | None = None
+        self._engine: Engine | None = None
+        self._is_writing = False
+        self._wanted = (engine or "exact", dtype or "float32", options)
+        if self._wanted[0] not in ENGINES:
+            raise ValueError(suggest("engine", engine, ENGINES))
+        if self._wanted[1] not in ("float32", "float16"):
+            raise ValueError(f"`dtype` must be 'float32' or 'float16', got {dtype!r}.")
+        if self.folder is not None and Manifest.is_in(self.folder):
+            self._open(engine, dtype, options)
+        if embeddings is not None:
+            self.add_embeddings(embeddings, ids, metadata)
+
+    def _open(self, engine: str | None, dtype: str | None, options: dict) -> None:
+        self._manifest = manifest = Manifest.read(self.folder)
+        asked = {"engine": engine, "dtype": dtype}
+        asked |= {name: value for name, value in options.items() if name in manifest.options}
+        found = {"engine": manifest.engine, "dtype": manifest.dtype} | manifest.options
+        for name, value in asked.items():
+            if value is not None and value != found[name]:
+                raise ValueError(
+                    f"the gallery in '{self.folder}' has {name} {found[name]!r}, not {value!r}; leave `{name}` out, "
+                    "or save it to another folder with it."
+                )
+        self._build_engine(manifest.options | options)
+
+    def _build_engine(self, options: dict) -> None:
+        manifest = self._manifest
+        if manifest.engine not in ENGINES:
+            raise ValueError(suggest("engine", manifest.engine, ENGINES))
+        try:
+            self._engine = ENGINES[manifest.engine](
+                manifest.dim, manifest.dtype, self.folder, manifest.state, **options
+            )
+        except TypeError as error:
+            raise ValueError(f"the engine '{manifest.engine}' does not take {sorted(options)}: {error}.") from error
+
+    def _create(self, dim: int) -> None:
+        engine, dtype, options = self._wanted
+        # A device, a token belong to who opens a gallery, and not to the gallery.
+        kept = {name: value for name, value in options.items() if name not in ("device", "token")}
+        self._manifest = Manifest(engine, dim, dtype, kept)
+        self._build_engine(options)
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        self._manifest.state = self._engine.state
+        if self.folder is not None:
+            self._manifest.write(self.folder)
+
+    @contextlib.contextmanager
+    def _writing(self):
+        if self.folder is None or self._is_writing:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self.folder):
+            self._is_writing = True
+            try:
+                if self._engine is not None:
+                    self._engine.refresh()
+                elif Manifest.is_in(self.folder):  # another process was the first
+                    self._open(None, None, self._wanted[2])
+                yield
+            finally:
+                self._is_writing = False
+
+    def close(self) -> None:
+        """Let go of what the engine holds open, such as a connection; the gallery cannot be used afterwards."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def __len__(self) -> int:
+        return 0 if self._engine is None else len(self._engine)
+
+    def __contains__(self, name: str) -> bool:
+        return self._engine is not None and bool(self._engine.find([name]))
+
+    def __repr__(self) -> str:
+        engine = self._wanted[0] if self._manifest is None else self._manifest.engine
+        place = "" if self.folder is None else f", folder='{self.folder}'"
+        return f"Gallery({len(self)} images, engine='{engine}'{place})"
+
+    @property
+    def ids(self) -> list[str]:
+        """`list[str]`: In the order in which the images were added; a replaced image counts as added anew."""
+        return [] if self._engine is None else self._engine.ids
+
+    def add_embeddings(
+        self,
+        embeddings: torch.Tensor | np.ndarray,
+        ids: Sequence[str],
+        metadata: Sequence[dict | None] | None = None,
+        existing: str = "refuse",
+    ) -> None:
+        """Add embeddings.
+
+        Args:
+            embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`): Of any norm but zero.
+            ids (`list[str]`): One distinct id a row.
+            metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+            existing (`str`, defaults to `"refuse"`):
+                What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
+
+        Raises:
+            ValueError: If counts or sizes differ, ids repeat, or an embedding is zero or not finite.
+        """
+        if torch.is_tensor(embeddings):
+            embeddings = embeddings.detach().float().cpu().numpy()
+        embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2:
+            raise ValueError(f"embeddings must have the shape (num_images, dim), got {embeddings.shape}.")
+        ids = [] if ids is None else list(ids)
+        metadata = self._check_rows(len(embeddings), ids, metadata, existing)
+        with self._writing():
+            if self._engine is None:
+                self._create(embeddings.shape[1])
+            if embeddings.shape[1] != self._manifest.dim:
+                raise ValueError(
+                    f"the gallery holds embeddings of {self._manifest.dim} numbers, got {embeddings.shape[1]}; were "
+                    "they made by the same CLIP?"
+                )
+            here = self._find_existing(ids, existing)
+            keep = [i for i, name in enumerate(ids) if name not in here]
+            for start in range(0, len(keep), 8192):
+                places = keep[start : start + 8192]
+                rows = normalise(embeddings[places], [ids[i] for i in places])
+                self._append([ids[i] for i in places], rows, [metadata[i] for i in places])
+            self._finish()
+
+    def _check_rows(self, count: int, ids: list[str], metadata, existing: str) -> Sequence[dict | None]:
+        if existing not in _EXISTING:
+            raise ValueError(f"`existing` must be one of {', '.join(_EXISTING)}, got {existing!r}.")
+        if len(ids) != count:
+            raise ValueError(f"got {count} images and {len(ids)} ids; give one id an image.")
+        seen = set()
+        for name in ids:
+            if not isinstance(name, str):
+                raise ValueError(f"ids must be strings, got {name!r} of type {type(name).__name__}.")
+            if name in seen:
+                raise ValueError(f"ids must be distinct, but '{name}' repeats.")
+            seen.add(name)
+        if metadata is not None and len(metadata) != count:
+            raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
+        for row in metadata or ():
+            if row is not None and not isinstance(row, dict):
+                raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
+        try:
+            json.dumps(metadata)
+        except TypeError as error:
+            raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
+        return [None] * count if metadata is None else metadata
+
+    def _find_existing(self, ids: list[str], existing: str) -> set[str]:
+        here = set() if existing == "replace" else self._engine.find(ids)
+        if here and existing == "refuse":
+            first = next(name for name in ids if name in here)
+            raise ValueError(
+                f"{len(here)} of {len(ids)} ids are in the gallery already, such as '{first}'; choose "
+                'existing="replace" or existing="skip".'
+            )
+        return here
+
+    def _append(self, ids: list[str], embeddings: np.ndarray, metadata: list[dict | None]) -> None:
+        fields = sorted({*self._manifest.fields, *(name for row in metadata for name in row or ())})
+        if fields != self._manifest.fields:
+            self._manifest.fields = fields
+            self._write_manifest()
+        self._engine.add(ids, embeddings, metadata)
+
+    def _finish(self) -> None:
+        self._engine.finish()
+        self._write_manifest()
+
+    def remove(self, ids: Sequence[str] | str) -> None:
+        """Remove images.
+
+        Args:
+            ids (`list[str]` or `str`): Ids that are here.
+
+        Raises:
+            ValueError: If an id is not here; nothing is removed then.
+        """
+        ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        with self._writing():
+            self._refuse_unknown(ids)
+            if ids:
+                self._engine.remove(ids)
+                self._finish()
+
+    def _refuse_unknown(self, ids: Iterable[str]) -> None:
+        here = set() if self._engine is None else self._engine.find(list(ids))
+        for name in ids:
+            if name not in here:
+                raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
+
+
+def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Bring rows to norm 1.
+
+    Args:
+        rows (`np.ndarray` of shape `(num_rows, dim)`): Numbers of any type.
+        names (`list[str]`): What each row is called, for the message.
+
+    Returns:
+        `np.ndarray` of shape `(num_rows, dim)`: float32.
+
+    Raises:
+        ValueError: If a row is zero or not finite.
+    """
+    rows = rows.astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    bad = ~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)
+    if bad.any():
+        raise ValueError(
+            f"embeddings must be finite numbers and not all zero, but {int(bad.sum())} are not, first that of "
+            f"'{names[int(bad.argmax())]}'; encode it again."
+        )
+    return rows / norms

@@ -1,0 +1,110 @@
+"""A gallery's manifest, and the lock that one writer at a time holds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from huggingface_hub.utils import WeakFileLock
+
+
+__all__ = ["Manifest", "hold_lock"]
+
+_MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 1
+
+
+@dataclass
+class Manifest:
+    """What a folder says about the gallery in it.
+
+    Args:
+        engine (`str`): Name of the engine.
+        dim (`int`): Size of an embedding.
+        dtype (`str`): Type in which embeddings are stored.
+        options (`dict`): Of the engine.
+        state (`dict`): Of the engine, when it was last finished.
+        fields (`list[str]`): Names in the metadata of its images.
+        fingerprint (`str`, *optional*): Of the image tower, see `take_fingerprint`.
+        base_model (`str`, *optional*): Name of the CLIP, for messages only.
+        format (`int`): Version of this layout.
+    """
+
+    engine: str
+    dim: int
+    dtype: str = "float32"
+    options: dict = field(default_factory=dict)
+    state: dict = field(default_factory=dict)
+    fields: list[str] = field(default_factory=list)
+    fingerprint: str | None = None
+    base_model: str | None = None
+    format: int = _FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a folder.
+
+        Args:
+            folder (`Path`): Folder.
+
+        Returns:
+            [`Manifest`]: As it was written.
+
+        Raises:
+            ValueError: If there is none, or none that this version reads.
+        """
+        try:
+            facts = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if facts["format"] != _FORMAT:
+                raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}")
+            return cls(**facts)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"'{folder}' holds no readable gallery: {error}; index the images again.") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest, all of it or nothing.
+
+        Args:
+            folder (`Path`): Folder.
+        """
+        partial = folder / f"{_MANIFEST}.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / _MANIFEST)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Tell whether a folder holds a gallery.
+
+        Args:
+            folder (`Path`): Folder.
+
+        Returns:
+            `bool`: Whether a manifest is there.
+        """
+        return (folder / _MANIFEST).is_file()
+
+
+@contextlib.contextmanager
+def hold_lock(folder: Path):
+    """Hold the folder's lock; it is free again when the process ends, however it ends.
+
+    Args:
+        folder (`Path`): Folder.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(folder / _LOCK, timeout=0.2))
+        except TimeoutError as error:
+            raise ValueError(
+                f"another process is writing the gallery '{folder}'; wait until it has ended, or write to another "
+                "folder."
+            ) from error
+        yield

@@ -1,0 +1,217 @@
+"""Milvus through `pymilvus`: the same calls on an embedded file and on a server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .engine_rtd import Engine
+
+
+__all__ = ["MilvusEngine"]
+
+_MOST = 16_384  # results that Milvus gives at a time
+_QUERIES, _ROWS = 32, 2048  # in one message
+_FIELDS = ["row", "embedding", "metadata"]
+_ID_BYTES = 1024
+
+
+def _require_pymilvus():
+    try:
+        import pymilvus
+    except ImportError as error:
+        raise ImportError(
+            'pymilvus is not installed: pip install pymilvus milvus-lite, or use engine="exact".'
+        ) from error
+    return pymilvus
+
+
+class MilvusEngine(Engine):
+    """A collection of Milvus, which holds embeddings, ids and metadata; the gallery's folder has the manifest alone.
+
+    Milvus gives at most 16,384 results a query.
+
+    Args:
+        dim (`int`): Size of an embedding.
+        dtype (`str`, defaults to `"float32"`): Only `"float32"`.
+        folder (`Path`): Where the manifest lies, and the embedded file.
+        state (`dict`, *optional*): Not used: Milvus knows what it holds.
+        uri (`str`, *optional*):
+            A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`; `milvus.db` in the
+            gallery's folder where left out, by `milvus-lite`.
+        collection (`str`, defaults to `"gallery"`): Name of the collection.
+        index (`str`, defaults to `"FLAT"`):
+            Type of Milvus's index: `"FLAT"` is exact; `"AUTOINDEX"`, `"HNSW"` and others are approximate.
+        token (`str`, *optional*): Of the server; never written to the manifest.
+
+    Raises:
+        ImportError: If `pymilvus` is not installed.
+        ValueError: If Milvus cannot be reached, or there is no folder.
+    """
+
+    name = "milvus"
+    takes_expressions = True
+
+    def __init__(
+        self,
+        dim: int,
+        dtype: str = "float32",
+        folder: Path | None = None,
+        state: dict | None = None,
+        uri: str | None = None,
+        collection: str = "gallery",
+        index: str = "FLAT",
+        token: str | None = None,
+    ):
+        if folder is None:
+            raise ValueError("a gallery in Milvus needs a folder for its manifest: pass folder=.")
+        if dtype != "float32":
+            raise ValueError(f"Milvus stores float32 here, got dtype='{dtype}'; leave it out.")
+        self.dim, self.collection, self.uri = dim, collection, uri or str(folder / "milvus.db")
+        self.tolerance = dim * 2.0**-24
+        self._milvus = _require_pymilvus()
+        self._hits: dict[int, tuple[str, np.ndarray, dict | None]] = {}
+        self._last_row = -1
+        try:
+            self._client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
+        except self._milvus.MilvusException as error:
+            raise ValueError(
+                f"Milvus at '{self.uri}' cannot be had: {error.message}; is the server running, or does another "
+                "process have the file open?"
+            ) from error
+        if not self._ask("has_collection"):
+            self._create(index)
+
+    def _ask(self, call: str, **arguments):
+        try:
+            return getattr(self._client, call)(self.collection, **arguments)
+        except self._milvus.MilvusException as error:
+            raise ValueError(f"Milvus refused to {call.replace('_', ' ')}: {error.message}.") from error
+
+    def _create(self, kind: str) -> None:
+        kinds = self._milvus.DataType
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", kinds.VARCHAR, is_primary=True, max_length=_ID_BYTES)
+        schema.add_field("row", kinds.INT64)  # the order in which images were added
+        schema.add_field("embedding", kinds.FLOAT_VECTOR, dim=self.dim)
+        schema.add_field("metadata", kinds.JSON)
+        index = self._client.prepare_index_params()
+        index.add_index("embedding", index_type=kind, metric_type="IP")
+        self._ask("create_collection", schema=schema, index_params=index, consistency_level="Strong")
+
+    def close(self) -> None:
+        """See [`Engine.close`]."""
+        self._client.close()
+
+    def __len__(self) -> int:
+        return self._ask("query", filter="", output_fields=["count(*)"])[0]["count(*)"]
+
+    @property
+    def ids(self) -> list[str]:
+        """`list[str]`: In the order in which the images were added."""
+        entries = self._ask("query", filter="row >= 0", output_fields=["id", "row"])
+        return [entry["id"] for entry in sorted(entries, key=lambda entry: entry["row"])]
+
+    def find(self, ids: Sequence[str]) -> set[str]:
+        """See [`Engine.find`]."""
+        return {entry["id"] for entry in self._query_ids(ids, [])}
+
+    def _query_ids(self, ids: Sequence[str], fields: list[str]) -> Iterator[dict]:
+        for start in range(0, len(ids), _ROWS):
+            chosen = f"id in {_quote(list(ids[start : start + _ROWS]))}"
+            yield from self._ask("query", filter=chosen, output_fields=["id", *fields])
+
+    def get(self, ids: Sequence[str]) -> np.ndarray:
+        """See [`Engine.get`]."""
+        found = {entry["id"]: entry["embedding"] for entry in self._query_ids(ids, ["embedding"])}
+        return np.array([found[name] for name in ids], np.float32).reshape(len(ids), self.dim)
+
+    def read(self, batch_size: int = _ROWS) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
+        """See [`Engine.read`]."""
+        ids = self.ids
+        for start in range(0, len(ids), batch_size):
+            batch = ids[start : start + batch_size]
+            found = {entry["id"]: entry for entry in self._query_ids(batch, ["embedding", "metadata"])}
+            embeddings = np.array([found[name]["embedding"] for name in batch], np.float32)
+            yield batch, embeddings, [found[name]["metadata"] or None for name in batch]
+
+    def add(self, ids: Sequence[str], embeddings: np.ndarray, metadata: Sequence[dict | None]) -> None:
+        """See [`Engine.add`]; all or none of 2,048 at a time.
+
+        Raises:
+            ValueError: If an id is longer than the 1,024 bytes that the collection takes.
+        """
+        for name in ids:
+            if len(name.encode()) > _ID_BYTES:
+                raise ValueError(f"Milvus takes ids of {_ID_BYTES} bytes at most, got '{name[:80]}...'.")
+        for start in range(0, len(ids), _ROWS):
+            batch = zip(
+                ids[start : start + _ROWS],
+                embeddings[start : start + _ROWS].tolist(),
+                metadata[start : start + _ROWS],
+                strict=True,
+            )
+            # A clock, since Milvus cannot be asked cheaply for the last number it has.
+            first = max(time.time_ns(), self._last_row + 1)
+            entries = [
+                {"id": name, "row": first + i, "embedding": row, "metadata": extra or {}}
+                for i, (name, row, extra) in enumerate(batch)
+            ]
+            self._ask("upsert", data=entries)
+            self._last_row = first + len(entries) - 1
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """See [`Engine.remove`]."""
+        for start in range(0, len(ids), _ROWS):
+            self._ask("delete", filter=f"id in {_quote(list(ids[start : start + _ROWS]))}")
+
+    def finish(self) -> None:
+        """See [`Engine.finish`]."""
+        self._ask("flush")
+
+    def _nearest(self, queries: np.ndarray, count: int, where) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(where, dict):
+            where = _write_expression(where)
+        count = min(count, _MOST)
+        scores, rows = np.full((len(queries), count), -np.inf, np.float32), np.full((len(queries), count), -1)
+        self._hits = {}
+        for start in range(0, len(queries), _QUERIES):
+            found = self._ask(
+                "search",
+                data=queries[start : start + _QUERIES].tolist(),
+                limit=count,
+                filter=where or "",
+                anns_field="embedding",
+                output_fields=_FIELDS,
+            )
+            for q, hits in enumerate(found, start=start):
+                for place, hit in enumerate(hits):
+                    entity = hit["entity"]
+                    scores[q, place], rows[q, place] = hit["distance"], entity["row"]
+                    vector = np.array(entity["embedding"], np.float32)
+                    self._hits[entity["row"]] = (hit["id"], vector, entity["metadata"] or None)
+        return scores, rows
+
+    def _read_rows(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([self._hits[row][1] for row in rows.tolist()]) if len(rows) else np.empty((0, self.dim))
+
+    def _describe(self, row: int) -> tuple[str, dict | None]:
+        name, _, metadata = self._hits[row]
+        return name, metadata
+
+
+def _write_expression(where: dict) -> str:
+    # Not `in`: the embedded Milvus takes it for plain fields only, and metadata is one JSON field.
+    fields = (
+        " or ".join(f"metadata[{_quote(name)}] == {_quote(value)}" for value in values)
+        for name, values in where.items()
+    )
+    return " and ".join(f"({field})" for field in fields)
+
+
+def _quote(value) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,213 @@
+"""The pipeline `composed-image-retrieval`: queries in, ranked ids of a gallery out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import GeneratorType
+
+import torch
+from transformers import Pipeline
+
+from .gallery_rtd import Gallery
+
+
+__all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]
+
+TASK = "composed-image-retrieval"
+
+
+class ComposedImageRetrievalPipeline(Pipeline):
+    """Find the images of a gallery that answer a query.
+
+    A query is a dictionary, or a row of a data set, with `image` and `text`: a reference image (path, URL or PIL
+    image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
+    `image` alone it asks for similar images. A query may also hold `exclude`, a list of ids to leave out, and
+    `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
+
+    Args:
+        gallery ([`Gallery`], `str` or `Path`):
+            The images to search, or the folder of a gallery. Its image tower must be the model's.
+        args, kwargs: As for every pipeline, and defaults of what `__call__` takes.
+
+    Raises:
+        ValueError: If the gallery was made by another image tower.
+
+    Examples:
+        >>> from transformers import pipeline
+        >>> pipe = pipeline(
+        ...     "composed-image-retrieval", model="org/rtd-vitl", gallery="index", trust_remote_code=True
+        ... )  # doctest: +SKIP
+        >>> pipe({"image": "dress.jpg", "text": "is red"}, top_k=5)  # doctest: +SKIP
+    """
+
+    _load_processor = True
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+    _load_video_processor = False
+
+    def __init__(self, *args, gallery: Gallery | str | Path | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._gallery = None
+        if gallery is not None:
+            self.gallery = gallery
+
+    @property
+    def gallery(self) -> Gallery:
+        """[`Gallery`]: The images that are searched; another one is checked when it is set."""
+        if self._gallery is None:
+            raise ValueError("there is nothing to search: pass gallery=..., a Gallery or the folder of one.")
+        return self._gallery
+
+    @gallery.setter
+    def gallery(self, gallery: Gallery | str | Path) -> None:
+        if isinstance(gallery, str | Path):
+            gallery = Gallery.load(gallery)
+        gallery.check(self.model, self.processor)
+        self._gallery = gallery
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Save a complete repository: model, processor, and the code of all three.
+
+        Args:
+            save_directory (`str`): Directory. The gallery is not part of it.
+            kwargs: As for every pipeline.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+
+    def _sanitize_parameters(self, **kwargs):
+        known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
+        unknown = [name for name in kwargs if name not in known]
+        if unknown:
+            raise ValueError(f"the pipeline takes no `{unknown[0]}`; it takes {', '.join(known)}.")
+        return {}, {name: value for name, value in kwargs.items() if value is not None}, {}
+
+    def __call__(self, inputs=None, *, image=None, text: str | None = None, **kwargs):
+        """Answer one query or many.
+
+        Args:
+            inputs (`dict`, `list[dict]`, generator or data set, *optional*): Queries.
+            image (path, URL or PIL image, *optional*): Reference of a single query, in place of `inputs`.
+            text (`str`, *optional*): Condition or plain text of a single query, in place of `inputs`.
+            kwargs:
+                `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
+                leaves the reference out where its path or URL is an id of the gallery; `template`, the name of a
+                prompt template; `adapter`, for queries that name none; and `batch_size` and `num_workers`.
+
+        Returns:
+            `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
+            of these for a list, and an iterator over them for a generator or a data set.
+
+        Raises:
+            ValueError: If there is no gallery, or a query has neither image nor text or one that cannot be read.
+        """
+        _ = self.gallery  # refused before anything is encoded
+        if inputs is None:
+            inputs = {"image": image, "text": text}
+        elif image is not None or text is not None:
+            raise ValueError("give either `inputs`, or `image` and `text`.")
+        if isinstance(inputs, tuple):
+            inputs = list(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
+        # Data sets of the library `datasets` are none of torch's, and would be taken for a single query.
+        single = isinstance(inputs, Mapping | str | list | GeneratorType | torch.utils.data.Dataset)
+        if not single and hasattr(inputs, "__iter__"):
+            inputs = (row for row in inputs)
+        return super().__call__(inputs, **kwargs)
+
+    def preprocess(self, query) -> dict:
+        """Load the image of one query; texts are tokenised with those of the whole batch.
+
+        Args:
+            query (`dict`): See the class.
+
+        Returns:
+            `dict`: With the one key `query`, so that queries of several kinds stand in one batch.
+
+        Raises:
+            ValueError: If the query is none, or its image cannot be read.
+        """
+        if not isinstance(query, Mapping):
+            raise ValueError(
+                f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got '
+                f"{type(query).__name__}."
+            )
+        image, text = query.get("image"), query.get("text")
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"`text` of a query must be a string, got {type(text).__name__}.")
+        text = text if text and text.strip() else None
+        if image is None and text is None:
+            raise ValueError(f"a query needs `image`, `text` or both, got {sorted(query)}.")
+        return {
+            "query": {
+                "pixel_values": None if image is None else self.processor.prepare_images([image]),
+                "text": text,
+                "reference": _name_image(image),
+                "exclude": list(query.get("exclude") or ()),
+                "adapter": query.get("adapter"),
+            }
+        }
+
+    def _forward(
+        self, inputs, top_k=10, where=None, min_score=None, exclude_reference=True, template=None, adapter=None
+    ) -> dict:
+        # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
+        # over the gallery.
+        queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
+        exclude = [query["exclude"] + (query["reference"] if exclude_reference else []) for query in queries]
+        embeds = self._encode(queries, template, adapter)
+        hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
+        return {"results": [{"hits": row} for row in hits]}
+
+    def _encode(self, queries: Sequence[dict], template: str | None, adapter: str | None) -> torch.Tensor:
+        embeds = torch.empty(len(queries), self.model.config.projection_dim)
+        kinds = [(query["pixel_values"] is not None, query["text"] is not None) for query in queries]
+        for kind in set(kinds):
+            rows = [row for row, own in enumerate(kinds) if own == kind]
+            batch = [queries[row] for row in rows]
+            embeds[rows] = self._encode_batch(batch, *kind, template, adapter).float().cpu()
+        return embeds
+
+    def _encode_batch(self, queries, has_image: bool, has_text: bool, template, adapter) -> torch.Tensor:
+        device, model = self.device, self.model
+        texts = [query["text"] for query in queries]
+        if not has_image:
+            return model.get_text_features(**self.processor(text=texts).to(device)).pooler_output
+        features = model.get_image_features(torch.cat([query["pixel_values"] for query in queries]).to(model.dtype))
+        if not has_text:
+            return features.pooler_output
+        adapters = [query["adapter"] or adapter for query in queries]
+        return model.get_composed_features(
+            **self.processor(conditions=texts, template=template).to(device),
+            image_features=features,
+            adapter_names=adapters if any(adapters) else None,
+        ).pooler_output
+
+    def postprocess(self, model_outputs: dict) -> list[dict]:
+        """Give the results of one query.
+
+        Args:
+            model_outputs (`dict`): Of a query, alone or out of a batch.
+
+        Returns:
+            `list[dict]`: See `__call__`.
+        """
+        results = model_outputs["results"]
+        return (results[0] if isinstance(results, list) else results)["hits"]
+
+
+# What `config.json` says of it, by which `pipeline(model=...)` finds the task and its code.
+CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}
+
+
+def _name_image(image) -> list[str]:
+    """Name the ids under which an image may stand in a gallery."""
+    name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
+    if not name or str(name).startswith("data:"):
+        return []
+    if str(name).startswith(("http://", "https://")):
+        return [str(name)]
+    return [str(name), str(Path(name).resolve())]

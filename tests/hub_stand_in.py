@@ -1,0 +1,142 @@
+"""A stand-in of the Hub's HTTP interface on loopback: repositories of models, created, committed to and read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+__all__ = ["HubStandIn"]
+
+
+class HubStandIn:
+    """A Hub that lives as long as a `with` block; clients need `HF_ENDPOINT` and, for uploads, a token of any kind.
+
+    Large files go the way of LFS, as on the Hub with `HF_HUB_DISABLE_XET=1`.
+
+    Attributes:
+        url (`str`): Address, for `HF_ENDPOINT`.
+        repos (`dict[str, dict[str, bytes]]`): Files of each repository by path.
+        calls (`list[str]`): Method and path of each request.
+    """
+
+    def __enter__(self):
+        self.repos, self.calls, self._blobs = {}, [], {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict, bytes]:
+        """Give status, headers and body of a request."""
+        self.calls.append(f"{method} {path}")
+        for pattern, reply in _ROUTES:
+            if match := re.fullmatch(pattern, f"{method} {path.partition('?')[0]}"):
+                result = reply(self, body, *match.groups())
+                if isinstance(result, tuple):
+                    return result
+                return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
+        return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+
+    def _create(self, body):
+        facts = json.loads(body)
+        name = "/".join(part for part in (facts.get("organization"), facts["name"]) if part)
+        known = name in self.repos
+        self.repos.setdefault(name, {})
+        reply = {"url": f"{self.url}/{name}", "name": name}
+        return (409, {}, json.dumps(reply).encode()) if known else reply
+
+    def _choose_ways(self, body, repo):
+        def way(path):
+            return "lfs" if path.endswith((".safetensors", ".bin", ".faiss")) else "regular"
+
+        files = [file["path"] for file in json.loads(body)["files"]]
+        return {"files": [{"path": path, "uploadMode": way(path), "shouldIgnore": False} for path in files]}
+
+    def _offer_uploads(self, body, repo):
+        objects = [
+            {**wanted, "actions": {"upload": {"href": f"{self.url}/_blobs/{wanted['oid']}"}}}
+            for wanted in json.loads(body)["objects"]
+        ]
+        return {"transfer": "basic", "objects": objects}
+
+    def _take_blob(self, body, oid):
+        assert hashlib.sha256(body).hexdigest() == oid
+        self._blobs[oid] = body
+        return {}
+
+    def _commit(self, body, repo):
+        files = self.repos[repo]
+        for line in map(json.loads, body.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self._blobs[value["oid"]]
+            elif line["key"] == "deletedFile":
+                files.pop(value["path"])
+        return {"success": True, "commitOid": self._hash(repo), "commitUrl": f"{self.url}/{repo}/commit/main"}
+
+    def _hash(self, repo):
+        parts = [path.encode() + data for path, data in sorted(self.repos[repo].items())]
+        return hashlib.sha1(b"".join(parts)).hexdigest()
+
+    def _describe(self, body, repo, *revision):
+        if repo not in self.repos:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        siblings = [{"rfilename": path} for path in self.repos[repo]]
+        return {"id": repo, "modelId": repo, "sha": self._hash(repo), "private": False, "siblings": siblings}
+
+    def _list(self, body, repo):
+        return [
+            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in self.repos[repo].items()
+        ]
+
+    def _resolve(self, body, repo, path):
+        if repo not in self.repos:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b""
+        if path not in self.repos[repo]:
+            return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self._hash(repo)}, b""
+        data = self.repos[repo][path]
+        return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": self._hash(repo)}, data
+
+
+_ROUTES = [
+    (r"POST /api/repos/create", HubStandIn._create),
+    (r"POST /api/validate-yaml", lambda hub, body: {"errors": [], "warnings": []}),
+    (r"POST /api/models/(.+)/preupload/[^/]+", HubStandIn._choose_ways),
+    (r"POST /(.+)\.git/info/lfs/objects/batch", HubStandIn._offer_uploads),
+    (r"PUT /_blobs/(\w+)", HubStandIn._take_blob),
+    (r"POST /api/models/(.+)/commit/[^/]+", HubStandIn._commit),
+    (r"GET /api/models/(.+)/tree/[^/]+", HubStandIn._list),
+    (r"GET /api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", HubStandIn._describe),
+    (r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/[^/]+/(.+)", HubStandIn._resolve),
+]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def _reply(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        status, headers, data = self.hub.answer(self.command, self.path, body)
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_GET = do_HEAD = do_POST = do_PUT = _reply  # noqa: N815
+
+    def log_message(self, *args):
+        pass

@@ -1,0 +1,374 @@
+import copy
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
+from tests.builders import build_clip, build_images, build_processor, build_tokenizer
+
+
+NUM_KILLED = 2000
+INDEXING = """
+import sys
+import torch
+torch.set_num_threads(1)
+from modeling_rtd import Gallery, RTDModel, RTDProcessor
+from pathlib import Path
+place, images, folder = map(Path, sys.argv[1:])
+model, processor = RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
+paths = sorted(images.iterdir())
+Gallery(folder=folder).add(model, processor, paths, [path.name for path in paths], batch_size=32)
+"""
+
+
+@pytest.fixture
+def other_model():
+    """A model on another CLIP of the same sizes."""
+    return RTDModel.from_clip(build_clip(seed=5), "lincir", tokenizer=build_tokenizer())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six image files."""
+    paths = [tmp_path / f"{i}.png" for i in range(6)]
+    for path, image in zip(paths, build_images(6), strict=True):
+        image.save(path)
+    return paths
+
+
+@pytest.fixture
+def index(model, processor, photos, tmp_path):
+    """Folder of a gallery of the six photographs."""
+    Gallery(folder=tmp_path / "index").add(model, processor, photos)
+    return tmp_path / "index"
+
+
+def hash_files(folder):
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name[0] != "."
+    }
+
+
+def test_images_are_added_as_they_are_encoded(model, processor, photos, index):
+    gallery = Gallery.load(index)
+    embeds = encode_images(model, processor, photos)
+    assert gallery.ids == [str(path) for path in photos]
+    for name, hits in zip(gallery.ids, gallery.search(embeds, 1), strict=True):
+        assert hits[0]["id"] == name
+        assert hits[0]["score"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """Folder of a gallery whose indexing was killed, the model, the images, and what a second writer was told."""
+    root = tmp_path_factory.mktemp("killed")
+    images, place, folder = root / "images", root / "model", root / "index"
+    images.mkdir()
+    for i, image in enumerate(build_images(NUM_KILLED, size=(12, 12))):
+        image.save(images / f"{i:04}.bmp")
+    (images / "0700.bmp").write_bytes(b"no image")
+    torch.manual_seed(1)
+    RTDModel.from_clip(build_clip(), "lincir", tokenizer=build_tokenizer()).save_pretrained(place)
+    build_processor().save_pretrained(place)
+    command = [sys.executable, "-c", INDEXING, str(place), str(images), str(folder)]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."}, stderr=subprocess.DEVNULL)
+    journal = folder / "journal.jsonl"
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 5):
+        time.sleep(0.005)
+    try:
+        Gallery.load(folder).remove("0000.bmp")
+        told = None
+    except ValueError as error:
+        told = str(error)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return folder, place, images, told
+
+
+def test_a_second_writer_is_refused_while_the_first_is_at_it(killed):
+    assert "another process is writing the gallery" in killed[-1]
+
+
+def test_indexing_that_was_killed_goes_on_and_ends_identical(killed, tmp_path):
+    folder, place, images, _ = killed
+    assert 5 * 32 <= len(Gallery.load(folder)) < NUM_KILLED - 1
+    with (folder / "embeddings.bin").open("ab") as file:  # as if it had been killed between two writes
+        file.write(bytes(100))
+    with (folder / "journal.jsonl").open("ab") as file:
+        file.write(b'{"ids": ["00')
+    paths = sorted(images.iterdir())
+    names = [path.name for path in paths]
+    model, processor = RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
+    skipped = Gallery(folder=folder).add(model, processor, paths, names, batch_size=32)
+    Gallery(folder=tmp_path).add(model, processor, paths, names, batch_size=32)
+    assert len(skipped) == 1
+    assert "0700.bmp' cannot be read" in skipped[0]
+    assert Gallery.load(folder).ids == [name for name in names if name != "0700.bmp"]
+    assert hash_files(folder) == hash_files(tmp_path)
+
+
+def test_a_writer_sees_what_another_has_written_since(index):
+    first, second = Gallery.load(index), Gallery.load(index)
+    first.add_embeddings(torch.eye(24)[:2], ["x", "y"])
+    second.add_embeddings(torch.eye(24)[2:3], ["z"])
+    second.remove("x")
+    expected = [*second.ids[:6], "y", "z"]
+    assert Gallery.load(index).ids == expected
+    assert Gallery.load(index).search(torch.eye(24)[:3], 1)[1][0]["id"] == "y"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_same_tower_in_half_precision_passes(model, processor, index, dtype):
+    cosine = Gallery.load(index).check(model.to(dtype), processor)
+    assert 0.999 <= cosine < 1
+
+
+def test_another_tower_is_refused(other_model, processor, index, photos):
+    gallery = Gallery.load(index)
+    with pytest.raises(ValueError, match="made by another image tower.*with a cosine of .* where 0.999 is needed"):
+        gallery.check(other_model, processor)
+    with pytest.raises(ValueError, match="made by another image tower"):
+        gallery.add(other_model, processor, photos, [f"new {i}" for i in range(6)])
+    wide = RTDModel.from_clip(build_clip(projection_dim=16), "lincir", tokenizer=build_tokenizer())
+    with pytest.raises(ValueError, match="holds embeddings of 24 numbers, the model makes 16"):
+        gallery.check(wide, processor)
+
+
+def test_the_test_images_are_the_same_with_every_library():
+    from modeling_rtd.encoding_rtd import _draw_test_images
+
+    pixels = b"".join(image.tobytes() for image in _draw_test_images())
+    assert hashlib.sha256(pixels).hexdigest() == "267c2c73038ee0152ce177df953a281e51a3594dbc665f088d45b39c9c0cf2cd"
+
+
+@torch.no_grad()
+def test_swapping_the_text_side_changes_no_byte_of_the_gallery(model, processor, index):
+    before = hash_files(index)
+    rtd = copy.deepcopy(model)
+    tuned = copy.deepcopy(model.text_model)
+    tuned.text_projection.weight.add_(torch.randn_like(tuned.text_projection.weight))
+    rtd.replace_text_model(tuned)
+    inputs = processor(images=build_images(1), conditions="is red")
+    results = []
+    for one in (rtd, model):
+        gallery = Gallery.load(index)
+        assert gallery.check(one, processor) == pytest.approx(1)
+        results.append(gallery.search(one(**inputs).composed_embeds))
+    assert results[0] != results[1]
+    assert hash_files(index) == before
+
+
+def test_odd_images_are_taken_and_turned_upright(model, processor, tmp_path):
+    image = build_images(1, size=(40, 60))[0]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 270 degrees to stand upright
+    image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
+    image.convert("CMYK").save(tmp_path / "cmyk.tif")
+    image.save(tmp_path / "animated.gif", save_all=True, append_images=build_images(3, seed=1, size=(40, 60)))
+    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
+    grey = np.asarray(image.convert("L"))
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    image.save(tmp_path / "plain.png")
+    paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
+    gallery, skipped = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
+    assert not skipped
+    embeds = dict(zip(gallery.ids, gallery._engine.get(gallery.ids), strict=True))
+    for name, other, at_least in [
+        ("turned", "plain", 0.999999),
+        ("deep", "grey", 0.999999),
+        ("cmyk", "plain", 0.999),
+        ("animated", "plain", 0.9),
+    ]:
+        assert embeds[name] @ embeds[other] >= at_least, name
+
+
+def test_a_huge_image_and_a_corrupt_one_are_named_and_the_others_kept(model, processor, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    Image.new("RGB", (200, 200)).save(tmp_path / "huge.png")
+    (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
+    paths = [*photos[:3], tmp_path / "huge.png", tmp_path / "corrupt.jpg", *photos[3:]]
+    gallery, skipped = Gallery.from_images(model, processor, paths, batch_size=4)
+    assert gallery.ids == [str(path) for path in photos]
+    assert len(skipped) == 2
+    assert "huge.png' cannot be read: Image size (40000 pixels) exceeds limit" in skipped[0]
+    assert "corrupt.jpg' cannot be read" in skipped[1]
+
+
+def test_a_row_of_images_may_be_lazy(model, processor):
+    images = build_images(5)
+    rows = Dataset.from_dict({"image": images})
+    gallery, _ = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(5)], batch_size=2)
+    assert gallery.search(encode_images(model, processor, images[3:4]), 1)[0][0]["id"] == "3"
+
+
+def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
+    photos[1].write_bytes(b"no image")
+    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
+    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    assert gallery.ids == ["0", "2", "3", "4", "5"]
+    assert "the image at position 1 cannot be read" in skipped[0]
+
+
+@pytest.fixture
+def embeddings(model, processor, photos):
+    return encode_images(model, processor, photos).numpy() * 7  # of any norm
+
+
+@pytest.mark.parametrize("kind", ["array", "npy", "parquet", "faiss", "faiss without ids"])
+def test_embeddings_made_elsewhere_are_taken_over(embeddings, tmp_path, kind):
+    names, metadata = [f"{i}" for i in range(10, 16)], None
+    place, ids = tmp_path / f"made.{kind.split()[0]}", names
+    if kind == "array":
+        place = embeddings
+    elif kind == "npy":
+        np.save(place, embeddings)
+        ids = tmp_path / "ids.txt"
+        ids.write_text("\n".join(names))
+    elif kind == "parquet":
+        pandas = pytest.importorskip("pandas")
+        metadata = [{"shop": "a" if i % 2 else "b"} for i in range(6)]
+        rows = {"id": names, "embedding": list(embeddings), "shop": [row["shop"] for row in metadata]}
+        pandas.DataFrame(rows).to_parquet(place)
+        ids = None
+    else:
+        faiss = pytest.importorskip("faiss")
+        index = faiss.IndexFlatIP(24)
+        if kind == "faiss":
+            index, ids = faiss.IndexIDMap2(index), None
+            index.add_with_ids(embeddings, np.arange(10, 16))
+        else:
+            index.add(embeddings)
+        faiss.write_index(index, str(place))
+    gallery = Gallery.from_embeddings(place, ids, folder=tmp_path / "taken")
+    assert gallery.ids == names
+    hits = gallery.search(embeddings, 1)
+    assert [row[0]["id"] for row in hits] == names
+    if metadata:
+        assert [row[0]["metadata"] for row in hits] == metadata
+
+
+def test_a_few_images_tell_whether_imported_embeddings_match(
+    model, other_model, processor, embeddings, photos, tmp_path
+):
+    gallery = Gallery.from_embeddings(embeddings, [path.name for path in photos], folder=tmp_path / "taken")
+    with pytest.warns(UserWarning, match="does not say which image tower made it"):
+        assert gallery.check(model, processor) is None
+    with pytest.raises(ValueError, match="compare a few images with `verify` first"):
+        gallery.add(model, processor, build_images(1), ["new"])
+    few = {path.name: path for path in photos[:2]}
+    with pytest.raises(ValueError, match="do not match this image tower: that of '.*' has a cosine of"):
+        gallery.verify(other_model, processor, few)
+    with pytest.raises(ValueError, match="has no image 'none'"):
+        gallery.verify(model, processor, {"none": photos[0]})
+    assert gallery.verify(model, processor, few) > 0.9999
+    assert Gallery.load(tmp_path / "taken").check(model, processor) == pytest.approx(1)
+
+
+def test_a_gallery_moves_from_one_engine_and_type_to_another(index, tmp_path):
+    pytest.importorskip("faiss")
+    gallery = Gallery.load(index)
+    gallery.save(tmp_path / "half", dtype="float16")
+    Gallery.load(tmp_path / "half").save(tmp_path / "faiss", engine="faiss", factory="HNSW32")
+    moved = Gallery.load(tmp_path / "faiss")
+    assert "engine='faiss'" in repr(moved)
+    assert moved.ids == gallery.ids
+    assert moved._manifest.fingerprint == gallery._manifest.fingerprint
+    assert (tmp_path / "half/embeddings.bin").stat().st_size * 2 == (index / "embeddings.bin").stat().st_size
+
+
+@pytest.mark.parametrize("name", ["embeddings.bin", "journal.jsonl", "manifest.json"])
+def test_a_file_cut_short_is_named(index, name):
+    place = index / name
+    place.write_bytes(place.read_bytes()[: -10 if name == "manifest.json" else -30])
+    message = (
+        "holds no readable gallery" if name == "manifest.json" else f"{name}' is cut short: it holds . images of 6"
+    )
+    with pytest.raises(ValueError, match=message):
+        Gallery.load(index).search(np.ones((1, 24)))
+
+
+def test_a_damaged_journal_is_named(index):
+    (index / "journal.jsonl").write_text("nonsense\n")
+    with pytest.raises(ValueError, match=r"journal.jsonl' is damaged"):
+        Gallery.load(index)
+
+
+SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Gallery().search(torch.eye(3)), "the gallery is empty"),
+        (lambda: Gallery().save("nowhere"), "nothing to save"),
+        (lambda: Gallery.load("nowhere"), "'nowhere' holds no readable gallery"),
+        (lambda: Gallery(torch.eye(2), ["a", "a"]), "'a' repeats"),
+        (lambda: Gallery(torch.eye(2), ["a"]), "2 images and 1 ids"),
+        (lambda: Gallery(torch.eye(2), [1, 2]), "ids must be strings, got 1"),
+        (lambda: Gallery(torch.ones(2), ["a", "b"]), r"shape \(num_images, dim\), got \(2,\)"),
+        (lambda: Gallery(torch.tensor([[1.0, torch.nan], [1, 1]]), ["a", "b"]), "finite .* first that of 'a'"),
+        (lambda: Gallery(torch.tensor([[1.0, 1], [0, 0]]), ["a", "b"]), "not all zero.* first that of 'b'"),
+        (lambda: Gallery(engine="fais"), "unknown engine 'fais'; did you mean 'faiss'"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], dtype="int8"), "'float32' or 'float16', got 'int8'"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], factory="Flat"), "engine 'exact' does not take"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], engine="milvus"), "needs a folder for its manifest"),
+        (lambda: SMALL.add_embeddings(torch.eye(4), list("wxyz")), "embeddings of 3 numbers, got 4"),
+        (lambda: SMALL.add_embeddings(torch.eye(3), list("xya")), "1 of 3 ids are in the gallery.*'a'"),
+        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), existing="keep"), "refuse, skip, replace"),
+        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
+        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
+        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
+        (lambda: SMALL.remove(["a", "z"]), "has no image 'z'"),
+        (lambda: SMALL.search(torch.eye(3), 0), "`top_k` must be .* at least 1, got 0"),
+        (lambda: SMALL.search(torch.eye(3), 2.5), "`top_k` must be a whole number"),
+        (lambda: SMALL.search(torch.eye(4)), "were query and gallery encoded by the same CLIP"),
+        (lambda: SMALL.search(torch.eye(3), exclude=[[]]), "got 1 for 3"),
+        (lambda: SMALL.search(torch.eye(3), where={"x": 1}), "field 'x'. Known: none"),
+        (lambda: SMALL.search(torch.full((1, 3), torch.inf)), "first that of 'query 0'"),
+        (lambda: Gallery.from_embeddings("none.npy", []), "there is no file 'none.npy'"),
+        (lambda: Gallery.from_embeddings(np.eye(2)), "come without ids"),
+        (lambda: Gallery.from_embeddings(np.eye(2), "none.txt"), "no file of ids 'none.txt'"),
+        (lambda: Gallery.from_embeddings(__file__, []), "none of .npy, .parquet, .faiss and .index"),
+    ],
+)
+def test_bad_input_is_refused_with_a_sentence(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_options_that_differ_from_the_folder_are_refused(index):
+    with pytest.raises(ValueError, match="has dtype 'float32', not 'float16'"):
+        Gallery(folder=index, dtype="float16")
+    with pytest.raises(ValueError, match="has engine 'exact', not 'faiss'"):
+        Gallery(folder=index, engine="faiss")
+    with pytest.raises(ValueError, match="there is a gallery in .* already"):
+        Gallery.load(index).save(index)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet", "faiss", "json"])
+def test_files_of_embeddings_that_cannot_be_read_are_named(tmp_path, suffix):
+    pytest.importorskip("faiss")
+    (tmp_path / f"made.{suffix}").write_bytes(b"nonsense")
+    np.save(tmp_path / "good.npy", np.eye(2))
+    source, ids = ("good.npy", "made.json") if suffix == "json" else (f"made.{suffix}", [])
+    with pytest.raises(ValueError, match=f"made.{suffix}'"):
+        Gallery.from_embeddings(tmp_path / source, ids if suffix != "json" else tmp_path / ids)
+
+
+def test_a_manifest_of_another_version_is_refused(index):
+    facts = json.loads((index / "manifest.json").read_text()) | {"format": 99}
+    (index / "manifest.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="its format is 99, this version reads 1"):
+        Gallery.load(index)

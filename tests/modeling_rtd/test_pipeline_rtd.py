@@ -1,0 +1,230 @@
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from transformers import pipeline
+
+from modeling_rtd import Gallery, RTDModel
+from tests.builders import build_clip, build_images, build_tokenizer
+from trainer.adapters import build_lora_config
+
+
+TASK = "composed-image-retrieval"
+TEXTS = ["is red", "with the small dog and no more sleeves", "is a blue car"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(8)]
+    for path, image in zip(paths, build_images(8), strict=True):
+        image.save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def gallery(model, processor, photos):
+    return Gallery.from_images(model, processor, photos)[0]
+
+
+@pytest.fixture
+def pipe(model, processor, gallery):
+    return pipeline(TASK, model=model, processor=processor, gallery=gallery, device="cpu")
+
+
+@pytest.fixture
+def embed(model, processor):
+    """Encode one query by the model's own calls."""
+
+    @torch.no_grad()
+    def embed(image=None, text=None):
+        if text is None:
+            return model.get_image_features(**processor(images=[image])).pooler_output
+        if image is None:
+            return model.get_text_features(**processor(text=[text])).pooler_output
+        return model(**processor(images=[image], conditions=[text])).composed_embeds
+
+    return embed
+
+
+def names(hits):
+    return [hit["id"] for hit in hits]
+
+
+def test_every_kind_of_query_is_that_of_the_model(pipe, gallery, embed, photos):
+    for query in ({"image": photos[0], "text": TEXTS[0]}, {"image": photos[0]}, {"text": "the small dog"}):
+        hits = pipe(query, top_k=8, exclude_reference=False)
+        expected = gallery.search(embed(**query), 8)[0]
+        assert names(hits) == names(expected)
+        torch.testing.assert_close(
+            torch.tensor([hit["score"] for hit in hits]), torch.tensor([hit["score"] for hit in expected])
+        )
+        assert all(type(hit) is dict and type(hit["score"]) is float for hit in hits)
+
+
+def test_a_blank_text_asks_for_similar_images(pipe, photos):
+    assert pipe(image=photos[2], text="  ", exclude_reference=False)[0]["id"] == photos[2]
+
+
+def test_text_goes_to_the_tower_from_before_rtd(model, pipe, embed):
+    before = pipe(text="the small dog")
+    tuned = RTDModel.from_clip(build_clip(seed=3), "lincir", tokenizer=build_tokenizer()).text_model
+    model.replace_text_model(tuned)
+    assert pipe(text="the small dog") == before
+
+
+def test_batches_of_several_kinds_equal_single_queries(pipe, photos):
+    queries = [{"image": photos[i], "text": text} for i, text in enumerate(TEXTS)]
+    queries += [{"text": "a dog"}, {"image": build_images(1, seed=9)[0]}, {"image": photos[5], "text": "is black"}]
+    alone = [pipe(query) for query in queries]
+    for batch_size in (2, 4, 6):
+        together = pipe(queries, batch_size=batch_size)
+        assert [names(hits) for hits in together] == [names(hits) for hits in alone]
+
+
+@pytest.mark.parametrize("form", ["generator", "datasets", "undecoded paths"])
+def test_many_queries_stream(pipe, photos, form):
+    queries = [{"image": photos[i], "text": text} for i, text in enumerate(TEXTS)]
+    expected = [names(pipe(query)) for query in queries]
+    inputs = (query for query in queries)
+    if form != "generator":
+        rows = {"image": photos[:3], "text": TEXTS, "label": [1, 2, 3]}
+        inputs = Dataset.from_dict(rows)
+        if form == "datasets":
+            inputs = inputs.cast_column("image", ImageFeature())
+    results = pipe(inputs, batch_size=2)
+    assert not isinstance(results, list)
+    assert [names(hits) for hits in results] == expected
+
+
+def test_the_reference_is_left_out_unless_asked_for(pipe, photos):
+    assert photos[3] not in names(pipe(image=photos[3]))
+    assert names(pipe(image=photos[3], exclude_reference=False))[0] == photos[3]
+    assert photos[4] not in names(pipe({"image": photos[3], "exclude": [photos[4]]}))
+
+
+def test_an_image_behind_a_url_is_taken(pipe, photos):
+    data = Path(photos[1]).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/1.png"
+    hits = pipe(image=url)
+    server.shutdown()
+    server.server_close()
+    assert names(hits)[0] == photos[1]
+
+
+def test_a_url_that_does_not_answer_is_named_in_time(pipe, monkeypatch):
+    monkeypatch.setattr("modeling_rtd.processing_rtd._URL_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
+        with pytest.raises(ValueError, match=f"the image '{url}' cannot be read: timed out"):
+            pipe(image=url)
+
+
+def test_options_are_defaults_of_the_pipeline_and_of_a_call(model, processor, gallery, photos):
+    pipe = pipeline(TASK, model=model, processor=processor, gallery=gallery, top_k=2, device="cpu")
+    assert len(pipe(text="a dog")) == 2
+    assert len(pipe(text="a dog", top_k=5)) == 5
+    scores = [hit["score"] for hit in pipe(text="a dog", top_k=5)]
+    assert len(pipe(text="a dog", top_k=5, min_score=scores[2])) == 3
+
+
+def test_a_model_in_half_precision_answers_alike(pipe, photos):
+    queries = [{"image": photos[0], "text": TEXTS[0]}, {"image": photos[2]}, {"text": "a small dog"}]
+    expected = pipe(queries)
+    pipe.model.to(torch.bfloat16)
+    for ours, theirs in zip(pipe(queries, batch_size=3), expected, strict=True):
+        scores = {hit["id"]: hit["score"] for hit in theirs}
+        assert all(hit["score"] == pytest.approx(scores[hit["id"]], abs=0.05) for hit in ours)
+
+
+def test_a_gallery_of_another_tower_is_refused(processor, gallery, tmp_path, model, photos):
+    other = RTDModel.from_clip(build_clip(seed=5), "lincir", tokenizer=build_tokenizer())
+    Gallery(folder=tmp_path / "index").add(model, processor, photos)
+    for one in (gallery, tmp_path / "index"):
+        with pytest.raises(ValueError, match="made by another image tower"):
+            pipeline(TASK, model=other, processor=processor, gallery=one, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("query", "options", "message"),
+    [
+        ({"img": "a.png"}, {}, r"needs `image`, `text` or both, got \['img'\]"),
+        ({"text": " "}, {}, "needs `image`, `text` or both"),
+        ("a.png", {}, "a query is a dictionary such as .* got str"),
+        ({"text": 3}, {}, "`text` of a query must be a string, got int"),
+        ({"image": "none.png", "text": "x"}, {}, "'none.png' cannot be read: there is no such file"),
+        ({"text": "x"}, {"topk": 3}, "the pipeline takes no `topk`; it takes top_k"),
+        ({"text": "x"}, {"top_k": 0}, "`top_k` must be a whole number of at least 1"),
+        ({"text": "x"}, {"text": "y"}, "give either `inputs`, or `image` and `text`"),
+    ],
+)
+def test_bad_queries_are_refused_with_a_sentence(pipe, query, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(query, **options)
+
+
+def test_no_queries_have_no_answers(pipe):
+    assert pipe([]) == []
+
+
+def test_a_pipeline_without_a_gallery_says_so(model, processor):
+    with pytest.raises(ValueError, match="nothing to search: pass gallery="):
+        pipeline(TASK, model=model, processor=processor, device="cpu")(text="a dog")
+
+
+@pytest.fixture
+def adapted(model, processor, photos, tmp_path):
+    """A pipeline over a kept gallery, and two adapters on its model."""
+    gallery = Gallery(folder=tmp_path / "index")
+    gallery.add(model, processor, photos)
+    for seed, name in enumerate(("fashion", "scenes")):
+        torch.manual_seed(seed)
+        model.text_model.add_adapter(build_lora_config(), adapter_name=name)
+    for name, parameter in model.text_model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return pipeline(TASK, model=model, processor=processor, gallery=gallery, device="cpu")
+
+
+def test_adapters_are_chosen_per_query_and_mixed_in_one_batch(adapted, photos, tmp_path):
+    index = tmp_path / "index"
+    before = {path.name: path.read_bytes() for path in index.iterdir()}
+    query = {"image": photos[0], "text": "is a red dress"}
+    alone = {}
+    for name in ("fashion", "scenes"):
+        adapted.model.set_adapter(name)
+        alone[name] = adapted(query)
+    adapted.model.text_model.disable_adapters()
+    alone["__base__"] = adapted(query)
+    adapted.model.text_model.enable_adapters()
+    assert len({str(hits) for hits in alone.values()}) == 3
+    order = ["scenes", "__base__", "fashion", "scenes", None, "fashion"]
+    batch = [{**query, "adapter": name} for name in order]
+    mixed = adapted([*batch, {"text": "a dog", "adapter": "fashion"}], batch_size=7)
+    for name, hits in zip(order, mixed, strict=False):
+        expected = alone[name or "scenes"]  # the active one where none is named
+        assert names(hits) == names(expected)
+        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-5)
+    assert names(adapted(query, adapter="fashion")) == names(alone["fashion"])
+    assert {path.name: path.read_bytes() for path in index.iterdir()} == before
+
+
+def test_an_unknown_adapter_is_named_with_the_nearest(adapted, photos):
+    with pytest.raises(ValueError, match="unknown adapter 'fashon'; did you mean 'fashion'"):
+        adapted({"image": photos[0], "text": "is red", "adapter": "fashon"})

@@ -1,0 +1,138 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_rtd import Gallery, encode_images
+from tests.builders import build_images
+from trainer.cli.main import main
+
+
+@pytest.fixture
+def place(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of twelve images, one of them in a sub-folder."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for i, image in enumerate(build_images(12)):
+        image.save(folder / ("more" if i == 5 else "") / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def index(place, photos, tmp_path):
+    assert main(["index", place, "--images", str(photos), "--out", str(tmp_path / "index")]) == 0
+    return tmp_path / "index"
+
+
+def search(place, gallery, tmp_path, capsys, *more):
+    capsys.readouterr()
+    arguments = ["search", place, "--gallery", str(gallery), "--sheet", str(tmp_path / "sheet.png"), *more]
+    status = main(arguments)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_an_index_answers_as_its_folder_does(place, photos, index, tmp_path, capsys):
+    query = ["--image", str(photos / "2.png"), "--text", "is red", "--json"]
+    answers = []
+    for gallery in (photos, index):
+        status, out, err = search(place, gallery, tmp_path, capsys, *query)
+        assert status == 0
+        assert "the reference lies in the gallery and is left out" in err
+        answers.append(json.loads(out)["results"])
+    assert [hit["id"] for hit in answers[0]] == [hit["id"] for hit in answers[1]]
+    assert [hit["rank"] for hit in answers[1]] == list(range(1, 11))
+    assert str(photos / "2.png") not in [hit["id"] for hit in answers[1]]
+
+
+def test_indexing_again_adds_what_is_new(place, photos, index, capsys):
+    build_images(1, seed=9)[0].save(photos / "new.png")
+    (photos / "bad.png").write_bytes(b"nonsense")
+    assert main(["index", place, "--images", str(photos), "--out", str(index)]) == 0
+    captured = capsys.readouterr()
+    assert f"index: 13 images in {index}, 1 of them new" in captured.out
+    assert "1 of 14 images were skipped" in captured.err
+    assert "bad.png' cannot be read" in captured.err
+
+
+def test_text_alone_and_image_alone(place, photos, index, tmp_path, capsys):
+    status, out, _ = search(place, index, tmp_path, capsys, "--text", "a small dog", "--top-k", "3")
+    assert (status, out.splitlines()[0], len(out.splitlines())) == (0, "rank  score   image", 5)
+    status, out, _ = search(place, index, tmp_path, capsys, "--image", str(photos / "2.png"), "--keep-reference")
+    assert out.splitlines()[1].split() == ["1", "1.0000", str(photos / "2.png")]
+
+
+def test_the_sheet_shows_ranks_in_rows_of_ten(place, index, tmp_path, capsys):
+    search(place, index, tmp_path, capsys, "--text", "a dog", "--top-k", "12")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 2 * 96 + 2 * 16
+        assert sheet.width < 11 * 104 + 400
+        second = sheet.crop((sheet.width - 11 * 104, 22 + 120, sheet.width, sheet.height)).convert("L")
+        assert np.asarray(second).min() < 200
+
+
+@pytest.mark.parametrize("kind", ["folder", "index"])
+def test_a_sheet_among_the_images_is_refused(place, photos, index, tmp_path, capsys, kind):
+    gallery = photos if kind == "folder" else index
+    status, _, err = search(place, gallery, tmp_path, capsys, "--text", "a dog", "--sheet", str(photos / "sheet.png"))
+    assert status == 2
+    assert "would lie among the images" in err
+    assert not (photos / "sheet.png").exists()
+
+
+def test_filters_scores_and_exclusions(place, photos, model, processor, tmp_path, capsys):
+    gallery = Gallery(folder=tmp_path / "index")
+    paths = sorted(str(path) for path in photos.glob("*.png"))
+    gallery.add(model, processor, paths, metadata=[{"shop": "a", "year": i} for i in range(len(paths))])
+    found = search(place, gallery.folder, tmp_path, capsys, "--text", "a dog", "--where", "year=[3, 4]", "--json")[1]
+    assert {hit["id"] for hit in json.loads(found)["results"]} == set(paths[3:5])
+    options = ["--text", "a dog", "--exclude", paths[3], "--where", "year=[3, 4]", "--where", "shop=a", "--json"]
+    found = search(place, gallery.folder, tmp_path, capsys, *options)[1]
+    assert [hit["id"] for hit in json.loads(found)["results"]] == [paths[4]]
+    status, out, _ = search(place, gallery.folder, tmp_path, capsys, "--text", "a dog", "--min-score", "1", "--json")
+    assert (status, json.loads(out)["results"]) == (0, [])
+
+
+def test_embeddings_made_elsewhere_are_compared_and_taken_over(place, photos, model, processor, tmp_path, capsys):
+    paths = sorted(photos.glob("*.png"))
+    np.save(tmp_path / "made.npy", encode_images(model, processor, paths).numpy())
+    (tmp_path / "ids.txt").write_text("\n".join(path.stem for path in paths))
+    out = tmp_path / "taken"
+    command = ["index", place, "--embeddings", str(tmp_path / "made.npy"), "--ids", str(tmp_path / "ids.txt")]
+    assert main([*command, "--images", str(photos), "--out", str(out), "--engine", "faiss", "--dtype", "float16"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 images compared with their embeddings: smallest cosine 1.0000" in shown
+    assert "engine='faiss'" in repr(Gallery.load(out))
+    np.save(tmp_path / "made.npy", np.roll(encode_images(model, processor, paths).numpy(), 1, axis=0))
+    assert main([*command, "--images", str(photos), "--out", str(tmp_path / "wrong")]) == 2
+    assert "the embeddings do not match this image tower" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "M", "--out", "O"], "nothing to index: give --images, --embeddings"),
+        (["index", "M", "--out", "O", "--images", "nowhere"], "'nowhere' is no folder"),
+        (["search", "M", "--gallery", "G"], "nothing to search for: give --image, --text or both"),
+        (["search", "M", "--gallery", "nowhere", "--text", "x"], "'nowhere' is no folder"),
+    ],
+)
+def test_bad_commands_are_refused_with_a_sentence(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_bad_filter_is_refused(place, index, tmp_path, capsys):
+    for condition, message in [("year", "takes FIELD=VALUE, got 'year'"), ("year=3", "has a field 'year'")]:
+        status, _, err = search(place, index, tmp_path, capsys, "--text", "x", "--where", condition)
+        assert status == 2
+        assert message in err

@@ -1,0 +1,77 @@
+"""`rtd index`: encode a folder of images once, or take over embeddings that were made elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from trainer.images import list_images
+
+
+__all__ = ["run"]
+
+_NUM_COMPARED = 8
+
+
+def run(arguments: list[str]) -> None:
+    """Make or extend an index; the same command goes on where it was interrupted.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If there is nothing to index, an option is not accepted, or embeddings do not match the model.
+    """
+    parser = argparse.ArgumentParser("rtd index", description=__doc__)
+    parser.add_argument("model", help="directory or Hub id of an RTD model")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the index, made where it does not exist")
+    parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
+    parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
+    parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
+    parser.add_argument("--engine", help="exact (default), faiss or milvus")
+    parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
+    parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
+    parser.add_argument("--uri", help="of Milvus: a server or a .db file (default: a file in the index)")
+    parser.add_argument("--collection", help="of Milvus (default: gallery)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
+    parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
+    options = parser.parse_args(arguments)
+    if options.images is None and options.embeddings is None:
+        raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
+    paths = [] if options.images is None else [str(path.resolve()) for path in list_images(options.images)]
+    chosen = {name: getattr(options, name) for name in ("engine", "dtype", "factory", "uri", "collection")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+
+    from modeling_rtd import Gallery
+    from trainer.assembly import load_model_and_processor
+
+    model, processor = load_model_and_processor(options.model)
+    if options.embeddings is not None:
+        # In memory first: embeddings that do not match leave no index.
+        gallery = Gallery.from_embeddings(options.embeddings, options.ids)
+        if paths:
+            _compare(gallery, model, processor, paths)
+        gallery.save(options.out, **chosen)
+        print(f"index: {len(gallery)} images in {options.out}")
+        return
+    gallery = Gallery(folder=options.out, **chosen)
+    before = len(gallery)
+    skipped = gallery.add(
+        model, processor, paths, batch_size=options.batch_size, num_workers=options.num_workers, existing="skip"
+    )
+    if skipped:
+        reasons = "\n".join(f"  {reason}" for reason in skipped)
+        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    print(f"index: {len(gallery)} images in {options.out}, {len(gallery) - before} of them new")
+
+
+def _compare(gallery, model, processor, paths: list[str]) -> None:
+    """Compare some of the images with their embeddings, under their path, name, or name without its suffix."""
+    ids = set(gallery.ids)
+    named = {name: path for path in paths for name in (path, Path(path).name, Path(path).stem) if name in ids}
+    if not named:
+        raise ValueError(f"none of the ids is the name of one of the {len(paths)} images, such as '{paths[0]}'.")
+    chosen = dict(list(named.items())[:: max(1, len(named) // _NUM_COMPARED)][:_NUM_COMPARED])
+    cosine = gallery.verify(model, processor, chosen)
+    print(f"{len(chosen)} images compared with their embeddings: smallest cosine {cosine:.4f}")
