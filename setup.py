@@ -20,6 +20,7 @@ EXTRAS = {
     "train": [
         "accelerate>=1.1",
         "datasets>=4.0",
+        "evaluate>=0.4.6",
         "matplotlib>=3.8",
         "peft>=0.19",
         "pyyaml>=6.0",
@@ -48,7 +49,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
-    package_data={"": ["py.typed", "*.yaml"]},
+    package_data={"": ["py.typed", "*.yaml"], "trainer.evaluate_metrics": ["*/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},

@@ -27,13 +27,15 @@ from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection
 from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
+from trainer.image_features import ImageFeatures
+from trainer.images import load_images
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
-from trainer.token_lift import invert_visual_projection
+from trainer.token_lift import TokenLift, fit_token_lift
 
 
 __all__ = ["run_demo"]
@@ -107,15 +109,12 @@ def run_demo(
             experiment_rows = run.run_experiments() if experiments else []
     panels = {
         "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],
-        "Images: InfoNCE": [
-            {name: run[name] for name in ("pic2word", "context_i2w") if name in run} for run in losses
-        ],
+        "Images: InfoNCE": [{k: v for k, v in run.items() if k in ("pic2word", "context_i2w")} for run in losses],
         "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in methods} for run in losses],
     }
     if projections == "all":
-        panels |= {
-            f"{name}: sum of its terms": [{name: run[name]} for run in losses] for name in ("searle", "fti4cir")
-        }
+        terms = ("searle", "fti4cir")
+        panels["Sums of several terms"] = [{k: v for k, v in run.items() if k in terms} for run in losses]
     draw_loss_curves(panels, folder / "losses.png")
     write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:
@@ -226,14 +225,15 @@ class _DemoRun:
             learning_rate=recipe.rtd_learning_rate,
             **{"noise_scale": 0.5 * self.rms} | arguments,
         )
+        processor = self.processor.with_template(model.projection.config.projection_type)
         with self.seconds(variant):
             trainer = RTDTrainer(
                 copy.deepcopy(model.text_model),
                 args,
                 projection=model.projection,
                 train_dataset=triplets,
-                processing_class=self.processor.with_template(model.projection.config.projection_type),
-                token_lift=invert_visual_projection(model) if "image_tokens" in model.projection.consumes else None,
+                processing_class=processor,
+                token_lift=self._fit_lift(model, processor) if "image_tokens" in model.projection.consumes else None,
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
@@ -241,6 +241,14 @@ class _DemoRun:
         tuned = copy.deepcopy(model)
         tuned.replace_text_model(trainer.model)
         return tuned
+
+    def _fit_lift(self, model: RTDModel, processor: RTDProcessor) -> TokenLift:
+        limit = self.recipe.own[model.projection.config.projection_type].get("num_images")
+        stages = self.folder / "scratch/stages"
+        features = ImageFeatures(model, processor, load_images(self.world.images, limit), stages)
+        conditions = self.world.triplets["conditioning_caption"][:]
+        settings = {"noise_scale": 0.5 * self.rms, "steps": self.recipe.lift_steps, "seed": self.seed}
+        return fit_token_lift(model, processor, features, conditions, stages, **settings)
 
     def _shared_arguments(self, stage: str, steps: int) -> dict:
         scratch = self.folder / "scratch"
@@ -286,6 +294,7 @@ class _DemoRun:
             "num_gallery": len(self.evaluator.benchmark.gallery),
             "clip_steps": self.world.preset.clip_steps,
             "recipe": self.recipe,
+            "methods": self.methods,
             "rms": self.rms,
             "prompt": self.processor.prompt_templates[self.processor.default_template],
             "versions": {

@@ -27,6 +27,7 @@ class DemoRecipe:
         rtd_steps (`int`): Steps of RTD.
         rtd_batch_size (`int`): Triplets a step.
         rtd_learning_rate (`float`): Constant.
+        lift_steps (`int`): Steps of fitting image tokens to text, for the projections that read them.
         own (`dict`): Arguments of a method that differ from these.
     """
 
@@ -36,6 +37,7 @@ class DemoRecipe:
     rtd_steps: int
     rtd_batch_size: int
     rtd_learning_rate: float
+    lift_steps: int
     own: Mapping[str, dict] = field(default_factory=lambda: _SMALL)
 
 
@@ -55,9 +57,9 @@ _SMALL = MappingProxyType(
     }
 )
 RECIPES = {
-    "demo": DemoRecipe(600, 128, 2e-3, 300, 128, 1e-3, own=_DEMO),
-    "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4),
-    "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4),
+    "demo": DemoRecipe(600, 128, 2e-3, 300, 128, 1e-3, 500, own=_DEMO),
+    "mini": DemoRecipe(200, 64, 2e-3, 200, 64, 5e-4, 200),
+    "toy": DemoRecipe(4, 16, 2e-3, 4, 16, 5e-4, 4),
 }
 
 

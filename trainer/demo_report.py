@@ -62,6 +62,22 @@ touch combinations that are held out.
 """
 
 
+def _describe_others(recipe) -> str:
+    searle, context, fti4cir = (recipe.own[method] for method in ("searle", "context_i2w", "fti4cir"))
+    steps = {method: recipe.own[method].get("max_steps", recipe.projection_steps) for method in recipe.own}
+    images = {method: recipe.own[method].get("num_images", "all") for method in recipe.own}
+    return f"""The other three, beside steps, batches and learning rate (SEARLE {steps["searle"]} steps, Context-I2W \
+{steps["context_i2w"]} at {context["learning_rate"]:g}, FTI4CIR {steps["fti4cir"]}), depart from their recipes so: \
+SEARLE on {images["searle"]} images, {searle["oti_steps"]} inversion steps of {searle["oti_batch_size"]} images with an \
+average of decay {searle["oti_ema_decay"]} (published 350 of 32, 0.99), temperature {searle["temperature"]} instead of \
+0.25, phrases from the world's grammar instead of a language model; Context-I2W on {images["context_i2w"]} images, \
+encoded once, with 2 layers of 2 heads instead of 6 of 8; FTI4CIR on {images["fti4cir"]} images, at temperature \
+{fti4cir["temperature"]}, without the drop of its learning rate. RTD over the last two feeds their image tokens from \
+text by a small network fitted to images in {recipe.lift_steps} steps.
+
+"""
+
+
 def write_report(rows: list[dict], facts: dict, path: Path, experiments: list[dict] = ()) -> None:
     """Write the report of a demo.
 
@@ -77,9 +93,13 @@ def write_report(rows: list[dict], facts: dict, path: Path, experiments: list[di
         for variant in {row["variant"] for row in rows}
         for metric in _METRICS
     }
-    pic2word = "; ".join(
-        f"{name} {_compare(rows, 'pic2word + rtd', 'pic2word', metric)}"
-        for name, metric in (("R@5", "recall@5"), ("R@10", "recall@10"), ("subset R@1", "subset_recall@1"))
+    names = (("R@5", "recall@5"), ("R@10", "recall@10"), ("subset R@1", "subset_recall@1"))
+    others = "\n".join(
+        f"- The same on {method}: "
+        + "; ".join(f"{name} {_compare(rows, f'{method} + rtd', method, metric)}" for name, metric in names)
+        + "."
+        for method in facts["methods"]
+        if method != "lincir"
     )
     gain = mean["lincir + rtd", "recall@5"] - mean["lincir", "recall@5"]
     control = mean["control: no composition", "recall@5"] - mean["lincir", "recall@5"]
@@ -108,7 +128,7 @@ reference and near misses of its target. Percent:
 - RTD over its projection alone, R@5: {_compare(rows, "lincir + rtd", "lincir", "recall@5")}; \
 R@10: {_compare(rows, "lincir + rtd", "lincir", "recall@10")}; \
 subset R@1: {_compare(rows, "lincir + rtd", "lincir", "subset_recall@1")}.
-- The same on Pic2Word's projection: {pic2word}.
+{others}
 - Refined concatenation (rc), R@5 with over without: \
 {_compare(rows, "lincir + rtd", "lincir + rtd without rc", "recall@5")}.
 - Refined batch sampling (rb), R@5 with over without: \
@@ -154,7 +174,8 @@ published, but set to the size of these embeddings (rms {facts["rms"]:.3f} at se
 12345. The rest of RTD is the published recipe: AdamW, weight decay 0.01 on all parameters, temperature 0.07, joint \
 NT-Xent, refined batch sampling and concatenation.
 
-Prompt `{facts["prompt"]}`; reference images are not in the gallery; ties keep the gallery's order. Recipes were fixed \
+{_describe_others(recipe) if "searle" in facts["methods"] else ""}\
+Prompt of LinCIR `{facts["prompt"]}`; reference images are not in the gallery; ties keep the gallery's order. Recipes were fixed \
 on validation queries. {facts["threads"]} thread(s); {", ".join(f"{k} {v}" for k, v in facts["versions"].items())}.
 """
     path.write_text(text)

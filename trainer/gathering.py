@@ -1,12 +1,22 @@
-"""Joining embeddings over processes, with gradients."""
+"""Joining embeddings over processes: with gradients, or batch by batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from trainer.stages import save_array
 
 
-__all__ = ["gather_embeds"]
+__all__ = ["gather_embeds", "join_processes", "load_array", "share_batches"]
 
 
 class _Gather(torch.autograd.Function):
@@ -35,3 +45,71 @@ def gather_embeds(embeds: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(world_size * batch_size, projection_dim)`: The input itself in a single process.
     """
     return _Gather.apply(embeds) if dist.is_initialized() and dist.get_world_size() > 1 else embeds
+
+
+@contextmanager
+def join_processes() -> Iterator[PartialState]:
+    """Work as one of the processes that `torchrun` started, on an accelerator or not, and end together.
+
+    Yields:
+        `accelerate.PartialState`: Which of them this is.
+    """
+    # accelerate joins processes on a CPU only where it is told that they are.
+    yield PartialState(cpu=not torch.accelerator.is_available())
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def share_batches(
+    encode: Callable[[range], torch.Tensor],
+    total: int,
+    batch_size: int,
+    desc: str | None = None,
+    folder: Path | None = None,
+) -> torch.Tensor:
+    """Encode rows in batches, each by one of the processes, and join them in order.
+
+    The batches are the same for any number of processes, and so is the result.
+
+    Args:
+        encode (`Callable`): Takes a range of rows, gives a tensor of shape `(len(range), projection_dim)`.
+        total (`int`): Number of rows.
+        batch_size (`int`): Rows in a batch.
+        desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
+        folder (`Path`, *optional*): Keeps each batch, so that a run that was stopped goes on.
+
+    Returns:
+        `torch.Tensor` of shape `(total, projection_dim)`: Float32, on the CPU.
+    """
+    state = PartialState()
+    starts = range(0, total, batch_size)[state.process_index :: state.num_processes]
+    chunks = []
+    for start in tqdm(starts, desc=desc, disable=desc is None or not state.is_main_process):
+        batch = range(start, min(start + batch_size, total))
+        path = folder and folder / f"{batch_size}-{start}.npy"
+        chunk = load_array(path, len(batch)) if path else None
+        if chunk is None:
+            chunk = encode(batch).float().cpu()
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_array(path, chunk.numpy())
+        chunks.append((start, chunk))
+    return torch.cat([chunk for _, chunk in sorted(gather_object(chunks), key=lambda pair: pair[0])])
+
+
+def load_array(path: Path, rows: int) -> torch.Tensor | None:
+    """Load embeddings that were kept.
+
+    Args:
+        path (`Path`): File.
+        rows (`int`): Rows it must have.
+
+    Returns:
+        `torch.Tensor` or `None`: `None` where there is no such file, or not a whole one.
+    """
+    try:
+        array = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(array) if len(array) == rows else None

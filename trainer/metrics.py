@@ -9,12 +9,17 @@ import numpy as np
 
 __all__ = [
     "average_precision_at_k",
+    "index_rankings",
     "map_at_k",
     "membership",
+    "precision_at_k",
     "rank_gallery",
     "recall_at_k",
     "relevance",
+    "semantic_map_at_k",
+    "set_recall_at_k",
     "subset_recall_at_k",
+    "target_ranks",
 ]
 
 
@@ -37,10 +42,7 @@ def membership(ids_per_query: Sequence[Iterable[Hashable]], gallery_ids: Sequenc
         array([[0, 1, 0],
                [1, 0, 1]])
     """
-    position = {}
-    for index, item in enumerate(gallery_ids):
-        if position.setdefault(item, index) != index:
-            raise ValueError(f"gallery ids must be unique, {item!r} stands at {position[item]} and {index}.")
+    position = _positions(gallery_ids)
     members = np.zeros((len(ids_per_query), len(gallery_ids)), dtype=bool)
     for row, ids in enumerate(ids_per_query):
         if isinstance(ids, str):
@@ -49,11 +51,13 @@ def membership(ids_per_query: Sequence[Iterable[Hashable]], gallery_ids: Sequenc
     return members
 
 
-def rank_gallery(similarities: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+def rank_gallery(
+    similarities: np.ndarray, allowed: np.ndarray | None = None, last: np.ndarray | None = None
+) -> np.ndarray:
     """Rank the gallery for each query, most similar first.
 
     Equal similarities keep the order of the gallery, so that a ranking is the same on every machine; unstable sorts
-    are not. A gallery whose order tells the answer (GeneCIS lists the target first) must be permuted before.
+    are not. Where the order of the gallery tells the answer (GeneCIS lists the target first), put the targets `last`.
     Sort similarities, not distances `1 - similarity`, and not in half precision: both make ties that were none.
 
     Args:
@@ -61,6 +65,8 @@ def rank_gallery(similarities: np.ndarray, allowed: np.ndarray | None = None) ->
         allowed (`np.ndarray` of shape `(num_queries, num_gallery)`, *optional*):
             Booleans; items that are not allowed go behind all that are. Leaves out a reference image, or ranks a
             subset.
+        last (`np.ndarray` of shape `(num_queries, num_gallery)`, *optional*):
+            Booleans; these items go behind all others of the same similarity. With the targets, a tie is a miss.
 
     Returns:
         `np.ndarray` of shape `(num_queries, num_gallery)`: Positions in the gallery, best first.
@@ -73,6 +79,8 @@ def rank_gallery(similarities: np.ndarray, allowed: np.ndarray | None = None) ->
         array([[1, 2, 0]])
         >>> rank_gallery([[0.1, 0.9, 0.9]], allowed=[[True, False, True]])
         array([[2, 0, 1]])
+        >>> rank_gallery([[0.1, 0.9, 0.9]], last=[[False, True, False]])
+        array([[2, 1, 0]])
     """
     similarities = np.asarray(similarities)
     if similarities.ndim != 2:
@@ -82,14 +90,47 @@ def rank_gallery(similarities: np.ndarray, allowed: np.ndarray | None = None) ->
     if np.isnan(similarities).any():
         rows = np.flatnonzero(np.isnan(similarities).any(axis=1))
         raise ValueError(f"{len(rows)} queries have similarities that are not numbers, the first in row {rows[0]}.")
-    ranking = np.argsort(-similarities, axis=1, kind="stable")
+    if last is None:
+        ranking = np.argsort(-similarities, axis=1, kind="stable")
+    else:
+        order = np.argsort(_like("last", last, similarities), axis=1, kind="stable")
+        best = np.argsort(-np.take_along_axis(similarities, order, axis=1), axis=1, kind="stable")
+        ranking = np.take_along_axis(order, best, axis=1)
     if allowed is None:
         return ranking
-    allowed = np.asarray(allowed, dtype=bool)
-    if allowed.shape != similarities.shape:
-        raise ValueError(f"`allowed` must have the shape of `similarities` {similarities.shape}, got {allowed.shape}.")
-    behind = ~np.take_along_axis(allowed, ranking, axis=1)
+    behind = ~np.take_along_axis(_like("allowed", allowed, similarities), ranking, axis=1)
     return np.take_along_axis(ranking, np.argsort(behind, axis=1, kind="stable"), axis=1)
+
+
+def index_rankings(
+    rankings: Sequence[Sequence[Hashable]], gallery_ids: Sequence[Hashable], depth: int | None = None
+) -> np.ndarray:
+    """Turn rankings given as ids into positions in the gallery.
+
+    Args:
+        rankings (`Sequence[Sequence[Hashable]]` of length `num_queries`): Ids, best first; of any length.
+        gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
+        depth (`int`, *optional*): Ranks to keep; those of the longest ranking where left out.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries, depth)`: Positions in the gallery, -1 where a ranking has ended.
+
+    Raises:
+        ValueError: If a ranking holds an id that the gallery lacks.
+
+    Examples:
+        >>> index_rankings([["c", "a"], ["b"]], gallery_ids=["a", "b", "c"])
+        array([[ 2,  0],
+               [ 1, -1]])
+    """
+    position = _positions(gallery_ids)
+    depth = max(map(len, rankings), default=0) if depth is None else depth
+    indexed = np.full((len(rankings), depth), -1)
+    for row, ids in enumerate(rankings):
+        if unknown := [item for item in ids if item not in position]:
+            raise ValueError(f"{unknown[0]!r}, ranked in row {row}, is no id of the gallery ({len(position)} ids).")
+        indexed[row, : len(ids)] = [position[item] for item in ids[:depth]]
+    return indexed
 
 
 def relevance(
@@ -101,15 +142,17 @@ def relevance(
 
     Args:
         ranking (`np.ndarray` of shape `(num_queries, depth)`):
-            Positions in the gallery, best first, see [`rank_gallery`]; may end before the gallery does.
+            Positions in the gallery, best first, see [`rank_gallery`]; may end before the gallery does, and -1 stands
+            for nothing.
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
-        target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): Correct ids of each query, one at least.
+        target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`):
+            Correct ids of each query. A query without any is never a hit.
 
     Returns:
         `np.ndarray` of shape `(num_queries, depth)`: Whether the item at each rank is a target.
 
     Raises:
-        ValueError: If the numbers of queries differ, a query has no target, or an id stands in the gallery twice.
+        ValueError: If the numbers of queries differ, or an id stands in the gallery twice.
 
     Examples:
         >>> relevance(np.array([[2, 0, 1]]), gallery_ids=["a", "b", "c"], target_ids=[["a"]])
@@ -118,9 +161,7 @@ def relevance(
     ranking = np.asarray(ranking)
     if ranking.ndim != 2 or len(ranking) != len(target_ids):
         raise ValueError(f"`ranking` must have one row for each of {len(target_ids)} queries, got {ranking.shape}.")
-    if empty := [row for row, ids in enumerate(target_ids) if not len(ids)]:
-        raise ValueError(f"{len(empty)} queries have no target, the first in row {empty[0]}; leave them out.")
-    return np.take_along_axis(membership(target_ids, gallery_ids), ranking, axis=1)
+    return _find(ranking, target_ids, gallery_ids)
 
 
 def recall_at_k(relevance: np.ndarray, k: int) -> float:
@@ -142,11 +183,7 @@ def recall_at_k(relevance: np.ndarray, k: int) -> float:
         >>> recall_at_k(np.array([[False, True, False], [False, False, True]]), k=2)
         0.5
     """
-    relevance = _check_relevance(relevance)
-    depth = relevance.shape[1]
-    if not 1 <= k <= depth:
-        raise ValueError(f"`k` must be between 1 and the depth of the ranking ({depth}), got {k}.")
-    return float(relevance[:, :k].any(axis=1).mean())
+    return float((_count_hits(relevance, k) > 0).mean())
 
 
 def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -> np.ndarray:
@@ -205,18 +242,109 @@ def map_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -> float
     return float(average_precision_at_k(relevance, num_targets, k).mean())
 
 
+def semantic_map_at_k(
+    relevance: np.ndarray, num_targets: Sequence[int], aspects: Sequence[Iterable[str]], k: int
+) -> dict[str, float]:
+    """Compute CIRCO's semantic mAP@k: mAP@k over the queries that carry an aspect.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`].
+        num_targets (`Sequence[int]` of length `num_queries`): All correct items of each query, found or not.
+        aspects (`Sequence[Iterable[str]]` of length `num_queries`): Aspects; a query counts in each of its own.
+        k (`int`): Ranks that count, 1 or more.
+
+    Returns:
+        `dict[str, float]`: Fraction in [0, 1] for each aspect, by name.
+
+    Raises:
+        ValueError: As [`average_precision_at_k`].
+
+    Examples:
+        >>> semantic_map_at_k(np.array([[True], [False]]), [1, 1], [["negation"], ["addition", "negation"]], k=1)
+        {'addition': 0.0, 'negation': 0.5}
+    """
+    scores = average_precision_at_k(relevance, num_targets, k)
+    names = sorted({name for row in aspects for name in row})
+    return {name: float(scores[[name in row for row in aspects]].mean()) for name in names}
+
+
+def set_recall_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -> float:
+    """Compute the mean share of its targets that a query finds among the first `k`.
+
+    This is R@k of Pic2Word's domain conversion (https://huggingface.co/papers/2302.03084), with its denominator
+    `num_targets + 1e-5`: a query without a target counts as 0, and a perfect ranking stays below 1.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`].
+        num_targets (`Sequence[int]` of length `num_queries`): All correct items of each query, 0 or more.
+        k (`int`): Ranks that count, from 1 to `depth`.
+
+    Returns:
+        `float`: Fraction in [0, 1].
+
+    Raises:
+        ValueError: If `k` is out of range or there is no query.
+
+    Examples:
+        >>> round(set_recall_at_k(np.array([[True, False, True]]), num_targets=[3], k=3), 4)
+        0.6667
+    """
+    return float((_count_hits(relevance, k) / (np.asarray(num_targets) + 1e-5)).mean())
+
+
+def precision_at_k(relevance: np.ndarray, k: int) -> float:
+    """Compute Precision@k: the mean share of targets among the first `k`.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`].
+        k (`int`): Ranks that count, from 1 to `depth`.
+
+    Returns:
+        `float`: Fraction in [0, 1].
+
+    Raises:
+        ValueError: If `k` is out of range or there is no query.
+
+    Examples:
+        >>> precision_at_k(np.array([[True, False], [False, False]]), k=2)
+        0.25
+    """
+    return float(_count_hits(relevance, k).mean() / k)
+
+
+def target_ranks(relevance: np.ndarray) -> np.ndarray:
+    """Find the rank of the first target of each query, for mean and median rank.
+
+    Args:
+        relevance (`np.ndarray` of shape `(num_queries, depth)`): See [`relevance`]; over the whole gallery.
+
+    Returns:
+        `np.ndarray` of shape `(num_queries,)`: Ranks from 1; `depth + 1` where no target is listed.
+
+    Raises:
+        ValueError: If there is no query.
+
+    Examples:
+        >>> target_ranks(np.array([[False, True], [False, False]]))
+        array([2, 3])
+    """
+    relevance = _check_relevance(relevance)
+    return np.where(relevance.any(axis=1), relevance.argmax(axis=1) + 1, relevance.shape[1] + 1)
+
+
 def subset_recall_at_k(
-    similarities: np.ndarray,
+    ranking: np.ndarray,
     gallery_ids: Sequence[Hashable],
     target_ids: Sequence[Sequence[Hashable]],
     subset_ids: Sequence[Iterable[Hashable]],
     k: int,
     reference_ids: Sequence[Hashable] | None = None,
 ) -> float:
-    """Compute Recall@k where each query ranks its own subset of the gallery only, as CIRR's subset recall does.
+    """Compute Recall@k of a ranking from which all but each query's own subset is struck, as CIRR's subset recall.
 
     Args:
-        similarities (`np.ndarray` of shape `(num_queries, num_gallery)`): Higher is more similar.
+        ranking (`np.ndarray` of shape `(num_queries, depth)`):
+            Positions in the gallery, best first, see [`relevance`]: of the whole gallery, or of the subset alone.
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
         target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): All correct ids of each query.
         subset_ids (`Sequence[Iterable[Hashable]]` of length `num_queries`): Ids that each query ranks.
@@ -232,22 +360,54 @@ def subset_recall_at_k(
 
     Examples:
         >>> query = {"gallery_ids": ["a", "b", "c"], "target_ids": [["c"]], "subset_ids": [["a", "c"]]}
-        >>> subset_recall_at_k([[0.9, 0.8, 0.7]], **query, k=1, reference_ids=["a"])
+        >>> subset_recall_at_k(np.array([[0, 1, 2]]), **query, k=1, reference_ids=["a"])
         1.0
     """
-    allowed = membership(subset_ids, gallery_ids)
-    if reference_ids is not None:
-        if len(reference_ids) != len(subset_ids):
-            raise ValueError(f"`reference_ids` must have one id for each of {len(subset_ids)} queries.")
-        allowed &= ~membership([[item] for item in reference_ids], gallery_ids)
-    ranking = rank_gallery(similarities, allowed)
-    hits = relevance(ranking, gallery_ids, target_ids) & np.take_along_axis(allowed, ranking, axis=1)
-    if (missed := np.flatnonzero(~hits.any(axis=1))).size:
-        raise ValueError(f"{missed.size} queries have no target in their subset, the first in row {missed[0]}.")
-    smallest = allowed.sum(axis=1).min(initial=len(gallery_ids))
+    if reference_ids is not None and len(reference_ids) != len(subset_ids):
+        raise ValueError(f"`reference_ids` must have one id for each of {len(subset_ids)} queries.")
+    references = [None] * len(subset_ids) if reference_ids is None else reference_ids
+    subsets = [set(ids) - {reference} for ids, reference in zip(subset_ids, references, strict=True)]
+    missed = [row for row, ids in enumerate(target_ids) if subsets[row].isdisjoint(ids)]
+    if missed:
+        raise ValueError(f"{len(missed)} queries have no target in their subset, the first in row {missed[0]}.")
+    smallest = min(map(len, subsets), default=0)
     if not 1 <= k <= smallest:
         raise ValueError(f"`k` must be between 1 and the size of the smallest subset ({smallest}), got {k}.")
-    return recall_at_k(hits, k)
+    hits = relevance(ranking, gallery_ids, target_ids)
+    inside = _find(np.asarray(ranking), subsets, gallery_ids)
+    return float((hits & inside & (inside.cumsum(axis=1) <= k)).any(axis=1).mean())
+
+
+def _positions(gallery_ids: Sequence[Hashable]) -> dict[Hashable, int]:
+    position = {}
+    for index, item in enumerate(gallery_ids):
+        if position.setdefault(item, index) != index:
+            raise ValueError(f"gallery ids must be unique, {item!r} stands at {position[item]} and {index}.")
+    return position
+
+
+def _find(ranking: np.ndarray, ids_per_query: Sequence[Iterable[Hashable]], gallery_ids: Sequence) -> np.ndarray:
+    """Mark ids in a ranking, without a table of queries and gallery: that of CIRCO has 10^8 cells."""
+    position = _positions(gallery_ids)
+    found = np.zeros(ranking.shape, dtype=bool)
+    for row, ids in enumerate(ids_per_query):
+        found[row] = np.isin(ranking[row], [position[item] for item in ids if item in position])
+    return found
+
+
+def _like(name: str, mask: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask, dtype=bool)
+    if mask.shape != similarities.shape:
+        raise ValueError(f"`{name}` must have the shape of `similarities` {similarities.shape}, got {mask.shape}.")
+    return mask
+
+
+def _count_hits(relevance: np.ndarray, k: int) -> np.ndarray:
+    relevance = _check_relevance(relevance)
+    depth = relevance.shape[1]
+    if not 1 <= k <= depth:
+        raise ValueError(f"`k` must be between 1 and the depth of the ranking ({depth}), got {k}.")
+    return relevance[:, :k].sum(axis=1)
 
 
 def _check_relevance(relevance: np.ndarray) -> np.ndarray:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from torch.nn.functional import normalize
 
 from tests.builders import build_images, build_triplets
 from trainer.arguments import RTDTrainingArguments
-from trainer.benchmarks import Benchmark
-from trainer.evaluation import RetrievalEvaluator
+from trainer.benchmarks import Benchmark, Protocol
+from trainer.evaluation import EmbeddingRanker, RetrievalEvaluator
 from trainer.rtd_trainer import RTDTrainer
 
 
@@ -41,7 +42,7 @@ def benchmark():
             }
         ),
     )
-    return Benchmark("tiny", "test", gallery, queries, exclude_reference=True)
+    return Benchmark("tiny", "test", gallery, queries, Protocol(exclude_reference=True))
 
 
 def test_composed_queries_in_batches_equal_the_model_one_by_one(model, processor, benchmark):
@@ -90,6 +91,41 @@ def test_the_reference_comes_last_where_it_is_excluded(model, processor, benchma
     ranking = evaluator.rank(evaluator.encode_queries(model, "image"))
     assert ranking[0, -1] == 0
     assert ranking[1, -1] == 1
+
+
+def test_rankings_equal_a_loop_with_equal_images_and_candidates_of_their_own():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        size, count = int(rng.integers(1, 40)), int(rng.integers(1, 5))
+        gallery = torch.from_numpy(rng.normal(size=(size, 24))).float()
+        gallery = gallery[torch.from_numpy(rng.integers(0, size, size))]  # the same image at several places
+        queries = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(count, 24))).float(), dim=-1)
+        ids = [f"g{i}" for i in range(size)]
+        rows = {
+            "id": [f"q{i}" for i in range(count)],
+            "reference_id": rng.choice(ids, count).tolist(),
+            "target_ids": [[name] for name in rng.choice(ids, count)],
+            "candidate_ids": [rng.choice(ids, 6).tolist() for _ in range(count)],
+        }
+        protocol = Protocol(exclude_reference=bool(rng.integers(2)), ties=("gallery", "last")[rng.integers(2)])
+        tables = Dataset.from_dict({"id": ids}), Dataset.from_dict(rows)
+        ranker = EmbeddingRanker(Benchmark("tiny", "test", *tables, protocol), gallery)
+        whole = EmbeddingRanker(
+            Benchmark("tiny", "test", tables[0], tables[1].remove_columns("candidate_ids"), protocol), gallery
+        )
+        depth = int(rng.integers(1, 45))
+        found = {one: one.rank(queries, depth).tolist() for one in (ranker, whole)}
+        for row in range(count):
+            # Equal images are equal; any others differ by far more than rounding.
+            scores = (normalize(gallery, dim=-1) @ queries[row]).double().round(decimals=5).tolist()
+            for one, names in ((ranker, rows["candidate_ids"][row]), (whole, ids)):
+                left = [
+                    name for name in names if not (protocol.exclude_reference and name == rows["reference_id"][row])
+                ]
+                is_last = [protocol.ties == "last" and name in rows["target_ids"][row] for name in left]
+                keys = [(-scores[ids.index(name)], late) for name, late in zip(left, is_last, strict=True)]
+                expected = [ids.index(left[i]) for i in sorted(range(len(left)), key=keys.__getitem__)][:depth]
+                assert found[one][row] == expected + [-1] * (depth - len(expected))
 
 
 def test_an_unknown_mode_is_refused(model, processor, benchmark):
@@ -172,7 +208,7 @@ PROCESSES = """
 import json, sys
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor
-from trainer.evaluation import RetrievalEvaluator
+from trainer.evaluation import EmbeddingRanker, RetrievalEvaluator
 from trainer.small_world import build_benchmark, build_tokenizer
 from modeling_rtd import RTDProcessor
 from accelerate import PartialState

@@ -5,12 +5,17 @@ import pytest
 
 from trainer.metrics import (
     average_precision_at_k,
+    index_rankings,
     map_at_k,
     membership,
+    precision_at_k,
     rank_gallery,
     recall_at_k,
     relevance,
+    semantic_map_at_k,
+    set_recall_at_k,
     subset_recall_at_k,
+    target_ranks,
 )
 
 
@@ -115,7 +120,7 @@ def test_subset_recall_equals_the_oracle_on_the_subset_alone():
         smallest = min(len(s - {r}) for s, r in zip(subsets, references, strict=True))
         for k in range(1, smallest + 1):
             score = subset_recall_at_k(
-                similarities,
+                rank_gallery(similarities),
                 as_ids(range(num_gallery)),
                 [as_ids(t) for t in targets],
                 [as_ids(s) for s in subsets],
@@ -123,6 +128,65 @@ def test_subset_recall_equals_the_oracle_on_the_subset_alone():
                 reference_ids=as_ids(references),
             )
             assert score == pytest.approx(sum(hit <= k for hit in hits_at) / len(targets))
+
+
+def test_counts_of_hits_equal_the_oracle():
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        similarities, targets = draw_case(rng)
+        num_queries, num_gallery = similarities.shape
+        targets = [t if rng.random() < 0.8 else set() for t in targets]
+        rankings = Oracle(similarities.tolist(), targets, [set()] * num_queries).rankings
+        relevant = relevance(rank_gallery(similarities), as_ids(range(num_gallery)), [as_ids(t) for t in targets])
+        k = int(rng.integers(1, num_gallery + 1))
+        hits = [sum(item in t for item in order[:k]) for order, t in zip(rankings, targets, strict=True)]
+        shares = [hit / (len(t) + 1e-5) for hit, t in zip(hits, targets, strict=True)]
+        assert precision_at_k(relevant, k) == pytest.approx(sum(hits) / k / num_queries)
+        assert set_recall_at_k(relevant, [len(t) for t in targets], k) == pytest.approx(sum(shares) / num_queries)
+        first = [
+            next((i for i, item in enumerate(order, start=1) if item in t), num_gallery + 1)
+            for order, t in zip(rankings, targets, strict=True)
+        ]
+        assert target_ranks(relevant).tolist() == first
+
+
+def test_semantic_map_is_the_map_of_the_queries_with_the_aspect():
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        relevant = rng.random((6, 5)) < 0.3
+        num_targets = relevant.sum(axis=1) + rng.integers(1, 3, 6)
+        aspects = [[name for name in "abc" if rng.random() < 0.5] for _ in range(6)]
+        for name, score in semantic_map_at_k(relevant, num_targets, aspects, 4).items():
+            rows = [i for i in range(6) if name in aspects[i]]
+            assert score == pytest.approx(map_at_k(relevant[rows], num_targets[rows], 4))
+
+
+def test_targets_put_last_miss_exactly_where_a_rival_is_as_similar():
+    rng = np.random.default_rng(4)
+    for _ in range(1000):
+        similarities, targets = draw_case(rng)
+        num_gallery = similarities.shape[1]
+        mask = membership([as_ids(t) for t in targets], as_ids(range(num_gallery)))
+        ranking = rank_gallery(similarities, last=mask)
+        assert np.array_equal(np.sort(ranking, axis=1), np.tile(np.arange(num_gallery), (len(targets), 1)))
+        hits = np.take_along_axis(mask, ranking, axis=1)
+        for row, target, hit in zip(similarities, targets, hits, strict=True):
+            best = max(row[item] for item in target)
+            assert hit.argmax() == sum(row[item] >= best for item in range(num_gallery) if item not in target)
+
+
+def test_rankings_of_ids_are_those_of_positions_and_what_is_not_listed_is_no_hit():
+    ids = ["a", "b", "c"]
+    ranking = index_rankings([["c", "a"], ["b"], []], ids, depth=3)
+    assert ranking.tolist() == [[2, 0, -1], [1, -1, -1], [-1, -1, -1]]
+    assert relevance(ranking, ids, [["a"], ["c"], ["c"]]).tolist() == [[False, True, False], *[[False] * 3] * 2]
+    assert subset_recall_at_k(ranking, ids, [["a"], ["b"], ["c"]], [["a", "b"], ["b"], ["c"]], 1) == 2 / 3
+
+
+def test_toy_set_recall(toy_cases):
+    case, relevant = toy_cases["imagenet_r"], np.array([[True, False, True, False, False]])
+    assert set_recall_at_k(relevant, [case["n_relevant"]], 5) == pytest.approx(case["R@5"], abs=1e-12)
+    assert precision_at_k(relevant, 5) == case["P@5"]
 
 
 def test_minus_infinity_stays_before_what_is_not_allowed():
@@ -160,7 +224,7 @@ def test_toy_cirr(toy_cases):
     inside = allowed & membership([members], gallery)
     subset_ranking = rank_gallery([case["scores"]], inside)[0, : inside.sum()]
     assert [gallery[i] for i in subset_ranking] == case["subset_ranking"]
-    arguments = ([case["scores"]], gallery, [[case["target"]]], [members])
+    arguments = (rank_gallery([case["scores"]]), gallery, [[case["target"]]], [members])
     scores = [subset_recall_at_k(*arguments, k, reference_ids=[reference]) for k in (1, 2)]
     assert scores == [case["Rsubset@1"], case["Rsubset@2"]]
     assert subset_recall_at_k(*arguments, k=2) == 0  # the reference, kept, comes first
@@ -175,7 +239,10 @@ def test_toy_cirr(toy_cases):
         (lambda: rank_gallery([[0.1], [np.nan]]), "1 queries .* first in row 1"),
         (lambda: rank_gallery([[0.1, 0.2]], allowed=[[True]]), r"\(1, 2\), got \(1, 1\)"),
         (lambda: relevance([[0]], ["a"], [["a"], ["a"]]), r"each of 2 queries, got \(1, 1\)"),
-        (lambda: relevance([[0], [0]], ["a"], [["a"], []]), "1 queries have no target, the first in row 1"),
+        (lambda: rank_gallery([[0.1, 0.2]], last=[[True]]), r"`last` .* \(1, 2\), got \(1, 1\)"),
+        (lambda: index_rankings([["a"], ["z"]], ["a"]), "'z', ranked in row 1, is no id of the gallery"),
+        (lambda: precision_at_k([[True]], 2), r"depth of the ranking \(1\), got 2"),
+        (lambda: set_recall_at_k([[True]], [1], 0), "got 0"),
         (lambda: recall_at_k([[True]], 0), r"between 1 and the depth of the ranking \(1\), got 0"),
         (lambda: recall_at_k([[True]], 2), "got 2"),
         (lambda: recall_at_k(np.zeros((0, 3)), 1), r"none of them 0, got \(0, 3\)"),
@@ -183,9 +250,9 @@ def test_toy_cirr(toy_cases):
         (lambda: map_at_k([[True]], [1, 1], 1), r"shape \(1,\), got \(2,\)"),
         (lambda: map_at_k([[True], [False]], [1, 0], 1), "row 1 has no target"),
         (lambda: map_at_k([[True, True]], [1], 1), "more hits than targets"),
-        (lambda: subset_recall_at_k([[1, 0]], ["a", "b"], [["a"]], [["b"]], 1), "no target in their subset"),
-        (lambda: subset_recall_at_k([[1, 0]], ["a", "b"], [["a"]], [["a"]], 2), r"smallest subset \(1\), got 2"),
-        (lambda: subset_recall_at_k([[1]], ["a"], [["a"]], [["a"]], 1, reference_ids=[]), "each of 1 queries"),
+        (lambda: subset_recall_at_k([[0, 1]], ["a", "b"], [["a"]], [["b"]], 1), "no target in their subset"),
+        (lambda: subset_recall_at_k([[0, 1]], ["a", "b"], [["a"]], [["a"]], 2), r"smallest subset \(1\), got 2"),
+        (lambda: subset_recall_at_k([[0]], ["a"], [["a"]], [["a"]], 1, reference_ids=[]), "each of 1 queries"),
     ],
 )
 def test_bad_input(call, message):

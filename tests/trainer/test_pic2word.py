@@ -5,8 +5,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from modeling_rtd import RTDModel, build_projection
-from modeling_rtd.configuration_rtd import RTDProjectionConfig
+from modeling_rtd import RTDModel
 from tests.builders import build_images
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.options import parse_options
@@ -39,31 +38,6 @@ def build(clip, tokenizer, processor, tmp_path):
         )
 
     return build
-
-
-def test_the_network_is_the_specified_one():
-    config = RTDProjectionConfig(projection_type="pic2word", projection_dim=6, text_hidden_size=5, hidden_size=4)
-    projection = build_projection(config).eval()
-    parts = {name: tensor.detach().numpy() for name, tensor in projection.state_dict().items()}
-    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
-    hidden = x
-    for layer in ("layers.0.0", "layers.1.0"):
-        hidden = np.maximum(hidden @ parts[f"{layer}.weight"].T + parts[f"{layer}.bias"], 0)
-    expected = hidden @ parts["fc_out.weight"].T + parts["fc_out.bias"]
-    words, mask = projection(torch.from_numpy(x))
-    np.testing.assert_allclose(words[:, 0].detach().numpy(), expected, atol=1e-6)
-    assert mask is None
-
-
-def test_dropout_stands_before_the_relu_and_is_the_published_one():
-    projection = build_projection(RTDProjectionConfig(projection_type="pic2word"))
-    assert [type(part).__name__ for part in projection.layers[0]] == ["Linear", "Dropout", "ReLU"]
-    assert projection.layers[0][1].p == 0.1
-
-
-def test_the_projection_at_vit_l_size_has_the_published_parameter_count():
-    projection = build_projection(RTDProjectionConfig(projection_type="pic2word"))
-    assert sum(p.numel() for p in projection.parameters()) == 1_050_368
 
 
 def test_its_own_prompt_has_a_comma_and_rtds_has_not(processor):

@@ -1,30 +1,119 @@
-"""Benchmarks, each declared on the one shared loop of `trainer.evaluation`."""
+"""Benchmarks, each declared in one file, on the one shared loop of `trainer.evaluation`."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
 
 from modeling_rtd import suggest
-from trainer.benchmarks.base import Benchmark
+from trainer.benchmarks.base import DEFAULT_METRICS, Benchmark, BenchmarkInfo, Protocol
+from trainer.benchmarks.folders import DataFolder
 
 
-__all__ = ["BENCHMARKS", "Benchmark", "load_benchmark"]
+__all__ = [
+    "BENCHMARKS",
+    "DEFAULT_METRICS",
+    "Benchmark",
+    "BenchmarkInfo",
+    "DataFolder",
+    "Protocol",
+    "find_benchmark",
+    "load_benchmark",
+    "load_parts",
+]
 
-BENCHMARKS = ("small_world",)
+_MODULES = {
+    name: f"trainer.benchmarks.{name}" for name in ("cirr", "circo", "fashioniq", "genecis", "coco", "imagenet_r")
+} | {"small_world": "trainer.small_world.declaration"}
+
+BENCHMARKS = tuple(_MODULES)
 
 
-def load_benchmark(name: str, split: str = "validation") -> Benchmark:
-    """Load a benchmark by its name.
+def find_benchmark(name: str) -> BenchmarkInfo:
+    """Find the declaration of a benchmark.
 
     Args:
-        name (`str`): Name, and after a slash the preset, such as `"small_world/demo"`.
-        split (`str`, defaults to `"validation"`): Split of its queries.
+        name (`str`): Name, with or without a part.
+
+    Returns:
+        [`BenchmarkInfo`]: The declaration.
+
+    Raises:
+        ValueError: If there is no such benchmark.
+    """
+    name = name.partition("/")[0]
+    if name not in _MODULES:
+        raise ValueError(suggest("benchmark", name, BENCHMARKS))
+    return importlib.import_module(_MODULES[name]).INFO
+
+
+def load_parts(
+    name: str, split: str | None = None, folder: DataFolder | None = None, protocol: Protocol | None = None
+) -> list[Benchmark]:
+    """Load a benchmark, part by part.
+
+    Args:
+        name (`str`): Name, and after a slash a part or a preset where not all are wanted, such as `"fashioniq/dress"`.
+        split (`str`, *optional*): Split of its queries; the labelled one by default.
+        folder ([`DataFolder`], *optional*): Directory that holds it; the small world needs none.
+        protocol ([`Protocol`], *optional*): The one published for LinCIR and RTD by default.
+
+    Returns:
+        `list[Benchmark]`: The parts, which are scored on their own.
+
+    Raises:
+        ValueError: If benchmark, part or split is unknown, the directory is missing, or a file in it is not in order.
+    """
+    info, part = find_benchmark(name), name.partition("/")[2]
+    split = info.check_split(split)
+    known = info.counts[split]
+    if part and part not in known:
+        raise ValueError(suggest(f"part of {info.name}", part, known))
+    if info.needs_root and folder is None:
+        raise ValueError(
+            f"{info.name} lies in a directory, its root, which was not named. It must hold\n{info.layout}"
+        )
+    # The presets of the small world are sizes of one benchmark, not its parts.
+    parts = [part] if part else list(known) if info.needs_root else ["demo"]
+    return [_check(info.load(folder, split, part, protocol or info.protocol)) for part in parts]
+
+
+def load_benchmark(
+    name: str, split: str | None = None, root: str | Path | None = None, protocol: Protocol | None = None
+) -> Benchmark:
+    """Load a benchmark, or one part of it.
+
+    Args:
+        name (`str`): Name, and after a slash the part or preset, such as `"small_world/demo"` or `"fashioniq/dress"`.
+        split (`str`, *optional*): Split of its queries; the labelled one by default.
+        root (`str` or `Path`, *optional*): Directory that holds it; the small world needs none.
+        protocol ([`Protocol`], *optional*): The one published for LinCIR and RTD by default.
 
     Returns:
         [`Benchmark`]: Gallery, queries and protocol.
 
     Raises:
-        ValueError: If benchmark, preset or split is unknown.
+        ValueError: As [`load_parts`], and if the benchmark has several parts and none is named.
     """
-    benchmark, _, preset = name.partition("/")
-    if benchmark not in BENCHMARKS:
-        raise ValueError(suggest("benchmark", benchmark, BENCHMARKS))
-    from trainer.small_world import build_benchmark
+    parts = load_parts(name, split, root and DataFolder(root, find_benchmark(name).steps), protocol)
+    if len(parts) > 1:
+        names = ", ".join(f"{part.name}/{part.part}" for part in parts)
+        raise ValueError(f"{name} has several parts: name one of {names}.")
+    return parts[0]
 
-    return build_benchmark(preset or "demo", split)
+
+def _check(benchmark: Benchmark) -> Benchmark:
+    """Refuse annotations that contradict one another."""
+    ids = set(benchmark.gallery["id"][:])
+    for column in ("target_ids", "subset_ids", "candidate_ids"):
+        if column not in benchmark.queries.column_names:
+            continue
+        for query, named in zip(benchmark.queries["id"][:], benchmark.queries[column][:], strict=True):
+            if absent := set(named) - ids:
+                raise ValueError(
+                    f"{benchmark.title}: query {query} names '{min(absent)}' ({column}), which the gallery lacks; "
+                    "captions and image lists are not of the same release."
+                )
+    if len(set(benchmark.queries["id"][:])) < len(benchmark.queries):
+        raise ValueError(f"{benchmark.title}: ids of queries repeat.")
+    return benchmark

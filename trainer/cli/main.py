@@ -15,6 +15,8 @@ _VERBS = {
     "train-projection": "train a projection on your captions",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
+    "evaluate": "judge a model or another system on benchmarks, or check their directories",
+    "submit": "write or check files for the test servers of CIRR and CIRCO",
     "diagnose": "tell what a model's numbers on a benchmark mean",
     "interpolate": "save a model between the text towers from before and after RTD",
     "index": "encode a folder of images once, or take over embeddings",

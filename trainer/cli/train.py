@@ -28,7 +28,8 @@ class TrainCommand:
             the model carries a copy. An adapter needs neither.
         benchmark (`str`, *optional*):
             Benchmark to judge on while training, as `eval_strategy` says: `small_world`, or with a preset
-            `small_world/mini`. Its validation queries are used.
+            `small_world/mini`, or `cirr`. Its validation queries are used.
+        benchmark_root (`str`, *optional*): Directory of that benchmark; the small world needs none.
     """
 
     model: str = field(metadata={"help": "RTD model with a trained projection, or a CLIP; directory or Hub id"})
@@ -45,6 +46,7 @@ class TrainCommand:
         default=None, metadata={"help": "where the text tower from before RTD stays; a copy is kept where left out"}
     )
     benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: small_world"})
+    benchmark_root: str | None = field(default=None, metadata={"help": "directory of that benchmark"})
 
 
 def run(arguments: list[str]) -> None:
@@ -95,7 +97,9 @@ def run(arguments: list[str]) -> None:
         tower = copy.deepcopy(model.text_model)
     evaluator = None
     if command.benchmark is not None:
-        evaluator = RetrievalEvaluator(model, processor, load_benchmark(command.benchmark))
+        evaluator = RetrievalEvaluator(
+            model, processor, load_benchmark(command.benchmark, root=command.benchmark_root)
+        )
     trainer = RTDTrainer(
         tower,
         args,

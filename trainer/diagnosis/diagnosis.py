@@ -29,7 +29,7 @@ from trainer.diagnosis.rank_changes import compare_ranks, find_target_ranks
 from trainer.diagnosis.report import write_report
 from trainer.diagnosis.single_modality import compute_single_modality
 from trainer.diagnosis.triplet_quality import measure_similarity, measure_triplets
-from trainer.evaluation import RetrievalEvaluator
+from trainer.evaluation import RetrievalEvaluator, write_template
 from trainer.noise import draw_noise
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
 
@@ -103,7 +103,7 @@ def run_diagnosis(
 class _Diagnosis:
     def __init__(self, model, processor, benchmark, folder, triplets, k, noise_scale, batch_size):
         self.model, self.processor, self.folder, self.triplets = model, processor, folder, triplets
-        self.k, self.noise_scale, self.batch_size = k, noise_scale, batch_size
+        self.k, self.noise_scale = k, noise_scale
         self.evaluator = RetrievalEvaluator(model, processor, benchmark, batch_size)
         self.queries, self.target_ids = benchmark.queries, benchmark.queries["target_ids"][:]
         self.is_tuned = model.original_text_model is not model.text_model
@@ -138,10 +138,10 @@ class _Diagnosis:
             "split": benchmark.split,
             "num_queries": len(self.queries),
             "num_gallery": len(self.evaluator.gallery_ids),
-            "reference_excluded": benchmark.exclude_reference,
+            "reference_excluded": benchmark.protocol.exclude_reference,
             "k": self.k,
             "template": self.template or processor.default_template,
-            "prompt": processor.prompt_templates[self.template or processor.default_template],
+            "prompt": write_template(processor, benchmark.protocol.template, self.template),
             "noise_scale": self.noise_scale,
             "triplets_sha256": self.triplets and hash_rows(self.triplets, TRIPLET_COLUMNS),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -239,7 +239,7 @@ class _Diagnosis:
         if self.model.projection.consumes != ("image_embeds",):
             raise _NotAvailableError("this projection reads more of an image than its embedding, which no text has")
         places, texts, paired = self._choose_pairs()
-        images = self._encode_images(places)
+        images = self.evaluator.images.gallery[places]
         captions = self.encode(self.model.original_text_model, texts)
         noise = self.noise_scale * draw_noise(range(len(captions)), captions.shape[1], seed=0, epoch=0)
         words = {
@@ -275,15 +275,6 @@ class _Diagnosis:
         if self.triplets is None:
             raise _NotAvailableError("the benchmark has no captions of its targets, and no triplets were given")
         return places, _spread(self.triplets["reference_caption"][:], len(places)), False
-
-    def _encode_images(self, places: list[int]) -> torch.Tensor:
-        """Encode images of the gallery as a projection reads them: not normalised."""
-        chunks = []
-        for start in range(0, len(places), self.batch_size):
-            images = self.evaluator.benchmark.gallery[places[start : start + self.batch_size]]["image"]
-            pixels = self.processor.prepare_images(images).to(self.model.device, self.model.dtype)
-            chunks.append(self.model.get_image_features(pixels).pooler_output.float().cpu())
-        return torch.cat(chunks)
 
     def _project(self, embeds: torch.Tensor) -> np.ndarray:
         projection = self.model.projection

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
-from trainer.benchmarks import Benchmark
+from trainer.benchmarks import Benchmark, Protocol
 from trainer.small_world.grammar import draw_omissions, write_caption, write_condition
 from trainer.small_world.scenes import (
     Scene,
@@ -210,7 +210,7 @@ def _build_benchmark(preset: SmallWorldPreset, split: str) -> Benchmark:
         .shuffle(seed=0)
         .flatten_indices(),
         queries=Dataset.from_dict(queries, features=Features(query_features)),
-        exclude_reference=True,
+        protocol=Protocol(exclude_reference=True),
     )
 
 

@@ -6,6 +6,7 @@ from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
+from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
 from trainer.images import list_images
 from trainer.small_world import build_small_world
@@ -40,11 +41,11 @@ FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_
 def test_help_names_every_verb(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for verb in ("demo", "train", "train-projection", "search"):
+    for verb in ("demo", "evaluate", "submit", "train", "train-projection", "search"):
         assert f"\n  {verb} " in shown
 
 
-@pytest.mark.parametrize("verb", ["demo", "search", "train", "train-projection", "triplets"])
+@pytest.mark.parametrize("verb", ["demo", "evaluate", "submit", "search", "train", "train-projection", "triplets"])
 def test_every_verb_explains_its_options(verb, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([verb, "--help"])
@@ -267,6 +268,15 @@ def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
     evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
     assert [evaluation["step"] for evaluation in evaluations] == [2, 4]
     assert "eval_recall@10" in evaluations[0]
+
+
+def test_train_judges_on_images_of_a_directory(place, triplets, tmp_path):
+    root = build_stand_in("cirr", tmp_path / "cirr")
+    judge = ["--benchmark", "cirr", "--benchmark_root", str(root), "--eval_strategy", "steps", "--eval_steps", "4"]
+    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *judge]
+    assert main([*command, *FAST]) == 0
+    evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
+    assert 0 <= evaluations[0]["eval_subset_recall@2"] <= 1
 
 
 def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):

@@ -1,0 +1,161 @@
+"""Directories in the official layouts of the benchmarks: official names and forms, small drawn images, few queries."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+CATEGORIES = ("dress", "shirt", "toptee")
+DOMAINS = ("cartoon", "origami", "toy", "sculpture")
+TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+
+
+def draw(path, rng, size=None):
+    """Draw coloured noise of some shape."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    width, height = size or rng.integers(20, 60, 2)
+    pixels = rng.integers(0, 256, (height, width, 3)) // 3 + rng.integers(0, 170, 3)
+    Image.fromarray(pixels.astype("uint8")).save(path)
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def build_cirr(root, num_sets=2, images=True):
+    """Write val and test1, each of a few sets of six images and four queries a set; one test caption is blank."""
+    rng = np.random.default_rng(0)
+    for split, place, first in (("val", "dev", 12060), ("test1", "test1", 12063)):
+        sets = [[f"{place}-{s}-{i // 2}-img{i % 2}" for i in range(6)] for s in range(num_sets)]
+        names = [name for members in sets for name in members]
+        write_json(root / f"cirr/image_splits/split.rc2.{split}.json", {n: f"./{place}/{n}.png" for n in names})
+        rows = []
+        for i in range(4 * num_sets):
+            members = sets[i % num_sets]
+            reference, target = rng.choice(6, 2, replace=False)
+            row = {"pairid": first + 2 * i, "reference": members[reference], "caption": f"is red  and {i}, no more."}
+            row["img_set"] = {"id": i % num_sets, "members": members, "reference_rank": 3}
+            if split == "val":
+                row |= {"target_hard": members[target], "target_soft": {members[target]: 1.0}}
+                row["img_set"]["target_rank"] = 1
+            rows.append(row)
+        if split == "test1":
+            rows[0]["caption"] = " "
+        write_json(root / f"cirr/captions/cap.rc2.{split}.json", rows)
+        for name in names if images else ():
+            draw(root / place / f"{name}.png", rng)
+
+
+def build_circo(root, size=60):
+    """Write val and test over an unlabeled set."""
+    rng = np.random.default_rng(1)
+    ids = sorted(rng.choice(580000, size, replace=False).tolist())
+    images = [{"id": i, "file_name": f"{i:012d}.jpg", "width": 40, "height": 40} for i in ids]
+    coco = root / "COCO2017_unlabeled"
+    write_json(coco / "annotations/image_info_unlabeled2017.json", {"images": images})
+    for split, count in (("val", 5), ("test", 7)):
+        rows = []
+        for i in range(count):
+            reference, *targets = rng.choice(ids, 2 + i % 4, replace=False).tolist()
+            row = {
+                "id": i,
+                "reference_img_id": reference,
+                "relative_caption": f"has {i} dog",
+                "shared_concept": "a dog",
+            }
+            if split == "val":
+                row |= {"target_img_id": targets[0], "gt_img_ids": targets}
+                row["semantic_aspects"] = ["negation", "addition"][: 1 + i % 2]
+            rows.append(row)
+        write_json(root / f"annotations/{split}.json", rows)
+    for image in images:
+        draw(coco / "unlabeled2017" / image["file_name"], rng)
+
+
+def build_fashioniq(root, suffixes=(".jpg", ".png", ".jpeg")):
+    """Write val of the three categories; one caption is empty."""
+    rng = np.random.default_rng(2)
+    for category, suffix in zip(CATEGORIES, suffixes, strict=True):
+        names = [f"B00{category.upper()[:3]}{i:03d}" for i in range(14)]
+        rows = []
+        for i in range(5):
+            candidate, target = rng.choice(names[:10], 2, replace=False).tolist()
+            captions = ["" if i == 4 else f"is the {i} red.", " has sleeves?"]
+            rows.append({"candidate": candidate, "target": target, "captions": captions})
+        write_json(root / f"captions/cap.{category}.val.json", rows)
+        write_json(root / f"image_splits/split.{category}.val.json", names)
+        for name in names:
+            draw(root / f"images/{name}{suffix}", rng)
+
+
+def build_genecis(root):
+    """Write the four tasks; one target stands in its gallery too, one box leaves its image."""
+    rng = np.random.default_rng(3)
+    for task in TASKS:
+        is_attribute, rows = task.endswith("attribute"), []
+        for _ in range(4):
+            if is_attribute:
+                boxes = [rng.integers(0, 25, 2).tolist() + rng.integers(4, 20, 2).tolist() for _ in range(16)]
+                items = [{"image_id": str(rng.integers(1, 9)), "instance_bbox": box} for box in boxes]
+            else:
+                items = [{"val_image_id": int(i)} for i in rng.choice(20, 16, replace=False)]
+            gallery = items[2 : 11 if task == "focus_attribute" else 16]
+            rows.append({"reference": items[0], "target": items[1], "gallery": gallery, "condition": "red"})
+        rows[1]["gallery"][0] = rows[1]["target"]
+        if is_attribute:
+            rows[2]["target"]["instance_bbox"][0] = -3.5
+        write_json(root / f"genecis/{task}.json", rows)
+    for i in range(1, 9):
+        draw(root / f"VG_100K_all/{i}.jpg", rng, (50, 40))
+    for i in range(20):
+        draw(root / f"val2017/{i:012d}.jpg", rng)
+
+
+def build_coco(root):
+    """Write regions, whole images and masked ones; one row has no other classes."""
+    rng = np.random.default_rng(4)
+    lines = ["id,query_regions,query_class,classes"]
+    for i in range(12):
+        lines.append(f"{i:012d}.jpg,2.5;3.1;{20 + i}.7;19.0 ,dog,{'' if i == 3 else 'cat;stop sign'}")
+        draw(root / f"val2017/{i:012d}.jpg", rng, (50, 40))
+        draw(root / f"val2017_masked/{i:012d}.jpg", rng, (50, 40))
+    root.joinpath("coco_eval.csv").write_text("\n".join(lines) + "\n")
+
+
+def build_imagenet_r(root):
+    """Write two classes, one of which has no origami."""
+    rng, queries, targets = np.random.default_rng(5), [], []
+    for label, wnid in ((2, "n04086273"), (9, "n01518878")):
+        real = [f"imgnet/real/{wnid}/ILSVRC2012_val_{label:04d}{i:04d}.JPEG" for i in range(3)]
+        queries += [f"{path} {label} " for path in real]
+        targets += [f"{path} {label + 6000} " for path in real]
+        for offset, domain in enumerate(DOMAINS):
+            if (label, domain) != (9, "origami"):
+                drawn = [f"imgnet/imagenet-r/{wnid}/{domain}_{i}.jpg" for i in range(2)]
+                targets += [f"{path} {label + 1000 * offset} " for path in drawn]
+    lists = {"imgnet_real_query.txt": queries, "imgnet_targets.txt": targets}
+    for name, lines in lists.items():
+        root.joinpath("imgnet").mkdir(parents=True, exist_ok=True)
+        root.joinpath("imgnet", name).write_text("\n".join(lines) + "\n")
+    for line in targets:
+        draw(root / line.split()[0], rng)
+
+
+BUILDERS = {
+    "cirr": build_cirr,
+    "circo": build_circo,
+    "fashioniq": build_fashioniq,
+    "genecis": build_genecis,
+    "coco": build_coco,
+    "imagenet_r": build_imagenet_r,
+}
+
+
+def build_stand_in(name, root):
+    """Write the directory of one benchmark, and return it."""
+    root = Path(root)
+    BUILDERS[name](root)
+    return root

@@ -1,0 +1,178 @@
+"""`rtd evaluate`: judge a model, or what another system computed, on benchmarks; or check their directories."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+__all__ = ["add_switches", "add_system_options", "build_system", "read_switches", "run"]
+
+_SWITCHES = {
+    "template": "prompt, such as 'a photo of $ that {condition}'",
+    "caption_order": "FashionIQ's two captions: both, forward or reversed",
+    "gallery": "FashionIQ's gallery: original or val",
+    "padding": "padding of long images: none or target",
+    "crop": "rounding of the centre crop: transformers or published",
+    "ties": "order among equal similarities: gallery, or targets last",
+}
+
+
+def add_system_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which system is judged.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of the verb.
+    """
+    parser.add_argument("model", nargs="?", help="directory or Hub id of an RTD model, an adapter, or a CLIP")
+    parser.add_argument("--projection", help="trained projection, needed where the model is a CLIP")
+    parser.add_argument(
+        "--embeddings", help="in place of a model: npz, parquet or json of gallery and query embeddings"
+    )
+    parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
+    parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
+    parser.add_argument("--mode", default="composed", help="composed, or a baseline: text, image or sum")
+    parser.add_argument("--precision", default="float32", help="of the towers: float32 or bfloat16 (default: float32)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
+    parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: %(default)s")
+    parser.add_argument("--cache-dir", type=Path, help="keeps embeddings of images (default: OUTPUT_DIR/cache)")
+
+
+def add_switches(parser: argparse.ArgumentParser) -> None:
+    """Add the switches of a protocol; left out, each is as the model's method was published.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of the verb.
+    """
+    reference = parser.add_mutually_exclusive_group()
+    reference.add_argument("--exclude-reference", action="store_true", default=None, help="remove it from the ranking")
+    reference.add_argument("--keep-reference", action="store_false", dest="exclude_reference", help="keep it in there")
+    for name, text in _SWITCHES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text)
+
+
+def read_switches(options: argparse.Namespace) -> dict:
+    """Read the switches back.
+
+    Args:
+        options (`argparse.Namespace`): Parsed.
+
+    Returns:
+        `dict`: By name; `None` where left out.
+    """
+    return {name: getattr(options, name) for name in ("exclude_reference", *_SWITCHES)}
+
+
+def build_system(options: argparse.Namespace):
+    """Build the system that the options name.
+
+    Args:
+        options (`argparse.Namespace`): Parsed.
+
+    Returns:
+        [`ModelSystem`], [`EmbeddingSystem`] or [`RankingSystem`].
+
+    Raises:
+        ValueError: If they name none, or several.
+    """
+    from trainer.systems import EmbeddingSystem, ModelSystem, RankingSystem
+
+    if sum(bool(given) for given in (options.model, options.embeddings, options.rankings)) != 1:
+        raise ValueError("name a MODEL, or --embeddings FILE, or --rankings FILE; one of the three.")
+    if options.embeddings:
+        return EmbeddingSystem(options.embeddings)
+    if options.rankings:
+        return RankingSystem(options.rankings)
+    return ModelSystem(
+        options.model,
+        options.projection,
+        options.alpha,
+        options.mode,
+        options.precision,
+        options.batch_size,
+        options.cache_dir or options.output_dir / "cache",
+    )
+
+
+def run(arguments: list[str]) -> None:
+    """Judge, print tables, and write a record for each benchmark; or check directories.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If an option, a directory or a file is not in order.
+    """
+    from trainer.benchmarks import BENCHMARKS, find_benchmark
+
+    parser = argparse.ArgumentParser("rtd evaluate", description=__doc__)
+    parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--split", help="split of the queries (default: the one with public labels)")
+    parser.add_argument("--check", action="store_true", help="check the directories, and load no model")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
+    add_system_options(parser)
+    add_switches(parser)
+    options = parser.parse_args(arguments)
+    names = options.benchmark.split(",")
+    for name in names:
+        find_benchmark(name).check_split(options.split)
+    if options.check:
+        _check(names, options)
+        return
+
+    from trainer.gathering import join_processes
+    from trainer.judging import find_root, judge, write_record
+
+    # Before a model is loaded.
+    roots = {name: find_root(options.root, name, len(names) > 1) for name in names}
+    switches = read_switches(options)
+    for name in names:
+        find_benchmark(name).find_protocol("", **switches)
+    with join_processes() as state:
+        system = build_system(options)
+        for name in names:
+            record = judge(system, name, options.split, roots[name], options.allow_missing, **switches)
+            if state.is_main_process:
+                print(_format(record))
+                print(f"record: {write_record(record, options.output_dir)}\n")
+
+
+def _check(names: list[str], options: argparse.Namespace) -> None:
+    from trainer.benchmarks import DataFolder, find_benchmark
+    from trainer.benchmarks.checking import check_folder
+    from trainer.judging import find_root
+
+    incomplete = []
+    for name in names:
+        info, root = find_benchmark(name), find_root(options.root, name, len(names) > 1)
+        if not info.needs_root:
+            print(f"{info.name} is drawn: there is nothing to check.")
+            continue
+        if root is None:
+            raise ValueError(f"{info.name} lies in a directory: name it with --root. It must hold\n{info.layout}")
+        findings = check_folder(info, DataFolder(root, info.steps), options.split and [options.split])
+        print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
+        print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
+        if any(finding.kind not in ("ok", "extra") for finding in findings):
+            incomplete.append(info.name)
+    if incomplete:
+        raise ValueError(f"not in order: {', '.join(incomplete)}; see above.")
+
+
+def _format(record: dict) -> str:
+    """Write a table, in percent, but for ranks."""
+    columns = {**record["parts"], "all": record["metrics"]} if record["parts"] else {"": record["metrics"]}
+    names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
+    lines = [
+        f"{record['benchmark']} {record['split']}, percent".ljust(36) + "".join(f"{name:>18}" for name in columns)
+    ]
+    for name in names:
+        scale = 1 if name.endswith("_rank") else 100
+        cells = "".join(
+            f"{scores[name] * scale:>18.2f}" if name in scores else " " * 18 for scores in columns.values()
+        )
+        lines.append(f"{name:<36}{cells}")
+    if record["deviations"]:
+        lines.append("Not comparable with published numbers: " + "; ".join(record["deviations"]))
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""`rtd submit`: files for the test servers of CIRR and CIRCO, written or checked."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+__all__ = ["run"]
+
+_SHOWN = 10
+
+
+def run(arguments: list[str]) -> None:
+    """Write files for a server and check them, or check files that anyone wrote.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If an option is not accepted, or a file breaks a rule of its server.
+    """
+    from trainer.cli.evaluate import add_switches, add_system_options
+
+    parser = argparse.ArgumentParser("rtd submit", description=__doc__)
+    parser.add_argument("--benchmark", help="cirr or circo")
+    parser.add_argument("--check", nargs="+", metavar="FILE", help="check files, and write none")
+    add_system_options(parser)
+    add_switches(parser)
+    parser.set_defaults(output_dir=Path("runs/submit"))
+    options = parser.parse_args(arguments)
+    _check(options.check, options.root) if options.check else _write(options)
+
+
+def _check(files: list[str], root: Path | None) -> None:
+    from trainer.submissions import check_submission
+
+    refused = []
+    for file in files:
+        kind, problems = check_submission(file, root)
+        print(f"{file}: a file for {kind}, {'refused' if problems else 'in order'}")
+        print("".join(f"  {problem}\n" for problem in problems[:_SHOWN]), end="")
+        if len(problems) > _SHOWN:
+            print(f"  and {len(problems) - _SHOWN} more")
+        refused += [file] if problems else []
+    if refused:
+        raise ValueError(f"the server would refuse, or score wrongly: {', '.join(refused)}.")
+
+
+def _write(options: argparse.Namespace) -> None:
+    from trainer.cli.evaluate import build_system, read_switches
+    from trainer.gathering import join_processes
+    from trainer.judging import open_parts
+    from trainer.submissions import TEST_SPLITS, write_submission
+
+    if options.benchmark not in TEST_SPLITS:
+        raise ValueError(
+            f"--benchmark must be {' or '.join(TEST_SPLITS)}, which have servers; got {options.benchmark}."
+        )
+    with join_processes() as state:
+        system = build_system(options)
+        split, switches = TEST_SPLITS[options.benchmark], read_switches(options)
+        parts, _, _ = open_parts(
+            options.benchmark, split, options.root, system.method, system.needs_images, **switches
+        )
+        rankings = system.rank(parts[0])
+        if state.is_main_process:
+            paths = write_submission(parts[0], rankings, options.output_dir)
+            _check([str(path) for path in paths], options.root)

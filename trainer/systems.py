@@ -1,0 +1,157 @@
+"""Systems that can be judged: a model, or embeddings or rankings that any other system computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_rtd import RTDModel, fingerprint
+from trainer.assembly import load_model_and_processor
+from trainer.benchmarks import Benchmark
+from trainer.evaluation import EmbeddingRanker, RetrievalEvaluator, write_template
+from trainer.precomputed import align_rankings, read_embeddings, read_rankings
+from trainer.scoring import Rankings
+
+
+__all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem"]
+
+_SIMILARITY = "cosine in float64, rounded to float32"
+_PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ModelSystem:
+    """A model that composes queries.
+
+    Args:
+        name_or_path (`str`): Directory or Hub id of an RTD model, an adapter repository, or a CLIP.
+        projection (`str`, *optional*): Needed with a CLIP only.
+        alpha (`float`, *optional*): Takes a text tower between those from before (0) and after RTD (1).
+        mode (`str`, defaults to `"composed"`): Or a baseline, see [`RetrievalEvaluator`].
+        precision (`str`, defaults to `"float32"`): Of the towers, or `"bfloat16"`; similarities are float32 always.
+        batch_size (`int`, defaults to 64): Images or queries in one pass.
+        cache_dir (`str` or `Path`, *optional*): Keeps embeddings of images.
+
+    Attributes:
+        method (`str`): Name of its prompt template, which tells whose published protocol is followed.
+        facts (`dict`): What a result records of it.
+    """
+
+    needs_images = True
+
+    def __init__(
+        self,
+        name_or_path: str,
+        projection: str | None = None,
+        alpha: float | None = None,
+        mode: str = "composed",
+        precision: str = "float32",
+        batch_size: int = 64,
+        cache_dir: str | Path | None = None,
+    ):
+        if precision not in _PRECISIONS:
+            raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, got {precision!r}.")
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        model, self.processor = load_model_and_processor(name_or_path, projection, alpha)
+        self.method, self.mode = self.processor.default_template, mode
+        self.batch_size, self.cache_dir = batch_size, cache_dir
+        self.facts: dict[str, Any] = {
+            "name_or_path": name_or_path,
+            "projection_type": model.projection.config.projection_type,
+            "method": self.method,
+            "alpha": alpha,
+            "mode": mode,
+            "precision": precision,
+            "sha256": _hash_parts(model),
+        }
+        self.model = model.to(_PRECISIONS[precision])
+
+    def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
+        """Describe what of the protocol is the system's own.
+
+        Args:
+            benchmark ([`Benchmark`]): The benchmark.
+
+        Returns:
+            `dict`: The prompt, written out, and how images are read.
+        """
+        crop = self.processor.image_processor.crop_size
+        return {
+            "template": write_template(self.processor, benchmark.protocol.template),
+            "text_template": benchmark.text_template,
+            "image_size_px": [crop["height"], crop["width"]],
+            "turned_by_exif": benchmark.gallery.features["image"].dtype != "string",
+            "similarity": _SIMILARITY,
+        }
+
+    def rank(self, benchmark: Benchmark) -> Rankings:
+        """Rank a benchmark.
+
+        Args:
+            benchmark ([`Benchmark`]): The benchmark.
+
+        Returns:
+            [`Rankings`]: As deep as its metrics look.
+        """
+        evaluator = RetrievalEvaluator(self.model, self.processor, benchmark, self.batch_size, self.cache_dir)
+        return evaluator.make_rankings(evaluator.encode_queries(self.model, self.mode))
+
+
+class EmbeddingSystem:
+    """Embeddings of galleries and queries.
+
+    Args:
+        path (`str`): File, see [`read_embeddings`].
+    """
+
+    needs_images, method = False, "rtd"
+
+    def __init__(self, path: str):
+        self.gallery, self.query = read_embeddings(path)
+        self.facts = {"embeddings": path}
+
+    def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
+        """See [`ModelSystem`]: only the similarity is known."""
+        return {**_unknown(benchmark), "similarity": _SIMILARITY}
+
+    def rank(self, benchmark: Benchmark) -> Rankings:
+        """Rank a benchmark, see [`ModelSystem`]."""
+        ranker = EmbeddingRanker(benchmark, self.gallery.take(benchmark.gallery["id"][:]))
+        return ranker.make_rankings(self.query.take(benchmark.queries["id"][:]))
+
+
+class RankingSystem:
+    """Rankings.
+
+    Args:
+        paths (`Sequence[str]`): Files, see [`read_rankings`]: one, or those of the gallery and of the subsets.
+    """
+
+    needs_images, method = False, "rtd"
+
+    def __init__(self, paths: Sequence[str]):
+        self.rankings = {}
+        for path in paths:
+            self.rankings |= read_rankings(path)
+        self.facts = {"rankings": list(paths)}
+
+    def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
+        """See [`ModelSystem`]: nothing is known."""
+        return {**_unknown(benchmark), "ties": None}
+
+    def rank(self, benchmark: Benchmark) -> Rankings:
+        """Align the rankings with a benchmark, see [`ModelSystem`]."""
+        return align_rankings(benchmark, self.rankings)
+
+
+def _unknown(benchmark: Benchmark) -> dict[str, None]:
+    """Switches that whoever computed the embeddings chose, and did not say."""
+    return dict.fromkeys(("template", "caption_order", "padding", "crop"))
+
+
+def _hash_parts(model: RTDModel) -> dict[str, str]:
+    parts = ("vision_model", "visual_projection", "projection", "text_model")
+    return {name: fingerprint(getattr(model, name)) for name in parts}
