@@ -12,7 +12,7 @@ __all__ = ["main"]
 _VERBS = {
     "demo": "train every part on a small embedded world and show what RTD does",
     "triplets": "make text triplets from your captions",
-    "train-projection": "train a projection on your captions",
+    "train-projection": "train a projection on your captions or images",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
     "evaluate": "judge a model or another system on benchmarks, or check their directories",
