@@ -37,9 +37,9 @@ _PHRASE_TOKENS = 35
 def _write_phrases(folder: Path) -> dict[str, str]:
     """Write names of concepts, and templates of phrases as long as the published ones at most."""
     names, phrases = folder / "names.txt", folder / "phrases.txt"
-    names.write_text("\n".join(f"n{i}" for i in range(200)))
+    names.write_text("\n".join(f"n{i}" for i in range(20)))
     rng, fixed = np.random.default_rng(0), "a photo of {} that".split()
-    tails = [rng.choice(["is", "in", "n201", "n202"], _PHRASE_TOKENS - 2 - len(fixed)) for _ in range(8)]
+    tails = [rng.choice(["is", "in", "n21", "n22"], _PHRASE_TOKENS - 2 - len(fixed)) for _ in range(8)]
     phrases.write_text("\n".join(" ".join([*fixed, *tail]) for tail in tails))
     return {"concepts": str(names), "phrases": str(phrases)}
 
