@@ -32,11 +32,27 @@ class _RecipeArguments(TrainingArguments):
         },
     )
     anchor_cache_dir: str | None = field(default=None, metadata={"help": "Folder of that cache."})
+    length_groups: int | None = field(
+        default=None,
+        metadata={
+            "help": "Sub-batches by length that texts of a step are run in before the joined loss, so that short ones "
+            "are not padded to the longest; the result is the same. 4 on a CPU and 1 elsewhere where left out."
+        },
+    )
 
     def __post_init__(self):
+        if self.length_groups is not None and self.length_groups < 1:
+            raise ValueError(f"`length_groups` must be 1 or more, got {self.length_groups}.")
         if self.anchor_cache not in ("auto", "always", "never"):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
         super().__post_init__()
+        # Batches are sent to a GPU while it works; from pinned memory, which is transformers' own default.
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory
+
+    @property
+    def num_length_groups(self) -> int:
+        """`int`: Sub-batches by length that texts are run in; whether several pay on a GPU is not measured."""
+        return self.length_groups or (4 if self.device.type == "cpu" else 1)
 
 
 @dataclass

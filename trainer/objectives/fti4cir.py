@@ -124,7 +124,7 @@ class FTI4CIRObjective:
         texts = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"text_embeds": self.caption_embeddings(texts)}
-        return batch | collate_captions(self.processor, text=texts)
+        return batch | collate_captions(self.processor, self.args.num_length_groups, text=texts)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.
@@ -146,7 +146,8 @@ class FTI4CIRObjective:
         if "text_embeds" in batch:
             text = batch["text_embeds"]
         else:
-            text = encode_batch(self.model.text_model, batch["caption_input_ids"])[batch["text_index"]]
+            text = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
+            text = text[batch["text_index"]]
         contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
         products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)
         orthogonality = (products - torch.eye(products.shape[-1], device=products.device)).square().mean()

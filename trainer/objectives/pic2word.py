@@ -44,6 +44,7 @@ class Pic2WordObjective:
         self.model = model
         self.processor = processor
         self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step
         self.features = None
 
     def prepare(self, source) -> Dataset:
@@ -107,8 +108,7 @@ class Pic2WordObjective:
         }
         text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
         joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
-        temperature = 1 / self.model.logit_scale.float().exp().item()
-        return target_anchored_loss(*joined, temperature, "info_nce")
+        return target_anchored_loss(*joined, self.temperature, "info_nce")
 
     @staticmethod
     def decays(name: str) -> bool:
