@@ -121,10 +121,8 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
     trainer.model.register_forward_hook(record, with_kwargs=True)
     trainer.compute_loss(trainer.model, batch)
     embeds = torch.cat([output for _, output in passes])
-    given = {
-        name: None if passes[0][0][name] is None else torch.cat([prompt[name] for prompt, _ in passes])
-        for name in ("pseudo_token_embeds", "pseudo_token_mask")
-    }
+    names = {"pseudo_token_embeds", "pseudo_token_mask"} & passes[0][0].keys()
+    given = {name: torch.cat([prompt[name] for prompt, _ in passes]) for name in names}
     triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by length
     for place, conditions in enumerate(([row["conditioning_caption"] for row in triplets], [""] * 8)):
         padded = trainer.processor.pad(trainer.processor.build_prompts(conditions)[0])
