@@ -41,10 +41,14 @@ def find_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path 
         return None
     if not is_one_of_many or not Path(root).is_dir():
         return Path(root)
-    plain = {path.name.lower().replace("-", "_"): path for path in sorted(Path(root).iterdir()) if path.is_dir()}
-    if info.name not in plain:
+
+    def plain(folder: str) -> str:  # users write fashion-iq, FashionIQ, imagenet-r
+        return folder.lower().replace("-", "").replace("_", "")
+
+    folders = {plain(path.name): path for path in sorted(Path(root).iterdir()) if path.is_dir()}
+    if plain(info.name) not in folders:
         raise ValueError(f"'{root}' has no folder '{info.name}'; for several benchmarks it needs one for each.")
-    return plain[info.name]
+    return folders[plain(info.name)]
 
 
 def open_parts(

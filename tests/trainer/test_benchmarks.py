@@ -1,5 +1,6 @@
 """Benchmarks against the real annotation files and the values recorded beside them."""
 
+import gzip
 import hashlib
 import json
 
@@ -308,6 +309,18 @@ def edit(root, file, change):
 
 
 CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2.val.json"
+VAL, IMAGES = "annotations/val.json", "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+TASK, COCO = f"genecis/{TASKS[0]}.json", "id,query_regions,query_class,classes\n"
+
+
+def replace_by(path, content):
+    """Put a gzipped file in the place of a plain one."""
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(content)
+
+
+def set_side(rows, side):
+    rows[0]["target"]["instance_bbox"][2] = side
 
 
 @pytest.mark.parametrize(
@@ -357,6 +370,23 @@ CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2
         ("coco", lambda r: (r / "val2017_masked").rename(r / "m"), "run data/coco/prepare_data.py"),
         ("imagenet_r", lambda r: (r / "imgnet/imgnet_targets.txt").write_text("a b c\n"), "but line 1 is 'a b c'"),
         ("imagenet_r", lambda r: (r / "imgnet/real").rename(r / "real"), "valprep.sh"),
+        ("cirr", lambda r: (r / CAPTIONS).write_text("[" * 100_000), "cap.rc2.val.json' is no JSON"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, b"no gzip"), "cap.rc2.val.json.gz' cannot be read: Not a gzipped"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[{}]")[:-6]), "val.json.gz' cannot be read"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[]")[:10] + b"\xff" * 9), "gz' cannot be read"),
+        ("cirr", lambda r: [(r / CAPTIONS).unlink(), (r / CAPTIONS).mkdir()], "cap.rc2.val.json' cannot be read"),
+        (
+            "cirr",
+            lambda r: edit(r, CAPTIONS, lambda c: c[0]["img_set"]["members"].remove(c[0]["target_hard"])),
+            "query 12060 has its target .* outside of its subset",
+        ),
+        ("coco", lambda r: (r / "coco_eval.csv").write_text(COCO + "a.jpg,inf;3;9;9 ,dog,\n"), "no region .* a.jpg"),
+        ("coco", lambda r: (r / "coco_eval.csv").write_text(COCO + "a" * 200_000), "coco_eval.csv' is no CSV"),
+        ("circo", lambda r: edit(r, IMAGES, lambda c: c.update(images=5)), "must hold a list of objects, got '5'"),
+        ("circo", lambda r: edit(r, VAL, lambda c: c[0].update(semantic_aspects="x")), "nothing but list, but .* 'x'"),
+        ("circo", lambda r: edit(r, VAL, lambda c: c[0].update(semantic_aspects=[1])), "nothing but str, but holds"),
+        ("genecis", lambda r: edit(r, TASK, lambda c: set_side(c, float("inf"))), "x, y, width and height"),
+        ("genecis", lambda r: edit(r, TASK, lambda c: set_side(c, float("nan"))), "x, y, width and height"),
     ],
 )
 def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, spoil, message):
@@ -364,6 +394,18 @@ def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, sp
     spoil(root)
     with pytest.raises(ValueError, match=message):
         load_parts(name, folder=DataFolder(root, find_benchmark(name).steps))
+
+
+@pytest.mark.parametrize("root", [".", ".."])
+def test_a_root_may_be_named_from_where_one_is_and_nothing_leads_out_of_it(tmp_path, monkeypatch, root):
+    place = build_stand_in("cirr", tmp_path / "data")
+    (place / "sub").mkdir()
+    monkeypatch.chdir(place if root == "." else place / "sub")
+    benchmark = load_benchmark("cirr", root=root)
+    assert benchmark.gallery["image"][:] == load_benchmark("cirr", root=place).gallery["image"][:]
+    edit(place, SPLIT, lambda c: c.update(x="../secret.png"))
+    with pytest.raises(ValueError, match=r"'../secret.png' leads out of"):
+        load_benchmark("cirr", root=root)
 
 
 @pytest.mark.parametrize(

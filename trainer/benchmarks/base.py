@@ -134,7 +134,8 @@ class BenchmarkInfo:
         steps (`Mapping[str, str]`):
             For each thing a directory must hold, the official step that brings it.
         counts (`Mapping[str, Mapping[str, Mapping[str, int]]]`):
-            Official numbers by split and part: `queries`, `gallery`, and `gallery_val` where there is a second one.
+            Official numbers by split and part: `queries`, `gallery`, `gallery_val` where there is a second one, and
+            `candidates` where each query ranks as many images of its own.
         protocol ([`Protocol`]): As published for LinCIR and RTD.
         load (`Callable`): Loads one part: takes a [`DataFolder`], split, part and [`Protocol`].
         methods (`Mapping[str, Mapping]`, *optional*): Switches that other methods publish with, by prompt template.
@@ -179,6 +180,25 @@ class BenchmarkInfo:
         if split not in self.counts:
             raise ValueError(suggest(f"split of {self.name}", split, self.counts))
         return split
+
+    def choose_parts(self, split: str, part: str = "") -> list[str]:
+        """List the parts that are meant.
+
+        Args:
+            split (`str`): Split.
+            part (`str`, defaults to `""`): The one that was named, if any.
+
+        Returns:
+            `list[str]`: That one, or all.
+
+        Raises:
+            ValueError: If the benchmark has no such part.
+        """
+        known = self.counts[split]
+        if part and part not in known:
+            raise ValueError(suggest(f"part of {self.name}", part, known))
+        # The presets of the small world are sizes of one benchmark, not its parts.
+        return [part] if part else list(known) if self.needs_root else ["demo"]
 
     def find_protocol(self, method: str, **switches) -> Protocol:
         """Find the published protocol of a method.

@@ -21,9 +21,13 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     check_values((row["gt_img_ids"] for row in rows if labels), f"{annotations}, gt_img_ids", int)
     if wrong := [row["id"] for row in rows if labels and row["gt_img_ids"][:1] != [row["target_img_id"]]]:
         raise ValueError(f"{annotations} must name `target_img_id` first in `gt_img_ids`; query {wrong[0]} does not.")
+    # An older copy of the annotations has none.
+    aspects = [row.get("semantic_aspects", []) for row in rows]
+    check_values([aspects], f"{annotations}, semantic_aspects", list)
+    check_values(aspects, f"{annotations}, semantic_aspects", str)
     coco = ("COCO2017_unlabeled/", "CIRCO/COCO2017_unlabeled/")
     images = folder.read_json("gallery", *(f"{place}{_INFO_FILE}" for place in coco), kind=dict).get("images")
-    check_rows(images or [None], _INFO_FILE, id=int, file_name=str)
+    check_rows(images, _INFO_FILE, id=int, file_name=str)
     place = folder.find_images("images", *(f"{place}unlabeled2017" for place in coco))
     paths = {str(image["id"]): folder.image(place, image["file_name"]) for image in images}
     references = [str(row["reference_img_id"]) for row in rows]
@@ -36,8 +40,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         "condition": [row["relative_caption"] for row in rows],
         "target_ids": [[str(item) for item in row["gt_img_ids"]] if labels else [] for row in rows],
         "subset_ids": [[] for _ in rows],
-        # An older copy of the annotations has none.
-        "aspects": [row.get("semantic_aspects", []) for row in rows],
+        "aspects": aspects,
     }
     gallery = Dataset.from_dict({"id": list(paths), "image": list(paths.values())})
     return Benchmark("circo", split, gallery, Dataset.from_dict(queries), protocol, metrics=INFO.metrics)

@@ -114,18 +114,18 @@ def run(arguments: list[str]) -> None:
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)
-    names = options.benchmark.split(",")
+    names = [name.strip() for name in options.benchmark.split(",")]
     for name in names:
-        find_benchmark(name).check_split(options.split)
+        info = find_benchmark(name)
+        info.choose_parts(info.check_split(options.split), name.partition("/")[2])
     if options.check:
         _check(names, options)
         return
 
     from trainer.gathering import join_processes
-    from trainer.judging import find_root, judge, write_record
+    from trainer.judging import judge, write_record
 
-    # Before a model is loaded.
-    roots = {name: find_root(options.root, name, len(names) > 1) for name in names}
+    roots = _find_roots(names, options)
     switches = read_switches(options)
     for name in names:
         find_benchmark(name).find_protocol("", **switches)
@@ -138,20 +138,29 @@ def run(arguments: list[str]) -> None:
                 print(f"record: {write_record(record, options.output_dir)}\n")
 
 
-def _check(names: list[str], options: argparse.Namespace) -> None:
-    from trainer.benchmarks import DataFolder, find_benchmark
-    from trainer.benchmarks.checking import check_folder
+def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path | None]:
+    """Find the directory of each benchmark, before a model is loaded."""
+    from trainer.benchmarks import check_root, find_benchmark
     from trainer.judging import find_root
 
+    many = sum(find_benchmark(name).needs_root for name in names) > 1
+    roots = {name: find_root(options.root, name, many) for name in names}
+    for name, root in roots.items():
+        check_root(find_benchmark(name), root)
+    return roots
+
+
+def _check(names: list[str], options: argparse.Namespace) -> None:
+    from trainer.benchmarks import find_benchmark
+    from trainer.benchmarks.checking import check_folder
+
     incomplete = []
-    for name in names:
-        info, root = find_benchmark(name), find_root(options.root, name, len(names) > 1)
+    for name, root in _find_roots(names, options).items():
+        info = find_benchmark(name)
         if not info.needs_root:
             print(f"{info.name} is drawn: there is nothing to check.")
             continue
-        if root is None:
-            raise ValueError(f"{info.name} lies in a directory: name it with --root. It must hold\n{info.layout}")
-        findings = check_folder(info, DataFolder(root, info.steps), options.split and [options.split])
+        findings = check_folder(info, root, options.split, name.partition("/")[2])
         print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
         print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
         if any(finding.kind not in ("ok", "extra") for finding in findings):

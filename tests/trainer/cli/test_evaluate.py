@@ -287,11 +287,67 @@ def test_a_directory_in_order_is_said_to_be(data, monkeypatch, capsys):
 
     counts = {split: {"": {"queries": 8, "gallery": 12}} for split in ("val", "test1")}
     monkeypatch.setattr(cirr, "INFO", replace(cirr.INFO, counts=counts, digests={}))
-    assert main(["evaluate", "--check", "--benchmark", "cirr,small_world", "--root", str(data)]) == 0
+    assert main(["evaluate", "--check", "--benchmark", "cirr,small_world", "--root", str(data / "cirr")]) == 0
     shown = capsys.readouterr().out
     assert "cirr val: 8 queries, 12 gallery images, the official numbers" in shown
     assert "all 24 images are there" in shown
     assert "small_world is drawn" in shown
+
+
+def test_a_check_tells_all_that_is_missing_and_counts_what_is_there(tmp_path, capsys):
+    root = build_stand_in("cirr", tmp_path)
+    for name in ("dev", "test1"):
+        (root / name).rename(root / f"{name}-elsewhere")
+    assert main(["evaluate", "--check", "--benchmark", "cirr", "--root", str(root)]) == 2
+    shown = capsys.readouterr().out
+    assert "holds no dev" in shown
+    assert "holds no test1" in shown
+    assert "differs  cirr val: 8 queries, officially 4181" in shown
+    assert "missing  24 images are not there" in shown
+
+
+def test_a_check_refuses_what_judging_refuses(tmp_path, capsys):
+    root = build_stand_in("cirr", tmp_path)
+    path = root / "cirr/captions/cap.rc2.val.json"
+    rows = json.loads(path.read_text())
+    rows[0]["target_hard"] = "x"
+    path.write_text(json.dumps(rows))
+    assert main(["evaluate", "--check", "--benchmark", "cirr", "--root", str(root)]) == 2
+    assert "corrupt  val: cirr val: query 12060 names 'x' (target_ids)" in capsys.readouterr().out
+
+
+def test_a_part_is_checked_alone(data, capsys):
+    check = ["evaluate", "--check", "--root", str(data / "fashioniq"), "--benchmark"]
+    assert main([*check, "fashioniq/shirt"]) == 2
+    shown = capsys.readouterr().out
+    assert "all 14 images are there" in shown
+    assert "dress" not in shown.partition("should hold")[2].partition("\n\n")[2]
+    assert main([*check, "fashioniq/skirt"]) == 2
+    assert "did you mean 'shirt'" in capsys.readouterr().err
+
+
+def test_a_box_without_a_pixel_is_refused(place, tmp_path, capsys):
+    root = build_stand_in("genecis", tmp_path / "data")
+    path = root / "genecis/focus_attribute.json"
+    rows = json.loads(path.read_text())
+    rows[0]["target"]["instance_bbox"] = [10, 10, 0.01, 0.01]
+    path.write_text(json.dumps(rows))
+    evaluate(place, "--benchmark", "genecis/focus_attribute", "--root", root, out=tmp_path / "out", code=2)
+    assert "has no [10.0, 10.0, 0.01, 0.01] to be cut: 0 x 0 pixels" in capsys.readouterr().err
+
+
+def test_folders_of_several_benchmarks_are_found_by_any_usual_name(data, place, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, folder in (("fashioniq", "fashion-iq"), ("imagenet_r", "ImageNet-R")):
+        (root / folder).symlink_to(data / name)
+    names = "fashioniq/dress, imagenet_r/toy"
+    assert len(evaluate(place, "--benchmark", names, "--root", root, out=tmp_path / "out")) == 2
+
+
+def test_one_benchmark_with_a_root_needs_no_folder_of_its_name(data, place, tmp_path):
+    names = "cirr,small_world/toy"
+    assert len(evaluate(place, "--benchmark", names, "--root", data / "cirr", out=tmp_path)) == 2
 
 
 @pytest.fixture(scope="module")
