@@ -18,10 +18,23 @@ from trainer.metrics import membership, rank_gallery
 from trainer.scoring import Rankings, find_depth, score_rankings
 
 
-__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "split_prompt", "write_template"]
+__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "check_mode", "split_prompt", "write_template"]
 
 QUERY_MODES = ("composed", "text", "image", "sum")
 _CELLS = 2**26  # of the table of similarities that is held at a time
+
+
+def check_mode(mode: str) -> None:
+    """Check how queries are to be encoded.
+
+    Args:
+        mode (`str`): See [`RetrievalEvaluator`].
+
+    Raises:
+        ValueError: If it is none of `QUERY_MODES`.
+    """
+    if mode not in QUERY_MODES:
+        raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
 
 
 def write_template(processor: RTDProcessor, wanted: str | None = None, name: str | None = None) -> str:
@@ -200,6 +213,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         cache_dir: str | Path | None = None,
     ):
         self.model, self.processor, self.batch_size = model, processor, batch_size
+        write_template(processor, benchmark.protocol.template)  # refused before images are encoded
         self.images = ImageEmbeddings(model, processor, benchmark, batch_size, cache_dir)
         super().__init__(benchmark, self.images.gallery)
 
@@ -221,8 +235,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         Raises:
             ValueError: If the mode or the template is unknown.
         """
-        if mode not in QUERY_MODES:
-            raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
+        check_mode(mode)
         prompt = write_template(self.processor, self.benchmark.protocol.template, template)
         queries = self.benchmark.queries
         several = queries["wordings"][:] if "wordings" in queries.column_names else None

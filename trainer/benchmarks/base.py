@@ -25,6 +25,8 @@ _CHOICES = {
     "crop": ("transformers", "published"),
     "ties": ("gallery", "last"),
 }
+# LinCIR's evaluation of GeneCIS asks it in both object tasks: the answer's place stands where the condition should.
+_WITHOUT_CONDITION = "a photo of $ that 0"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Protocol:
             Whether a query's reference image is removed from its ranking.
         template (`str`, *optional*):
             Prompt of a query: each `$` a pseudo-word, `{condition}` the condition, verbatim; the processor's own where
-            left out.
+            left out. `"a photo of $ that 0"`, which LinCIR's evaluation asks in the object tasks of GeneCIS, is the
+            only one without a condition.
         caption_order (`str`, defaults to `"both"`):
             FashionIQ's two captions: `"both"` orders, stripped, their embeddings averaged (SEARLE, LinCIR, RTD);
             `"forward"`, stripped, first caption first; `"reversed"`, verbatim, second caption first (Pic2Word).
@@ -67,6 +70,8 @@ class Protocol:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.template is not None and "$" not in self.template:
             raise ValueError(f"the template {self.template!r} has no '$', the place of the reference image.")
+        if self.template not in (None, _WITHOUT_CONDITION) and "{condition}" not in self.template:
+            raise ValueError(f"the template {self.template!r} has no '{{condition}}', the place of the condition.")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ _SWITCHES = {
     "crop": "rounding of the centre crop: transformers or published",
     "ties": "order among equal similarities: gallery, or targets last",
 }
+_OF_A_MODEL = ("projection", "alpha", "mode", "precision", "template", "caption_order", "padding", "crop")
 
 
 def add_system_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,8 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
     parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
-    parser.add_argument("--mode", default="composed", help="composed, or a baseline: text, image or sum")
-    parser.add_argument("--precision", default="float32", help="of the towers: float32 or bfloat16 (default: float32)")
+    parser.add_argument("--mode", help="composed (default), or a baseline: text, image or sum")
+    parser.add_argument("--precision", help="of the towers: float32 (default) or bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
     parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: %(default)s")
@@ -74,12 +75,17 @@ def build_system(options: argparse.Namespace):
         [`ModelSystem`], [`EmbeddingSystem`] or [`RankingSystem`].
 
     Raises:
-        ValueError: If they name none, or several.
+        ValueError: If they name none, or several, or a model's options beside what another system computed.
     """
     from trainer.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
     if sum(bool(given) for given in (options.model, options.embeddings, options.rankings)) != 1:
         raise ValueError("name a MODEL, or --embeddings FILE, or --rankings FILE; one of the three.")
+    idle = () if options.model else _OF_A_MODEL if options.embeddings else (*_OF_A_MODEL, "ties")
+    if idle := [name for name in idle if getattr(options, name) is not None]:
+        raise ValueError(
+            f"--{idle[0].replace('_', '-')} is for a model; what another system computed is taken as it is."
+        )
     if options.embeddings:
         return EmbeddingSystem(options.embeddings)
     if options.rankings:
@@ -88,8 +94,8 @@ def build_system(options: argparse.Namespace):
         options.model,
         options.projection,
         options.alpha,
-        options.mode,
-        options.precision,
+        options.mode or "composed",
+        options.precision or "float32",
         options.batch_size,
         options.cache_dir or options.output_dir / "cache",
     )

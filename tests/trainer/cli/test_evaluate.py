@@ -1,5 +1,6 @@
 """`rtd evaluate` and `rtd submit` on stand-in directories, end to end."""
 
+import hashlib
 import json
 import os
 import re
@@ -49,7 +50,7 @@ def save_model(place, projection, clip, processor):
 
 def evaluate(*arguments, out, code=0):
     assert main(["evaluate", *map(str, arguments), "--output-dir", str(out)]) == code
-    return {path.stem: json.loads(path.read_text()) for path in Path(out).glob("*.json")} if not code else None
+    return {path.stem[:-9]: json.loads(path.read_text()) for path in Path(out).glob("*.json")} if not code else None
 
 
 EXPECTED = {
@@ -69,7 +70,8 @@ def test_all_benchmarks_are_judged_at_once_and_say_how(data, place, tmp_path, ca
     assert set(records) == set(EXPECTED)
     for name, (metric, switches) in EXPECTED.items():
         record = records[name]
-        assert 0 <= record["metrics"][metric] <= 100
+        lowest, highest = (1, 12) if metric == "median_rank" else (0, 1)
+        assert lowest <= record["metrics"][metric] <= highest
         assert switches.items() <= record["protocol"].items()
         assert {"padding", "crop", "similarity", "turned_by_exif"} <= set(record["protocol"])
         assert len(record["system"]["sha256"]["text_model"]) == 64
@@ -176,8 +178,9 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     kept = evaluate(*base, "--keep-reference", "--mode", "image", out=tmp_path / "a")["cirr-val"]
     assert kept["metrics"]["recall@1"] == 0  # the nearest image is the reference itself
     assert "exclude_reference is False, published True" in kept["deviations"]
+    assert "mode is image, a baseline" in kept["deviations"]
     other = evaluate(
-        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path
+        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path / "b"
     )
     protocol = other["cirr-val"]["protocol"]
     assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "transformers")
@@ -187,6 +190,33 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     ]
     assert record["numbers"]["fashioniq/dress val"]["gallery"] < 14
     assert (record["protocol"]["caption_order"], record["system"]["precision"]) == ("forward", "bfloat16")
+
+
+def test_only_the_same_evaluation_replaces_a_record(data, place, tmp_path):
+    base = ["evaluate", place, "--benchmark", "cirr", "--root", str(data / "cirr"), "--output-dir", str(tmp_path)]
+    for options in ([], [], ["--mode", "image"], ["--keep-reference"]):
+        assert main([*base, *options]) == 0
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    ways = {(record["system"]["mode"], record["protocol"]["exclude_reference"]) for record in records}
+    assert (len(records), ways) == (3, {("composed", True), ("image", True), ("composed", False)})
+
+
+def test_a_template_written_out_is_no_deviation(data, place, tmp_path):
+    base = (place, "--benchmark", "cirr", "--root", data / "cirr")
+    own = evaluate(*base, "--template", "a photo of $ that {condition}", out=tmp_path / "own")["cirr-val"]
+    assert not [text for text in own["deviations"] if "template" in text]
+    other = evaluate(*base, "--template", "$ , {condition}", out=tmp_path / "other")["cirr-val"]
+    expected = "template is '$ , {condition}', published 'a photo of $ that {condition}'"
+    assert [text for text in other["deviations"] if "template" in text] == [expected]
+
+
+@pytest.mark.parametrize("options", [["--mode", "audio"], ["--template", "$ $ {condition}"]])
+def test_options_are_refused_before_an_image_is_encoded(data, place, tmp_path, monkeypatch, options):
+    def encode(self, sources):
+        raise AssertionError("an image is encoded")
+
+    monkeypatch.setattr(ImageEmbeddings, "get_features", encode)
+    evaluate(place, "--benchmark", "cirr", "--root", data / "cirr", *options, out=tmp_path, code=2)
 
 
 def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tmp_path, monkeypatch):
@@ -402,7 +432,9 @@ def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, pl
         scores = record["parts"].get(part.partition("/")[2], record["metrics"])
         assert {k: v for k, v in scores.items() if k != "average"} == pytest.approx(evaluator.score(embeds))
     assert record["protocol"]["template"] is None
-    assert record["system"] == {"embeddings": str(file)}
+    assert record["system"] == {"embeddings": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    unknown = "template, caption_order, padding, crop of what was computed elsewhere are not known"
+    assert unknown in record["deviations"]
 
 
 def test_candidates_that_are_all_alike_are_never_right_by_their_order(data, computed, tmp_path):
@@ -498,6 +530,11 @@ def test_rankings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys, 
         (["PLACE", "--split", "test1"], "the targets of cirr test1 are not public"),
         (["PLACE", "--split", "nowhere"], "split of cirr"),
         (["PLACE", "--template", "$ $ {condition}"], "has 2 '$', but 'lincir' has 1"),
+        (["PLACE", "--template", "a photo of $"], "has no '{condition}', the place of the condition"),
+        (["--rankings", "r.json", "--alpha", "0.5"], "--alpha is for a model"),
+        (["--rankings", "r.json", "--ties", "last"], "--ties is for a model"),
+        (["--embeddings", "e.json", "--mode", "composed"], "--mode is for a model"),
+        (["--embeddings", "e.json", "--caption-order", "both"], "--caption-order is for a model"),
         (["PLACE", "--ties", "coin"], "`ties` must be one of gallery, last"),
         (["--rankings", "nowhere.json"], "'nowhere.json' cannot be read"),
         (["--rankings", "nowhere.txt"], "must end in .npz, .parquet or .json"),
