@@ -65,14 +65,15 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
 
 
-def split_prompt(template: str, condition: str) -> list[str]:
+def split_prompt(template: str, condition: str | None) -> list[str]:
     """Write a prompt as the pieces around its pseudo-words.
 
     A blank condition is written verbatim, as published code does; the processor would ask for the reference alone.
 
     Args:
         template (`str`): Each `$` a pseudo-word, `{condition}` the condition, if there is one.
-        condition (`str`): May hold a `$` of its own, which is ordinary text.
+        condition (`str` or `None`): May hold a `$` of its own, which is ordinary text. `None` gives the prompt of the
+            reference alone: the template up to its last `$`, where that comes before the condition.
 
     Returns:
         `list[str]`: One more than there are pseudo-words.
@@ -80,7 +81,12 @@ def split_prompt(template: str, condition: str) -> list[str]:
     Examples:
         >>> split_prompt("a photo of $ that {condition}", "costs 5 $")
         ['a photo of ', ' that costs 5 $']
+        >>> split_prompt("a photo of $ that {condition}", None)
+        ['a photo of ', '']
     """
+    if condition is None:
+        head, sign, _ = template.partition("{condition}")[0].rpartition("$")
+        template, condition = head + sign or template, ""
     return [piece.replace("{condition}", condition) for piece in template.split("$")]
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "DataFolder",
     "Protocol",
     "check_annotations",
+    "check_one_part",
     "check_root",
     "find_benchmark",
     "load_benchmark",
@@ -106,11 +107,26 @@ def load_benchmark(
     Raises:
         ValueError: As [`load_parts`], and if the benchmark has several parts and none is named.
     """
-    parts = load_parts(name, split, root and DataFolder(root, find_benchmark(name).steps), protocol)
+    check_one_part(name, split)
+    return load_parts(name, split, root and DataFolder(root, find_benchmark(name).steps), protocol)[0]
+
+
+def check_one_part(name: str, split: str | None = None) -> None:
+    """Check that a name stands for one part of a benchmark.
+
+    Args:
+        name (`str`): Name, with or without a part.
+        split (`str`, *optional*): Split.
+
+    Raises:
+        ValueError: If benchmark, part or split is unknown, or it has several parts and none is named.
+    """
+    info = find_benchmark(name)
+    parts = info.choose_parts(info.check_split(split), name.partition("/")[2])
     if len(parts) > 1:
-        names = ", ".join(f"{part.name}/{part.part}" for part in parts)
-        raise ValueError(f"{name} has several parts: name one of {names}.")
-    return parts[0]
+        raise ValueError(
+            f"{name} has several parts: name one of {', '.join(f'{info.name}/{part}' for part in parts)}."
+        )
 
 
 def check_annotations(benchmark: Benchmark) -> Benchmark:

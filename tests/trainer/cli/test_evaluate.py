@@ -421,6 +421,9 @@ def write_embeddings(path, parts, change=lambda arrays: None):
     return path
 
 
+NAMES = ("gallery_ids", "gallery_embeds", "query_ids", "query_embeds")
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "json"])
 @pytest.mark.parametrize("name", ["cirr", "fashioniq", "genecis"])
 def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, place, computed, tmp_path, name, suffix):
@@ -469,6 +472,27 @@ def test_embeddings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys
     evaluate("--embeddings", file, "--benchmark", "cirr", "--root", data / "cirr", out=tmp_path, code=2)
     error = capsys.readouterr().err
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 100), "cannot be read"),
+        (lambda path: np.save(path.open("wb"), np.ones((3, 3))), "it holds one array"),
+        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: np.savez(path, **dict.fromkeys(NAMES, "a")), "must be rows of numbers"),
+        (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "cannot be read"),
+        (lambda path: path.with_suffix(".parquet").write_bytes(b"PAR1xx"), "cannot be read"),
+    ],
+)
+def test_files_that_are_broken_are_named(data, tmp_path, capsys, write, message):
+    write(tmp_path / "e.npz")
+    file = next(tmp_path.iterdir())
+    for kind in ("--embeddings", "--rankings"):
+        evaluate(kind, file, "--benchmark", "cirr", "--root", data / "cirr", out=tmp_path / "out", code=2)
+        error = capsys.readouterr().err
+        assert f"'{file}'" in error
+        assert kind == "--rankings" or message in error
 
 
 def make_rankings(evaluator, embeds, column=None):
