@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.nn.functional import normalize
+from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, suggest
 from trainer.benchmarks import Benchmark
 from trainer.gathering import share_batches
 from trainer.image_embeddings import ImageEmbeddings
-from trainer.metrics import membership, rank_gallery
+from trainer.ranking import membership, rank_gallery
 from trainer.scoring import Rankings, find_depth, score_rankings
 
 
@@ -125,7 +127,8 @@ class EmbeddingRanker:
         ranking = np.full((len(query_embeds), size if depth is None else depth), -1)
         gallery = self.gallery_embeds.double()
         step = max(1, _CELLS // max(size, 1))
-        for start in range(0, len(query_embeds), step):
+        starts, title = range(0, len(query_embeds), step), f"Ranking {self.benchmark.title}"
+        for start in tqdm(starts, desc=title, disable=not PartialState().is_main_process, delay=1):
             rows = slice(start, start + step)
             similarities = _compare(query_embeds[rows], gallery)
             excluded = self._mark_references(rows)
@@ -256,7 +259,8 @@ class RetrievalEvaluator(EmbeddingRanker):
             text = self._read(model, queries["condition"][batch.start : batch.stop])
             return text if mode == "text" else image + normalize(text, dim=-1)
 
-        return normalize(share_batches(encode, len(queries), self.batch_size), dim=-1)
+        title = f"Composing queries of {self.benchmark.title}"
+        return normalize(share_batches(encode, len(queries), self.batch_size, title), dim=-1)
 
     def _compose(self, model: RTDModel, batch: range, wordings: Sequence[Sequence[str]], prompt: str) -> torch.Tensor:
         """Encode each wording, and add up those of a query."""

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import torch
 
 from trainer.benchmarks import Benchmark
-from trainer.metrics import index_rankings
+from trainer.ranking import index_rankings
 from trainer.scoring import SUBSET_DEPTH, Rankings, find_depth
 
 

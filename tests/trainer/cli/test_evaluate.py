@@ -440,6 +440,23 @@ def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, pl
     assert unknown in record["deviations"]
 
 
+def test_the_readme_says_how_queries_and_images_are_called(data):
+    readme = Path("README.md").read_text(encoding="utf-8")
+    forms = {
+        "fashioniq/dress": "dress-0",
+        "genecis/focus_attribute": "focus_attribute-0",
+        "cirr": "12060",
+        "circo": "0",
+    }
+    for name, query in forms.items():
+        assert load_benchmark(name, root=data / name.partition("/")[0]).queries["id"][0] == query
+        assert f"`{query}` |" in readme
+    toy = load_benchmark("imagenet_r/toy", root=data / "imagenet_r").queries["id"][0]
+    assert re.fullmatch(r"toy:imgnet/real/n\d+/ILSVRC2012_val_\d+\.JPEG", toy)
+    box = load_benchmark("genecis/focus_attribute", root=data / "genecis").gallery["id"][0]
+    assert re.fullmatch(r"\d+:\d+,\d+,\d+,\d+", box)
+
+
 def test_candidates_that_are_all_alike_are_never_right_by_their_order(data, computed, tmp_path):
     parts = [pair for name, pair in computed.items() if name.startswith("genecis")]
     file = write_embeddings(
