@@ -192,5 +192,6 @@ def _check_row(row: Any, size: int, kind: type, allowed: Container, reference: s
     if reference is not None and reference in row:
         return f"it lists its own reference '{reference}'."
     if foreign := [item for item in row if item not in allowed]:
-        return f"it lists {foreign[0]!r}, which it may not rank; names have neither path nor ending."
+        hint = "; names have neither path nor ending" if kind is str else ""
+        return f"it lists {foreign[0]!r}, which it may not rank{hint}."
     return None

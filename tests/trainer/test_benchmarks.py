@@ -402,6 +402,16 @@ def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, sp
         load_parts(name, folder=DataFolder(root, find_benchmark(name).steps))
 
 
+def test_the_published_prompt_of_geneciss_object_tasks_may_be_asked_for():
+    protocol = find_benchmark("genecis").find_protocol("lincir", template="a photo of $ that 0")
+    assert split_prompt(protocol.template, "car") == ["a photo of ", " that 0"]
+
+
+def test_a_prompt_without_a_condition_is_that_of_the_reference_alone():
+    assert split_prompt("a photo of $ $ that {condition}", None) == ["a photo of ", " ", ""]
+    assert split_prompt("a {condition} of $", None) == ["a  of ", ""]  # no `$` before the condition: blank
+
+
 @pytest.mark.parametrize("root", [".", ".."])
 def test_a_root_may_be_named_from_where_one_is_and_nothing_leads_out_of_it(tmp_path, monkeypatch, root):
     place = build_stand_in("cirr", tmp_path / "data")

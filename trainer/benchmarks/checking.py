@@ -48,7 +48,7 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
     """
     # What annotations say is told even where images are not there yet.
     folder = DataFolder(root, info.steps, needs_images=False)
-    findings, images, is_whole = [], {}, not part
+    findings, images, is_read = [], {}, True
     for name in [info.check_split(split)] if split else info.counts:
         for piece in info.choose_parts(name, part):
             try:
@@ -56,7 +56,7 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
             except ValueError as error:
                 kind = "missing" if isinstance(error, MissingError) else "corrupt"
                 findings.append(Finding(kind, f"{name}{piece and ' ' + piece}: {error}"))
-                is_whole = False
+                is_read = False
                 continue
             deviations = compare_with_official(info, benchmark)
             findings += [Finding("differs", text) for text in deviations]
@@ -68,10 +68,11 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
     findings += _tell("missing", "images are not there", missing, folder)
     there = [path for path in images if folder.holds(path)]
     findings += _tell("corrupt", "images cannot be read", _find_unreadable(there), folder)
-    if is_whole:
+    if is_read and not part:
         findings += _tell("extra", "files beside the images are in no list", _find_extra(there, images), folder)
     if images and not missing:
-        findings.append(Finding("ok", f"all {len(images)} images are there"))
+        listed = "images" if is_read else "images of what could be read"
+        findings.append(Finding("ok", f"all {len(images)} {listed} are there"))
     order = ("missing", "corrupt", "differs", "extra", "ok")
     return sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.kind))
 

@@ -120,7 +120,7 @@ def run(arguments: list[str]) -> None:
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)
-    names = [name.strip() for name in options.benchmark.split(",")]
+    names = list(dict.fromkeys(name.strip() for name in options.benchmark.split(",")))
     for name in names:
         info = find_benchmark(name)
         info.choose_parts(info.check_split(options.split), name.partition("/")[2])
@@ -149,7 +149,8 @@ def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path
     from trainer.benchmarks import check_root, find_benchmark
     from trainer.judging import find_root
 
-    many = sum(find_benchmark(name).needs_root for name in names) > 1
+    infos = map(find_benchmark, names)
+    many = len({info.name for info in infos if info.needs_root}) > 1
     roots = {name: find_root(options.root, name, many) for name in names}
     for name, root in roots.items():
         check_root(find_benchmark(name), root)

@@ -376,7 +376,7 @@ def test_folders_of_several_benchmarks_are_found_by_any_usual_name(data, place, 
 
 
 def test_one_benchmark_with_a_root_needs_no_folder_of_its_name(data, place, tmp_path):
-    names = "cirr,small_world/toy"
+    names = "cirr,cirr,small_world/toy"
     assert len(evaluate(place, "--benchmark", names, "--root", data / "cirr", out=tmp_path)) == 2
 
 
