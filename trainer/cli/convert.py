@@ -35,8 +35,12 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
+    from trainer.provenance import read_stages, write_stages
+    from trainer.published_files import describe_conversion
 
     model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
     model.save_pretrained(options.output)
     RTDProcessor.from_clip(options.clip, model.projection).save_pretrained(options.output)
+    earlier = read_stages(options.projection) if options.projection else []
+    write_stages([*earlier, describe_conversion(options.file, options.method)], options.output)
     print(f"model: {options.output}")
