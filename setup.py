@@ -30,7 +30,14 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
-EXTRAS["dev"] = [*EXTRAS["train"], *EXTRAS["faiss"], *EXTRAS["milvus"], "pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.5"]
+EXTRAS["dev"] = [
+    *EXTRAS["train"],
+    *EXTRAS["faiss"],
+    *EXTRAS["milvus"],
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "ruff==0.17.5",
+]
 
 setup(
     name="rtd-cir",
@@ -49,7 +56,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
-    package_data={"": ["py.typed", "*.yaml"], "trainer.evaluate_metrics": ["*/*.py"]},
+    package_data={"": ["py.typed", "*.yaml"], "trainer": ["templates/*.md"], "trainer.evaluate_metrics": ["*/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},

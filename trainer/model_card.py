@@ -76,11 +76,11 @@ class CardFacts:
             "data": (bool(nameless), f"what {' and '.join(nameless)} was trained on; see provenance.json"),
             "evaluation": (
                 not self.evaluations and "evaluation" not in self.without,
-                "results; --evaluation FILE of `rtd evaluate`, or --without evaluation",
+                "results; --results FILE of `rtd evaluate`, or --without evaluation",
             ),
             "alignment": (
                 self.is_tuned and self.alignment is None and "alignment" not in self.without,
-                "alignment with images; --diagnosis FILE of `rtd diagnose`, or --without alignment",
+                "alignment with images; --results diagnosis.json of `rtd diagnose`, or --without alignment",
             ),
         }
         return {name: text for name, (is_missing, text) in missing.items() if is_missing}
@@ -188,7 +188,9 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
 def _write_summary(facts: CardFacts) -> str:
     base = "a CLIP of its own" if facts.base_model == "none" else f"`{facts.base_model or 'a CLIP'}`"
     name, arxiv = PAPERS[facts.projection].name, PAPERS[facts.projection].arxiv
-    text = f"A [{name}](https://arxiv.org/abs/{arxiv}) projection on {base} turns an image into words for the text tower"
+    text = (
+        f"A [{name}](https://arxiv.org/abs/{arxiv}) projection on {base} turns an image into words for the text tower"
+    )
     if not facts.is_tuned:
         return f"{text}, which is CLIP's own."
     return f"{text}, and [RTD](https://arxiv.org/abs/{PAPERS['rtd'].arxiv}) has taught that tower to compose."
@@ -254,14 +256,14 @@ def _describe_alignment(facts: CardFacts) -> str | None:
         return "Nothing: the text tower is CLIP's own."
     if facts.alignment is None:
         return None
-    before, after = facts.alignment["before"], facts.alignment["after"]
-    about, recall = facts.diagnosis["about"], facts.alignment["recall"]
+    before, after, recall = (facts.alignment[part] for part in ("before", "after", "recall"))
+    about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
     return (
         f"RTD trades plain caption retrieval for composition. On {about['benchmark']} ({about['split']}), the mean "
-        f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its margin "
-        f"over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their image "
-        f"with R@{about['k']} {100 * recall['recall_before']:.1f} before and {100 * recall['recall_after']:.1f} after. "
-        "Plain text queries therefore go to the text tower from before RTD, which this model names or carries."
+        f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its "
+        f"margin over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their "
+        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. Plain text queries therefore go "
+        "to the text tower from before RTD, which this model names or carries."
     )
 
 
@@ -269,7 +271,8 @@ def _list_limits(facts: CardFacts) -> list[str]:
     limits = [
         "English only. Best absolute accuracy belongs to models trained on tens of millions of image triplets; this "
         "one is for keeping a CLIP index, training on text alone, or adapting to a domain.",
-        "It inherits the biases and gaps of its CLIP and of the captions it was trained on. Not for identifying people.",
+        "It inherits the biases and gaps of its CLIP and of the captions it was trained on. It is not for identifying "
+        "people.",
         "Negations and unusual wordings of a condition are read in part at most.",
     ]
     if any(record["benchmark"].startswith("small_world") for record in facts.evaluations):
