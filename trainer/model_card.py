@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from trainer.citations import PAPERS, write_bibtex
 from trainer.demo_report import format_table
 
 
-__all__ = ["PIPELINE_TAG", "CardFacts", "describe_model", "render_card"]
+__all__ = ["PIPELINE_TAG", "CardFacts", "describe_model", "render_card", "write_card"]
 
 # The Hub has a fixed list of tasks, without composed retrieval; the tags have it.
 PIPELINE_TAG = "image-feature-extraction"
@@ -143,6 +144,19 @@ def render_card(facts: CardFacts) -> ModelCard:
         ),
         citation="\n\n".join(write_bibtex(method) for method in methods),
     )
+
+
+def write_card(facts: CardFacts, path: str | Path) -> None:
+    """Write a card, and beside it as JSON the facts that it is rendered from.
+
+    Args:
+        facts ([`CardFacts`]): What is known.
+        path (`str` or `Path`): File of the card, such as `model_cards/rtd-small-world.md`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    render_card(facts).save(path)
+    path.with_suffix(".json").write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
 
 
 def _write_metadata(facts: CardFacts) -> ModelCardData:

@@ -32,10 +32,12 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--without", nargs="+", default=[], choices=["evaluation", "alignment"], help="say that it was not measured"
     )
+    parser.add_argument("--card", type=Path, help="also write the card here, and its facts beside it as JSON")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--endpoint", help="another Hub, such as a private one (default: that of HF_ENDPOINT)")
     options = parser.parse_args(arguments)
 
+    from trainer.model_card import write_card
     from trainer.publishing import prepare_publication, push
 
     publication = prepare_publication(
@@ -51,6 +53,8 @@ def run(arguments: list[str]) -> None:
         is_new = isinstance(content, bytes)
         size = len(content) if is_new else content.stat().st_size
         print(f"{size:>13,}  {name}{'  (written from recorded facts)' if is_new else ''}")
+    if options.card:
+        write_card(publication.card, options.card)
     for note in publication.notes:
         print(f"Note: {note}.")
     if not options.push:
