@@ -21,6 +21,7 @@ EXTRAS = {
         "accelerate>=1.1",
         "datasets>=4.0",
         "evaluate>=0.4.6",
+        "jinja2>=3.1",  # cards
         "matplotlib>=3.8",
         "peft>=0.19",
         "pyyaml>=6.0",
@@ -28,6 +29,7 @@ EXTRAS = {
     ],
     "faiss": ["faiss-cpu>=1.9"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
+    "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [
