@@ -1,14 +1,12 @@
 import copy
 import json
 
-import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import shake
-from tests.hub_stand_in import HubStandIn
 from trainer.adapters import add_lora
 from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
@@ -56,19 +54,6 @@ def save(save_model, processor, folder):
     processor.save_pretrained(folder)
     write_stages(STAGES, folder)
     return folder
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    """The stand-in, as the Hub of this process."""
-    with HubStandIn() as hub:
-        settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": hub.url}
-        settings["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for name, value in settings.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-        monkeypatch.setenv("HF_TOKEN", "hf_loopback")
-        yield hub
 
 
 WAYS = ["--licence", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
