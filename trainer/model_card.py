@@ -214,20 +214,27 @@ def _describe_stage(stage: Mapping) -> dict:
     """Order the facts of a stage: what matters to all first, then its settings, then hashes."""
     settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN)]
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
-    names = {name: f"{name} (SHA-256)" for name in _HASHES}
-    rows = [(names.get(name, name), _format(stage[name])) for name in order if stage.get(name) is not None]
+    rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
     return {"title": PAPERS[stage["stage"]].name if stage["stage"] in PAPERS else stage["stage"], "rows": rows}
+
+
+def _name(name: str, value) -> str:
+    return f"{name.removesuffix('_sha256')} (SHA-256)" if _is_hash(value) else name
+
+
+def _is_hash(value) -> bool:
+    return isinstance(value, str) and len(value) == 64
 
 
 def _format(value) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_format(part)}" for name, part in value.items() if part is not None)
+        return "; ".join(f"{name}: {_format(part)}" for name, part in value.items() if part is not None)
     if isinstance(value, list | tuple):
         return ", ".join(map(_format, value))
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value).replace("|", "\\|")
-    return f"`{text}`" if "$" in text or len(text) == 64 else text
+    return f"`{text}`" if "$" in text or "{" in text or _is_hash(text) else text
 
 
 def _scale(metric: str, value: float) -> float:
@@ -251,7 +258,7 @@ def _describe_record(record: Mapping) -> dict:
         ],
         "queries": "; ".join(numbers),
         "verdict": verdict,
-        "protocol": ", ".join(f"{name} {_format(value)}" for name, value in record["protocol"].items()),
+        "protocol": _format(record["protocol"]),
     }
 
 

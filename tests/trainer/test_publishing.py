@@ -1,12 +1,13 @@
 import copy
 import json
+import re
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import shake
+from tests.builders import build_images, shake
 from trainer.adapters import add_lora
 from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
@@ -261,3 +262,31 @@ def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
         repo = "tiny"
     assert main(["publish", str(place), repo, *WAYS]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
+    assert publish(folder, *WAYS, "--push") == 0
+    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
+        image.save(f"{name}.jpg")
+    assert sorted(run_last(block)[0].tolist()) == [0, 1, 2]
+
+
+def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, hub, tmp_path, monkeypatch):
+    folder, base = adapter_folder
+    hub.repos["org/clip"] = {path.name: path.read_bytes() for path in base.iterdir()}
+    ways = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
+    assert publish(folder, *ways, "--push") == 0
+    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
+        image.save(f"{name}.jpg")
+    assert {hit["id"] for hit in run_last(block)} < {"a.jpg", "b.jpg", "c.jpg"}
+
+
+def run_last(block):
+    """Run a block and give the value of its last line."""
+    lines, names = block.strip().splitlines(), {}
+    exec("\n".join(lines[:-1]), names)
+    return eval(lines[-1], names)
