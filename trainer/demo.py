@@ -23,6 +23,7 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_proj
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.caption_embeddings import encode_captions
 from trainer.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.demo_card import describe_demo_stages
 from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
 from trainer.demo_report import write_report
 from trainer.evaluation import RetrievalEvaluator
@@ -30,12 +31,15 @@ from trainer.experiments import run_experiments
 from trainer.image_features import ImageFeatures
 from trainer.images import load_images
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.model_card import describe_model, render_card
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
+from trainer.provenance import describe_hardware, write_stages
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
 from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
+from trainer.triplets import TRIPLET_COLUMNS, hash_rows
 
 
 __all__ = ["run_demo"]
@@ -177,6 +181,8 @@ class _DemoRun:
                     self.processor.save_pretrained(self.folder / "model")
                     self._draw_results(model, tuned)
         self._record_facts()
+        if self.seed == 0:
+            self._describe_model(rows)
         return rows
 
     def run_experiments(self) -> list[dict]:
@@ -316,7 +322,19 @@ class _DemoRun:
                 "transformers": transformers.__version__,
             },
             "threads": torch.get_num_threads(),
+            "hardware": describe_hardware(),
+            "captions": hash_rows(self.world.captions, ["text"]),
+            "triplets": hash_rows(self.world.triplets, TRIPLET_COLUMNS),
         }
+
+    def _describe_model(self, rows: list[dict]) -> None:
+        """Write how the saved model was made, and a card that results are still missing from."""
+        place, stages = self.folder / "model", describe_demo_stages(rows, self.facts)
+        write_stages(stages, place)
+        card = describe_model(
+            RTDModel.from_pretrained(place), self.processor, "rtd-small-world", base_model="none", stages=stages
+        )
+        render_card(card).save(place / "README.md")
 
     def _draw_results(self, before: RTDModel, after: RTDModel) -> None:
         benchmark, ids = self.evaluator.benchmark, self.evaluator.gallery_ids
