@@ -43,17 +43,26 @@ def shared() -> Path:
     return folder
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """The stand-in, as the Hub of this process; every call of a client goes to it."""
+@pytest.fixture(scope="session")
+def _hub_server():
+    # One address for all tests: clients keep some of what they learn about an address.
     with HubStandIn() as hub:
-        settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": hub.url}
-        settings["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        for name, value in settings.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
-        monkeypatch.setenv("HF_TOKEN", "hf_loopback")
         yield hub
+
+
+@pytest.fixture
+def hub(_hub_server, monkeypatch):
+    """The stand-in, empty, as the Hub of this process; every call of a client goes to it."""
+    hub = _hub_server
+    hub.repos.clear()
+    hub.calls.clear()
+    settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": hub.url}
+    settings["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for name, value in settings.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+    return hub
 
 
 @pytest.fixture
