@@ -21,6 +21,7 @@ _VERBS = {
     "interpolate": "save a model between the text towers from before and after RTD",
     "index": "encode a folder of images once, or take over embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
+    "app": "search and refine on a page in the browser",
 }
 
 
