@@ -17,9 +17,9 @@ _MAX_WAITING = 500  # requests in the queue; one is answered at a time
 _MAX_VISITS = 200  # whose states are kept
 _NOBODY = "nobody"
 _CSS = """
+.grid-wrap { max-height: none !important; height: auto !important; min-height: 0 !important; padding-top: 2rem }
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important } }
 .thumbnail-item:focus-visible, .thumbnail-item.selected { outline: 3px solid #c2410c; outline-offset: 2px }
-#message:not(:empty) { padding: .5rem 0 }
 #message [role=alert] { color: #b91c1c; font-weight: 600 }
 """
 
@@ -69,12 +69,18 @@ class _Page:
 
     def _lay_out_query(self) -> None:
         gr, voices = self.gr, list(self.desk.voices)
-        self.preview = gr.Image(label="Reference", interactive=False, height=200, buttons=[], elem_id="reference")
+        self.preview = gr.Image(
+            label="Reference: an image of yours, of the gallery, or none",
+            interactive=False,
+            height=200,
+            buttons=[],
+            elem_id="reference",
+        )
         with gr.Row():
-            upload = _derive_upload(gr)
-            self.upload = upload("Upload a reference", file_types=["image"], size="sm", elem_id="upload")
-            self.browse = gr.Button("Pick from the gallery", size="sm", elem_id="browse")
-            self.clear = gr.Button("No reference", size="sm", elem_id="clear")
+            self.upload = gr.UploadButton("Upload", file_types=["image"], size="sm", min_width=90, elem_id="upload")
+            _refuse_urls(gr, self.upload)
+            self.browse = gr.Button("Gallery", size="sm", min_width=90, elem_id="browse")
+            self.clear = gr.Button("None", size="sm", min_width=60, elem_id="clear")
         self.text = gr.Textbox(label="Condition", placeholder="is blue instead of red", elem_id="text")
         self.strength = gr.Slider(
             0, 1, 1, step=0.05, label="Strength of the condition", info="0: the reference alone", elem_id="strength"
@@ -89,11 +95,12 @@ class _Page:
 
     def _lay_out_results(self) -> None:
         gr = self.gr
-        look = {"columns": 6, "object_fit": "contain", "allow_preview": False, "buttons": [], "height": "auto"}
-        self.message = gr.HTML(elem_id="message")
+        look = {"columns": 6, "object_fit": "contain", "allow_preview": False, "buttons": []}
+        with gr.Row(equal_height=True):
+            self.message = gr.HTML(elem_id="message")
+            self.use = gr.Button("Use the chosen image as the next reference", size="sm", elem_id="use")
         self.results = gr.Gallery(label="Results", interactive=False, elem_id="results", **look)
         self.others = gr.Gallery(interactive=False, visible=False, elem_id="others", **look)
-        self.use = gr.Button("Use the chosen image as the next reference", elem_id="use")
         self.turns = gr.Radio([], label="History: choose a turn to see its results again", elem_id="turns")
 
     def _connect(self) -> None:
@@ -175,18 +182,16 @@ class _Page:
         return self._set_reference(state, "The chosen image is the reference: write what should be different.")
 
 
-def _derive_upload(gr) -> type:
-    class LocalUpload(gr.UploadButton):
-        """An upload that takes files alone: gradio's own would also fetch a URL that a request names."""
+def _refuse_urls(gr, upload) -> None:
+    """Take files alone: gradio would also fetch a URL that a request names. (A subclass would get a file of stubs.)"""
+    take = upload.async_move_resource_to_block_cache
 
-        is_template = True  # it looks like its parent
+    async def take_file(place):
+        if str(place).lower().startswith(("http:", "https:")):
+            raise gr.Error("only files are taken, and no URLs.")
+        return await take(place)
 
-        async def async_move_resource_to_block_cache(self, url_or_file_path):
-            if str(url_or_file_path).startswith(("http:", "https:")):
-                raise gr.Error("only files are taken, and no URLs.")
-            return await super().async_move_resource_to_block_cache(url_or_file_path)
-
-    return LocalUpload
+    upload.async_move_resource_to_block_cache = take_file
 
 
 def _tell(sentence: str, role: str = "status") -> str:
