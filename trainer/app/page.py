@@ -17,7 +17,8 @@ _MAX_WAITING = 500  # requests in the queue; one is answered at a time
 _MAX_VISITS = 200  # whose states are kept
 _NOBODY = "nobody"
 _CSS = """
-.grid-wrap { max-height: none !important; height: auto !important; min-height: 0 !important; padding-top: 2rem }
+.grid-wrap { max-height: none !important; height: auto !important; min-height: 0 !important; padding-top: 2rem;
+  overflow: visible !important }
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important } }
 .thumbnail-item:focus-visible, .thumbnail-item.selected { outline: 3px solid #c2410c; outline-offset: 2px }
 #message [role=alert] { color: #b91c1c; font-weight: 600 }
@@ -70,7 +71,7 @@ class _Page:
     def _lay_out_query(self) -> None:
         gr, voices = self.gr, list(self.desk.voices)
         self.preview = gr.Image(
-            label="Reference: an image of yours, of the gallery, or none",
+            label="Reference",
             interactive=False,
             height=200,
             buttons=[],
@@ -79,7 +80,7 @@ class _Page:
         with gr.Row():
             self.upload = gr.UploadButton("Upload", file_types=["image"], size="sm", min_width=90, elem_id="upload")
             _refuse_urls(gr, self.upload)
-            self.browse = gr.Button("Gallery", size="sm", min_width=90, elem_id="browse")
+            self.browse = gr.Button("From gallery", size="sm", min_width=90, elem_id="browse")
             self.clear = gr.Button("None", size="sm", min_width=60, elem_id="clear")
         self.text = gr.Textbox(label="Condition", placeholder="is blue instead of red", elem_id="text")
         self.strength = gr.Slider(
@@ -96,9 +97,8 @@ class _Page:
     def _lay_out_results(self) -> None:
         gr = self.gr
         look = {"columns": 6, "object_fit": "contain", "allow_preview": False, "buttons": []}
-        with gr.Row(equal_height=True):
-            self.message = gr.HTML(elem_id="message")
-            self.use = gr.Button("Use the chosen image as the next reference", size="sm", elem_id="use")
+        self.message = gr.HTML(elem_id="message")
+        self.use = gr.Button("Use the chosen image as the next reference", size="sm", elem_id="use")
         self.results = gr.Gallery(label="Results", interactive=False, elem_id="results", **look)
         self.others = gr.Gallery(interactive=False, visible=False, elem_id="others", **look)
         self.turns = gr.Radio([], label="History: choose a turn to see its results again", elem_id="turns")
@@ -183,7 +183,8 @@ class _Page:
 
 
 def _refuse_urls(gr, upload) -> None:
-    """Take files alone: gradio would also fetch a URL that a request names. (A subclass would get a file of stubs.)"""
+    """Take files alone: gradio would also fetch a URL that a request names."""
+    # Of the instance, since gradio writes a file of stubs beside the source of every subclass.
     take = upload.async_move_resource_to_block_cache
 
     async def take_file(place):
