@@ -109,8 +109,9 @@ class _Page:
         self._on(self.browse.click, self._browse, [], "browse")
         self._on(self.start.click, self._start, [], "start")
         query = [self.text, self.strength, self.negative, self.weight, self.voice, self.other]
-        for event in (self.search.click, self.text.submit, self.negative.submit):
-            self._on(event, self._search, query, "search" if event is self.search.click else None)
+        self._on(self.search.click, self._search, query, "search")
+        self._on(self.text.submit, self._search, query, None)
+        self._on(self.negative.submit, self._search, query, None)
         self._on(self.turns.input, self._show_turn, [self.turns], "turn")
         self._on(self.use.click, self._use_chosen, [], "use")
         for grid, column in ((self.results, "results"), (self.others, "others")):

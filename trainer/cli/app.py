@@ -60,6 +60,8 @@ def _open_desk(options: argparse.Namespace):
     wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
     if wrong is not None:
         raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
+    if options.images is not None and not options.images.is_dir():
+        raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
     model, processor = load_model_and_processor(options.model)
     for name, _, place in reversed(adapters):
         model.load_adapter(place, name)
