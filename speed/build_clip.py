@@ -17,6 +17,7 @@ __all__ = ["SIZES", "build_clip", "build_clip_tokenizer"]
 
 # Published sizes: joint space, text width, layers and heads, vision width, layers, heads and patch.
 SIZES = {
+    "toy": (64, (64, 2, 2), (64, 2, 2, 56)),  # not published: to try the scripts
     "vit-b-32": (512, (512, 12, 8), (768, 12, 12, 32)),
     "vit-l-14": (768, (768, 12, 12), (1024, 24, 16, 14)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import fields
@@ -19,8 +20,8 @@ from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_c
 
 __all__ = ["BaseTrainer", "check_batch_fills"]
 
-# Own arguments that say where things lie; what lies there is in the facts of the run.
-_PLACES = {"anchor_cache", "anchor_cache_dir", "concepts", "phrases", "stage_dir"}
+# Own arguments that say where things lie (what lies there is in the facts of the run), or change no result.
+_PLACES = {"anchor_cache", "anchor_cache_dir", "concepts", "length_groups", "phrases", "stage_dir"}
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
 _RECIPE = {
     "adam_beta1",
@@ -120,14 +121,18 @@ class BaseTrainer(Trainer):
         """Name the parameters that weight decay applies to: all of them, as in the published recipes."""
         return [name for name, _ in model.named_parameters()]
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """Run one step and stop where the loss is not finite."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and stop where the loss since the last log, or at the end that of the run, is not finite.
+
+        To look at each step's loss would make the host wait for the device at each step. Checkpoints are looked at
+        when they are saved, so all that a run loses is what it did since it went wrong.
+        """
+        super().log(logs, start_time)
+        loss = logs.get("loss", logs.get("train_loss", 0.0))
+        if not math.isfinite(loss):
             raise FloatingPointError(
-                self._word_divergence(f"the loss became {loss.item()} at", self.state.global_step + 1)
+                self._word_divergence(f"the loss became {loss} at or before", self.state.global_step)
             )
-        return loss
 
     def _word_divergence(self, what: str, step: int) -> str:
         last = find_last_complete_checkpoint(self.args.output_dir)

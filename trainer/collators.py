@@ -8,27 +8,34 @@ from collections.abc import Callable, Sequence
 import torch
 
 from modeling_rtd import RTDProcessor
+from trainer.length_groups import group_by_length
 
 
 __all__ = ["HardNegativeTripletCollator", "collate_captions"]
 
 
-def collate_captions(processor: RTDProcessor, **columns: Sequence[str]) -> dict[str, torch.Tensor]:
+def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns: Sequence[str]) -> dict:
     """Tokenise captions of several columns, each distinct caption once.
 
     Args:
         processor ([`RTDProcessor`]): The processor.
+        length_groups (`int`, defaults to 1): Sub-batches to run the captions in.
         columns (`list[str]`): Captions by name, such as `reference=[...]`.
 
     Returns:
-        `dict`: `caption_input_ids` of shape `(num_distinct, seq_len)` and for each column `{name}_index` of shape
-        `(batch_size,)`, the rows of its captions.
+        `dict`: `caption_input_ids` of shape `(num_distinct, seq_len)`, by rising length; `caption_groups`, see
+        [`group_by_length`]; and for each column `{name}_index` of shape `(batch_size,)`, the rows of its captions.
     """
     distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
-    position = {caption: i for i, caption in enumerate(distinct)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the trainer warned of texts that are cut, once and with their count
-        batch = {"caption_input_ids": processor.pad(processor.tokenize_texts(distinct))["input_ids"]}
+        ids = dict(zip(distinct, processor.tokenize_texts(distinct), strict=True))
+    distinct.sort(key=lambda caption: len(ids[caption]))
+    position = {caption: i for i, caption in enumerate(distinct)}
+    batch = {
+        "caption_input_ids": processor.pad([ids[caption] for caption in distinct])["input_ids"],
+        "caption_groups": group_by_length([len(ids[caption]) for caption in distinct], length_groups),
+    }
     for name, column in columns.items():
         batch[f"{name}_index"] = torch.tensor([position[caption] for caption in column])
     return batch
@@ -54,6 +61,8 @@ class HardNegativeTripletCollator:
             From captions to frozen embeddings of shape `(batch_size, projection_dim)`. Where it is absent, or
             `with_captions` is set, the captions themselves are tokenised, each distinct one once.
         with_captions (`bool`, defaults to `False`): Tokenise captions even where their embeddings are known.
+        length_groups (`int`, defaults to 1):
+            Sub-batches to run a batch in, so that short prompts are not padded to the longest.
     """
 
     def __init__(
@@ -65,6 +74,7 @@ class HardNegativeTripletCollator:
         composition: bool = True,
         caption_embeddings: Callable[[Sequence[str]], torch.Tensor] | None = None,
         with_captions: bool = False,
+        length_groups: int = 1,
     ):
         self.processor = processor
         self.template = template
@@ -73,17 +83,19 @@ class HardNegativeTripletCollator:
         self.composition = composition
         self.caption_embeddings = caption_embeddings
         self.with_captions = with_captions
+        self.length_groups = length_groups
 
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[dict]) -> dict:
         """Collate prepared rows.
 
         Args:
             rows (`list[dict]`): Rows of [`prepare_triplets`].
 
         Returns:
-            `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`;
-            `branch_index` of shape `(batch_size,)` with refined batch sampling; `row` of shape `(batch_size,)`; and
-            `reference_embeds`, `target_embeds` and (where the rows have a context) `context_embeds` of shape
+            `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`,
+            by rising length; `groups`, see [`group_by_length`]; `branch_index` of shape `(batch_size,)` with refined
+            batch sampling; `row`, a list of numbers, since the noise is drawn on the CPU; and `reference_embeds`,
+            `target_embeds` and (where the rows have a context) `context_embeds` of shape
             `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them.
 
         Raises:
@@ -91,30 +103,43 @@ class HardNegativeTripletCollator:
         """
         if len(rows) < 2:
             raise ValueError(f"a batch of {len(rows)} triplet has no negatives; use at least 2 triplets a batch.")
-        references = [row["reference_caption"] for row in rows]
-        targets = [row["target_caption"] for row in rows]
-        conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the trainer warned of texts that are cut, once and with their count
-            prompts, heads = self.processor.build_prompts(
-                conditions, self.template, None if self.refined_concatenation else references
-            )
-        has_branch = self.refined_batch and self.composition
-        if has_branch:
-            end = self.processor.tokenizer.eos_token_id
-            prompts = [[*ids[:head], end, *ids[head:]] for ids, head in zip(prompts, heads, strict=True)]
+        prompts, heads = self._build_prompts(rows)
+        # The loss is a mean over the batch, in which the order of rows does not matter.
+        order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
+        rows, prompts, heads = ([values[i] for i in order] for values in (rows, prompts, heads))
         padded = self.processor.pad(prompts)
         # Padding is on the right and attention is causal, so no attention mask is needed.
-        batch = {"input_ids": padded["input_ids"], "row": torch.tensor([row["row"] for row in rows])}
+        batch = {
+            "input_ids": padded["input_ids"],
+            "groups": group_by_length([len(ids) for ids in prompts], self.length_groups),
+            "row": [row["row"] for row in rows],
+        }
         if self.refined_concatenation:
             batch["placeholder_mask"] = padded["placeholder_mask"]
-        if has_branch:
+        if self._has_branch:
             batch["branch_index"] = torch.tensor(heads)
-        captions = {"reference": references, "target": targets}
+        captions = {name: [row[f"{name}_caption"] for row in rows] for name in ("reference", "target")}
         if "context" in rows[0]:
             captions["context"] = [row["context"] for row in rows]
         if self.caption_embeddings is not None:
             batch |= {f"{name}_embeds": self.caption_embeddings(texts) for name, texts in captions.items()}
         if self.caption_embeddings is None or self.with_captions:
-            batch |= collate_captions(self.processor, **captions)
+            batch |= collate_captions(self.processor, self.length_groups, **captions)
         return batch
+
+    @property
+    def _has_branch(self) -> bool:
+        return self.refined_batch and self.composition
+
+    def _build_prompts(self, rows: Sequence[dict]) -> tuple[list[list[int]], list[int]]:
+        references = [row["reference_caption"] for row in rows]
+        conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above
+            prompts, heads = self.processor.build_prompts(
+                conditions, self.template, None if self.refined_concatenation else references
+            )
+        if self._has_branch:
+            end = self.processor.tokenizer.eos_token_id
+            prompts = [[*ids[:head], end, *ids[head:]] for ids, head in zip(prompts, heads, strict=True)]
+        return prompts, heads

@@ -11,7 +11,9 @@ import torch
 __all__ = ["draw_noise"]
 
 
-def draw_noise(rows: Sequence[int], dim: int, seed: int, epoch: int) -> torch.Tensor:
+def draw_noise(
+    rows: Sequence[int], dim: int, seed: int, epoch: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
     """Draw the noise of refined concatenation, `u * eps` with `u ~ U(0, 1)` and `eps ~ N(0, I)` for each row.
 
     RTD and LinCIR both add it, times a scale, to the text embedding that stands in for an image's. The generator is
@@ -23,9 +25,11 @@ def draw_noise(rows: Sequence[int], dim: int, seed: int, epoch: int) -> torch.Te
         dim (`int`): Size of the embedding.
         seed (`int`): Seed of the run.
         epoch (`int`): Number of passes over the data before this one.
+        device (`torch.device` or `str`, defaults to `"cpu"`): Where it is wanted. It is drawn on the CPU, and sent
+            without waiting for what the device does.
 
     Returns:
-        `torch.Tensor` of shape `(len(rows), dim)`: float32, on the CPU.
+        `torch.Tensor` of shape `(len(rows), dim)`: float32.
 
     Examples:
         >>> bool((draw_noise([3, 5], 4, seed=0, epoch=1)[1] == draw_noise([5], 4, seed=0, epoch=1)[0]).all())
@@ -40,4 +44,7 @@ def draw_noise(rows: Sequence[int], dim: int, seed: int, epoch: int) -> torch.Te
         fresh["state"]["counter"][:] = (0, 0, row, epoch)
         bits.state = fresh
         noise[i] = generator.random() * generator.standard_normal(dim)
-    return torch.from_numpy(noise)
+    drawn = torch.from_numpy(noise)
+    if torch.device(device).type == "cuda":
+        drawn = drawn.pin_memory()  # otherwise sending would wait
+    return drawn.to(device, non_blocking=True)

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
 
-from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint
+from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, RTDTextOutput, fingerprint
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer
@@ -18,6 +18,7 @@ from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
 from trainer.evaluation import RetrievalEvaluator
 from trainer.gathering import gather_embeds
+from trainer.length_groups import encode_in_groups
 from trainer.losses import target_anchored_loss
 from trainer.metrics import rank_gallery, recall_at_k
 from trainer.noise import draw_noise
@@ -142,6 +143,7 @@ class RTDTrainer(BaseTrainer):
                 composition=args.composition,
                 caption_embeddings=embeddings,
                 with_captions=not args.target_anchored,
+                length_groups=args.num_length_groups,
             )
 
     @contextlib.contextmanager
@@ -189,10 +191,10 @@ class RTDTrainer(BaseTrainer):
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
-        output = model(**prompt)
-        composed = output.text_embeds
+        composed = encode_in_groups(model, inputs["groups"], **prompt)
+        output = RTDTextOutput(text_embeds=composed)
         if not self.args.target_anchored:
-            captions = model(input_ids=inputs["caption_input_ids"]).text_embeds
+            captions = encode_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
         pairs = []
         if self.args.composition:
@@ -260,12 +262,12 @@ class RTDTrainer(BaseTrainer):
         if "reference_embeds" in inputs:
             return inputs["reference_embeds"], inputs["target_embeds"], inputs.get("context_embeds")
         with self._frozen_tower(self.accelerator.unwrap_model(self.model)) as tower:
-            captions = encode_batch(tower, inputs["caption_input_ids"])
+            captions = encode_batch(tower, inputs["caption_input_ids"], inputs["caption_groups"])
         context = captions[inputs["context_index"]] if "context_index" in inputs else None
         return captions[inputs["reference_index"]], captions[inputs["target_index"]], context
 
-    def _make_pseudo_tokens(self, reference: torch.Tensor, rows: torch.Tensor, context) -> dict[str, torch.Tensor]:
-        noise = draw_noise(rows.tolist(), reference.shape[1], self.args.seed, self._epoch).to(reference.device)
+    def _make_pseudo_tokens(self, reference: torch.Tensor, rows: list[int], context) -> dict[str, torch.Tensor]:
+        noise = draw_noise(rows, reference.shape[1], self.args.seed, self._epoch, reference.device)
         return self._project(reference.float() + self.args.noise_scale * noise, context)
 
     @torch.no_grad()

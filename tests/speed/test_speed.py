@@ -33,3 +33,16 @@ def test_gallery_measures_an_engine(engine):
     assert row["recall"] == 1
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "search_64_s", "search_1_s", "disk_mib"))
     assert ("ratio" in row) == engine.startswith("exact")
+
+
+def run_rows(script, tmp_path, *options):
+    """Run a comparison at toy size; it fails by itself where results differ."""
+    out = tmp_path / "rows.json"
+    run(script, "--size", "toy", "--batch_size", "4", "--repeats", "1", "--out", str(out), *options)
+    return json.loads(out.read_text())["rows"]
+
+
+def test_train_projection_compares_all_methods(tmp_path):
+    rows = run_rows("train_projection.py", tmp_path)
+    assert {row["method"] for row in rows} == {"lincir", "searle", "oti", "pic2word", "context_i2w", "fti4cir"}
+    assert all(row["difference"] < 1e-4 for row in rows)

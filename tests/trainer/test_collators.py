@@ -33,7 +33,7 @@ def test_both_prompts_of_a_triplet_are_one_sequence(processor):
     ]
     assert batch["branch_index"].tolist() == [5, 5]
     assert batch["placeholder_mask"].nonzero().tolist() == [[0, 4], [1, 4]]
-    assert batch["row"].tolist() == [5, 9]
+    assert batch["row"] == [5, 9]
 
 
 def test_each_distinct_caption_is_tokenised_once(processor):

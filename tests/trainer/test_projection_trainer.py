@@ -69,7 +69,8 @@ def test_the_loss_is_lincirs_formula(build, model, processor):
 def test_a_caption_without_words_to_mask_falls_back_to_the_prompt(build, processor):
     trainer = build(captions=["...", "a dog"], per_device_train_batch_size=2)
     batch = trainer.data_collator(list(trainer.train_dataset))
-    assert batch["input_ids"][0].tolist() == [1, 5, 6, 7, 4, 3]
+    assert batch["row"] == [1, 0]  # by rising length
+    assert batch["input_ids"][1].tolist() == [1, 5, 6, 7, 4, 3]
 
 
 def test_only_the_projection_moves(build, model):

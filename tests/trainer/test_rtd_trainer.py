@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import re
@@ -351,9 +352,38 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(build):
-    with pytest.raises(FloatingPointError, match="the loss became nan at step 2; .* resume from the start"):
-        build(max_steps=6, learning_rate=1e38).train()
+@pytest.mark.parametrize(("logging_steps", "step"), [(2, 2), (4, 4), (100, 6)])
+def test_a_loss_that_is_not_finite_stops_the_run_at_the_next_log_or_at_its_end(build, logging_steps, step):
+    where = f"the loss became nan at or before step {step}; .* resume from the start"
+    with pytest.raises(FloatingPointError, match=where):
+        build(max_steps=6, learning_rate=1e38, logging_steps=logging_steps).train()
+
+
+def test_a_step_never_waits_for_its_device(build, monkeypatch):
+    # Tensors without values stand in for a device that is still busy: whatever needs a value of theirs fails.
+    trainer = build(anchor_cache="never", max_steps=1)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    batch = {name: value.to("meta") if torch.is_tensor(value) else value for name, value in batch.items()}
+    for network in (trainer.model, trainer.projection, trainer._frozen_copy):
+        network.to("meta")
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # knows no such device
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    assert loss.is_meta
+    with pytest.raises(RuntimeError):
+        loss.item()
+
+
+def test_sub_batches_by_length_change_no_result(build, model):
+    trainers = [build(name=str(groups), length_groups=groups, max_steps=3, optim="sgd") for groups in (1, 3)]
+    for trainer in trainers:
+        trainer.model.double()
+        trainer.train()
+    whole, parts = trainers
+    assert len({length for _, _, length in parts.data_collator(list(parts.train_dataset))["groups"]}) > 1
+    assert get_losses(parts) == pytest.approx(get_losses(whole), abs=1e-6)
+    for (name, ours), theirs in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=0, msg=name)
 
 
 def test_weights_that_are_not_finite_are_never_saved(build, model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pickle
 import sys
 
 
@@ -52,6 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
         module.run(arguments[1:])
+    except pickle.UnpicklingError:
+        # torch's own words advise to load the file all the same.
+        print(
+            f"rtd {verb}: refused: a weights file is a pickle that holds more than tensors, and loading it could run "
+            "code. Use a repository with safetensors.",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2

@@ -71,13 +71,13 @@ class ContextI2WObjective(Pic2WordObjective):
         batch, contexts = super().collate(rows), [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"context_embeds": self.caption_embeddings(contexts)}
-        return batch | collate_captions(self.processor, context=contexts)
+        return batch | collate_captions(self.processor, self.args.num_length_groups, context=contexts)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""
         if "context_embeds" not in batch:
-            contexts = encode_batch(self.model.text_model, batch["caption_input_ids"])[batch["context_index"]]
-            batch = batch | {"context_embeds": contexts}
+            contexts = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
+            batch = batch | {"context_embeds": contexts[batch["context_index"]]}
         return super().compute_loss(projection, batch, epoch)
 
     def describe(self, dataset: Dataset) -> dict[str, str]:

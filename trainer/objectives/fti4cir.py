@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
@@ -70,7 +70,7 @@ class FTI4CIRObjective:
         table = load_images(source, self.args.num_images, ("subject", "attribute"))
         check_batch_fills(self.args, len(table))
         with self.args.main_process_first(desc="encoding images"):
-            self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+            self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
         texts = [
             f"a photo of {subject} with {attribute}"
             for subject, attribute in zip(table["subject"], table["attribute"], strict=True)
@@ -93,11 +93,9 @@ class FTI4CIRObjective:
                 "left out.",
                 stacklevel=4,
             )
-        source = source.select(kept)
-        source = source.remove_columns({"subject", "attribute"} & set(source.column_names))
-        return source.add_column("subject", [split[row][0] for row in kept]).add_column(
-            "attribute", [split[row][1] for row in kept]
-        )
+        parts = {"subject": [split[row][0] for row in kept], "attribute": [split[row][1] for row in kept]}
+        images = source.select(kept).flatten_indices().select_columns(["image"])
+        return concatenate_datasets([images, Dataset.from_dict(parts)], axis=1)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -124,7 +122,7 @@ class FTI4CIRObjective:
         texts = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"text_embeds": self.caption_embeddings(texts)}
-        return batch | collate_captions(self.processor, text=texts)
+        return batch | collate_captions(self.processor, self.args.num_length_groups, text=texts)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.
@@ -146,7 +144,8 @@ class FTI4CIRObjective:
         if "text_embeds" in batch:
             text = batch["text_embeds"]
         else:
-            text = encode_batch(self.model.text_model, batch["caption_input_ids"])[batch["text_index"]]
+            text = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
+            text = text[batch["text_index"]]
         contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
         products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)
         orthogonality = (products - torch.eye(products.shape[-1], device=products.device)).square().mean()

@@ -14,6 +14,7 @@ from trainer.arguments import ProjectionTrainingArguments
 from trainer.caption_embeddings import encode_batch
 from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.collators import collate_captions
+from trainer.length_groups import encode_in_groups, group_by_length
 from trainer.noise import draw_noise
 from trainer.triplets import hash_rows, load_table
 
@@ -83,21 +84,25 @@ class LinCIRObjective:
             rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
-            `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, `row`
-            of shape `(batch_size,)`, and `text_embeds` of shape `(batch_size, projection_dim)` or the tokens.
+            `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, by
+            rising length, with `groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of shape
+            `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
         cut_away = [-1 not in ids for ids in masked]
         if any(cut_away):
             fallback = self.processor.build_prompts([""])[0][0]
             masked = [fallback if cut else ids for cut, ids in zip(cut_away, masked, strict=True)]
+        order = sorted(range(len(rows)), key=lambda i: len(masked[i]))  # the loss is a mean over the batch
+        rows, masked = ([values[i] for i in order] for values in (rows, masked))
         batch = self.processor.pad(masked)
         del batch["attention_mask"]  # padding is on the right and attention is causal
-        batch["row"] = torch.tensor([row["row"] for row in rows])
+        batch["groups"] = group_by_length([len(ids) for ids in masked], self.args.num_length_groups)
+        batch["row"] = [row["row"] for row in rows]
         captions = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"text_embeds": self.caption_embeddings(captions)}
-        return batch | collate_captions(self.processor, text=captions)
+        return batch | collate_captions(self.processor, self.args.num_length_groups, text=captions)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.
@@ -113,16 +118,19 @@ class LinCIRObjective:
         if "text_embeds" in batch:
             text_embeds = batch["text_embeds"]
         else:
-            text_embeds = encode_batch(self.text_model, batch["caption_input_ids"])[batch["text_index"]]
-        noise = draw_noise(batch["row"].tolist(), text_embeds.shape[1], self.args.seed, epoch).to(text_embeds.device)
+            captions = encode_batch(self.text_model, batch["caption_input_ids"], batch["caption_groups"])
+            text_embeds = captions[batch["text_index"]]
+        noise = draw_noise(batch["row"], text_embeds.shape[1], self.args.seed, epoch, text_embeds.device)
         embeds, mask = projection(text_embeds + self.args.noise_scale * noise)
-        masked = self.text_model(
+        masked = encode_in_groups(
+            self.text_model,
+            batch["groups"],
             input_ids=batch["input_ids"],
             placeholder_mask=batch["placeholder_mask"],
             pseudo_token_embeds=embeds,
             pseudo_token_mask=mask,
         )
-        return functional.mse_loss(masked.text_embeds.float(), text_embeds)
+        return functional.mse_loss(masked.float(), text_embeds)
 
     @staticmethod
     def decays(name: str) -> bool:

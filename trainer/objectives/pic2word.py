@@ -44,6 +44,7 @@ class Pic2WordObjective:
         self.model = model
         self.processor = processor
         self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step
         self.features = None
 
     def prepare(self, source) -> Dataset:
@@ -63,7 +64,9 @@ class Pic2WordObjective:
         check_batch_fills(self.args, len(table))
         if not self.args.augment:
             with self.args.main_process_first(desc="encoding images"):
-                self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+                self.features = ImageFeatures(
+                    self.model, self.processor, table, self.args.stage_folder, self.args.padding
+                )
         return table.add_column("row", list(range(len(table))))
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
@@ -107,8 +110,7 @@ class Pic2WordObjective:
         }
         text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
         joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
-        temperature = 1 / self.model.logit_scale.float().exp().item()
-        return target_anchored_loss(*joined, temperature, "info_nce")
+        return target_anchored_loss(*joined, self.temperature, "info_nce")
 
     @staticmethod
     def decays(name: str) -> bool:

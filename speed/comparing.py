@@ -1,0 +1,134 @@
+"""How the scripts compare: one process, one thing after the other in turns, medians and spreads, equal results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import Trainer
+
+from speed.build_clip import SIZES
+
+
+__all__ = ["add_options", "build_step", "compare", "report", "summarise"]
+
+
+def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
+    """Add the options that all comparisons have.
+
+    Args:
+        parser (`argparse.ArgumentParser`): The script's.
+        defaults: Defaults that differ from `vit-b-32`, 64 rows and 5 repeats.
+    """
+    defaults = {"size": "vit-b-32", "batch_size": 64, "repeats": 5} | defaults
+    parser.add_argument("--size", choices=SIZES, default=defaults["size"])
+    parser.add_argument("--batch_size", type=int, default=defaults["batch_size"])
+    parser.add_argument("--repeats", type=int, default=defaults["repeats"], help="timed steps, after one that is not")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
+
+
+def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], float]:
+    """Make a callable of a trainer's own step: loss, gradients, update.
+
+    Args:
+        trainer (`transformers.Trainer`): Not yet trained.
+        batches (`list[dict]`): What its collator made.
+
+    Returns:
+        callable: From the number of a batch to the loss.
+    """
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+
+    def step(index: int) -> torch.Tensor:
+        loss = trainer.training_step(model, dict(batches[index]))
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def compare(arms: dict[str, Callable[[int], torch.Tensor]], repeats: int, tolerance: float = 1e-4) -> dict[str, dict]:
+    """Run things in turns, and check that they give the same number each time.
+
+    Args:
+        arms (`dict`):
+            By name, from the number of a turn to its result; the first is the baseline. Turn 0 is not timed.
+        repeats (`int`): Timed turns.
+        tolerance (`float`, defaults to 1e-4): Largest difference of a result from the baseline's.
+
+    Returns:
+        `dict`: For each name `seconds` and `ratio` to the baseline's of the same turn (median, least, greatest),
+        `results`, and `difference`, the largest from the baseline's.
+
+    Raises:
+        AssertionError: If results differ by more.
+    """
+    seconds, results = {name: [] for name in arms}, {name: [] for name in arms}
+    for turn in range(repeats + 1):
+        for name, run in arms.items():
+            torch.manual_seed(turn)  # the same dropout on both sides
+            _synchronise()
+            start = time.perf_counter()
+            result = run(turn)
+            _synchronise()
+            seconds[name].append(time.perf_counter() - start)
+            results[name].append(float(result))
+    base = next(iter(arms))
+    rows = {}
+    for name in arms:
+        difference = max(abs(a - b) for a, b in zip(results[name], results[base], strict=True))
+        if not difference <= tolerance:
+            raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
+        ratios = [theirs / ours for theirs, ours in zip(seconds[base], seconds[name], strict=True)]
+        rows[name] = {
+            "seconds": summarise(seconds[name][1:]),
+            "ratio": summarise(ratios[1:]),
+            "results": results[name],
+            "difference": difference,
+        }
+    return rows
+
+
+def summarise(values: Sequence[float]) -> list[float]:
+    """Give the median, the least and the greatest of some values."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Namespace) -> None:
+    """Print rows as a table, and write them with what they were made with.
+
+    Args:
+        rows (`list[dict]`): Rows.
+        columns (sequence of `str`): Keys to print; lists of three are median, least and greatest.
+        options (`argparse.Namespace`): The script's; `out` is the JSON file, if any.
+    """
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(_show(row.get(name, "")) for name in columns) + " |", flush=True)
+    if options.out:
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        facts = {**vars(options), "torch": torch.__version__, "transformers": transformers.__version__, "on": device}
+        options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1, default=str))
+
+
+def _show(value) -> str:
+    if isinstance(value, list):
+        middle, least, most = (_show(part) for part in value)
+        return f"{middle} ({least} to {most})"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

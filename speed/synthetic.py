@@ -1,0 +1,116 @@
+"""What the scripts measure with: text as long as real text, images of noise, and a tokenizer of one token a word."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
+
+from modeling_rtd import RTDModel, RTDProcessor
+from speed.build_clip import build_clip
+from trainer.triplets import TRIPLET_COLUMNS
+
+
+__all__ = ["build_model", "build_processor", "draw_images", "draw_texts", "draw_triplets"]
+
+_NOUNS = [f"n{i}" for i in range(2000)]
+_BETWEEN = "is in of on with near under behind".split()
+_LENGTHS = Path(__file__).with_name("lengths.json")
+
+
+def build_processor(size: str, projection: str = "lincir") -> RTDProcessor:
+    """Build a processor whose tokenizer has CLIP's special ids and makes one token of each word, known or not.
+
+    Args:
+        size (`str`): A key of [`SIZES`].
+        projection (`str`, defaults to `"lincir"`): Whose prompt template is the default.
+
+    Returns:
+        [`RTDProcessor`]: With CLIP's preprocessing, 224 pixels.
+    """
+    words = ["unknown", "jekyll", *_BETWEEN, *_NOUNS]
+    vocabulary = {word: 1000 + i for i, word in enumerate(words)}
+    vocabulary |= {"$": 259, "<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="unknown"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="unknown", model_max_length=77, **ends)
+    return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection)
+
+
+def build_model(size: str, projection: str, processor: RTDProcessor) -> RTDModel:
+    """Put a fresh projection on a CLIP of random weights.
+
+    Args:
+        size (`str`): A key of [`SIZES`].
+        projection (`str`): Name of a method.
+        processor ([`RTDProcessor`]): Of `build_processor`.
+
+    Returns:
+        [`RTDModel`]: In evaluation mode, float32.
+    """
+    return RTDModel.from_clip(build_clip(size), projection, tokenizer=processor.tokenizer)
+
+
+@cache
+def _read_lengths(column: str) -> tuple[np.ndarray, np.ndarray]:
+    counts = json.loads(_LENGTHS.read_text())[column]
+    shares = np.array(list(counts.values()), float)
+    return np.array([int(length) for length in counts]), shares / shares.sum()
+
+
+def draw_texts(column: str, count: int, rng: np.random.Generator) -> list[str]:
+    """Draw texts with as many tokens as real ones: nouns with words between them, so that masking shortens nothing.
+
+    Args:
+        column (`str`): A column of `lengths.json`.
+        count (`int`): Texts.
+        rng (`np.random.Generator`): Decides.
+
+    Returns:
+        `list[str]`: Texts.
+    """
+    lengths, shares = _read_lengths(column)
+    return [
+        " ".join(str(rng.choice(_BETWEEN if place % 2 else _NOUNS)) for place in range(length))
+        for length in rng.choice(lengths, count, p=shares)
+    ]
+
+
+def draw_triplets(count: int, seed: int = 0) -> dict[str, list[str]]:
+    """Draw text triplets.
+
+    Args:
+        count (`int`): Triplets.
+        seed (`int`, defaults to 0): Decides.
+
+    Returns:
+        `dict[str, list[str]]`: The three columns.
+    """
+    rng = np.random.default_rng(seed)
+    return {name: draw_texts(name, count, rng) for name in TRIPLET_COLUMNS}
+
+
+def draw_images(count: int, size: tuple[int, int] = (224, 224), seed: int = 0) -> list[Image.Image]:
+    """Draw smooth noise, which compresses about as photographs do.
+
+    Args:
+        count (`int`): Images.
+        size (`tuple[int, int]`, defaults to `(224, 224)`): Width and height, in pixels.
+        seed (`int`, defaults to 0): Decides.
+
+    Returns:
+        `list[PIL.Image.Image]`: Images in RGB.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (count, size[1] // 8, size[0] // 8, 3)
+    return [
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+        for pixels in rng.integers(0, 256, shape, np.uint8)
+    ]
