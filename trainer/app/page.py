@@ -216,27 +216,31 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
 
     Raises:
         ImportError: If gradio is not installed.
-        OSError: If the port is taken.
+        OSError: If the port is taken, or the address is none of this machine.
     """
     folder = tempfile.mkdtemp(prefix="rtd-app-")
     os.environ["GRADIO_TEMP_DIR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     page = build_page(desk)
-    _, url, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        inbrowser=False,
-        quiet=True,
-        footer_links=[],
-        allowed_paths=[],
-        max_file_size=MAX_UPLOAD_BYTES,
-        state_session_capacity=_MAX_VISITS,
-        css=_CSS,
-        prevent_thread_lock=not wait,
-    )
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            inbrowser=False,
+            quiet=True,
+            footer_links=[],
+            allowed_paths=[],
+            max_file_size=MAX_UPLOAD_BYTES,
+            state_session_capacity=_MAX_VISITS,
+            css=_CSS,
+            prevent_thread_lock=not wait,
+        )
+    except OSError as error:
+        taken = "the ports from 7860 on are" if port is None else f"the port {port} is"
+        raise OSError(f"{taken} taken at {host}, or that address is not of this machine: choose others.") from error
     return page, url

@@ -32,9 +32,9 @@ class Visit:
         config = json.loads(fetch(f"{url}config")[1])
         self.places = {step["api_name"]: step["id"] for step in config["dependencies"] if step["api_name"]}
 
-    def ask(self, name, *values):
+    def ask(self, name, *values, state=None):
         """Join the queue and wait; give whether it went well, and what came."""
-        body = {"data": [None, *values], "fn_index": self.places[name], "session_hash": self.session}
+        body = {"data": [state, *values], "fn_index": self.places[name], "session_hash": self.session}
         status, answer = fetch(f"{self.url}gradio_api/queue/join", json.dumps(body).encode())
         assert status == 200, answer
         with urllib.request.urlopen(f"{self.url}gradio_api/queue/data?session_hash={self.session}") as stream:

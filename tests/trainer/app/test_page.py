@@ -13,6 +13,7 @@ import pytest
 
 from tests.builders import build_images
 from tests.trainer.app.requests import Visit, as_file, fetch, upload
+from trainer.app import new_state
 
 
 pytest.importorskip("gradio", reason="the page needs gradio, of the extra `app`")
@@ -77,6 +78,13 @@ def test_a_path_in_place_of_an_upload_is_refused(url, photos):
         went_well, output = Visit(url).ask("upload", as_file(str(path)))
         assert not went_well
         assert "root:" not in str(output)
+
+
+def test_a_state_that_a_request_brings_is_not_taken(url, photos, tmp_path):
+    visit = Visit(url)
+    for reference in ({"path": "/etc/passwd"}, {"id": str(tmp_path / "secret.png"), "turn": None, "rank": 1}):
+        _, output = visit.ask("search", "", *QUERY[1:], state=new_state() | {"reference": reference})
+        assert "a query needs `image`, `text` or both" in str(output)
 
 
 def test_a_url_in_place_of_an_upload_is_never_fetched(url):
