@@ -17,11 +17,13 @@ from modeling_rtd.perceptron_projection_rtd import Pic2WordProjection, SEARLEPro
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_rtd import RTDProjection
+from modeling_rtd.queries_rtd import NEGATIVE_WEIGHT
 from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 
 __all__ = [
     "CHECKPOINT_FORMATS",
+    "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
     "ComposedImageRetrievalPipeline",

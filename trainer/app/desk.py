@@ -10,7 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, RTDModel, RTDProcessor, SearchHistory, suggest
+from modeling_rtd import (
+    NEGATIVE_WEIGHT,
+    ComposedImageRetrievalPipeline,
+    Gallery,
+    RTDModel,
+    RTDProcessor,
+    SearchHistory,
+    suggest,
+)
 from trainer.adapters import has_adapters
 
 
@@ -158,7 +166,7 @@ class SearchDesk:
         text: str = "",
         strength: float = 1.0,
         negative: str = "",
-        negative_weight: float = 0.25,
+        negative_weight: float = NEGATIVE_WEIGHT,
         voice: str | None = None,
         other: str | None = None,
     ) -> dict:

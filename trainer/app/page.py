@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 
+from modeling_rtd import NEGATIVE_WEIGHT
 from trainer.app.desk import SearchDesk, new_state
 
 
@@ -70,13 +71,7 @@ class _Page:
 
     def _lay_out_query(self) -> None:
         gr, voices = self.gr, list(self.desk.voices)
-        self.preview = gr.Image(
-            label="Reference",
-            interactive=False,
-            height=200,
-            buttons=[],
-            elem_id="reference",
-        )
+        self.preview = gr.Image(label="Reference", interactive=False, height=200, buttons=[], elem_id="reference")
         with gr.Row():
             self.upload = gr.UploadButton("Upload", file_types=["image"], size="sm", min_width=90, elem_id="upload")
             _refuse_urls(gr, self.upload)
@@ -87,7 +82,9 @@ class _Page:
             0, 1, 1, step=0.05, label="Strength of the condition", info="0: the reference alone", elem_id="strength"
         )
         self.negative = gr.Textbox(label="Not wanted", placeholder="a striped one", elem_id="negative")
-        self.weight = gr.Slider(0, 1, 0.25, step=0.05, label="How much that counts", elem_id="negative_weight")
+        self.weight = gr.Slider(
+            0, 1, NEGATIVE_WEIGHT, step=0.05, label="How much that counts", elem_id="negative_weight"
+        )
         with gr.Row():
             self.voice = gr.Dropdown(voices, value=voices[0], label="Answered by", elem_id="voice")
             self.other = gr.Dropdown([_NOBODY, *voices], value=_NOBODY, label="Compared with", elem_id="other")
@@ -200,19 +197,18 @@ def _tell(sentence: str, role: str = "status") -> str:
     return f'<div role="{role}">{html.escape(sentence)}</div>'
 
 
-def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None, wait: bool = True):
-    """Serve the page until it is interrupted.
+def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None):
+    """Serve the page, in threads of its own.
 
     Small pictures and uploads lie in a folder of their own, which is removed at the end; no other file is served.
 
     Args:
         desk ([`SearchDesk`]): Answers.
-        host (`str`, defaults to `"127.0.0.1"`): Address to listen at; others than this machine reach no other.
+        host (`str`, defaults to `"127.0.0.1"`): Address to listen at; at this one no other machine is let in.
         port (`int`, *optional*): Port; the first free one from 7860 on where left out.
-        wait (`bool`, defaults to `True`): Whether to return only when it is interrupted.
 
     Returns:
-        `tuple`: The page, to be closed, and its URL.
+        `tuple`: The page, to be waited for (`block_thread`) or closed, and its URL.
 
     Raises:
         ImportError: If gradio is not installed.
@@ -238,7 +234,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
             max_file_size=MAX_UPLOAD_BYTES,
             state_session_capacity=_MAX_VISITS,
             css=_CSS,
-            prevent_thread_lock=not wait,
+            prevent_thread_lock=True,
         )
     except OSError as error:
         taken = "the ports from 7860 on are" if port is None else f"the port {port} is"

@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
     print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
-    page, url = serve_page(desk, options.host, options.port, wait=False)
+    page, url = serve_page(desk, options.host, options.port)
     print(f"page: {url}", flush=True)
     page.block_thread()
 

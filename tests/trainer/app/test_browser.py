@@ -52,7 +52,7 @@ def url(files):
     model.replace_text_model(shake(tower))
     paths = sorted(str(path) for path in (files / "gallery").iterdir())
     gallery = Gallery.from_images(model, processor, paths)[0]
-    page, url = serve_page(SearchDesk(list_voices(model, processor, gallery), files / "gallery", top_k=6), wait=False)
+    page, url = serve_page(SearchDesk(list_voices(model, processor, gallery), files / "gallery", top_k=6))
     yield url
     page.close()
 

@@ -25,7 +25,7 @@ QUERY = ["is red", 1, "", 0.25, "RTD", "nobody"]
 def url(desk):
     from trainer.app.page import serve_page
 
-    page, url = serve_page(desk, wait=False)
+    page, url = serve_page(desk)
     yield url
     page.close()
 
@@ -108,6 +108,14 @@ def test_a_url_in_place_of_an_upload_is_never_fetched(url):
     server.shutdown()
     server.server_close()
     assert asked == []
+
+
+def test_a_port_that_is_taken_is_named(url, desk):
+    from trainer.app.page import serve_page
+
+    port = int(url.rstrip("/").rpartition(":")[2])
+    with pytest.raises(OSError, match=f"the port {port} is taken at 127.0.0.1"):
+        serve_page(desk, port=port)
 
 
 def test_an_upload_that_is_too_large_is_refused(url):

@@ -38,7 +38,7 @@ def served(monkeypatch):
         def block_thread(self):
             served["waited"] = True
 
-    def serve_page(desk, host, port, wait):
+    def serve_page(desk, host, port):
         served.update(desk=desk, host=host, port=port)
         return Closed(), "http://127.0.0.1:1/"
 
