@@ -14,8 +14,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, encode_images, exclude_text, join_references, weigh_condition
-from trainer.diagnosis.rank_changes import compare_ranks, find_target_ranks
-from trainer.metrics import membership, rank_gallery
+from trainer.diagnosis.rank_changes import compare_ranks
+from trainer.metrics import relevance, target_ranks
+from trainer.ranking import membership, rank_gallery
 from trainer.small_world.data import build_benchmark
 from trainer.small_world.scenes import ATTRIBUTES, Scene, find_preset, render_scene
 
@@ -76,7 +77,7 @@ class QueryStudy:
         """Rank the gallery without some images of each query: the ranking, and the rank of each best target."""
         allowed = None if left_out is None else ~membership(left_out, self.gallery_ids)
         ranking = rank_gallery((embeds.double() @ self.gallery.double().T).float().numpy(), allowed)
-        return ranking, find_target_ranks(ranking, self.gallery_ids, self.queries["target_ids"][:])
+        return ranking, target_ranks(relevance(ranking, self.gallery_ids, self.queries["target_ids"][:]))
 
     def judge(self, embeds: torch.Tensor, base: np.ndarray, left_out=None, unwanted: Sequence | None = None) -> dict:
         """Judge queries by their targets, and by the attributes of what they show first.
