@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from modeling_rtd import RTDModel, RTDProcessor
+from speed import query_algebra
 from speed.gallery import measure
+from tests.builders import build_clip, build_image_processor
+from trainer.small_world import build_tokenizer
 
 
 def run(script, *options):
@@ -46,3 +50,13 @@ def test_train_projection_compares_all_methods(tmp_path):
     rows = run_rows("train_projection.py", tmp_path)
     assert {row["method"] for row in rows} == {"lincir", "searle", "oti", "pic2word", "context_i2w", "fti4cir"}
     assert all(row["difference"] < 1e-4 for row in rows)
+
+
+def test_query_algebra_writes_its_tables(tmp_path, capsys):
+    processor = RTDProcessor(build_image_processor(), build_tokenizer("toy"))
+    clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
+    RTDModel.from_clip(clip, "lincir", tokenizer=processor.tokenizer).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    query_algebra.main([str(tmp_path / "model"), "--preset", "toy", "--output_dir", str(tmp_path / "out")])
+    assert capsys.readouterr().out.startswith("### Strength")
+    assert (tmp_path / "out/queries.png").exists()
