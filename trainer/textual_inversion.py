@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
@@ -95,8 +96,7 @@ class TextualInversion:
         half = torch.float16 if args.fp16 else torch.bfloat16
         image_embeds = image_embeds.to(self.device)
         for step in range(args.oti_steps):
-            batch = self.bank.collate(drawn[:, step], phrases[:, step])
-            batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+            batch = send_to_device(self.bank.collate(drawn[:, step], phrases[:, step]), self.device)
             with torch.autocast(self.device.type, half, enabled=args.fp16 or args.bf16):
                 loss = self.compute_loss(words, image_embeds, torch.from_numpy(templates[:, step]), batch)
             optimizer.zero_grad()

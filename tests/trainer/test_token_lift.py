@@ -95,7 +95,7 @@ def test_words_of_a_step_come_from_lifted_tokens_and_the_prompts_context(method,
     trainer.projection.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     trainer.compute_loss(trainer.model, batch)
-    rows = [trainer.train_dataset[i] for i in range(8)]
+    rows = [trainer.train_dataset[i] for i in batch["row"]]  # by rising length
     tower = trainer._frozen_copy or trainer.model
     embeds = encode_captions(tower, trainer.processor, [row["reference_caption"] for row in rows])
     embeds += 0.5 * draw_noise([row["row"] for row in rows], 32, 12345, 0)
@@ -121,7 +121,7 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
     trainer.compute_loss(trainer.model, batch)
     prompt, embeds = passes[0]
     given = {name: prompt[name] for name in ("pseudo_token_embeds", "pseudo_token_mask")}
-    triplets = [trainer.train_dataset[i] for i in range(8)]
+    triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by rising length
     for place, conditions in enumerate(([row["conditioning_caption"] for row in triplets], [""] * 8)):
         padded = trainer.processor.pad(trainer.processor.build_prompts(conditions)[0])
         alone = trainer.model(**padded, **given).text_embeds
