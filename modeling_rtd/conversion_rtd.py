@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from .auto_projection_rtd import PROJECTIONS
 from .configuration_rtd import suggest
 from .modeling_rtd import RTDModel
 from .projection_rtd import RTDProjection
@@ -71,7 +72,8 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) in self._allowed:
             return self._allowed[module, name]
-        if module in ("i2t_model", "MHTransformer") or re.match(r"torch\.nn(\.|$)", module):
+        is_network = module in ("i2t_model", "MHTransformer") or re.match(r"torch\.nn(\.|$)", module)
+        if is_network or (module, name) in (("torch", "device"), ("torch", "Size")):
             return type(name, (_Inert,), {})
         raise pickle.UnpicklingError(f"the file asks for {module}.{name}")
 
@@ -113,6 +115,8 @@ def read_checkpoint(file: str | Path, method: str) -> dict[str, torch.Tensor]:
 
 
 def _load_safely(file: Path, is_module: bool):
+    if is_module and not zipfile.is_zipfile(file):
+        raise ValueError(f"'{file}' is refused: it is no zip file of torch.save, or it is cut short; fetch it again.")
     try:
         if not is_module:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -180,7 +184,7 @@ def convert_checkpoint(
             For `rtd` alone: the projection that the text tower was trained with.
 
     Returns:
-        [`RTDModel`]: In evaluation mode; with `rtd` its original text tower is the CLIP's.
+        [`RTDModel`]: In evaluation mode, float32; with `rtd` its original text tower is the CLIP's.
 
     Raises:
         ValueError: See [`read_checkpoint`]; and if tensors are missing, left over, not finite or of other shapes than
@@ -191,8 +195,11 @@ def convert_checkpoint(
             "a text tower of RTD needs the projection it was trained with (--projection), and only that does: "
             f"method '{method}', projection {projection!r}."
         )
+    if projection in PROJECTIONS:
+        raise ValueError(f"--projection names a trained one, but '{projection}' is a method: give its directory.")
     state = read_checkpoint(file, method)
-    model = RTDModel.from_clip(clip, projection or method)
+    # In float32 whatever the CLIP is stored in: a projection must not be rounded.
+    model = RTDModel.from_clip(clip, projection or method, dtype=torch.float32)
     part = copy.deepcopy(model.text_model) if method == "rtd" else model.projection
     _check_tensors(state, part.state_dict(), file, clip)
     part.load_state_dict(state)

@@ -123,6 +123,8 @@ class ProjectionTrainingArguments(_RecipeArguments):
             Mask whole words, or `"substrings"` wherever the letters occur, as the published code does.
         augment (`bool`, defaults to `True`):
             Crop images at random, as Pic2Word published; otherwise each image is encoded once for all epochs.
+        padding (`str`, defaults to `"none"`):
+            `"target"` pads long images to a ratio of 1.25 before they are cropped, as SEARLE and FTI4CIR published.
         concepts (`str`, *optional*): SEARLE: file of names of concepts, see [`read_concepts`].
         phrases (`str`, *optional*):
             SEARLE: who writes phrases about concepts: `"lm"` (published; needs `phrase_model`), `"templates"` (a
@@ -150,6 +152,7 @@ class ProjectionTrainingArguments(_RecipeArguments):
     keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
     mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})
     augment: bool = field(default=True, metadata={"help": "Crop images at random (published)."})
+    padding: str = field(default="none", metadata={"help": "'target' pads long images (SEARLE, FTI4CIR: published)."})
     concepts: str | None = field(default=None, metadata={"help": "SEARLE: file of names of concepts."})
     phrases: str | None = field(
         default=None,
@@ -175,6 +178,10 @@ class ProjectionTrainingArguments(_RecipeArguments):
         for name in (*counts, "num_images"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        if self.padding not in ("none", "target"):
+            raise ValueError(f"`padding` must be 'none' or 'target', got {self.padding!r}.")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be greater than 0, got {self.temperature}.")
         if not 0 <= self.oti_ema_decay < 1:
             raise ValueError(f"`oti_ema_decay` must be in [0, 1), got {self.oti_ema_decay}; 0 takes the last step.")
         super().__post_init__()

@@ -91,8 +91,8 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
             a verb or a preposition the last for the noun.
 
     Returns:
-        `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"adjective"`,
-        `"determiner"` or `""` for any other.
+        `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper
+        noun, which `"rule"` does not tell from a noun), `"adjective"`, `"determiner"` or `""` for any other.
 
     Raises:
         ValueError: If there is no such function.
@@ -131,7 +131,7 @@ def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[
         >>> get_keyword_fn("rule", determiners=False)("a red dress on a beach")
         ['red dress', 'beach']
     """
-    kinds = {"noun", "adjective"} | ({"determiner"} if determiners else set())
+    kinds = {"noun", "name", "adjective"} | ({"determiner"} if determiners else set())
     return partial(_find_keywords, get_tagger(name), kinds)
 
 
@@ -279,12 +279,13 @@ def _is_open_class(word: str) -> bool:
 
 
 def _tag_by_lexicon(tag: Callable[[str], list[tuple[str, str]]], caption: str) -> list[tuple[str, str]]:
-    kinds = {"NN": "noun", "JJ": "adjective", "DT": "determiner"}
-    return [(word, "determiner" if name == "PDT" else kinds.get(name[:2], "")) for word, name in tag(caption)]
+    kinds = {"NN": "noun", "NNS": "noun", "NNP": "name", "NNPS": "name", "DT": "determiner", "PDT": "determiner"}
+    kinds |= dict.fromkeys(("JJ", "JJR", "JJS"), "adjective")
+    return [(word, kinds.get(name.partition("-")[0], "")) for word, name in tag(caption)]
 
 
 def _tag_by_spacy(nlp: Callable, caption: str) -> list[tuple[str, str]]:
-    kinds = {"NOUN": "noun", "PROPN": "noun", "ADJ": "adjective", "DET": "determiner"}
+    kinds = {"NOUN": "noun", "PROPN": "name", "ADJ": "adjective", "DET": "determiner"}
     return [(token.text, kinds.get(token.pos_, "")) for token in nlp(caption)]
 
 

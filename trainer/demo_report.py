@@ -71,8 +71,7 @@ def _describe_others(recipe) -> str:
 SEARLE on {images["searle"]} images, {searle["oti_steps"]} inversion steps of {searle["oti_batch_size"]} images with an \
 average of decay {searle["oti_ema_decay"]} (published 350 of 32, 0.99), temperature {searle["temperature"]} instead of \
 0.25, phrases from the world's grammar instead of a language model; Context-I2W on {images["context_i2w"]} images, \
-encoded once, with 2 layers of 2 heads instead of 6 of 8; FTI4CIR on {images["fti4cir"]} images, at temperature \
-{fti4cir["temperature"]}, without the drop of its learning rate. RTD over the last two feeds their image tokens from \
+encoded once, with 2 layers of 2 heads instead of 6 of 8; FTI4CIR on {images["fti4cir"]} images, without the drop of its learning rate. RTD over the last two feeds their image tokens from \
 text by a small network fitted to images in {recipe.lift_steps} steps.
 
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from trainer.images import decode_image, hash_images
+from trainer.preprocessing import pad_to_target
 from trainer.stages import place_result
 
 
@@ -26,7 +29,9 @@ class ImageFeatures:
         model ([`RTDModel`]): Whose vision tower encodes.
         processor ([`RTDProcessor`]): Its processor.
         table (`datasets.Dataset`): Images of [`load_images`].
-        folder (`str` or `Path`): Where the features are kept; files are named by what they are made of.
+        folder (`str` or `Path`): Where the features are kept; files are named by what they are made of. An image that
+            stands in several rows is encoded and kept once.
+        padding (`str`, defaults to `"none"`): `"target"` pads long images first, see [`pad_to_target`].
         batch_size (`int`, defaults to 64): Images in one pass.
 
     Attributes:
@@ -34,22 +39,35 @@ class ImageFeatures:
     """
 
     def __init__(
-        self, model: RTDModel, processor: RTDProcessor, table: Dataset, folder: str | Path, batch_size: int = 64
+        self,
+        model: RTDModel,
+        processor: RTDProcessor,
+        table: Dataset,
+        folder: str | Path,
+        padding: str = "none",
+        batch_size: int = 64,
     ):
+        keys = [image["path"] if image["bytes"] is None else image["bytes"] for image in table["image"]]
+        place_of = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        self._places = np.array([place_of[key] for key in keys])
+        table = table.select(np.unique(self._places, return_index=True)[1])
         config = model.config
         size, patch = config.vision_config.image_size, config.vision_config.patch_size
         shapes = {"image_embeds": (len(table), config.projection_dim)}
         if "image_tokens" in model.projection.consumes:
             shapes["image_tokens"] = (len(table), 1 + (size // patch) ** 2, config.vision_config.hidden_size)
+        self.padding = padding
         stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
         facts = {
             "vision": [fingerprint(model.vision_model), fingerprint(model.visual_projection)],
             "preprocessing": processor.image_processor.to_dict(),
+            "padding": padding,
             "images": hash_images(table),
             "files": [(stat.st_size, stat.st_mtime_ns) for stat in stats],
         }
         self.paths = {name: place_result(folder, name, ".npy", **facts) for name in shapes}
         if not all(path.is_file() for path in self.paths.values()):
+            _check_space(folder, 4 * sum(math.prod(shape) for shape in shapes.values()))
             self._encode(model, processor, table, shapes, batch_size)
         self._arrays = {name: np.load(path, mmap_mode="r") for name, path in self.paths.items()}
 
@@ -61,6 +79,8 @@ class ImageFeatures:
         }
         for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
             images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
+            if self.padding == "target":
+                images = [pad_to_target(image) for image in images]
             pixels = processor.prepare_images(images).to(model.device, model.dtype)
             features = read_features(model, pixels)
             for name, array in arrays.items():
@@ -70,7 +90,7 @@ class ImageFeatures:
             partial[name].replace(self.paths[name])  # in one step: an interrupted run leaves no half a file behind
 
     def __len__(self) -> int:
-        return len(self._arrays["image_embeds"])
+        return len(self._places)
 
     def __call__(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
         """Look features up.
@@ -82,7 +102,16 @@ class ImageFeatures:
             `dict`: `image_embeds` of shape `(len(rows), projection_dim)`, not normalised; `image_tokens` of shape
             `(len(rows), 1 + num_patches, vision_hidden_size)` where the projection consumes them; float32, on the CPU.
         """
-        return {name: torch.from_numpy(array[list(rows)]) for name, array in self._arrays.items()}
+        return {name: torch.from_numpy(array[self._places[list(rows)]]) for name, array in self._arrays.items()}
+
+
+def _check_space(folder: str | Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"features of these images take {needed / 2**30:.1f} GiB in '{folder}', where {free / 2**30:.1f} GiB are "
+            "free; train on fewer with num_images, or name another place with stage_dir."
+        )
 
 
 def read_features(model: RTDModel, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm.auto import tqdm
+
+from modeling_rtd import RTDProcessor
 
 
 __all__ = ["IMAGE_SUFFIXES", "decode_image", "hash_images", "list_images", "load_images"]
@@ -81,9 +84,10 @@ def decode_image(image: dict) -> Image.Image | None:
     Returns:
         `PIL.Image.Image` or `None`: The image in RGB, or `None` where it cannot be read.
     """
+    source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
     try:
-        return ImageFeature().decode_example(image).convert("RGB")
-    except OSError:  # what PIL raises for anything that it cannot read
+        return RTDProcessor.load_image(Image.open(source) if image["bytes"] is not None else source)
+    except (ValueError, OSError, Image.DecompressionBombError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from datasets import Dataset
@@ -43,6 +44,11 @@ def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
         raise ValueError(
             f"the captions name images that are not in '{images}': {', '.join(missing[:5])}{more}. Names are paths "
             "relative to that folder."
+        )
+    unnamed = len(known.keys() - set(table["image"]))
+    if unnamed:
+        warnings.warn(
+            f"{unnamed} of {len(known)} images in '{images}' have no caption and are left out.", stacklevel=2
         )
     named = [known[str(name)] for name in table["image"]]
     return table.remove_columns("image").add_column("image", named)

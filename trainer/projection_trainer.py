@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from torch.optim.lr_scheduler import LambdaLR
 
 from modeling_rtd import RTDModel, RTDProcessor
@@ -67,6 +69,12 @@ class ProjectionTrainer(BaseTrainer):
     def create_scheduler(self, num_training_steps, optimizer=None):
         """Create the scheduler that the arguments name, or FTI4CIR's single drop to a tenth."""
         args = self.args
+        if args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            warnings.warn(
+                f"the learning rate warms up for {args.warmup_steps} steps, but there are {num_training_steps} in "
+                "all: it never reaches its value. Lower warmup_steps, or train longer.",
+                stacklevel=2,
+            )
         if args.lr_drop_epoch is None:
             return super().create_scheduler(num_training_steps, optimizer)
         rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def fit_token_lift(
     refined concatenation. The result is kept in the folder under what made it.
 
     Args:
-        model ([`RTDModel`]): With a trained projection; nothing of it changes.
+        model ([`RTDModel`]): With a trained projection. No value of it changes; it comes back without gradients.
         processor ([`RTDProcessor`]): Its default template is the one that RTD trains with.
         features ([`ImageFeatures`]): Embeddings and tokens of unlabelled images.
         conditions (`list[str]`): Conditions, such as those of the triplets.
@@ -122,11 +123,13 @@ def fit_token_lift(
         template=processor.prompt_templates[processor.default_template],
         settings=[noise_scale, steps, batch_size, learning_rate, seed],
     )
-    torch.manual_seed(seed)
-    lift = TokenLift(model.config.projection_dim, model.config.vision_config.hidden_size).to(model.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        lift = TokenLift(model.config.projection_dim, model.config.vision_config.hidden_size).to(model.device)
     if path.is_file():
         lift.load_state_dict(load_file(path))
         return lift.eval().requires_grad_(False)
+    model.requires_grad_(False)
     projection = model.projection.eval()
     optimizer = torch.optim.AdamW(lift.parameters(), lr=learning_rate)
     scheduler = CosineAnnealingLR(optimizer, steps)
@@ -150,7 +153,7 @@ def fit_token_lift(
         optimizer.step()
         scheduler.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     save_file(lift.state_dict(), partial)
     partial.replace(path)
     return lift.eval().requires_grad_(False)

@@ -89,7 +89,7 @@ def test_spacy_rule_on_given_tags():
     tags = "DET ADJ NOUN PUNCT NOUN ADP PROPN PROPN SPACE NUM NOUN".split()
     words = ["a", "red", "t", "-", "shirt", "in", "new", "york", "  ", "two", "dogs"]
     tokens = [Token(word, tag) for word, tag in zip(words, tags, strict=True)]
-    kept = {"noun", "adjective", "determiner"}
+    kept = {"noun", "name", "adjective", "determiner"}
     found = captions._find_keywords(partial(captions._tag_by_spacy, lambda caption: tokens), kept, "")
     assert found == ["a red t", "shirt", "new york", "dogs"]
 

@@ -1,5 +1,7 @@
 """FTI4CIR's training: split captions, each term of the loss, and the one drop of the learning rate."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.options import parse_options
+from trainer.pairs import load_pairs
 from trainer.projection_trainer import ProjectionTrainer
 
 
@@ -17,7 +20,7 @@ CAPTIONS = ["a red dress on a beach", "a small blue car with the dog", "a cat an
 
 @pytest.fixture
 def build(tmp_path):
-    def build(captions=CAPTIONS * 3, columns=None, **arguments):
+    def build(captions=CAPTIONS * 3, columns=None, pairs=None, **arguments):
         clip, tokenizer = build_clip(projection_dim=32, max_position_embeddings=40), build_tokenizer(40)
         torch.manual_seed(0)
         model = RTDModel.from_clip(clip, "fti4cir", tokenizer=tokenizer)
@@ -37,7 +40,7 @@ def build(tmp_path):
         return ProjectionTrainer(
             model,
             ProjectionTrainingArguments(**(defaults | arguments)),
-            train_dataset=Dataset.from_dict({"image": build_images(count), **data}),
+            train_dataset=pairs or Dataset.from_dict({"image": build_images(count), **data}),
             processing_class=RTDProcessor(build_image_processor(), tokenizer, default_template="fti4cir"),
         )
 
@@ -109,6 +112,15 @@ def test_captions_without_a_noun_are_counted_and_left_out(build):
     assert trainer.train_dataset[0]["text"] == "a photo of a red dress with on a beach"
 
 
+def test_captions_of_files_are_split_where_all_of_them_can_be(build, tmp_path):
+    for number, image in enumerate(build_images(6)):
+        image.save(tmp_path / f"{number}.png")
+    table = tmp_path / "captions.jsonl"
+    table.write_text("\n".join(json.dumps({"image": f"{i}.png", "text": CAPTIONS[i % 4]}) for i in range(6)))
+    trainer = build(pairs=load_pairs(tmp_path, table))
+    assert trainer.train_dataset["subject"][:2] == ["a red dress", "a small blue car"]
+
+
 def test_captions_of_which_none_can_be_split_are_refused(build):
     with pytest.raises(ValueError, match="none of 6 captions has a noun"):
         build(["is that and that"] * 6)
@@ -131,3 +143,4 @@ def test_the_recipe_has_the_published_values():
     published = {"learning_rate": 4e-5, "weight_decay": 0.01, "num_train_epochs": 60, "temperature": 0.2}
     assert {name: getattr(args, name) for name in published} == published
     assert (args.lr_drop_epoch, args.caption_weight, args.per_device_train_batch_size) == (10, 1.4, 256)
+    assert args.padding == "target"

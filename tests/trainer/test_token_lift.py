@@ -84,6 +84,7 @@ def test_a_fitted_lift_answers_more_like_the_image_and_is_kept(tmp_path):
     again = fit(60)
     assert all(torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True))
     assert len(list(tmp_path.glob("lift-*.safetensors"))) == 2
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @methods
@@ -95,7 +96,7 @@ def test_words_of_a_step_come_from_lifted_tokens_and_the_prompts_context(method,
     trainer.projection.register_forward_hook(lambda module, inputs, output: seen.append((inputs, output)))
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     trainer.compute_loss(trainer.model, batch)
-    rows = [trainer.train_dataset[i] for i in batch["row"]]  # by rising length
+    rows = [trainer.train_dataset[i] for i in batch["row"]]  # by length
     tower = trainer._frozen_copy or trainer.model
     embeds = encode_captions(tower, trainer.processor, [row["reference_caption"] for row in rows])
     embeds += 0.5 * draw_noise([row["row"] for row in rows], 32, 12345, 0)
@@ -121,7 +122,7 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
     trainer.compute_loss(trainer.model, batch)
     prompt, embeds = passes[0]
     given = {name: prompt[name] for name in ("pseudo_token_embeds", "pseudo_token_mask")}
-    triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by rising length
+    triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by length
     for place, conditions in enumerate(([row["conditioning_caption"] for row in triplets], [""] * 8)):
         padded = trainer.processor.pad(trainer.processor.build_prompts(conditions)[0])
         alone = trainer.model(**padded, **given).text_embeds

@@ -38,5 +38,8 @@ def run(arguments: list[str]) -> None:
 
     model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
     model.save_pretrained(options.output)
-    RTDProcessor.from_clip(options.clip, model.projection).save_pretrained(options.output)
+    processor = RTDProcessor.from_clip(options.clip, model.projection)
+    if options.method == "rtd" and model.projection.rtd_template:
+        processor = processor.with_template(model.projection.rtd_template)
+    processor.save_pretrained(options.output)
     print(f"model: {options.output}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pickle
 import sys
 
 
@@ -12,7 +13,7 @@ __all__ = ["main"]
 _VERBS = {
     "demo": "train every part on a small embedded world and show what RTD does",
     "triplets": "make text triplets from your captions",
-    "train-projection": "train a projection on your captions",
+    "train-projection": "train a projection on your captions or images",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
     "evaluate": "judge a model or another system on benchmarks, or check their directories",
@@ -51,6 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
         module.run(arguments[1:])
+    except pickle.UnpicklingError:
+        # torch's own words advise to load the file all the same.
+        print(
+            f"rtd {verb}: refused: a weights file is a pickle that holds more than tensors, and loading it could run "
+            "code. Use a repository with safetensors.",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2

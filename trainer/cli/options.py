@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -11,7 +12,9 @@ from transformers import HfArgumentParser
 __all__ = ["parse_options"]
 
 
-def parse_options(arguments: list[str], *classes: type, verb: str = "rtd") -> tuple:
+def parse_options(
+    arguments: list[str], *classes: type, verb: str = "rtd", base_recipe: Callable[[dict], str | None] | None = None
+) -> tuple:
     """Parse flags into dataclasses; `--recipe` gives values that flags override.
 
     A recipe is a YAML file, or the name of one in `trainer/configs`.
@@ -20,6 +23,8 @@ def parse_options(arguments: list[str], *classes: type, verb: str = "rtd") -> tu
         arguments (`list[str]`): Options.
         classes (dataclasses): One instance of each is returned.
         verb (`str`, defaults to `"rtd"`): Command named in the help.
+        base_recipe (callable, *optional*):
+            From the options as text to the name of a packaged recipe whose values the user's own recipe overrides.
 
     Returns:
         `tuple`: The instances.
@@ -34,8 +39,20 @@ def parse_options(arguments: list[str], *classes: type, verb: str = "rtd") -> tu
             raise ValueError("--recipe needs a YAML file.")
         recipe = _read_recipe(Path(arguments[place + 1]))
         arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
+    if base_recipe is not None and (name := base_recipe(_list_values(arguments))):
+        arguments = [*_read_recipe(Path(name)), *arguments]
     hint = "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it."
     return HfArgumentParser(classes, prog=verb, description=hint).parse_args_into_dataclasses(arguments)
+
+
+def _list_values(arguments: list[str]) -> dict[str, str]:
+    """Read options as text: `--name value` and `--name=value`, the last one counting."""
+    values = {}
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            values[name[2:]] = value if equals else " ".join(arguments[place + 1 : place + 2])
+    return values
 
 
 def _split_recipe(argument: str) -> list[str]:

@@ -46,17 +46,23 @@ def run(arguments: list[str]) -> None:
     from trainer.pairs import load_pairs
     from trainer.projection_trainer import ProjectionTrainer
 
-    if not any(argument.startswith("--recipe") for argument in arguments):
-        # The defaults are LinCIR's; every other method has its recipe.
-        named = {argument.removeprefix("--method=") for argument in arguments} & OBJECTIVES.keys() - {"lincir"}
-        arguments = [*(part for method in named for part in ("--recipe", method)), *arguments]
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
-    command, args = parse_options(arguments, *classes, verb="rtd train-projection")
+    # The defaults are LinCIR's; every other method begins with its own recipe.
+    others = OBJECTIVES.keys() - {"lincir"}
+    command, args = parse_options(
+        arguments,
+        *classes,
+        verb="rtd train-projection",
+        base_recipe=lambda values: values.get("method") if values.get("method") in others else None,
+    )
     wanted = find_objective(command.method).reads
     needed = ("images", "captions") if wanted == "pairs" else (wanted,)
     missing = [f"--{name}" for name in needed if getattr(command, name) is None]
     if missing:
         raise ValueError(f"{command.method} is trained from {' with '.join(needed)}: give {' and '.join(missing)}.")
+    surplus = [f"--{name}" for name in ("images", "captions") if name not in needed and getattr(command, name)]
+    if surplus:
+        raise ValueError(f"{command.method} is trained from {' with '.join(needed)}: leave {surplus[0]} out.")
     source = load_pairs(command.images, command.captions) if wanted == "pairs" else getattr(command, wanted)
     model, processor = load_model_and_processor(command.clip, command.method)
     trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)

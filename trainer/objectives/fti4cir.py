@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
@@ -70,7 +70,7 @@ class FTI4CIRObjective:
         table = load_images(source, self.args.num_images, ("subject", "attribute"))
         check_batch_fills(self.args, len(table))
         with self.args.main_process_first(desc="encoding images"):
-            self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+            self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
         texts = [
             f"a photo of {subject} with {attribute}"
             for subject, attribute in zip(table["subject"], table["attribute"], strict=True)
@@ -93,11 +93,9 @@ class FTI4CIRObjective:
                 "left out.",
                 stacklevel=4,
             )
-        source = source.select(kept)
-        source = source.remove_columns({"subject", "attribute"} & set(source.column_names))
-        return source.add_column("subject", [split[row][0] for row in kept]).add_column(
-            "attribute", [split[row][1] for row in kept]
-        )
+        parts = {"subject": [split[row][0] for row in kept], "attribute": [split[row][1] for row in kept]}
+        images = source.select(kept).flatten_indices().select_columns(["image"])
+        return concatenate_datasets([images, Dataset.from_dict(parts)], axis=1)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.

@@ -64,7 +64,9 @@ class Pic2WordObjective:
         check_batch_fills(self.args, len(table))
         if not self.args.augment:
             with self.args.main_process_first(desc="encoding images"):
-                self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+                self.features = ImageFeatures(
+                    self.model, self.processor, table, self.args.stage_folder, self.args.padding
+                )
         return table.add_column("row", list(range(len(table))))
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:

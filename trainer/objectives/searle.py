@@ -101,7 +101,7 @@ class SEARLEObjective:
         return Dataset.from_dict({"row": range(len(kept))})
 
     def _encode_images(self, table: Dataset) -> torch.Tensor:
-        features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder)
+        features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
         embeds = features(range(len(table)))["image_embeds"]
         self.facts["images"] = hashlib.sha256(embeds.numpy().tobytes()).hexdigest()
         return embeds

@@ -7,7 +7,10 @@ from PIL import Image
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
 from tests.stand_ins import build_stand_in
+from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.main import main
+from trainer.cli.options import parse_options
+from trainer.cli.train_projection import TrainProjectionCommand
 from trainer.images import list_images
 from trainer.small_world import build_small_world
 
@@ -192,6 +195,27 @@ def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
     assert "reads image tokens, which text does not have: give --images DIR" in capsys.readouterr().err
     assert main([*command, "--images", str(folder), "--lift_steps", "2"]) == 0
     assert RTDModel.from_pretrained(tmp_path / "rtd/model").config.original_text_model is not None
+
+
+def test_the_recipe_is_that_of_the_method_and_the_users_own_stands_above_it(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("learning_rate: 0.5\n")
+    seen = {}
+
+    def find(values):
+        seen.update(values)
+        return values.get("method")
+
+    arguments = ["--clip", "x", "--method=fti4cir", "--output_dir", "searle", "--recipe", str(recipe)]
+    args = parse_options(arguments, TrainProjectionCommand, ProjectionTrainingArguments, base_recipe=find)[1]
+    assert seen["method"] == "fti4cir"
+    assert (args.learning_rate, args.caption_weight, args.num_train_epochs) == (0.5, 1.4, 60)
+
+
+def test_data_that_a_method_does_not_read_are_refused(clip_place, folder, tmp_path, capsys):
+    command = ["train-projection", "--clip", clip_place, "--captions", "x.txt", "--images", str(folder)]
+    assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
+    assert "lincir is trained from captions: leave --images out" in capsys.readouterr().err
 
 
 def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):
