@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
 
-from modeling_rtd import RTDModel
+from modeling_rtd import RTDModel, RTDProcessor
 from speed.comparing import add_options, build_step, compare, report
 from speed.published import encode_padded, joint_contrast
 from speed.synthetic import build_model, build_processor, draw_triplets
@@ -32,7 +32,7 @@ from trainer.adapters import add_lora
 from trainer.noise import draw_noise
 
 
-__all__ = ["ARMS", "build_published_step", "measure"]
+__all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "measure"]
 
 # Arguments of each way, beside how anchors come.
 ARMS: dict[str, dict] = {
@@ -40,6 +40,8 @@ ARMS: dict[str, dict] = {
     "anchors on the fly": {"anchor_cache": "never"},
     "cached, one group": {"anchor_cache": "always", "length_groups": 1},
     "on the fly, one group": {"anchor_cache": "never", "length_groups": 1},
+    "cached, two groups": {"anchor_cache": "always", "length_groups": 2},
+    "cached, compiled": {"anchor_cache": "always", "torch_compile": True},
     "cached, checkpointing": {"anchor_cache": "always", "gradient_checkpointing": True},
     "cached, LoRA": {"anchor_cache": "always"},
     "on the fly, LoRA": {"anchor_cache": "never"},
@@ -52,7 +54,7 @@ def build_published_step(
     """Make a callable of RTD's published step: loss, gradients, update.
 
     Args:
-        model ([`RTDModel`]): Text tower and projection; copied.
+        model ([`RTDModel`]): Text tower, trained in place, and projection.
         batches (`list[dict]`): `composed_` and `alone_` prompts, and `reference` and `target` captions, as tokens.
         args ([`RTDTrainingArguments`]): The recipe.
         half (`bool`, defaults to `False`): Frozen parts in half precision, as the published recipe has them on a GPU.
@@ -62,7 +64,7 @@ def build_published_step(
     """
     dtype = torch.float16 if half else torch.float32
     frozen, projection = copy.deepcopy(model.text_model).to(dtype), copy.deepcopy(model.projection).to(dtype)
-    tower = copy.deepcopy(model.text_model).requires_grad_(True)
+    tower = model.text_model.requires_grad_(True)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=args.learning_rate, weight_decay=args.weight_decay)
 
     def step(index: int) -> torch.Tensor:
@@ -84,7 +86,9 @@ def build_published_step(
     return step
 
 
-def _collate_as_published(processor, rows: list[dict]) -> dict:
+def collate_as_published(processor: RTDProcessor, rows: list[dict]) -> dict:
+    """Tokenise rows for `build_published_step`: each text apart, captions as often as they come."""
+
     def tokens(name: str) -> torch.Tensor:
         return processor.pad(processor.tokenize_texts([row[f"{name}_caption"] for row in rows]))["input_ids"]
 
@@ -95,21 +99,31 @@ def _collate_as_published(processor, rows: list[dict]) -> dict:
     return batch
 
 
-def build_trainer(model: RTDModel, processor, options: argparse.Namespace, folder: Path, name: str) -> RTDTrainer:
-    """Build the trainer of one way to go.
+def build_trainer(
+    model: RTDModel,
+    processor: RTDProcessor,
+    options: argparse.Namespace,
+    folder: Path,
+    lora: bool = False,
+    num_rows: int | None = None,
+    **arguments,
+) -> RTDTrainer:
+    """Build a trainer over triplets as long as real ones.
 
     Args:
         model ([`RTDModel`]): Text tower (copied) and projection.
         processor ([`RTDProcessor`]): Of [`build_processor`].
         options (`argparse.Namespace`): The script's.
         folder (`Path`): Scratch.
-        name (`str`): A key of `ARMS`.
+        lora (`bool`, defaults to `False`): Train an adapter.
+        num_rows (`int`, *optional*): Triplets; as many as the script's steps need where left out.
+        arguments: Of [`RTDTrainingArguments`].
 
     Returns:
         [`RTDTrainer`]: Ready to train.
     """
     tower = copy.deepcopy(model.text_model)
-    if "LoRA" in name:
+    if lora:
         add_lora(tower)
     args = RTDTrainingArguments(
         output_dir=str(folder / "run"),
@@ -120,9 +134,9 @@ def build_trainer(model: RTDModel, processor, options: argparse.Namespace, folde
         report_to="none",
         disable_tqdm=True,
         anchor_cache_dir=str(folder / "anchors"),
-        **ARMS[name],
+        **arguments,
     )
-    rows = Dataset.from_dict(draw_triplets(options.batch_size * (options.repeats + 1)))
+    rows = Dataset.from_dict(draw_triplets(num_rows or options.batch_size * (options.repeats + 1)))
     return RTDTrainer(tower, args, projection=model.projection, train_dataset=rows, processing_class=processor)
 
 
@@ -141,12 +155,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
     arms: dict[str, Callable] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.arms:
-            trainer = build_trainer(model, processor, options, Path(folder), name)
+            trainer = build_trainer(model, processor, options, Path(folder), "LoRA" in name, **ARMS[name])
             rows, size = trainer.train_dataset, options.batch_size
             chunks = [[rows[i] for i in range(start, start + size)] for start in range(0, len(rows), size)]
             if not arms:
-                batches = [send_to_device(_collate_as_published(processor, chunk), device) for chunk in chunks]
-                arms["published"] = build_published_step(model.to(device), batches, trainer.args, half)
+                batches = [send_to_device(collate_as_published(processor, chunk), device) for chunk in chunks]
+                arms["published"] = build_published_step(copy.deepcopy(model).to(device), batches, trainer.args, half)
             arms[name] = build_step(
                 trainer, [send_to_device(trainer.data_collator(chunk), device) for chunk in chunks]
             )
@@ -165,7 +179,9 @@ def _trains_other_weights(name: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    # Compiling takes minutes on a CPU, and for all arms of its process.
+    default = [name for name in ARMS if "torch_compile" not in ARMS[name]]
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=default)
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
