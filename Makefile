@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow quality style clean
+.PHONY: help install demo test test-slow cards quality style clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(STAMP) ## Run the tests and the examples in docstrings
 
 test-slow: $(STAMP) ## Run the slow end-to-end tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"
+
+cards: $(STAMP) ## Render the cards of model_cards again
+	$(BIN)/python -m trainer.recipe_cards
 
 quality: $(STAMP) ## Check lint, format and architecture
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ EXTRAS = {
         "accelerate>=1.1",
         "datasets>=4.0",
         "evaluate>=0.4.6",
+        "jinja2>=3.1",  # cards
         "matplotlib>=3.8",
         "peft>=0.19",
         "pyyaml>=6.0",
@@ -28,6 +29,7 @@ EXTRAS = {
     ],
     "faiss": ["faiss-cpu>=1.9"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
+    "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [
@@ -56,7 +58,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
-    package_data={"": ["py.typed", "*.yaml"], "trainer.evaluate_metrics": ["*/*.py"]},
+    package_data={"": ["py.typed", "*.yaml"], "trainer": ["templates/*.md"], "trainer.evaluate_metrics": ["*/*.py"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},

@@ -18,11 +18,13 @@ os.environ |= {
 import copy  # noqa: E402
 import shutil  # noqa: E402
 
+import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from modeling_rtd import RTDModel  # noqa: E402
 from tests import builders  # noqa: E402
+from tests.hub_stand_in import HubStandIn  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -39,6 +41,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder with real annotation files is not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The stand-in, as the Hub of this process; every call of a client goes to it."""
+    with HubStandIn() as hub:
+        settings = {"HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True, "ENDPOINT": hub.url}
+        settings["HUGGINGFACE_CO_URL_TEMPLATE"] = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        for name, value in settings.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_loopback")
+        yield hub
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from trainer.adapters import has_adapters
 from trainer.base_trainer import BaseTrainer
 from trainer.checkpoints import RUN_FILE, find_checkpoints
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.model_card import describe_model, render_card
 from trainer.progress import LossBarCallback
+from trainer.provenance import describe_hardware, describe_stage, write_stages
 
 
 __all__ = ["finish_run", "load_model_and_processor"]
@@ -76,14 +79,23 @@ def load_model_and_processor(
     return (model if alpha is None else model.interpolate_text_model(alpha)), processor
 
 
-def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo: str | None = None) -> Path | None:
-    """Train, or go on with the run in the output folder, and save the whole model or its adapter.
+def finish_run(
+    trainer: BaseTrainer,
+    model: RTDModel,
+    stage: str,
+    original_repo: str | None = None,
+    data: Mapping[str, str] | None = None,
+    earlier: Sequence[Mapping] = (),
+) -> Path | None:
+    """Train, or go on with the run in the output folder, and save the whole model or its adapter, with its card.
 
     Args:
         trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
         model ([`RTDModel`]): The model that the trained part belongs to.
-        title (`str`): Title of the progress bar.
+        stage (`str`): What is trained: `"rtd"` or the projection's method.
         original_repo (`str`, *optional*): Where the text tower from before RTD stays; see `replace_text_model`.
+        data (`Mapping[str, str]`, *optional*): Names of what is trained on, for the record.
+        earlier (`Sequence[Mapping]`, defaults to none): What made the model so far, see [`read_stages`].
 
     Returns:
         `Path` or `None`: Folder `model` or `adapter` in the output folder, beside `training.json` and `losses.png`;
@@ -98,15 +110,16 @@ def finish_run(trainer: BaseTrainer, model: RTDModel, title: str, original_repo:
     if trainer.is_world_process_zero():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RUN_FILE).write_text(json.dumps(trainer.run_facts, indent=2, sort_keys=True))
-    LossBarCallback.install(trainer, title)
+    LossBarCallback.install(trainer, stage)
     trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))
     result = None
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(trained, RTDTextModel) and not has_adapters(trained):
             model.replace_text_model(trained, original_repo)
-        result = _save_whole(model, trainer, folder / ("adapter" if has_adapters(trained) else "model"))
-        _write_facts(trainer, title)
+        facts = _write_facts(trainer, stage, data)
+        stages = [*earlier, describe_stage(facts)]
+        result = _save_whole(model, trainer, folder / ("adapter" if has_adapters(trained) else "model"), stages)
     if dist.is_initialized():
         # Without it some processes end with an error after the work is done.
         dist.barrier()
@@ -131,13 +144,20 @@ def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
         raise ValueError(f"'{folder}' holds something that is no run of `rtd`; choose another output_dir.")
 
 
-def _save_whole(model: RTDModel, trainer: BaseTrainer, folder: Path) -> Path:
+def _save_whole(model: RTDModel, trainer: BaseTrainer, folder: Path, stages: Sequence[Mapping]) -> Path:
     """Save beside the place and then put it there, so that a full disk leaves no half a model."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         (model.save_adapter if folder.name == "adapter" else model.save_pretrained)(partial)
         trainer.processor.save_pretrained(partial)
+        write_stages(stages, partial)
+        base = model.config.base_model
+        is_public = base is not None and not Path(base).exists()
+        card = describe_model(
+            model, trainer.processor, folder.parent.name, base_model=base if is_public else None, stages=stages
+        )
+        render_card(card).save(partial / "README.md")
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
@@ -149,15 +169,17 @@ def _save_whole(model: RTDModel, trainer: BaseTrainer, folder: Path) -> Path:
     return folder
 
 
-def _write_facts(trainer: BaseTrainer, title: str) -> None:
+def _write_facts(trainer: BaseTrainer, stage: str, data: Mapping[str, str] | None) -> dict:
     """Write what the run was and took: `training.json` and `losses.png` in the output folder."""
     args, curve, folder = trainer.args, get_loss_curve(trainer), Path(trainer.args.output_dir)
     runtime = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
     if runtime is None and (folder / "training.json").exists():
-        return  # nothing was trained that is not recorded
+        return json.loads((folder / "training.json").read_text())  # nothing was trained that is not recorded
     runtime = runtime or {}
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {
+        "stage": stage,
+        "data": data,
         **trainer.run_facts,
         "steps": trainer.state.global_step,
         "seconds": runtime.get("train_runtime"),
@@ -167,9 +189,10 @@ def _write_facts(trainer: BaseTrainer, title: str) -> None:
         "final_loss": curve[-1][1] if curve else None,
         "losses": curve,
         "evaluations": [log for log in trainer.state.log_history if any(name.startswith("eval_") for name in log)],
-        "world_size": args.world_size,
+        "hardware": describe_hardware(args.world_size),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     (folder / "training.json").write_text(json.dumps(facts, indent=2))
     if curve:
-        draw_loss_curves({title: [{"loss": curve}]}, folder / "losses.png")
+        draw_loss_curves({stage: [{"loss": curve}]}, folder / "losses.png")
+    return facts

@@ -19,8 +19,9 @@ from trainer.collators import HardNegativeTripletCollator
 from trainer.evaluation import RetrievalEvaluator
 from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
-from trainer.metrics import rank_gallery, recall_at_k
+from trainer.metrics import recall_at_k
 from trainer.noise import draw_noise
+from trainer.ranking import rank_gallery
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 

@@ -12,6 +12,8 @@ import torch
 from modeling_rtd import Gallery, RTDModel
 from tests.builders import build_clip, build_images, build_processor, build_tokenizer
 from tests.hub_stand_in import HubStandIn
+from trainer.cli.main import main
+from trainer.provenance import write_stages
 
 
 SCRIPT = """
@@ -44,6 +46,24 @@ torch.save(outputs, out + "/outputs.pt")
 """
 
 
+LOAD = """
+import sys
+import torch
+from transformers import AutoModel, AutoProcessor, pipeline
+
+photo, index, out, repo = sys.argv[1:]
+model = AutoModel.from_pretrained(repo, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+pipe = pipeline(model=repo, gallery=index, trust_remote_code=True, device="cpu")  # the task is the repository's own
+assert type(pipe).__name__ == "ComposedImageRetrievalPipeline"
+with torch.no_grad():
+    composed = model(**processor(images=[photo], conditions=["is red with no sleeves"])).composed_embeds
+    text = model.get_text_features(**processor(text="a dog")).pooler_output
+hits = pipe([{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}], batch_size=2)
+torch.save({"composed": composed, "text": text, "hits": hits}, out)
+"""
+
+
 # The checkout is on the path of an editable install, by a path or by a finder.
 HIDE = f"""
 import sys
@@ -70,7 +90,9 @@ def saved(tmp_path_factory):
     """Folder with a tuned model, a photograph and a gallery, and what the model answers."""
     root = tmp_path_factory.mktemp("saved")
     torch.manual_seed(1)
-    model, processor = RTDModel.from_clip(build_clip(), "lincir", tokenizer=build_tokenizer()), build_processor()
+    # The projection that needs most: image tokens, and the prompt by the text tower from before RTD.
+    model = RTDModel.from_clip(build_clip(), "context_i2w", tokenizer=build_tokenizer())
+    processor = build_processor().with_template("context_i2w")
     tuned = copy.deepcopy(model.text_model)
     with torch.no_grad():
         tuned.text_projection.weight.mul_(2.0)
@@ -108,3 +130,21 @@ def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved
             torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0, msg=place)
         for ours, theirs in zip(outputs["hits"], expected["hits"], strict=True):
             assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs], place
+
+
+def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(saved, hub, tmp_path):
+    root, expected = saved
+    write_stages([{"stage": "rtd", "data": {"triplets": "org/triplets"}}], root / "model")
+    ways = ["--licence", "mit", "--base-model", "none", "--without", "evaluation", "alignment", "--push"]
+    assert main(["publish", str(root / "model"), "someone/published", *ways]) == 0
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")}
+    arguments = [str(root / "photo.png"), str(root / "index"), str(tmp_path / "outputs.pt"), "someone/published"]
+    command = [sys.executable, "-P", "-c", HIDE + LOAD, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    outputs = torch.load(tmp_path / "outputs.pt")
+    for name in ("composed", "text"):
+        torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0)
+    for ours, theirs in zip(outputs["hits"], expected["hits"], strict=True):
+        assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs]

@@ -29,10 +29,13 @@ def run(arguments: list[str]) -> None:
 
     from modeling_rtd import fingerprint
     from trainer.assembly import load_model_and_processor
+    from trainer.provenance import read_stages, write_stages
 
     model, processor = load_model_and_processor(options.model, alpha=options.alpha)
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
     facts = {"model": options.model, "alpha": options.alpha, "text_model_sha256": fingerprint(model.text_model)}
     (options.output / "interpolation.json").write_text(json.dumps(facts, indent=2))
+    stage = {"stage": "interpolation", "data": {"towers": "from before and after RTD"}, "alpha": options.alpha}
+    write_stages([*read_stages(options.model), stage], options.output)
     print(f"model: {options.output}")

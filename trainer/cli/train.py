@@ -16,7 +16,10 @@ class TrainCommand:
         model (`str`): Directory or Hub id of an RTD model whose projection is trained, or of a CLIP.
         triplets (`str`, *optional*): File (jsonl, json, csv, parquet) or Hub id of text triplets.
         captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
-        projection (`str`, *optional*): Directory or Hub id of a projection, needed where `model` is a CLIP.
+        projection (`str`, *optional*):
+            Needed where `model` is a CLIP: directory or Hub id of a projection, or a file as its authors publish it
+            (a file, `org/name/file.pt` on the Hub, or an `https://` address), which is converted safely.
+        projection_from (`str`, *optional*): Method of the projection; needed with a published file.
         images (`str`, *optional*):
             For a projection that reads image tokens (Context-I2W, FTI4CIR): folder of a few thousand unlabelled
             images, on which [`fit_token_lift`] learns to feed it from text.
@@ -35,7 +38,12 @@ class TrainCommand:
     model: str = field(metadata={"help": "RTD model with a trained projection, or a CLIP; directory or Hub id"})
     triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
     captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
-    projection: str | None = field(default=None, metadata={"help": "trained projection, needed where model is a CLIP"})
+    projection: str | None = field(
+        default=None, metadata={"help": "needed where model is a CLIP: trained projection, or its published file"}
+    )
+    projection_from: str | None = field(
+        default=None, metadata={"help": "method of the projection; needed with a published file"}
+    )
     images: str | None = field(
         default=None, metadata={"help": "unlabelled images, needed where the projection is context_i2w or fti4cir"}
     )
@@ -64,11 +72,13 @@ def run(arguments: list[str]) -> None:
     from modeling_rtd import PROJECTIONS
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
-    from trainer.assembly import finish_run, load_model_and_processor
+    from trainer.assembly import finish_run
     from trainer.benchmarks import load_benchmark
     from trainer.caption_triplets import write_triplets
     from trainer.cli.options import parse_options
     from trainer.evaluation import RetrievalEvaluator
+    from trainer.provenance import name_source
+    from trainer.published_files import load_start
     from trainer.rtd_trainer import RTDTrainer
 
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, verb="rtd train")
@@ -81,7 +91,7 @@ def run(arguments: list[str]) -> None:
         )
     if command.benchmark is not None and args.eval_strategy == "no":
         raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")
-    model, processor = load_model_and_processor(command.model, command.projection)
+    model, processor, earlier = load_start(command.model, command.projection, command.projection_from)
     _check_start(model, command)
     triplets = command.triplets
     if command.captions is not None:
@@ -109,7 +119,9 @@ def run(arguments: list[str]) -> None:
         processing_class=processor,
         token_lift=lift,
     )
-    if folder := finish_run(trainer, model, "RTD", command.original_text_model):
+    sources = {name: getattr(command, name) for name in ("triplets", "captions", "images")}
+    data = {name: name_source(place) for name, place in sources.items() if place is not None}
+    if folder := finish_run(trainer, model, "rtd", command.original_text_model, data, earlier):
         print(f"{folder.name}: {folder}")
 
 

@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> None:
     from trainer.objectives import OBJECTIVES, find_objective
     from trainer.pairs import load_pairs
     from trainer.projection_trainer import ProjectionTrainer
+    from trainer.provenance import name_source
 
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     # The defaults are LinCIR's; every other method begins with its own recipe.
@@ -66,5 +67,6 @@ def run(arguments: list[str]) -> None:
     source = load_pairs(command.images, command.captions) if wanted == "pairs" else getattr(command, wanted)
     model, processor = load_model_and_processor(command.clip, command.method)
     trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
-    if folder := finish_run(trainer, model, command.method):
+    data = {name: name_source(getattr(command, name)) for name in needed}
+    if folder := finish_run(trainer, model, command.method, data=data):
         print(f"model: {folder}")

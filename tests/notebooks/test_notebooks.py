@@ -1,0 +1,50 @@
+"""The notebooks run from top to bottom on a toy demo, offline; none stores outputs."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from trainer.demo import run_demo
+
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_there_are_four():
+    assert [path.name[0] for path in NOTEBOOKS] == ["1", "2", "3", "4"]
+
+
+@every_notebook
+def test_a_notebook_stores_no_outputs_and_begins_with_a_title(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[0].source.startswith("# ")
+    assert not [cell.id for cell in cells if cell.cell_type == "code" and (cell.outputs or cell.execution_count)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Folder with a toy demo in `runs/demo`."""
+    place = tmp_path_factory.mktemp("notebooks")
+    run_demo(place / "runs/demo", "toy")
+    return place
+
+
+@pytest.mark.slow
+@every_notebook
+def test_a_notebook_runs(path, place, monkeypatch):
+    for name, value in {"PYTHONPATH": ROOT, "RTD_CHECKOUT": ROOT, "MPLBACKEND": "inline"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("IPYTHONDIR", os.environ["HF_HOME"])
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(place)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs), "it shows a picture"
+    nbformat.write(notebook, place / path.name)  # to be looked at

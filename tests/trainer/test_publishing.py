@@ -1,0 +1,292 @@
+import copy
+import json
+import re
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from modeling_rtd import RTDModel, RTDProcessor
+from tests.builders import build_images, shake
+from trainer.adapters import add_lora
+from trainer.benchmarks import load_benchmark
+from trainer.cli.main import main
+from trainer.diagnosis import run_diagnosis
+from trainer.judging import judge, write_record
+from trainer.provenance import write_stages
+from trainer.systems import ModelSystem
+
+
+REPO = "someone/rtd-tiny"
+STAGES = [
+    {"stage": "lincir", "data": {"captions": "org/captions"}, "captions": "0" * 64, "steps": 20, "seconds": 1.5},
+    {"stage": "rtd", "data": {"triplets": "triplets.jsonl"}, "triplets": "1" * 64, "steps": 4, "seconds": 0.5},
+]
+
+
+@pytest.fixture
+def tuned(model):
+    """A model that RTD has changed."""
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    return model
+
+
+@pytest.fixture
+def folder(tuned, processor, tmp_path):
+    """Directory of such a model."""
+    return save(tuned.save_pretrained, processor, tmp_path / "model")
+
+
+@pytest.fixture
+def adapter_folder(clip, processor, tmp_path):
+    """Directory of an adapter, and that of the CLIP underneath."""
+    base = tmp_path / "clip"
+    for part in (clip, processor.tokenizer, processor.image_processor):
+        part.save_pretrained(base)
+    model = RTDModel.from_clip(str(base), "lincir")
+    for name, parameter in add_lora(model.text_model, r=2).named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(parameter)
+    return save(model.save_adapter, processor, tmp_path / "adapter"), base
+
+
+def save(save_model, processor, folder):
+    save_model(folder)
+    processor.save_pretrained(folder)
+    write_stages(STAGES, folder)
+    return folder
+
+
+WAYS = ["--licence", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
+
+
+def publish(folder, *more):
+    return main(["publish", str(folder), REPO, *more])
+
+
+def put_text(folder, name, text):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_dry_run_lists_every_file_and_uploads_none(folder, hub, capsys):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert publish(folder, *WAYS) == 0
+    shown = capsys.readouterr().out
+    for name in ("README.md", "pipeline_rtd.py", "model.safetensors", "original_text/model.safetensors"):
+        assert f"  {name}" in shown
+    assert "Nothing was uploaded" in shown
+    assert hub.calls == []
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_on_the_hub_equals_what_is_here(folder, hub):
+    assert publish(folder, *WAYS, "--push") == 0
+    stored = hub.repos[REPO]
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} <= stored.keys()
+    for name, content in stored.items():
+        if name != "README.md":
+            assert content == (folder / name).read_bytes(), name
+
+
+def test_publishing_again_updates_and_never_orphans_the_pipeline(folder, hub, capsys):
+    assert publish(folder, *WAYS, "--push") == 0
+    hub.repos[REPO] |= {"old_rtd.py": b"", "model-00001-of-00002.safetensors": b"", "notes.txt": b"mine"}
+    (folder / "pipeline_rtd.py").unlink()  # as loading with AutoModel and saving again left it in older versions
+    assert publish(folder, *WAYS, "--push", "--licence", "mit") == 0
+    stored = hub.repos[REPO]
+    config = json.loads(stored["config.json"])
+    for place in (*config["auto_map"].values(), config["custom_pipelines"]["composed-image-retrieval"]["impl"]):
+        assert f"{place.partition('.')[0]}.py" in stored
+    assert ModelCard(stored["README.md"].decode()).data.license == "mit"
+    assert stored["notes.txt"] == b"mine"
+    assert not {"old_rtd.py", "model-00001-of-00002.safetensors"} & stored.keys()
+    assert "removed from the Hub: old_rtd.py" in capsys.readouterr().out
+
+
+def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
+    model, processor = RTDModel.from_pretrained(folder), RTDProcessor.from_pretrained(folder)
+    system = ModelSystem(str(folder), cache_dir=tmp_path / "cache")
+    record = judge(system, "small_world/toy", "test")
+    results = [str(write_record(record, tmp_path)), str(tmp_path / "diagnosis/diagnosis.json")]
+    run_diagnosis(model, processor, load_benchmark("small_world/toy"), tmp_path / "diagnosis")
+    ways = ["--licence", "mit", "--base-model", "none", "--results", *results]
+    assert publish(folder, *ways, "--push", "--endpoint", hub.url) == 0
+    stored = hub.repos[REPO]
+    card = ModelCard(stored["README.md"].decode())
+    found = {result.metric_type: result for result in card.data.eval_results}
+    assert found["recall@10"].metric_value == pytest.approx(100 * record["metrics"]["recall@10"], abs=0.005)
+    assert found["recall@10"].metric_args["exclude_reference"] is True
+    assert found["recall@10"].dataset_split == "test"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-feature-extraction")
+    assert card.data.datasets == ["org/captions"]
+    assert {"composed-image-retrieval", "rtd", "lincir"} <= set(card.data.tags)
+    alignment = json.loads((tmp_path / "diagnosis/diagnosis.json").read_text())["alignment"]["target_captions"]
+    assert f"from {alignment['before']['own']:.3f} to {alignment['after']['own']:.3f}" in card.text
+    assert "unfilled" not in card.text
+    assert json.loads(stored["evaluation/small_world-toy-test.json"])["system"]["name_or_path"] == REPO
+
+
+def test_results_of_other_weights_are_refused(folder, model, processor, tmp_path, capsys):
+    record = judge(ModelSystem(str(folder), cache_dir=tmp_path / "cache"), "small_world/toy", "test")
+    path = write_record(record, tmp_path)
+    shake(model.text_model, seed=3)
+    model.save_pretrained(folder)
+    assert publish(folder, *WAYS, "--results", str(path)) == 2
+    assert "judges other weights than these" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("left_out", "missing"),
+    [("--licence", "licence: the licence of the weights"), ("--without", "evaluation: results; --results FILE")],
+)
+def test_missing_facts_are_refused_with_what_brings_them(folder, capsys, left_out, missing):
+    start = WAYS.index(left_out)
+    end = next((i for i in range(start + 1, len(WAYS)) if WAYS[i].startswith("--")), len(WAYS))
+    assert publish(folder, *WAYS[:start], *WAYS[end:]) == 2
+    assert missing in capsys.readouterr().err
+
+
+def test_a_model_whose_making_is_not_recorded_is_refused(folder, capsys):
+    (folder / "provenance.json").unlink()
+    assert publish(folder, *WAYS) == 2
+    assert "stages: how it was made" in capsys.readouterr().err
+
+
+TOKEN = "hf_" + "aB3dE6gH9j" * 3 + "kLmN"
+PLANTS = {
+    "a pickle by name": ("optimizer.pt", "x", "may be a pickle"),
+    "training arguments": ("training_args.bin", "x", "may be a pickle"),
+    "a token": ("notes.md", f"use {TOKEN} here", "holds a token"),
+    "a path": ("notes.md", "it lies in /data/models/clip", "path of a machine, /data/models/clip"),
+    "a path of Windows": ("extra.json", json.dumps({"at": "C:\\Users\\me\\clip"}), "path of a machine"),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_what_must_not_be_published_is_named_and_refused(folder, hub, capsys, plant):
+    name, text, complaint = PLANTS[plant]
+    put_text(folder, name, text)
+    assert publish(folder, *WAYS, "--push") == 2
+    error = capsys.readouterr().err
+    assert name in error
+    assert complaint in error
+    assert TOKEN not in error
+    assert hub.repos == {}
+
+
+def test_a_pickle_in_disguise_a_secret_and_a_place_in_the_weights_are_found(folder, monkeypatch, capsys):
+    torch.save({"a": torch.zeros(1)}, folder / "tokens.dat")
+    monkeypatch.setenv("MY_SECRET", "open-sesame-now")
+    with (folder / "model.safetensors").open("ab") as file:
+        file.write(b"....open-sesame-now....")
+    with (folder / "original_text/model.safetensors").open("ab") as file:
+        file.write(f"....{folder.absolute()}/x".encode())
+    from trainer.leaks import find_leaks
+
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    leaks = {leak.partition(":")[0] for leak in find_leaks(files, folder)}
+    assert leaks == {"tokens.dat", "model.safetensors", "original_text/model.safetensors"}
+
+
+def test_no_byte_that_goes_up_holds_a_place_of_this_machine(folder, hub, tmp_path):
+    edit_json(folder / "config.json", base_model=str(tmp_path / "clip"))
+    assert publish(folder, *WAYS, "--push") == 0
+    assert json.loads(hub.repos[REPO]["config.json"])["base_model"] is None
+    for name, content in hub.repos[REPO].items():
+        assert str(tmp_path).encode() not in content, name
+        assert b"hf_loopback" not in content, name
+
+
+def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder, hub, capsys):
+    folder, base = adapter_folder
+    ways = ["--licence", "mit", "--without", "evaluation", "alignment"]
+    assert publish(folder, *ways, "--push") == 2
+    assert "which nobody else has" in capsys.readouterr().err
+    hub.repos["org/clip"] = {path.name: path.read_bytes() for path in base.iterdir()}
+    assert publish(folder, *ways, "--base-model", "org/clip", "--push") == 0
+    stored = hub.repos[REPO]
+    assert json.loads(stored["adapter_config.json"])["base_model_name_or_path"] == "org/clip"
+    assert json.loads(stored["rtd_adapter.json"])["base_model"] == "org/clip"
+    data = ModelCard(stored["README.md"].decode()).data
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/clip", "adapter", "peft")
+    loaded = RTDModel.from_adapter(REPO)
+    local = RTDModel.from_adapter(str(folder), base=str(base))
+    for name, tensor in local.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_an_adapter_with_another_base_is_refused(adapter_folder, clip, hub, capsys, tmp_path):
+    folder, base = adapter_folder
+    shake(clip, seed=5).save_pretrained(base.parent / "other")
+    files = {path.name: path.read_bytes() for path in base.iterdir()}
+    hub.repos["org/other"] = files | {"model.safetensors": (base.parent / "other/model.safetensors").read_bytes()}
+    ways = ["--licence", "mit", "--without", "evaluation", "alignment"]
+    assert publish(folder, *ways, "--base-model", "org/other") == 2
+    assert "is not the base of this model" in capsys.readouterr().err
+
+
+def test_a_base_that_cannot_be_had_is_noted_in_a_dry_run_and_refused_on_pushing(adapter_folder, hub, capsys):
+    folder, _ = adapter_folder
+    ways = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/away"]
+    assert publish(folder, *ways) == 0
+    assert "is checked on pushing" in capsys.readouterr().out
+    assert publish(folder, *ways, "--push") == 2
+
+
+@pytest.mark.parametrize(
+    ("mistake", "complaint"),
+    [
+        ("a run", "it is a run: publish"),
+        ("no folder", "there is no directory"),
+        ("no processor", "processor_config.json is missing"),
+        ("no original tower", "original_text/model.safetensors is missing"),
+        ("no organisation", "write org/name"),
+    ],
+)
+def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
+    place, repo = folder, REPO
+    if mistake == "a run":
+        place = folder.parent
+    elif mistake == "no folder":
+        place = folder / "nowhere"
+    elif mistake == "no processor":
+        (folder / "processor_config.json").unlink()
+    elif mistake == "no original tower":
+        (folder / "original_text/model.safetensors").unlink()
+    else:
+        repo = "tiny"
+    assert main(["publish", str(place), repo, *WAYS]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
+    assert publish(folder, *WAYS, "--push") == 0
+    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
+        image.save(f"{name}.jpg")
+    assert sorted(run_last(block)[0].tolist()) == [0, 1, 2]
+
+
+def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, hub, tmp_path, monkeypatch):
+    folder, base = adapter_folder
+    hub.repos["org/clip"] = {path.name: path.read_bytes() for path in base.iterdir()}
+    ways = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
+    assert publish(folder, *ways, "--push") == 0
+    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
+        image.save(f"{name}.jpg")
+    assert {hit["id"] for hit in run_last(block)} < {"a.jpg", "b.jpg", "c.jpg"}
+
+
+def run_last(block):
+    """Run a block and give the value of its last line."""
+    lines, names = block.strip().splitlines(), {}
+    exec("\n".join(lines[:-1]), names)
+    return eval(lines[-1], names)

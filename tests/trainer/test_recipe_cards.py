@@ -1,0 +1,155 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_rtd import RTDModel
+from tests.builders import build_clip, build_images, build_triplets
+from trainer import published_files
+from trainer.arguments import RTDTrainingArguments
+from trainer.cli.main import main
+from trainer.cli.options import parse_options
+from trainer.cli.train import TrainCommand
+from trainer.provenance import read_stages
+from trainer.recipe_cards import RECIPE_NAMES, render_cards, render_recipe_card
+
+
+CARDS = Path(__file__).parents[2] / "model_cards"
+DEFAULTS = {field.name: field.default for field in dataclasses.fields(RTDTrainingArguments)}
+FAST = "--max_steps 2 --per_device_train_batch_size 8 --use_cpu True --disable_tqdm True --lift_steps 2".split()
+
+every_recipe = pytest.mark.parametrize("name", RECIPE_NAMES)
+
+
+def test_there_is_a_recipe_for_each_backbone_and_projection():
+    pairs = set()
+    for name in RECIPE_NAMES:
+        command, _ = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
+        pairs.add((command.model, command.projection_from))
+    assert len(pairs) == len(RECIPE_NAMES) == 4 * 5
+    assert {"rtd-vitb32", "rtd-vitl", "rtd-vith", "rtd-vitg"} <= set(RECIPE_NAMES)
+
+
+@every_recipe
+def test_a_recipe_has_the_published_values(name):
+    command, args = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
+    for setting in (
+        "learning_rate",
+        "weight_decay",
+        "max_steps",
+        "noise_scale",
+        "temperature",
+        "seed",
+        "max_grad_norm",
+    ):
+        assert getattr(args, setting) == DEFAULTS[setting], setting
+    assert (args.per_device_train_batch_size, args.output_dir) == (128, f"runs/{name}")
+    assert command.original_text_model == command.model
+
+
+def write_published_file(path, projection, method):
+    """Write a projection as its authors do."""
+    state = projection.state_dict()
+    if method == "pic2word":
+        content = {"state_dict_img2text": {f"module.{name}": tensor for name, tensor in state.items()}}
+    else:
+        content = {"epoch": 1, "Phi": state}
+    torch.save(content, path)
+
+
+@pytest.fixture
+def toy(processor, tmp_path):
+    """Folder with a CLIP (of equal sizes, as FTI4CIR needs it), triplets and images."""
+    for part in (build_clip(projection_dim=32), processor.tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path / "clip")
+    (tmp_path / "triplets.jsonl").write_text("\n".join(json.dumps(row) for row in build_triplets(16)))
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(build_images(8)):
+        image.save(tmp_path / f"images/{number}.png")
+    return tmp_path
+
+
+@every_recipe
+def test_a_recipe_runs_at_toy_size(name, toy, monkeypatch):
+    command, _ = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
+    method, clip, out = command.projection_from, str(toy / "clip"), toy / "run"
+    model, more = RTDModel.from_clip(clip, method), []
+    if command.projection:
+        write_published_file(toy / "file.pt", model.projection, method)
+        monkeypatch.setattr(published_files, "fetch_file", {command.projection: toy / "file.pt"}.get)
+    else:
+        model.save_pretrained(toy / "projection")
+        more += ["--projection", str(toy / "projection")]
+    if "image_tokens" in model.projection.consumes:
+        more += ["--images", str(toy / "images")]
+    places = ["--model", clip, "--original_text_model", clip, "--output_dir", str(out)]
+    triplets = ["--triplets", str(toy / "triplets.jsonl")]
+    assert main(["train", "--recipe", name, *triplets, *places, *FAST, *more]) == 0
+    stages = read_stages(out / "model")
+    assert stages[-1]["steps"] == 2
+    assert stages[-1]["data"]["triplets"] == "triplets.jsonl"
+    if command.projection:
+        assert stages[0]["converted_from"] == command.projection
+        assert len(stages[0]["converted_from_sha256"]) == 64
+    for tensor, expected in zip(
+        RTDModel.from_pretrained(out / "model").projection.parameters(), model.projection.parameters(), strict=True
+    ):
+        torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
+
+
+def test_a_recipe_without_a_published_projection_says_what_to_do(toy, capsys):
+    assert main(["train", "--recipe", "rtd-vith", "--triplets", "t.jsonl", "--model", str(toy / "clip")]) == 2
+    assert "is a CLIP without a projection: name a trained one, or train it" in capsys.readouterr().err
+
+
+def test_a_projection_of_another_method_is_refused(toy, capsys):
+    RTDModel.from_clip(str(toy / "clip"), "pic2word").save_pretrained(toy / "projection")
+    places = ["--model", str(toy / "clip"), "--projection", str(toy / "projection")]
+    assert main(["train", "--recipe", "rtd-vitl", "--triplets", "t.jsonl", *places]) == 2
+    assert "holds a projection of pic2word, but lincir is asked for" in capsys.readouterr().err
+
+
+def test_a_file_without_its_method_is_refused(toy, capsys):
+    places = ["--model", str(toy / "clip"), "--projection", "phi.pt", "--triplets", "t.jsonl"]
+    assert main(["train", *places, "--output_dir", str(toy / "run")]) == 2
+    assert "say of which method, with --projection_from METHOD" in capsys.readouterr().err
+
+
+def test_an_address_is_fetched_once(tmp_path, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(
+        torch.hub, "download_url_to_file", lambda url, target: fetched.append(url) or Path(target).write_bytes(b"x")
+    )
+    for _ in range(2):
+        assert published_files.fetch_file("https://example.org/phi.pt").read_bytes() == b"x"
+    assert fetched == ["https://example.org/phi.pt"]
+
+
+@pytest.mark.parametrize("place", ["org/name/phi.pt", "phi.pt", "/nowhere/at/all.pt"])
+def test_a_file_that_cannot_be_had_is_named(place):
+    with pytest.raises(ValueError, match=place):
+        published_files.fetch_file(place)
+
+
+def test_the_cards_are_what_is_rendered_now():
+    rendered = render_cards(CARDS)
+    assert set(rendered) | {"README.md"} == {path.name for path in CARDS.glob("*.md")}
+    for name, text in rendered.items():
+        assert (CARDS / name).read_text(encoding="utf-8") == text, f"{name}: `make cards` renders it again"
+
+
+@every_recipe
+def test_a_recipe_card_is_honest_and_names_its_command(name):
+    card = render_recipe_card(name)
+    assert "**Not yet trained here.**" in card
+    assert f"rtd train --recipe {name} --triplets" in card
+    assert ("Secondary source" in card) != ("None was found." in card)
+    assert "unfilled" not in card
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'rtd-vitl'"):
+        render_recipe_card("rtd-vit-l")

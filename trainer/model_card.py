@@ -1,0 +1,301 @@
+"""Model cards: recorded facts in, huggingface_hub's own card out; what is not recorded is marked, never guessed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from modeling_rtd import RTDModel, RTDProcessor
+from trainer.adapters import has_adapters
+from trainer.citations import PAPERS, write_bibtex
+from trainer.demo_report import format_table
+
+
+__all__ = ["PIPELINE_TAG", "CardFacts", "describe_model", "render_card", "write_card"]
+
+# The Hub has a fixed list of tasks, without composed retrieval; the tags have it.
+PIPELINE_TAG = "image-feature-extraction"
+_TEMPLATE = Path(__file__).parent / "templates/model_card.md"
+_UNFILLED = "**[unfilled: {}]**"
+_FIRST_ROWS = ("data", "steps", "seconds", "hardware", "seed", "versions")
+_HASHES = ("text_model", "vision_model", "projection", "token_lift")
+_HIDDEN = ("stage", "rows_per_second")
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """All that a card tells.
+
+    Args:
+        repo (`str`): Hub id, or the directory's name before it has one.
+        projection (`str`): Method of the projection.
+        prompt (`str`): Prompt template.
+        is_adapter (`bool`): Whether the repository holds an adapter, not a whole model.
+        is_tuned (`bool`): Whether RTD has trained the text tower.
+        base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
+        licence (`str`, *optional*): Licence of the weights, as the Hub names it.
+        stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
+        evaluations (`Sequence[Mapping]`): Records of [`judge`].
+        diagnosis (`Mapping`, *optional*): What [`run_diagnosis`] found.
+        comparison (`Sequence[Mapping]`): Rows of the demo's `metrics.json`.
+        without (`Sequence[str]`): What the publisher says was not measured: `"evaluation"`, `"alignment"`.
+    """
+
+    repo: str
+    projection: str
+    prompt: str
+    is_adapter: bool
+    is_tuned: bool
+    base_model: str | None = None
+    licence: str | None = None
+    stages: Sequence[Mapping] = ()
+    evaluations: Sequence[Mapping] = ()
+    diagnosis: Mapping | None = None
+    comparison: Sequence[Mapping] = ()
+    without: Sequence[str] = ()
+
+    @cached_property
+    def alignment(self) -> Mapping | None:
+        """`Mapping`: What training did to the alignment of captions with images, where that was measured."""
+        part = (self.diagnosis or {}).get("alignment", {})
+        found = part.get("target_captions", part)
+        return found if "before" in found else None
+
+    @property
+    def unfilled(self) -> dict[str, str]:
+        """`dict[str, str]`: Facts that are missing, each with what brings it."""
+        nameless = [stage["stage"] for stage in self.stages if not (stage.get("data") or "converted_from" in stage)]
+        missing = {
+            "licence": (self.licence is None, "the licence of the weights; --licence ID"),
+            "base_model": (self.base_model is None, "the CLIP underneath; --base-model ID, or none"),
+            "stages": (not self.stages, "how it was made; provenance.json, which every run writes, is not there"),
+            "data": (bool(nameless), f"what {' and '.join(nameless)} was trained on; see provenance.json"),
+            "evaluation": (
+                not self.evaluations and "evaluation" not in self.without,
+                "results; --results FILE of `rtd evaluate`, or --without evaluation",
+            ),
+            "alignment": (
+                self.is_tuned and self.alignment is None and "alignment" not in self.without,
+                "alignment with images; --results diagnosis.json of `rtd diagnose`, or --without alignment",
+            ),
+        }
+        return {name: text for name, (is_missing, text) in missing.items() if is_missing}
+
+
+def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts) -> CardFacts:
+    """Take from a model what its card tells of it.
+
+    Args:
+        model ([`RTDModel`]): The model.
+        processor ([`RTDProcessor`]): Its processor.
+        repo (`str`): See [`CardFacts`].
+        facts: All else of [`CardFacts`].
+
+    Returns:
+        [`CardFacts`]: For [`render_card`].
+    """
+    is_adapter = has_adapters(model.text_model)
+    return CardFacts(
+        repo=repo,
+        projection=model.projection.config.projection_type,
+        prompt=processor.prompt_templates[processor.default_template],
+        is_adapter=is_adapter,
+        is_tuned=is_adapter or model.config.original_text_model is not None,
+        **facts,
+    )
+
+
+def render_card(facts: CardFacts) -> ModelCard:
+    """Render a card; facts that are missing stand in it as `[unfilled: ...]`.
+
+    Args:
+        facts ([`CardFacts`]): What is known.
+
+    Returns:
+        `huggingface_hub.ModelCard`: With metadata, results among them, in the Hub's form.
+    """
+    base = facts.base_model
+    methods = (["rtd"] if facts.is_tuned else []) + [facts.projection]
+    return ModelCard.from_template(
+        _write_metadata(facts),
+        template_path=str(_TEMPLATE),
+        title=facts.repo.rpartition("/")[2],
+        repo=facts.repo,
+        summary=_write_summary(facts),
+        is_adapter=facts.is_adapter,
+        base_model=base or _UNFILLED.format(facts.unfilled.get("base_model")),
+        base_text="a CLIP that is in this repository only" if base == "none" else f"`{base or 'a CLIP'}`",
+        prompt=facts.prompt,
+        stages=[_describe_stage(stage) for stage in facts.stages],
+        records=[_describe_record(record) for record in facts.evaluations],
+        comparison=_describe_comparison(facts.comparison),
+        alignment=_describe_alignment(facts),
+        limits=_list_limits(facts),
+        licence=facts.licence,
+        unfilled={name: _UNFILLED.format(text) for name, text in facts.unfilled.items()},
+        data_licences=sorted(
+            f"Results on {record['benchmark']}: {record['data']['licence'].rstrip('.')}."
+            for record in facts.evaluations
+        ),
+        citation="\n\n".join(write_bibtex(method) for method in methods),
+    )
+
+
+def write_card(facts: CardFacts, path: str | Path) -> None:
+    """Write a card, and beside it as JSON the facts that it is rendered from.
+
+    Args:
+        facts ([`CardFacts`]): What is known.
+        path (`str` or `Path`): File of the card, such as `model_cards/rtd-small-world.md`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    render_card(facts).save(path)
+    path.with_suffix(".json").write_text(json.dumps(asdict(facts), indent=1) + "\n", encoding="utf-8")
+
+
+def _write_metadata(facts: CardFacts) -> ModelCardData:
+    base = None if facts.base_model == "none" else facts.base_model
+    named = [name for stage in facts.stages for name in (stage.get("data") or {}).values()]
+    results = [
+        EvalResult(
+            task_type="composed-image-retrieval",
+            task_name="Composed image retrieval",
+            dataset_type=record["benchmark"],
+            dataset_name=record["benchmark"],
+            dataset_split=record["split"],
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=_scale(metric, value),
+            metric_args={name: value for name, value in record["protocol"].items() if value is not None},
+        )
+        for record in facts.evaluations
+        for metric, value in record["metrics"].items()
+    ]
+    return ModelCardData(
+        model_name=facts.repo.rpartition("/")[2],
+        license=facts.licence,
+        library_name="peft" if facts.is_adapter else "transformers",
+        pipeline_tag=PIPELINE_TAG,
+        base_model=base,
+        base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
+        datasets=sorted({name for name in named if name.count("/") == 1}) or None,
+        language="en",
+        tags=[
+            "composed-image-retrieval",
+            "image-retrieval",
+            "zero-shot",
+            "clip",
+            facts.projection.replace("_", "-"),
+            *(["rtd"] if facts.is_tuned else []),
+            *(["lora"] if facts.is_adapter else []),
+        ],
+        eval_results=results or None,
+    )
+
+
+def _write_summary(facts: CardFacts) -> str:
+    base = "a CLIP of its own" if facts.base_model == "none" else f"`{facts.base_model or 'a CLIP'}`"
+    name, arxiv = PAPERS[facts.projection].name, PAPERS[facts.projection].arxiv
+    text = (
+        f"A [{name}](https://arxiv.org/abs/{arxiv}) projection on {base} turns an image into words for the text tower"
+    )
+    if not facts.is_tuned:
+        return f"{text}, which is CLIP's own."
+    return f"{text}, and [RTD](https://arxiv.org/abs/{PAPERS['rtd'].arxiv}) has taught that tower to compose."
+
+
+def _describe_stage(stage: Mapping) -> dict:
+    """Order the facts of a stage: what matters to all first, then its settings, then hashes."""
+    settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN)]
+    order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
+    rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
+    return {"title": PAPERS[stage["stage"]].name if stage["stage"] in PAPERS else stage["stage"], "rows": rows}
+
+
+def _name(name: str, value) -> str:
+    return f"{name.removesuffix('_sha256')} (SHA-256)" if _is_hash(value) else name
+
+
+def _is_hash(value) -> bool:
+    return isinstance(value, str) and len(value) == 64
+
+
+def _format(value) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name}: {_format(part)}" for name, part in value.items() if part is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_format, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value).replace("|", "\\|")
+    return f"`{text}`" if "$" in text or "{" in text or _is_hash(text) else text
+
+
+def _scale(metric: str, value: float) -> float:
+    return round(value if metric.endswith("_rank") else 100 * value, 2)
+
+
+def _describe_record(record: Mapping) -> dict:
+    columns = {"": record["metrics"], **{f" ({part})": scores for part, scores in record["parts"].items()}}
+    numbers = [f"{title}: {n['queries']} queries, {n['gallery']} images" for title, n in record["numbers"].items()]
+    verdict = "In the published protocol." if record["comparable"] else "Not comparable with published numbers: "
+    if record["benchmark"].startswith("small_world"):
+        verdict = "A drawn toy world: these numbers say nothing about photographs."
+    elif not record["comparable"]:
+        verdict += "; ".join(record["deviations"]) + "."
+    return {
+        "title": f"{record['benchmark']}, {record['split']}",
+        "rows": [
+            (f"{metric}{part}", f"{_scale(metric, value):.2f}")
+            for part, scores in columns.items()
+            for metric, value in scores.items()
+        ],
+        "queries": "; ".join(numbers),
+        "verdict": verdict,
+        "protocol": _format(record["protocol"]),
+    }
+
+
+def _describe_comparison(rows: Sequence[Mapping]) -> dict | None:
+    if not rows:
+        return None
+    seeds = len({row["seed"] for row in rows})
+    text = f"Test queries of the small world, percent, {seeds} run(s), each with its own training data and networks"
+    if seeds > 1:
+        text += "; mean ± standard deviation. This model is of the first run"
+    return {"text": f"{text}.", "table": format_table(list(rows))}
+
+
+def _describe_alignment(facts: CardFacts) -> str | None:
+    if not facts.is_tuned:
+        return "Nothing: the text tower is CLIP's own."
+    if facts.alignment is None:
+        return None
+    before, after, recall = (facts.alignment[part] for part in ("before", "after", "recall"))
+    about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
+    return (
+        f"RTD trades plain caption retrieval for composition. On {about['benchmark']} ({about['split']}), the mean "
+        f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its "
+        f"margin over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their "
+        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. Plain text queries therefore go "
+        "to the text tower from before RTD, which this model names or carries."
+    )
+
+
+def _list_limits(facts: CardFacts) -> list[str]:
+    limits = [
+        "English only. Best absolute accuracy belongs to models trained on tens of millions of image triplets; this "
+        "one is for keeping a CLIP index, training on text alone, or adapting to a domain.",
+        "It inherits the biases and gaps of its CLIP and of the captions it was trained on. It is not for identifying "
+        "people.",
+        "Negations and unusual wordings of a condition are read in part at most.",
+    ]
+    if any(record["benchmark"].startswith("small_world") for record in facts.evaluations):
+        limits.append("Results on the small world are of drawings, and say nothing about photographs.")
+    return limits
