@@ -3,8 +3,8 @@
     python speed/gpu.py --out results.json
     python speed/gpu.py --out results.json --toy        # the same scripts at toy size on a CPU, to try this one
 
-Each part is a script of this folder in a process of its own. A part that fails or runs out of time is recorded as such,
-and the others go on; the file is written after each.
+Each part is a script of this folder in a process of its own. A part that fails or runs out of time is recorded as
+such, and the others go on; the file is written after each.
 """
 
 from __future__ import annotations
