@@ -30,7 +30,14 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
-EXTRAS["dev"] = [*EXTRAS["train"], *EXTRAS["faiss"], *EXTRAS["milvus"], "pytest>=9.0", "pytest-xdist>=3.8", "ruff==0.17.5"]
+EXTRAS["dev"] = [
+    *EXTRAS["train"],
+    *EXTRAS["faiss"],
+    *EXTRAS["milvus"],
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "ruff==0.17.5",
+]
 
 setup(
     name="rtd-cir",

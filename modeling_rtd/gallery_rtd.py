@@ -18,7 +18,7 @@ from .encoding_rtd import (
     load_ahead,
     take_fingerprint,
 )
-from .gallery_rows_rtd import GalleryRows, normalise
+from .gallery_rows_rtd import ENGINES, GalleryRows, normalise
 from .import_rtd import read_embeddings
 from .manifest_rtd import Manifest
 
@@ -44,7 +44,8 @@ class Gallery(GalleryRows):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus).
+            and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
+            are not kept with it.
 
     Raises:
         ValueError: If embeddings and ids are not accepted, an option differs from what the folder says, or the folder
@@ -338,14 +339,17 @@ class Gallery(GalleryRows):
     def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:
         """Write the gallery to a new folder, without the rows that were removed or replaced.
 
+        The folder is a gallery once all is written: a save that was interrupted leaves one that cannot be loaded.
+
         Args:
             folder (`str` or `Path`): Folder, made where it does not exist.
             engine (`str`, *optional*): Another engine to move to; this one's where left out.
-            dtype (`str`, *optional*): Another type to store in; this one's where left out.
-            options: Of the engine, see [`Gallery`]; this one's where both engine and options are left out.
+            dtype (`str`, *optional*): Another type to store in; this one's where left out and the engine has it.
+            options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, or there is a gallery in the folder.
+            ValueError: If the gallery is empty, or there is a gallery in the folder or, with Milvus, under the same
+                `uri` and `collection`.
         """
         folder = Path(folder)
         if self._engine is None:
@@ -353,11 +357,17 @@ class Gallery(GalleryRows):
         if Manifest.is_in(folder):
             raise ValueError(f"there is a gallery in '{folder}' already; choose another folder.")
         manifest = self._manifest
-        options = options or (manifest.options if engine in (None, manifest.engine) else {})
-        other = Gallery(folder=folder, engine=engine or manifest.engine, dtype=dtype or manifest.dtype, **options)
+        engine = engine or manifest.engine
+        if engine == manifest.engine:
+            options = manifest.options | options
+        if dtype is None and engine in ENGINES and manifest.dtype in ENGINES[engine].dtypes:
+            dtype = manifest.dtype
+        other = Gallery(folder=folder, engine=engine, dtype=dtype, **options)
+        other._is_partial = True  # the manifest comes last: what was interrupted before is no gallery
         with other._writing():
             self._copy_rows(other)
             other._manifest.fingerprint, other._manifest.base_model = manifest.fingerprint, manifest.base_model
+            other._is_partial = False
             other._write_manifest()
         other.close()
 

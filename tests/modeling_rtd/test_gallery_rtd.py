@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -299,6 +300,58 @@ def test_a_file_cut_short_is_named(index, name):
         Gallery.load(index).search(np.ones((1, 24)))
 
 
+def test_a_file_cut_short_is_named_before_it_is_written_to(index):
+    gallery = Gallery.load(index)
+    place = index / "embeddings.bin"
+    place.write_bytes(place.read_bytes()[:-30])
+    before = hash_files(index)
+    for one in (lambda: gallery, lambda: Gallery.load(index)):
+        with pytest.raises(ValueError, match="embeddings.bin' is cut short: it holds 5 images of 6"):
+            one().add_embeddings(torch.eye(24)[:1], ["x"])
+    assert hash_files(index) == before
+
+
+def test_threads_take_turns_at_one_gallery(tmp_path):
+    gallery = Gallery(folder=tmp_path)
+    rows = np.random.default_rng(0).standard_normal((4, 30, 8)).astype(np.float32)
+
+    def write(k):
+        for i in range(30):
+            gallery.add_embeddings(rows[k, i : i + 1], [f"{k}-{i}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    loaded = Gallery.load(tmp_path)
+    assert len(loaded) == 120
+    for k in range(4):
+        found = loaded.search(rows[k], 1)
+        assert [hits[0]["id"] for hits in found] == [f"{k}-{i}" for i in range(30)]
+
+
+def test_rows_that_are_refused_leave_none_of_them(tmp_path):
+    rows = np.ones((9000, 2))
+    rows[8500, 1] = np.nan
+    ids = [f"{i}" for i in range(9000)]
+    with pytest.raises(ValueError, match="first that of '8500'"):
+        Gallery(rows, ids, folder=tmp_path)
+    assert len(Gallery.load(tmp_path)) == 0
+
+
+def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch):
+    def read(self, batch_size=8192):
+        yield from [(["a"], np.ones((1, 24), np.float32), [None])]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_rtd.exact_engine_rtd.ExactEngine.read", read)
+    gallery, half = Gallery.load(index), tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt):
+        gallery.save(half)
+    with pytest.raises(ValueError, match="half' holds no readable gallery"):
+        Gallery.load(half)
+    with pytest.raises(ValueError, match="after a save that was interrupted; remove the folder"):
+        gallery.save(half)
+
+
 def test_a_damaged_journal_is_named(index):
     (index / "journal.jsonl").write_text("nonsense\n")
     with pytest.raises(ValueError, match=r"journal.jsonl' is damaged"):
@@ -355,6 +408,12 @@ def test_options_that_differ_from_the_folder_are_refused(index):
         Gallery(folder=index, engine="faiss")
     with pytest.raises(ValueError, match="there is a gallery in .* already"):
         Gallery.load(index).save(index)
+    pytest.importorskip("faiss")
+    options = {"engine": "faiss", "folder": index / "approximate"}
+    Gallery(torch.eye(3), ["a", "b", "c"], search_parameter=4, **options)
+    with pytest.raises(ValueError, match="has factory 'Flat', not 'HNSW32'"):
+        Gallery(factory="HNSW32", **options)
+    assert Gallery(search_parameter=8, **options).ids == ["a", "b", "c"]  # that of whoever opens it
 
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet", "faiss", "json"])
