@@ -120,8 +120,9 @@ class FaissEngine(StoredEngine):
         self._set_search_parameter()
         breadth = 1
         while True:
-            parameters = None if allowed is None else self._select(allowed, breadth)
-            scores, rows = self._search(queries, min(count * breadth, self._index.ntotal), parameters)
+            asked = min(count * breadth, self._index.ntotal)
+            parameters = None if allowed is None else self._select(allowed, asked, breadth)
+            scores, rows = self._search(queries, asked, parameters)
             usable = rows >= 0 if allowed is None else (rows >= 0) & allowed[rows]
             if allowed is None or (usable.sum(axis=1) >= count).all() or self._is_widest(count, breadth):
                 break
@@ -151,13 +152,13 @@ class FaissEngine(StoredEngine):
             return self._index.nprobe * breadth >= self._index.nlist
         return count * breadth >= self._index.ntotal
 
-    def _select(self, allowed: np.ndarray, breadth: int):
+    def _select(self, allowed: np.ndarray, asked: int, breadth: int):
         """Make the search parameters by which an index passes over rows that do not count."""
         selector = self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
         if isinstance(self._index, self._faiss.IndexIVF):
             return self._faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nprobe * breadth)
         if isinstance(self._index, self._faiss.IndexHNSW):
-            return self._faiss.SearchParametersHNSW(sel=selector, efSearch=self._index.hnsw.efSearch)
+            return self._faiss.SearchParametersHNSW(sel=selector, efSearch=max(self._index.hnsw.efSearch, asked))
         return self._faiss.SearchParameters(sel=selector)
 
     def _set_search_parameter(self) -> None:

@@ -198,7 +198,8 @@ def test_an_accelerator_agrees_with_brute_force(dtype):
 def measure_by_brute_force(gallery, rows, queries, ids):
     true = rank_by_brute_force(rows, queries)[0][:, :10]
     found = gallery.search(queries, 10)
-    return np.mean([len({hit["id"] for hit in hits} & {ids[i] for i in best}) / 10 for hits, best in zip(found, true)])
+    pairs = zip(found, true, strict=True)
+    return np.mean([len({hit["id"] for hit in hits} & {ids[i] for i in best}) / 10 for hits, best in pairs])
 
 
 @pytest.mark.parametrize("few", [0, 8192])
