@@ -193,13 +193,7 @@ class GalleryRows:
             seen.add(name)
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
-        for row in metadata or ():
-            if row is not None and not isinstance(row, dict):
-                raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        try:
-            json.dumps(metadata)
-        except TypeError as error:
-            raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
+        _check_metadata(metadata or ())
         return [None] * count if metadata is None else metadata
 
     def _find_existing(self, ids: list[str], existing: str) -> set[str]:
@@ -244,6 +238,18 @@ class GalleryRows:
         for name in ids:
             if name not in here:
                 raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
+
+
+def _check_metadata(metadata: Sequence[dict | None]) -> None:
+    for row in metadata:
+        if row is not None and not isinstance(row, dict):
+            raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
+        if not all(isinstance(name, str) for name in row or ()):
+            raise ValueError(f"fields of metadata must have strings as names, got {list(row)}.")
+    try:
+        json.dumps(metadata)
+    except TypeError as error:
+        raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
 
 
 def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,17 +75,28 @@ class Gallery(GalleryRows):
         return gallery, gallery.add(model, processor, images, ids, batch_size=batch_size)
 
     @classmethod
-    def from_embeddings(cls, source, ids=None, *, columns: tuple[str, str] = ("id", "embedding"), **kwargs) -> Gallery:
+    def from_embeddings(
+        cls,
+        source,
+        ids=None,
+        metadata: Mapping[str, dict] | None = None,
+        *,
+        columns: tuple[str, str] = ("id", "embedding"),
+        **kwargs,
+    ) -> Gallery:
         """Take over embeddings that the same CLIP image tower made elsewhere.
 
         Args:
             source (array, `str` or `Path`):
-                `(num_images, dim)` numbers, a `.npy` file, a `.parquet` file, or a FAISS index (`.faiss`, `.index`).
+                `(num_images, dim)` numbers, a `.npy` file, a `.parquet` file, or a FAISS index (`.faiss`, `.index`):
+                Flat, HNSW, IVF or SQ, or IDMap over one of these.
             ids (`list[str]`, `str` or `Path`, *optional*):
-                One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own; a FAISS index may.
+                One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own. Where a FAISS index
+                has numbers of its own, they are the ids, or places in this list.
+            metadata (`dict[str, dict]`, *optional*): By id, added to that of a parquet file; other ids are no error.
             columns (`tuple[str, str]`, defaults to `("id", "embedding")`):
                 Of a parquet file; all others become metadata.
-            kwargs: See [`Gallery`].
+            kwargs: See [`Gallery`]. A `path` in metadata tells where an image is, if its id does not.
 
         Returns:
             [`Gallery`]: Without a fingerprint of its image tower, until `verify` has compared a few images.
@@ -92,8 +104,11 @@ class Gallery(GalleryRows):
         Raises:
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
-        embeddings, ids, metadata = read_embeddings(source, ids, columns)
-        return cls(embeddings, ids, metadata, **kwargs)
+        embeddings, ids, own = read_embeddings(source, ids, columns)
+        if metadata:
+            own = own or [{}] * len(ids)
+            own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
+        return cls(embeddings, ids, own, **kwargs)
 
     def add(
         self,
@@ -115,7 +130,7 @@ class Gallery(GalleryRows):
             model ([`RTDModel`]): Whose vision tower encodes.
             processor ([`RTDProcessor`]): Its processor.
             images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
-            ids (`list[str]`, *optional*): One an image; the images themselves as strings where left out.
+            ids (`list[str]`, *optional*): One an image; its path or URL where left out.
             metadata (`list[dict]`, *optional*): For each image a dictionary that JSON can hold, or `None`.
             batch_size (`int`, defaults to 64): Images in one pass.
             num_workers (`int`, *optional*): Threads that decode; the number of CPUs, at most 8, where left out.
@@ -126,10 +141,15 @@ class Gallery(GalleryRows):
             `list[str]`: One sentence for each image that could not be read; the others are added.
 
         Raises:
-            ValueError: If ids repeat, counts differ, another process is writing, or the gallery was made by another
-                image tower.
+            ValueError: If ids repeat or are missing, counts differ, another process is writing, or the gallery was
+                made by another image tower.
         """
-        ids = [str(image) for image in images] if ids is None else list(ids)
+        for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        ids = _name_images(images) if ids is None else list(ids)
+        if not hasattr(images, "__len__"):
+            raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
         metadata = self._check_rows(len(images), ids, metadata, existing)
         skipped = []
         with self._writing():
@@ -273,6 +293,8 @@ class Gallery(GalleryRows):
             raise ValueError("the gallery is empty: there is nothing to search.")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
+        if not isinstance(min_score, numbers.Real | None):
+            raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
         if torch.is_tensor(query_embeds):
             query_embeds = query_embeds.detach().float().cpu().numpy()
         queries = np.asarray(query_embeds)
@@ -281,8 +303,7 @@ class Gallery(GalleryRows):
                 f"queries must have the shape (num_queries, {self._manifest.dim}), got {queries.shape}; were query "
                 "and gallery encoded by the same CLIP?"
             )
-        if exclude is not None and len(exclude) != len(queries):
-            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {len(queries)}.")
+        self._check_exclusions(exclude, len(queries))
         if not len(queries):
             return []
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
@@ -293,6 +314,13 @@ class Gallery(GalleryRows):
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
 
+    @staticmethod
+    def _check_exclusions(exclude, count: int) -> None:
+        if isinstance(exclude, str) or any(isinstance(names, str) for names in exclude or ()):
+            raise ValueError(f"`exclude` needs a list of ids for each query, got a string: {exclude!r}.")
+        if exclude is not None and len(exclude) != count:
+            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {count}.")
+
     def _check_filter(self, where) -> dict[str, list] | str | None:
         if isinstance(where, str):
             if not self._engine.takes_expressions:
@@ -301,6 +329,8 @@ class Gallery(GalleryRows):
                     'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
                 )
             return where
+        if not isinstance(where, Mapping | None):
+            raise ValueError(f"`where` must be a dictionary of fields and values, got {where!r}.")
         for name in where or ():
             if name not in self._manifest.fields:
                 known = ", ".join(self._manifest.fields) or "none; add images with `metadata`"
@@ -320,9 +350,9 @@ class Gallery(GalleryRows):
         Returns:
             `float`: Mean over the queries of the part found; 1 for an exact engine.
         """
-        exact = Gallery()
+        found, exact = self.search(query_embeds, top_k), Gallery()
         self._copy_rows(exact)
-        found, true = self.search(query_embeds, top_k), exact.search(query_embeds, top_k)
+        true = exact.search(query_embeds, top_k)
         shares = [
             len({hit["id"] for hit in ours} & {hit["id"] for hit in theirs}) / len(theirs)
             for ours, theirs in zip(found, true, strict=True)
@@ -371,6 +401,18 @@ class Gallery(GalleryRows):
             other._write_manifest()
         other.close()
 
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Tell whether a folder holds a gallery, be it one that cannot be read.
+
+        Args:
+            folder (`str` or `Path`): Folder.
+
+        Returns:
+            `bool`: Whether its manifest is there.
+        """
+        return Manifest.is_in(Path(folder))
+
     @classmethod
     def load(cls, folder: str | Path, **options) -> Gallery:
         """Open a gallery that is there; rows stay on disk, mapped into memory, where the engine allows it.
@@ -387,3 +429,15 @@ class Gallery(GalleryRows):
         """
         Manifest.read(Path(folder))
         return cls(folder=folder, **options)
+
+
+def _name_images(images) -> list[str]:
+    """Name images by their paths or URLs."""
+    if isinstance(images, str | Path):
+        raise ValueError(f"`images` must be a list of images, got the one '{images}'; put it into a list.")
+    names = []
+    for place, image in enumerate(images):
+        if not isinstance(image, str | Path):
+            raise ValueError(f"the image at position {place} is a {type(image).__name__} and has no name: pass ids=.")
+        names.append(str(image))
+    return names

@@ -68,7 +68,12 @@ class Manifest:
 
         Args:
             folder (`Path`): Folder.
+
+        Raises:
+            ValueError: If another program's manifest lies there.
         """
+        if (folder / _MANIFEST).exists() and not self.is_in(folder):
+            raise ValueError(f"'{folder / _MANIFEST}' is not that of a gallery; choose another folder.")
         partial = folder / f"{_MANIFEST}.partial"
         with partial.open("w", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self), indent=1))
@@ -84,9 +89,15 @@ class Manifest:
             folder (`Path`): Folder.
 
         Returns:
-            `bool`: Whether a manifest is there.
+            `bool`: Whether a gallery's manifest is there, be it damaged.
         """
-        return (folder / _MANIFEST).is_file()
+        try:
+            facts = json.loads((folder / _MANIFEST).read_bytes())
+        except OSError:
+            return False
+        except ValueError:
+            return True
+        return isinstance(facts, dict) and "engine" in facts
 
 
 @contextlib.contextmanager

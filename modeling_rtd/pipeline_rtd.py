@@ -22,7 +22,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     A query is a dictionary, or a row of a data set, with `image` and `text`: a reference image (path, URL or PIL
     image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
-    `image` alone it asks for similar images. A query may also hold `exclude`, a list of ids to leave out, and
+    `image` alone it asks for similar images. A query may also hold `exclude`, an id or a list of ids to leave out, and
     `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
 
     Args:
@@ -31,7 +31,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
         args, kwargs: As for every pipeline, and defaults of what `__call__` takes.
 
     Raises:
-        ValueError: If the gallery was made by another image tower.
+        ValueError: If there is no processor, or the gallery was made by another image tower.
 
     Examples:
         >>> from transformers import pipeline
@@ -49,6 +49,10 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, gallery: Gallery | str | Path | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError(
+                "the pipeline needs the model's processor: pass processor=RTDProcessor.from_pretrained(...)."
+            )
         self._gallery = None
         if gallery is not None:
             self.gallery = gallery
@@ -93,8 +97,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
             text (`str`, *optional*): Condition or plain text of a single query, in place of `inputs`.
             kwargs:
                 `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
-                leaves the reference out where its path or URL is an id of the gallery; `template`, the name of a
-                prompt template; `adapter`, for queries that name none; and `batch_size` and `num_workers`.
+                leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
+                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none; and
+                `batch_size` and `num_workers`.
 
         Returns:
             `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
@@ -135,7 +140,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
                 f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got '
                 f"{type(query).__name__}."
             )
-        image, text = query.get("image"), query.get("text")
+        image, text, exclude = query.get("image"), query.get("text"), query.get("exclude") or ()
         if text is not None and not isinstance(text, str):
             raise ValueError(f"`text` of a query must be a string, got {type(text).__name__}.")
         text = text if text and text.strip() else None
@@ -146,7 +151,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
                 "pixel_values": None if image is None else self.processor.prepare_images([image]),
                 "text": text,
                 "reference": _name_image(image),
-                "exclude": list(query.get("exclude") or ()),
+                "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
                 "adapter": query.get("adapter"),
             }
         }
@@ -157,9 +162,19 @@ class ComposedImageRetrievalPipeline(Pipeline):
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
         queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
-        exclude = [query["exclude"] + (query["reference"] if exclude_reference else []) for query in queries]
+        self.model.check_adapters([query["adapter"] or adapter for query in queries])
+        references = [query["reference"] if exclude_reference else [] for query in queries]
+        exclude = [query["exclude"] + names for query, names in zip(queries, references, strict=True)]
         embeds = self._encode(queries, template, adapter)
         hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
+        # An image whose id is not its path may name the path in its metadata.
+        same = [
+            [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
+            for row, names in zip(hits, references, strict=True)
+        ]
+        if any(same):
+            exclude = [names + more for names, more in zip(exclude, same, strict=True)]
+            hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
         return {"results": [{"hits": row} for row in hits]}
 
     def _encode(self, queries: Sequence[dict], template: str | None, adapter: str | None) -> torch.Tensor:
@@ -205,9 +220,13 @@ CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipelin
 
 def _name_image(image) -> list[str]:
     """Name the ids under which an image may stand in a gallery."""
+    if isinstance(image, Mapping):  # undecoded, of the library `datasets`
+        image = image.get("path")
     name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
     if not name or str(name).startswith("data:"):
         return []
     if str(name).startswith(("http://", "https://")):
         return [str(name)]
-    return [str(name), str(Path(name).resolve())]
+    path, here = Path(name).resolve(), Path.cwd()
+    names = [str(name), str(path)]
+    return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names

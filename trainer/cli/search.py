@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.images import list_images
+from trainer.images import IMAGE_SUFFIXES, list_images
 
 
 __all__ = ["run"]
@@ -25,20 +25,21 @@ def run(arguments: list[str]) -> None:
         ValueError: If the folder holds no readable image, the reference is unreadable, or an option is not accepted.
     """
     options = _parse(arguments)
-    is_index = (options.gallery / "manifest.json").is_file()
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     where = dict(_split_condition(text) for text in options.where)
+    _check_sheet(options.sheet)
     _refuse_sheet_in(options.sheet, options.gallery)
 
     from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
     from trainer.assembly import load_model_and_processor
 
+    is_index = Gallery.is_in(options.gallery)
+    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     model, processor = load_model_and_processor(options.model)
     if options.image is not None:
         reference = processor.load_image(options.image)
     if is_index:
-        gallery = Gallery.load(options.gallery)
-        for folder in {Path(name).parent for name in gallery.ids}:
+        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
+        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
             _refuse_sheet_in(options.sheet, folder)
     else:
         gallery, skipped = Gallery.from_images(model, processor, paths)
@@ -55,7 +56,6 @@ def run(arguments: list[str]) -> None:
     )
     if options.image and not options.keep_reference and str(Path(options.image).resolve()) in gallery:
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
-    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
     if options.json:
         rows = [{"rank": rank, **result} for rank, result in enumerate(results, start=1)]
         print(json.dumps({"image": options.image, "text": options.text, "results": rows}, indent=1))
@@ -63,6 +63,7 @@ def run(arguments: list[str]) -> None:
         print("rank  score   image")
         for rank, result in enumerate(results, start=1):
             print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
+    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
     print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
@@ -80,6 +81,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
     if options.image is None and not (options.text or "").strip():
@@ -97,6 +99,17 @@ def _split_condition(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _check_sheet(sheet: Path) -> None:
+    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"the contact sheet '{sheet}' is no image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
+        )
+    if not sheet.parent.is_dir():
+        raise ValueError(
+            f"there is no folder '{sheet.parent}' for the contact sheet; name another place with --sheet."
+        )
+
+
 def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
     if folder.is_dir() and sheet.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
@@ -110,16 +123,18 @@ def _draw(results: list[dict], reference, text: str | None, processor):
 
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    def load(name: str) -> Image.Image:
-        try:
-            return processor.load_image(name)
-        except ValueError:  # an id that is no path, or an image that has been moved
-            return Image.new("RGB", (1, 1), "lightgrey")
+    def load(result: dict) -> Image.Image:
+        for name in (result["id"], result.get("metadata", {}).get("path")):
+            try:
+                return processor.load_image(name)
+            except ValueError:  # an id that is no path, or an image that has been moved
+                continue
+        return Image.new("RGB", (1, 1), "lightgrey")
 
     rows = []
     for start in range(0, max(1, len(results)), _IN_A_ROW):
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(result["id"]), False) for result in part]
+        cells = [(load(result), False) for result in part]
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
         rows.append(SheetRow(None if start else reference, "" if start else text or "", [cells], [captions]))
     return draw_contact_sheet(rows, ["results, best first: rank and score"])
