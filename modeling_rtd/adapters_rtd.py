@@ -178,7 +178,9 @@ class RTDAdapterMixin:
         hooks = [
             module.register_forward_pre_hook(name_rows, with_kwargs=True)
             for module in self.text_model.modules()
-            if hasattr(module, "lora_A") or hasattr(module, "modules_to_save")
+            if any(
+                isinstance(getattr(module, name, None), torch.nn.ModuleDict) for name in ("lora_A", "modules_to_save")
+            )
         ]
         try:
             yield

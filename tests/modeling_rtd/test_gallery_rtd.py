@@ -222,6 +222,15 @@ def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
     assert "the image at position 1 cannot be read" in skipped[0]
 
 
+def test_a_row_too_large_to_decode_is_named(model, processor, photos, tmp_path, monkeypatch):
+    Image.new("RGB", (200, 200)).save(photos[1])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
+    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    assert gallery.ids == ["0", "2", "3", "4", "5"]
+    assert "the image at position 1 cannot be read: Image size (40000 pixels) exceeds" in skipped[0]
+
+
 @pytest.fixture
 def embeddings(model, processor, photos):
     return encode_images(model, processor, photos).numpy() * 7  # of any norm
@@ -383,6 +392,21 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
+        (
+            lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),
+            r"strings as names, got \[1\]",
+        ),
+        (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), "list of ids for each query, got a string"),
+        (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got a string"),
+        (lambda: SMALL.search(torch.eye(3), where=["x"]), r"`where` must be a dictionary .* got \['x'\]"),
+        (lambda: SMALL.search(torch.eye(3), min_score="high"), "`min_score` must be a number, got 'high'"),
+        (lambda: Gallery().measure_recall(torch.eye(3)), "the gallery is empty"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], device="gpu"), "the device 'gpu' cannot be used here"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], device="cuda:99"), "the device 'cuda:99' cannot be used here"),
+        (lambda: Gallery().add(None, None, [Image.new("RGB", (2, 2))]), "position 0 is a Image and has no name"),
+        (lambda: Gallery().add(None, None, "a.png"), "got the one 'a.png'; put it into a list"),
+        (lambda: Gallery().add(None, None, iter([]), []), "a list or another sequence, got a list_iterator"),
+        (lambda: Gallery().add(None, None, [], batch_size=0), "`batch_size` must be .* at least 1, got 0"),
         (lambda: SMALL.remove(["a", "z"]), "has no image 'z'"),
         (lambda: SMALL.search(torch.eye(3), 0), "`top_k` must be .* at least 1, got 0"),
         (lambda: SMALL.search(torch.eye(3), 2.5), "`top_k` must be a whole number"),

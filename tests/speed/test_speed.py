@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speed.gallery import measure
+from speed.gallery import build, search
 
 
 def run(script, *options):
@@ -28,8 +28,8 @@ def test_train_memory_compares_three_ways(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
-def test_gallery_measures_an_engine(engine):
-    row = measure(engine, size=64, dim=16)
+def test_gallery_measures_an_engine(engine, tmp_path):
+    row = build(engine, 64, 16, str(tmp_path)) | search(engine, 64, 16, str(tmp_path))
     assert row["recall"] == 1
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "search_64_s", "search_1_s", "disk_mib"))
     assert ("ratio" in row) == engine.startswith("exact")
