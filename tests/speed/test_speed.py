@@ -14,6 +14,7 @@ from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import measure
 from tests.builders import build_clip, build_image_processor
 from trainer.small_world import build_tokenizer
+from speed.gallery import build, search
 
 
 def run(script, *options):
@@ -33,8 +34,8 @@ def test_train_memory_compares_four_ways(tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
-def test_gallery_measures_an_engine(engine):
-    row = measure(engine, size=64, dim=16)
+def test_gallery_measures_an_engine(engine, tmp_path):
+    row = build(engine, 64, 16, str(tmp_path)) | search(engine, 64, 16, str(tmp_path))
     assert row["recall"] == 1
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "search_64_s", "search_1_s", "disk_mib"))
     assert ("ratio" in row) == engine.startswith("exact")

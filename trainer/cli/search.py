@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.images import list_images
+from trainer.images import IMAGE_SUFFIXES, list_images
 
 
 __all__ = ["run"]
@@ -25,18 +25,30 @@ def run(arguments: list[str]) -> None:
         ValueError: If the folder holds no readable image, a reference is unreadable, or an option is not accepted.
     """
     options = _parse(arguments)
-    is_index = (options.gallery / "manifest.json").is_file()
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     where = dict(_split_condition(text) for text in options.where)
+    _check_sheet(options.sheet)
     _refuse_sheet_in(options.sheet, options.gallery)
 
     from modeling_rtd import ComposedImageRetrievalPipeline
     from trainer.assembly import load_model_and_processor
 
+    is_index = Gallery.is_in(options.gallery)
+    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     model, processor = load_model_and_processor(options.model)
     for image in options.image:
         processor.load_image(image)  # refused before a folder is encoded
     gallery = _open_gallery(options, model, processor, paths)
+    if options.image is not None:
+        reference = processor.load_image(options.image)
+    if is_index:
+        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
+        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
+            _refuse_sheet_in(options.sheet, folder)
+    else:
+        gallery, skipped = Gallery.from_images(model, processor, paths)
+        if skipped:
+            reasons = "\n".join(f"  {reason}" for reason in skipped)
+            print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery, device=model.device)
     history = _open_history(
         search,
@@ -118,6 +130,7 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
         print("rank  score   image")
         for rank, result in enumerate(turn["results"], start=1):
             print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
+    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
     print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
@@ -157,6 +170,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
     if (options.use or options.replay) and options.history is None:
@@ -178,6 +192,17 @@ def _split_condition(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _check_sheet(sheet: Path) -> None:
+    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"the contact sheet '{sheet}' is no image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
+        )
+    if not sheet.parent.is_dir():
+        raise ValueError(
+            f"there is no folder '{sheet.parent}' for the contact sheet; name another place with --sheet."
+        )
+
+
 def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
     if folder.is_dir() and sheet.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
@@ -191,11 +216,13 @@ def _draw(turn: dict, processor):
 
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    def load(name: str) -> Image.Image:
-        try:
-            return processor.load_image(name)
-        except ValueError:  # an id that is no path, or an image that has been moved
-            return Image.new("RGB", (1, 1), "lightgrey")
+    def load(result: dict) -> Image.Image:
+        for name in (result["id"], result.get("metadata", {}).get("path")):
+            try:
+                return processor.load_image(name)
+            except ValueError:  # an id that is no path, or an image that has been moved
+                continue
+        return Image.new("RGB", (1, 1), "lightgrey")
 
     query, results, references = turn["query"], turn["results"], _list_references(turn["query"])
     text = ", ".join(filter(None, [query.get("text"), "negative" in query and f"without: {query['negative']}"]))
@@ -203,7 +230,7 @@ def _draw(turn: dict, processor):
     for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
         start = row * _IN_A_ROW
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(result["id"]), False) for result in part]
+        cells = [(load(result), False) for result in part]
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
         reference = load(references[row]) if row < len(references) else None
         rows.append(SheetRow(reference, "" if row else text, [cells], [captions]))
