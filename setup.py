@@ -42,9 +42,6 @@ EXTRAS["dev"] = [
     "pytest-xdist>=3.8",
     "ruff==0.17.5",
     "selenium>=4.51",  # drives a Chromium that is installed; without one those tests skip
-    "pytest>=9.0",
-    "pytest-xdist>=3.8",
-    "ruff==0.17.5",
 ]
 
 setup(

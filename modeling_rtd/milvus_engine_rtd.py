@@ -34,6 +34,10 @@ def _require_pymilvus():
     return pymilvus, (pymilvus.MilvusException, grpc.RpcError)
 
 
+def _is_file(uri: str | Path | None) -> bool:
+    return uri is not None and str(uri).endswith(".db")
+
+
 def _explain(error: Exception) -> str:
     return getattr(error, "message", None) or (error.details() if hasattr(error, "details") else str(error))
 
@@ -72,7 +76,7 @@ class MilvusEngine(Engine):
         """See [`Engine.settle`]; a file is named by its whole path, whichever folder it is opened from."""
         options = super().settle(options)
         uri = options["uri"]
-        return options if uri is None or "://" in str(uri) else options | {"uri": str(Path(uri).resolve())}
+        return options | {"uri": str(Path(uri).resolve())} if _is_file(uri) else options
 
     def __init__(
         self,
@@ -95,7 +99,7 @@ class MilvusEngine(Engine):
         self._names: dict[int, str] = {}  # of the rows that were found last
         self._metadata: dict[int, dict | None] = {}  # of those that were read last
         self._last_row = -1
-        if state is not None and "://" not in self.uri and not Path(self.uri).exists():
+        if state is not None and _is_file(self.uri) and not Path(self.uri).exists():
             raise ValueError(f"there is no file '{self.uri}'; restore it from a copy, or index the images again.")
         try:
             self._client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)

@@ -34,8 +34,6 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     Strength, negative text and several references are ours, not the paper's; their formulas are those of
     [`weigh_condition`], [`exclude_text`] and [`join_references`].
-    `image` alone it asks for similar images. A query may also hold `exclude`, an id or a list of ids to leave out, and
-    `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
 
     Args:
         gallery ([`Gallery`], `str` or `Path`):
@@ -160,26 +158,6 @@ class ComposedImageRetrievalPipeline(Pipeline):
             ValueError: If the query is none, an image cannot be read, or an entry is not accepted.
         """
         return {"query": read_query(query, self.processor)}
-        if not isinstance(query, Mapping):
-            raise ValueError(
-                f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got '
-                f"{type(query).__name__}."
-            )
-        image, text, exclude = query.get("image"), query.get("text"), query.get("exclude") or ()
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"`text` of a query must be a string, got {type(text).__name__}.")
-        text = text if text and text.strip() else None
-        if image is None and text is None:
-            raise ValueError(f"a query needs `image`, `text` or both, got {sorted(query)}.")
-        return {
-            "query": {
-                "pixel_values": None if image is None else self.processor.prepare_images([image]),
-                "text": text,
-                "reference": _name_image(image),
-                "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
-                "adapter": query.get("adapter"),
-            }
-        }
 
     def _forward(
         self, inputs, top_k=10, where=None, min_score=None, exclude_reference=True, template=None, adapter=None
@@ -187,12 +165,10 @@ class ComposedImageRetrievalPipeline(Pipeline):
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
         queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
-        exclude = [query["exclude"] + (query["references"] if exclude_reference else []) for query in queries]
-        embeds = encode_queries(self.model, self.processor, queries, template, adapter)
         self.model.check_adapters([query["adapter"] or adapter for query in queries])
-        references = [query["reference"] if exclude_reference else [] for query in queries]
+        references = [query["references"] if exclude_reference else [] for query in queries]
         exclude = [query["exclude"] + names for query, names in zip(queries, references, strict=True)]
-        embeds = self._encode(queries, template, adapter)
+        embeds = encode_queries(self.model, self.processor, queries, template, adapter)
         hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
         # An image whose id is not its path may name the path in its metadata.
         same = [
@@ -219,17 +195,3 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
 # What `config.json` says of it, by which `pipeline(model=...)` finds the task and its code.
 CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}
-
-
-def _name_image(image) -> list[str]:
-    """Name the ids under which an image may stand in a gallery."""
-    if isinstance(image, Mapping):  # undecoded, of the library `datasets`
-        image = image.get("path")
-    name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
-    if not name or str(name).startswith("data:"):
-        return []
-    if str(name).startswith(("http://", "https://")):
-        return [str(name)]
-    path, here = Path(name).resolve(), Path.cwd()
-    names = [str(name), str(path)]
-    return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names

@@ -37,6 +37,7 @@ def read_query(query: Mapping, processor) -> dict:
             f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got {type(query).__name__}.'
         )
     text, negative = _read_text(query, "text"), _read_text(query, "negative")
+    exclude = query.get("exclude") or ()
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     if not images and text is None:
@@ -47,7 +48,7 @@ def read_query(query: Mapping, processor) -> dict:
         "pixel_values": processor.prepare_images(images) if images else None,
         "text": text,
         "references": [name for image in images for name in name_image(image)],
-        "exclude": list(query.get("exclude") or ()),
+        "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
         "adapter": query.get("adapter"),
         "weights": query.get("weights"),
         "strength": query.get("strength"),
@@ -170,14 +171,19 @@ def name_image(image) -> list[str]:
     """Name the ids under which an image may stand in a gallery.
 
     Args:
-        image (path, URL or PIL image): Reference of a query.
+        image (path, URL, PIL image, or an undecoded one of the library `datasets`): Reference of a query.
 
     Returns:
-        `list[str]`: The path as it is and resolved; a URL as it is; none of an image without a name.
+        `list[str]`: The path as it is, resolved, and from the working directory; a URL as it is; none of an image
+        without a name.
     """
+    if isinstance(image, Mapping):
+        image = image.get("path")
     name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
     if not name or str(name).startswith("data:"):
         return []
     if str(name).startswith(("http://", "https://")):
         return [str(name)]
-    return [str(name), str(Path(name).resolve())]
+    path, here = Path(name).resolve(), Path.cwd()
+    names = [str(name), str(path)]
+    return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names

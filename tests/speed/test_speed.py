@@ -11,10 +11,9 @@ import pytest
 from modeling_rtd import RTDModel, RTDProcessor
 from speed import query_algebra
 from speed.count_lengths import LENGTHS, count_lengths
-from speed.gallery import measure
+from speed.gallery import build, search
 from tests.builders import build_clip, build_image_processor
 from trainer.small_world import build_tokenizer
-from speed.gallery import build, search
 
 
 def run(script, *options):
@@ -62,6 +61,8 @@ def test_query_algebra_writes_its_tables(tmp_path, capsys):
     query_algebra.main([str(tmp_path / "model"), "--preset", "toy", "--output_dir", str(tmp_path / "out")])
     assert capsys.readouterr().out.startswith("### Strength")
     assert (tmp_path / "out/queries.png").exists()
+
+
 def test_train_step_compares_all_ways_with_the_published_one(tmp_path):
     rows = run_rows("train_step.py", tmp_path)
     assert rows[0]["ours"] == "published"

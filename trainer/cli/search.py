@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     _check_sheet(options.sheet)
     _refuse_sheet_in(options.sheet, options.gallery)
 
-    from modeling_rtd import ComposedImageRetrievalPipeline
+    from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
     from trainer.assembly import load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
@@ -38,17 +38,6 @@ def run(arguments: list[str]) -> None:
     for image in options.image:
         processor.load_image(image)  # refused before a folder is encoded
     gallery = _open_gallery(options, model, processor, paths)
-    if options.image is not None:
-        reference = processor.load_image(options.image)
-    if is_index:
-        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
-        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
-            _refuse_sheet_in(options.sheet, folder)
-    else:
-        gallery, skipped = Gallery.from_images(model, processor, paths)
-        if skipped:
-            reasons = "\n".join(f"  {reason}" for reason in skipped)
-            print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery, device=model.device)
     history = _open_history(
         search,
@@ -69,16 +58,17 @@ def run(arguments: list[str]) -> None:
     references = _list_references(turn["query"])
     if not options.keep_reference and any(str(Path(image).resolve()) in gallery for image in references):
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
-    _draw(turn, processor).save(options.sheet)
     _print(turn, options)
+    _draw(turn, processor).save(options.sheet)
+    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str]):
     from modeling_rtd import Gallery
 
     if not paths:
-        gallery = Gallery.load(options.gallery)
-        for folder in {Path(name).parent for name in gallery.ids}:
+        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
+        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
             _refuse_sheet_in(options.sheet, folder)
         return gallery
     gallery, skipped = Gallery.from_images(model, processor, paths)
@@ -130,8 +120,6 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
         print("rank  score   image")
         for rank, result in enumerate(turn["results"], start=1):
             print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
-    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
-    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -169,8 +157,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--token", help="of a Milvus server")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
     if (options.use or options.replay) and options.history is None:
@@ -216,8 +204,8 @@ def _draw(turn: dict, processor):
 
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    def load(result: dict) -> Image.Image:
-        for name in (result["id"], result.get("metadata", {}).get("path")):
+    def load(*names: str | None) -> Image.Image:
+        for name in filter(None, names):
             try:
                 return processor.load_image(name)
             except ValueError:  # an id that is no path, or an image that has been moved
@@ -230,7 +218,7 @@ def _draw(turn: dict, processor):
     for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
         start = row * _IN_A_ROW
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(result), False) for result in part]
+        cells = [(load(result["id"], result.get("metadata", {}).get("path")), False) for result in part]
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
         reference = load(references[row]) if row < len(references) else None
         rows.append(SheetRow(reference, "" if row else text, [cells], [captions]))
