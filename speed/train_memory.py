@@ -119,6 +119,7 @@ def measure(mode: str, hidden_size: int, batch_size: int, steps: int, device: st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", choices=MODES, help="measure one mode in this process")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--hidden_size", type=int, default=512)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
@@ -131,7 +132,7 @@ def main() -> None:
         return
     flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
     rows = []
-    for mode in MODES:
+    for mode in options.modes:
         command = [sys.executable, __file__, "--mode", mode, *flags]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rows.append(json.loads(output.strip().splitlines()[-1]))

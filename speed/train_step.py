@@ -34,7 +34,11 @@ from trainer.noise import draw_noise
 
 __all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "measure"]
 
-# Arguments of each way, beside how anchors come.
+# Renamed in transformers 5.23.
+_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(RTDTrainingArguments, name)
+)
+# Arguments of each way.
 ARMS: dict[str, dict] = {
     "anchors cached": {"anchor_cache": "always"},
     "anchors on the fly": {"anchor_cache": "never"},
@@ -42,7 +46,7 @@ ARMS: dict[str, dict] = {
     "on the fly, one group": {"anchor_cache": "never", "length_groups": 1},
     "cached, two groups": {"anchor_cache": "always", "length_groups": 2},
     "cached, compiled": {"anchor_cache": "always", "torch_compile": True},
-    "cached, checkpointing": {"anchor_cache": "always", "gradient_checkpointing": True},
+    "cached, checkpointing": {"anchor_cache": "always", _CHECKPOINTING: True},
     "cached, LoRA": {"anchor_cache": "always"},
     "on the fly, LoRA": {"anchor_cache": "never"},
 }

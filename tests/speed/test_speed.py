@@ -1,5 +1,6 @@
 """Every speed script runs at toy size; no times are asserted."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import query_algebra
+from speed import query_algebra, train_memory
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from tests.builders import build_clip, build_image_processor
@@ -24,12 +25,21 @@ def run(script, *options):
     return result.stdout
 
 
-def test_train_memory_compares_four_ways(tmp_path):
-    shown = run("train_memory.py", "--hidden_size", "64", "--batch_size", "4", "--out", str(tmp_path / "out.json"))
-    assert "LoRA, anchors on the fly" in shown
-    rows = json.loads((tmp_path / "out.json").read_text())
-    assert len({row["loss"] for row in rows[:2]}) == 1  # cached anchors are the same anchors
-    assert rows[2]["trainable"] < rows[0]["trainable"] / 2
+@pytest.fixture
+def compare(tmp_path, monkeypatch, capsys):
+    """Run a comparison at toy size, in this process; it fails by itself where results differ."""
+
+    def compare(script, *options):
+        out = tmp_path / "out.json"
+        options = ["--size", "toy", "--batch_size", "4", "--repeats", "1", "--out", str(out), *options]
+        monkeypatch.setattr(sys, "argv", [script, *options])
+        importlib.import_module(f"speed.{script}").main()
+        rows = json.loads(out.read_text())["rows"]
+        shown = capsys.readouterr().out.splitlines()
+        assert sum(line.startswith("| ") for line in shown) == 1 + len(rows)  # the table and its head
+        return rows
+
+    return compare
 
 
 @pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
@@ -40,15 +50,23 @@ def test_gallery_measures_an_engine(engine, tmp_path):
     assert ("ratio" in row) == engine.startswith("exact")
 
 
-def run_rows(script, tmp_path, *options):
-    """Run a comparison at toy size; it fails by itself where results differ."""
-    out = tmp_path / "rows.json"
-    run(script, "--size", "toy", "--batch_size", "4", "--repeats", "1", "--out", str(out), *options)
-    return json.loads(out.read_text())["rows"]
+def test_train_memory_compares_four_ways():
+    rows = [train_memory.measure(mode, hidden_size=64, batch_size=4, steps=2) for mode in train_memory.MODES]
+    assert rows[0]["loss"] == rows[1]["loss"]  # cached anchors are the same anchors
+    assert rows[2]["trainable"] < rows[0]["trainable"] / 2
+    assert rows[3]["trainable"] == rows[0]["trainable"]
 
 
-def test_train_projection_compares_all_methods(tmp_path):
-    rows = run_rows("train_projection.py", tmp_path)
+@pytest.mark.slow
+def test_train_memory_measures_each_way_in_a_process_of_its_own(tmp_path):
+    options = ("--hidden_size", "64", "--batch_size", "4", "--steps", "1", "--modes", "LoRA, anchors on the fly")
+    run("train_memory.py", *options, "--out", str(tmp_path / "out.json"))
+    (row,) = json.loads((tmp_path / "out.json").read_text())
+    assert row["peak_mib"] > 0
+
+
+def test_train_projection_compares_all_methods(compare):
+    rows = compare("train_projection")
     assert {row["method"] for row in rows} == {"lincir", "searle", "oti", "pic2word", "context_i2w", "fti4cir"}
     assert all(row["difference"] < 1e-4 for row in rows)
 
@@ -63,46 +81,60 @@ def test_query_algebra_writes_its_tables(tmp_path, capsys):
     assert (tmp_path / "out/queries.png").exists()
 
 
-def test_train_step_compares_all_ways_with_the_published_one(tmp_path):
-    rows = run_rows("train_step.py", tmp_path)
+def test_train_step_compares_all_ways_with_the_published_one(compare):
+    rows = compare("train_step")
     assert rows[0]["ours"] == "published"
     assert len(rows) > 6
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
-def test_train_recipe_times_a_whole_run(tmp_path):
-    (row,) = run_rows("train_recipe.py", tmp_path, "--steps", "2", "--rows", "16")
+def test_train_recipe_times_a_whole_run(compare):
+    (row,) = compare("train_recipe", "--steps", "2", "--rows", "16")
     assert row["ours seconds"] > row["of it training"] > 0
     assert row["difference"] < 1e-4
 
 
-def test_query_has_all_parts(tmp_path):
-    (row,) = run_rows("query.py", tmp_path, "--galleries", "50", "--batch_sizes", "2")
+def test_query_has_all_parts(compare):
+    (row,) = compare("query", "--galleries", "50", "--batch_sizes", "2")
     assert {"preprocessing", "model", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
 
 
-def test_encode_gallery_relates_to_the_bare_tower(tmp_path):
-    rows = run_rows("encode_gallery.py", tmp_path, "--images", "4", "--workers", "1", "2")
+def test_encode_gallery_relates_to_the_bare_tower(compare):
+    rows = compare("encode_gallery", "--images", "4", "--workers", "1", "2")
     assert [row["workers"] for row in rows] == [1, 2]
 
 
-def test_scaling_goes_along_all_axes(tmp_path):
-    rows = run_rows("scaling.py", tmp_path, "--toy")
-    assert {row["axis"] for row in rows} == {"batch", "length", "triplets", "gallery", "processes"}
+def test_scaling_goes_along_its_axes(compare):
+    axes = ("batch", "length", "triplets", "gallery")
+    rows = compare("scaling", "--toy", "--axes", *axes)
+    assert {row["axis"] for row in rows} == set(axes)
     assert all(row["per unit"] > 0 for row in rows)
 
 
-def test_one_call_makes_all_measures_of_a_gpu(tmp_path):
-    parts = ("recipe, best precision", "search")  # the scripts are tried above
-    run("gpu.py", "--toy", "--out", str(tmp_path / "out.json"), "--parts", *parts)
+@pytest.mark.slow
+def test_scaling_measures_several_processes(tmp_path):
+    out = tmp_path / "out.json"
+    options = ("--size", "toy", "--batch_size", "4", "--repeats", "1", "--toy", "--axes", "processes")
+    run("scaling.py", *options, "--out", str(out))
+    assert [row["value"] for row in json.loads(out.read_text())["rows"]] == [1, 2]
+
+
+def test_one_call_makes_the_measures_of_a_gpu(tmp_path):
+    run("gpu.py", "--toy", "--out", str(tmp_path / "out.json"), "--parts", "query")
     results = json.loads((tmp_path / "out.json").read_text())
-    assert set(results["parts"]) == set(parts)
-    assert all("error" not in part for part in results["parts"].values())
+    assert results["parts"]["query"]["result"]["rows"][0]["gallery"] == 50
     assert results["machine"]["cores"] > 0
 
 
+def test_a_part_without_time_is_recorded_and_named(tmp_path):
+    out = tmp_path / "out.json"
+    command = [sys.executable, "speed/gpu.py", "--toy", "--out", str(out), "--parts", "query", "--seconds", "0"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert "not measured: query" in result.stderr
+    assert json.loads(out.read_text())["parts"]["query"]["error"] == "no time was left"
+
+
+@pytest.mark.slow
 def test_lengths_are_of_the_real_triplets(shared):
-    counted = count_lengths(
-        shared / "data/text_triplets/real_triplets.jsonl", shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz"
-    )
-    assert json.loads(LENGTHS.read_text()) == counted
+    triplets, merges = "data/text_triplets/real_triplets.jsonl", "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz"
+    assert json.loads(LENGTHS.read_text()) == count_lengths(shared / triplets, shared / merges)
