@@ -29,6 +29,7 @@ EXTRAS = {
     ],
     "faiss": ["faiss-cpu>=1.9"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
+    "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
@@ -36,9 +37,11 @@ EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["faiss"],
     *EXTRAS["milvus"],
+    *EXTRAS["app"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",
+    "selenium>=4.51",  # drives a Chromium that is installed; without one those tests skip
 ]
 
 setup(

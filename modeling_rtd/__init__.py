@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from modeling_rtd.algebra_rtd import exclude_text, join_references, weigh_condition
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
 from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
@@ -10,16 +11,19 @@ from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, 
 from modeling_rtd.encoding_rtd import encode_images
 from modeling_rtd.fti4cir_projection_rtd import FTI4CIRProjection
 from modeling_rtd.gallery_rtd import Gallery
+from modeling_rtd.history_rtd import SearchHistory
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_rtd import RTDProjection
+from modeling_rtd.queries_rtd import NEGATIVE_WEIGHT
 from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 
 __all__ = [
     "CHECKPOINT_FORMATS",
+    "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
     "ComposedImageRetrievalPipeline",
@@ -37,13 +41,17 @@ __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
     "SEARLEProjection",
+    "SearchHistory",
     "build_projection",
     "convert_checkpoint",
     "encode_images",
+    "exclude_text",
     "fingerprint",
+    "join_references",
     "load_projection",
     "read_checkpoint",
     "suggest",
+    "weigh_condition",
 ]
 
 AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)

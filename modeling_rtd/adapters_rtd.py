@@ -125,6 +125,40 @@ class RTDAdapterMixin:
         }
         Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
 
+    def check_adapters(self, adapter_names: Sequence[str | None]) -> None:
+        """Check that the text tower has the adapters that some queries name.
+
+        Args:
+            adapter_names (`list[str]`): Names, `"__base__"` for no adapter, or `None` for the active one.
+
+        Raises:
+            ValueError: If it has no adapter of a name.
+        """
+        known = {*getattr(self.text_model, "peft_config", {}), _BASE}
+        unknown = next((name for name in adapter_names if name is not None and name not in known), None)
+        if unknown is not None:
+            raise ValueError(suggest("adapter", unknown, known))
+
+    def _settle_adapters(self, adapter_names: Sequence[str | None] | None) -> list[str] | None:
+        """Name an adapter for every row; `None` where there is nothing to mix."""
+        if adapter_names is None:
+            return None
+        self.check_adapters(adapter_names)
+        if any(getattr(module, "_disable_adapters", False) for module in self.text_model.modules()):
+            asked = next((name for name in adapter_names if name not in (None, _BASE)), None)
+            if asked is not None:
+                raise ValueError(f"the adapter '{asked}' was asked for, but adapters are disabled: enable them first.")
+            return None
+        if not getattr(self.text_model, "peft_config", None):
+            return None
+        active = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
+        active = active() if callable(active) else active
+        if None in adapter_names and len(active) != 1:
+            raise ValueError(
+                f"several adapters are active ({', '.join(active)}): name one for each query of the batch."
+            )
+        return [active[0] if name is None else name for name in adapter_names]
+
     @property
     def _has_adapters(self) -> bool:
         return getattr(self.text_model, "_hf_peft_config_loaded", False)
@@ -132,18 +166,10 @@ class RTDAdapterMixin:
     @contextlib.contextmanager
     def _mix_adapters(self, adapter_names: Sequence[str | None] | None):
         """Let each row of a batch pass through an adapter of its own, by peft's `adapter_names`."""
-        if adapter_names is None:
+        names = self._settle_adapters(adapter_names)
+        if names is None:
             yield
             return
-        known = {*getattr(self.text_model, "peft_config", {}), _BASE}
-        unknown = next((name for name in adapter_names if name is not None and name not in known), None)
-        if unknown is not None:
-            raise ValueError(suggest("adapter", unknown, known))
-        if not self._has_adapters:
-            yield
-            return
-        active = self.text_model.active_adapters()[0]
-        names = [active if name is None else name for name in adapter_names]
 
         def name_rows(module, args, kwargs):
             return args, kwargs | {"adapter_names": names}
@@ -152,7 +178,9 @@ class RTDAdapterMixin:
         hooks = [
             module.register_forward_pre_hook(name_rows, with_kwargs=True)
             for module in self.text_model.modules()
-            if hasattr(module, "lora_A") or hasattr(module, "modules_to_save")
+            if any(
+                isinstance(getattr(module, name, None), torch.nn.ModuleDict) for name in ("lora_A", "modules_to_save")
+            )
         ]
         try:
             yield

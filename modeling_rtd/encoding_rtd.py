@@ -54,7 +54,7 @@ def load_ahead(
     def load(position: int) -> torch.Tensor | ValueError:
         try:
             image = images[position]  # a data set decodes it here
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever its decoder raises, such as Pillow's for a decompression bomb
             return ValueError(f"the image at position {position} cannot be read: {error}")
         try:
             return processor.prepare_images(image)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,13 +23,30 @@ class Engine:
 
     Attributes:
         name (`str`): As written in a manifest.
+        own_options (`dict`):
+            Options that belong to the gallery, with their defaults; all others belong to whoever opens it.
+        dtypes (`tuple[str, ...]`): Types in which it stores embeddings.
         takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
         tolerance (`float`): Largest error of a score that `_nearest` returns.
     """
 
     name = ""
+    own_options: ClassVar[dict] = {}
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
     takes_expressions = False
     tolerance = 0.0
+
+    @classmethod
+    def settle(cls, options: dict) -> dict:
+        """Give the options that belong to the gallery, as its manifest keeps them.
+
+        Args:
+            options (`dict`): As they were passed.
+
+        Returns:
+            `dict`: All of `own_options`, with defaults where nothing was passed.
+        """
+        return {name: options.get(name, default) for name, default in cls.own_options.items()}
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -148,8 +166,9 @@ class Engine:
         query, place = chosen.nonzero()
         candidates = rows[query, place]
         exact = np.empty(len(query))
+        by_row = np.argsort(candidates, kind="stable")  # so that a row is read once, and not for every query
         for start in range(0, len(query), _PAIRS):
-            part = slice(start, start + _PAIRS)
+            part = by_row[start : start + _PAIRS]
             vectors = self._read_rows(candidates[part]).astype(np.float64)
             exact[part] = np.einsum("nd,nd->n", vectors, queries[query[part]].astype(np.float64))
         exact = exact.round(12)  # below this, equal rows may differ by the order of summation

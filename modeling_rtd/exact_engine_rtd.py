@@ -22,6 +22,9 @@ class ExactEngine(StoredEngine):
     Args:
         dim, dtype, folder, state: See [`StoredEngine`]. On a CPU, rows in a folder stay there, mapped into memory.
         device (`str`, defaults to `"cpu"`): Where scores are computed; an accelerator keeps all rows.
+
+    Raises:
+        ValueError: If the device is not there.
     """
 
     name = "exact"
@@ -35,7 +38,10 @@ class ExactEngine(StoredEngine):
         device: str = "cpu",
     ):
         super().__init__(dim, dtype, folder, state)
-        self.device = torch.device(device)
+        try:
+            self.device = torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ValueError(f"the device {device!r} cannot be used here: {error}; leave `device` out.") from error
         self._blocks: dict[tuple[int, int], torch.Tensor] = {}  # on an accelerator
 
     @property

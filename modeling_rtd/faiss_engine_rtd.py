@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from .stored_engine_rtd import StoredEngine
 __all__ = ["FaissEngine", "require_faiss"]
 
 _INDEX = "index.faiss"
+_FEW = 8192  # rows that are read rather than looked for in the index
 
 
 def require_faiss():
@@ -47,6 +49,7 @@ class FaissEngine(StoredEngine):
     """
 
     name = "faiss"
+    own_options: ClassVar[dict] = {"factory": "Flat"}
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class FaissEngine(StoredEngine):
         super().__init__(dim, dtype, folder, state)
         self.factory, self.search_parameter = factory, search_parameter
         self.tolerance = dim * 2.0**-24
-        self._index = self._read_index() or self._build_index()
+        self._index = (None if state is None else self._read_index()) or self._build_index()
 
     def _build_index(self):
         try:
@@ -111,18 +114,52 @@ class FaissEngine(StoredEngine):
 
     def _nearest(self, queries: np.ndarray, count: int, where) -> tuple[np.ndarray, np.ndarray]:
         self._catch_up()
+        allowed = self._find_allowed(where)
+        if allowed is not None and allowed.sum() <= _FEW:
+            return self._nearest_of_few(queries, count, allowed.nonzero()[0])
         self._set_search_parameter()
-        allowed, asked = self._find_allowed(where), count
+        breadth = 1
         while True:
-            scores, rows = self._index.search(queries, min(asked, self._index.ntotal))
+            asked = min(count * breadth, self._index.ntotal)
+            parameters = None if allowed is None else self._select(allowed, asked, breadth)
+            scores, rows = self._search(queries, asked, parameters)
             usable = rows >= 0 if allowed is None else (rows >= 0) & allowed[rows]
-            if asked >= self._index.ntotal or (usable.sum(axis=1) >= count).all():
+            if allowed is None or (usable.sum(axis=1) >= count).all() or self._is_widest(count, breadth):
                 break
-            asked *= 4  # removed and filtered rows took the places
+            breadth *= 4  # rows that do not count lay where the index looks
         order = np.argsort(~usable, axis=1, kind="stable")[:, :count]
         usable = np.take_along_axis(usable, order, axis=1)
         scores, rows = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
         return np.where(usable, scores, -np.inf), np.where(usable, rows, -1)
+
+    def _nearest_of_few(self, queries: np.ndarray, count: int, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        scores = queries @ self._read_rows(chosen).astype(np.float32).T
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+        scores, rows = np.take_along_axis(scores, order, axis=1), chosen[order]
+        missing = ((0, 0), (0, count - rows.shape[1]))
+        return np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing, constant_values=-1)
+
+    def _search(self, queries: np.ndarray, count: int, parameters) -> tuple[np.ndarray, np.ndarray]:
+        if parameters is not None:
+            try:
+                return self._index.search(queries, count, params=parameters)
+            except RuntimeError:  # an index that takes no selection, such as PQ
+                pass
+        return self._index.search(queries, count)
+
+    def _is_widest(self, count: int, breadth: int) -> bool:
+        if isinstance(self._index, self._faiss.IndexIVF):
+            return self._index.nprobe * breadth >= self._index.nlist
+        return count * breadth >= self._index.ntotal
+
+    def _select(self, allowed: np.ndarray, asked: int, breadth: int):
+        """Make the search parameters by which an index passes over rows that do not count."""
+        selector = self._faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+        if isinstance(self._index, self._faiss.IndexIVF):
+            return self._faiss.SearchParametersIVF(sel=selector, nprobe=self._index.nprobe * breadth)
+        if isinstance(self._index, self._faiss.IndexHNSW):
+            return self._faiss.SearchParametersHNSW(sel=selector, efSearch=max(self._index.hnsw.efSearch, asked))
+        return self._faiss.SearchParameters(sel=selector)
 
     def _set_search_parameter(self) -> None:
         if self.search_parameter is not None:

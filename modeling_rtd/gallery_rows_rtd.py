@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class GalleryRows:
         self.folder = None if folder is None else Path(folder)
         self._manifest: Manifest | None = None
         self._engine: Engine | None = None
-        self._is_writing = False
+        self._lock = threading.RLock()
+        self._is_writing = self._is_partial = False
         self._wanted = (engine or "exact", dtype or "float32", options)
         if self._wanted[0] not in ENGINES:
             raise ValueError(suggest("engine", engine, ENGINES))
@@ -54,21 +56,23 @@ class GalleryRows:
 
     def _open(self, engine: str | None, dtype: str | None, options: dict) -> None:
         self._manifest = manifest = Manifest.read(self.folder)
+        if manifest.engine not in ENGINES:
+            raise ValueError(suggest("engine", manifest.engine, ENGINES))
+        settle = ENGINES[manifest.engine].settle
+        kept = settle(manifest.options)
         asked = {"engine": engine, "dtype": dtype}
-        asked |= {name: value for name, value in options.items() if name in manifest.options}
-        found = {"engine": manifest.engine, "dtype": manifest.dtype} | manifest.options
+        asked |= {name: value for name, value in settle(options).items() if name in options}
+        found = {"engine": manifest.engine, "dtype": manifest.dtype} | kept
         for name, value in asked.items():
             if value is not None and value != found[name]:
                 raise ValueError(
                     f"the gallery in '{self.folder}' has {name} {found[name]!r}, not {value!r}; leave `{name}` out, "
                     "or save it to another folder with it."
                 )
-        self._build_engine(manifest.options | options)
+        self._build_engine(options | kept)
 
     def _build_engine(self, options: dict) -> None:
         manifest = self._manifest
-        if manifest.engine not in ENGINES:
-            raise ValueError(suggest("engine", manifest.engine, ENGINES))
         try:
             self._engine = ENGINES[manifest.engine](
                 manifest.dim, manifest.dtype, self.folder, manifest.state, **options
@@ -78,19 +82,23 @@ class GalleryRows:
 
     def _create(self, dim: int) -> None:
         engine, dtype, options = self._wanted
-        # A device, a token belong to who opens a gallery, and not to the gallery.
-        kept = {name: value for name, value in options.items() if name not in ("device", "token")}
+        kept = ENGINES[engine].settle(options)
         self._manifest = Manifest(engine, dim, dtype, kept)
-        self._build_engine(options)
+        self._build_engine(options | kept)
         self._write_manifest()
 
     def _write_manifest(self) -> None:
         self._manifest.state = self._engine.state
-        if self.folder is not None:
+        if self.folder is not None and not self._is_partial:
             self._manifest.write(self.folder)
 
     @contextlib.contextmanager
     def _writing(self):
+        with self._lock, self._writing_alone():  # the lock is for threads, the folder's own for processes
+            yield
+
+    @contextlib.contextmanager
+    def _writing_alone(self):
         if self.folder is None or self._is_writing:
             yield
             return
@@ -163,8 +171,10 @@ class GalleryRows:
                 )
             here = self._find_existing(ids, existing)
             keep = [i for i, name in enumerate(ids) if name not in here]
-            for start in range(0, len(keep), 8192):
-                places = keep[start : start + 8192]
+            blocks = [keep[start : start + 8192] for start in range(0, len(keep), 8192)]
+            for places in blocks:  # all of them before the first is written
+                normalise(embeddings[places], [ids[i] for i in places])
+            for places in blocks:
                 rows = normalise(embeddings[places], [ids[i] for i in places])
                 self._append([ids[i] for i in places], rows, [metadata[i] for i in places])
             self._finish()
@@ -183,13 +193,7 @@ class GalleryRows:
             seen.add(name)
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
-        for row in metadata or ():
-            if row is not None and not isinstance(row, dict):
-                raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        try:
-            json.dumps(metadata)
-        except TypeError as error:
-            raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
+        _check_metadata(metadata or ())
         return [None] * count if metadata is None else metadata
 
     def _find_existing(self, ids: list[str], existing: str) -> set[str]:
@@ -234,6 +238,18 @@ class GalleryRows:
         for name in ids:
             if name not in here:
                 raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
+
+
+def _check_metadata(metadata: Sequence[dict | None]) -> None:
+    for row in metadata:
+        if row is not None and not isinstance(row, dict):
+            raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
+        if not all(isinstance(name, str) for name in row or ()):
+            raise ValueError(f"fields of metadata must have strings as names, got {list(row)}.")
+    try:
+        json.dumps(metadata)
+    except TypeError as error:
+        raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
 
 
 def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from .encoding_rtd import (
     load_ahead,
     take_fingerprint,
 )
-from .gallery_rows_rtd import GalleryRows, normalise
+from .gallery_rows_rtd import ENGINES, GalleryRows, normalise
 from .import_rtd import read_embeddings
 from .manifest_rtd import Manifest
 
@@ -44,7 +45,8 @@ class Gallery(GalleryRows):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus).
+            and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
+            are not kept with it.
 
     Raises:
         ValueError: If embeddings and ids are not accepted, an option differs from what the folder says, or the folder
@@ -73,17 +75,28 @@ class Gallery(GalleryRows):
         return gallery, gallery.add(model, processor, images, ids, batch_size=batch_size)
 
     @classmethod
-    def from_embeddings(cls, source, ids=None, *, columns: tuple[str, str] = ("id", "embedding"), **kwargs) -> Gallery:
+    def from_embeddings(
+        cls,
+        source,
+        ids=None,
+        metadata: Mapping[str, dict] | None = None,
+        *,
+        columns: tuple[str, str] = ("id", "embedding"),
+        **kwargs,
+    ) -> Gallery:
         """Take over embeddings that the same CLIP image tower made elsewhere.
 
         Args:
             source (array, `str` or `Path`):
-                `(num_images, dim)` numbers, a `.npy` file, a `.parquet` file, or a FAISS index (`.faiss`, `.index`).
+                `(num_images, dim)` numbers, a `.npy` file, a `.parquet` file, or a FAISS index (`.faiss`, `.index`):
+                Flat, HNSW, IVF or SQ, or IDMap over one of these.
             ids (`list[str]`, `str` or `Path`, *optional*):
-                One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own; a FAISS index may.
+                One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own. Where a FAISS index
+                has numbers of its own, they are the ids, or places in this list.
+            metadata (`dict[str, dict]`, *optional*): By id, added to that of a parquet file; other ids are no error.
             columns (`tuple[str, str]`, defaults to `("id", "embedding")`):
                 Of a parquet file; all others become metadata.
-            kwargs: See [`Gallery`].
+            kwargs: See [`Gallery`]. A `path` in metadata tells where an image is, if its id does not.
 
         Returns:
             [`Gallery`]: Without a fingerprint of its image tower, until `verify` has compared a few images.
@@ -91,8 +104,11 @@ class Gallery(GalleryRows):
         Raises:
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
-        embeddings, ids, metadata = read_embeddings(source, ids, columns)
-        return cls(embeddings, ids, metadata, **kwargs)
+        embeddings, ids, own = read_embeddings(source, ids, columns)
+        if metadata:
+            own = own or [{}] * len(ids)
+            own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
+        return cls(embeddings, ids, own, **kwargs)
 
     def add(
         self,
@@ -114,7 +130,7 @@ class Gallery(GalleryRows):
             model ([`RTDModel`]): Whose vision tower encodes.
             processor ([`RTDProcessor`]): Its processor.
             images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
-            ids (`list[str]`, *optional*): One an image; the images themselves as strings where left out.
+            ids (`list[str]`, *optional*): One an image; its path or URL where left out.
             metadata (`list[dict]`, *optional*): For each image a dictionary that JSON can hold, or `None`.
             batch_size (`int`, defaults to 64): Images in one pass.
             num_workers (`int`, *optional*): Threads that decode; the number of CPUs, at most 8, where left out.
@@ -125,10 +141,15 @@ class Gallery(GalleryRows):
             `list[str]`: One sentence for each image that could not be read; the others are added.
 
         Raises:
-            ValueError: If ids repeat, counts differ, another process is writing, or the gallery was made by another
-                image tower.
+            ValueError: If ids repeat or are missing, counts differ, another process is writing, or the gallery was
+                made by another image tower.
         """
-        ids = [str(image) for image in images] if ids is None else list(ids)
+        for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+        ids = _name_images(images) if ids is None else list(ids)
+        if not hasattr(images, "__len__"):
+            raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
         metadata = self._check_rows(len(images), ids, metadata, existing)
         skipped = []
         with self._writing():
@@ -272,6 +293,8 @@ class Gallery(GalleryRows):
             raise ValueError("the gallery is empty: there is nothing to search.")
         if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
+        if not isinstance(min_score, numbers.Real | None):
+            raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
         if torch.is_tensor(query_embeds):
             query_embeds = query_embeds.detach().float().cpu().numpy()
         queries = np.asarray(query_embeds)
@@ -280,8 +303,7 @@ class Gallery(GalleryRows):
                 f"queries must have the shape (num_queries, {self._manifest.dim}), got {queries.shape}; were query "
                 "and gallery encoded by the same CLIP?"
             )
-        if exclude is not None and len(exclude) != len(queries):
-            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {len(queries)}.")
+        self._check_exclusions(exclude, len(queries))
         if not len(queries):
             return []
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
@@ -292,6 +314,13 @@ class Gallery(GalleryRows):
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
 
+    @staticmethod
+    def _check_exclusions(exclude, count: int) -> None:
+        if isinstance(exclude, str) or any(isinstance(names, str) for names in exclude or ()):
+            raise ValueError(f"`exclude` needs a list of ids for each query, got a string: {exclude!r}.")
+        if exclude is not None and len(exclude) != count:
+            raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {count}.")
+
     def _check_filter(self, where) -> dict[str, list] | str | None:
         if isinstance(where, str):
             if not self._engine.takes_expressions:
@@ -300,6 +329,8 @@ class Gallery(GalleryRows):
                     'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
                 )
             return where
+        if not isinstance(where, Mapping | None):
+            raise ValueError(f"`where` must be a dictionary of fields and values, got {where!r}.")
         for name in where or ():
             if name not in self._manifest.fields:
                 known = ", ".join(self._manifest.fields) or "none; add images with `metadata`"
@@ -319,9 +350,9 @@ class Gallery(GalleryRows):
         Returns:
             `float`: Mean over the queries of the part found; 1 for an exact engine.
         """
-        exact = Gallery()
+        found, exact = self.search(query_embeds, top_k), Gallery()
         self._copy_rows(exact)
-        found, true = self.search(query_embeds, top_k), exact.search(query_embeds, top_k)
+        true = exact.search(query_embeds, top_k)
         shares = [
             len({hit["id"] for hit in ours} & {hit["id"] for hit in theirs}) / len(theirs)
             for ours, theirs in zip(found, true, strict=True)
@@ -338,14 +369,17 @@ class Gallery(GalleryRows):
     def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:
         """Write the gallery to a new folder, without the rows that were removed or replaced.
 
+        The folder is a gallery once all is written: a save that was interrupted leaves one that cannot be loaded.
+
         Args:
             folder (`str` or `Path`): Folder, made where it does not exist.
             engine (`str`, *optional*): Another engine to move to; this one's where left out.
-            dtype (`str`, *optional*): Another type to store in; this one's where left out.
-            options: Of the engine, see [`Gallery`]; this one's where both engine and options are left out.
+            dtype (`str`, *optional*): Another type to store in; this one's where left out and the engine has it.
+            options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, or there is a gallery in the folder.
+            ValueError: If the gallery is empty, or there is a gallery in the folder or, with Milvus, under the same
+                `uri` and `collection`.
         """
         folder = Path(folder)
         if self._engine is None:
@@ -353,13 +387,31 @@ class Gallery(GalleryRows):
         if Manifest.is_in(folder):
             raise ValueError(f"there is a gallery in '{folder}' already; choose another folder.")
         manifest = self._manifest
-        options = options or (manifest.options if engine in (None, manifest.engine) else {})
-        other = Gallery(folder=folder, engine=engine or manifest.engine, dtype=dtype or manifest.dtype, **options)
+        engine = engine or manifest.engine
+        if engine == manifest.engine:
+            options = manifest.options | options
+        if dtype is None and engine in ENGINES and manifest.dtype in ENGINES[engine].dtypes:
+            dtype = manifest.dtype
+        other = Gallery(folder=folder, engine=engine, dtype=dtype, **options)
+        other._is_partial = True  # the manifest comes last: what was interrupted before is no gallery
         with other._writing():
             self._copy_rows(other)
             other._manifest.fingerprint, other._manifest.base_model = manifest.fingerprint, manifest.base_model
+            other._is_partial = False
             other._write_manifest()
         other.close()
+
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Tell whether a folder holds a gallery, be it one that cannot be read.
+
+        Args:
+            folder (`str` or `Path`): Folder.
+
+        Returns:
+            `bool`: Whether its manifest is there.
+        """
+        return Manifest.is_in(Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, **options) -> Gallery:
@@ -377,3 +429,15 @@ class Gallery(GalleryRows):
         """
         Manifest.read(Path(folder))
         return cls(folder=folder, **options)
+
+
+def _name_images(images) -> list[str]:
+    """Name images by their paths or URLs."""
+    if isinstance(images, str | Path):
+        raise ValueError(f"`images` must be a list of images, got the one '{images}'; put it into a list.")
+    names = []
+    for place, image in enumerate(images):
+        if not isinstance(image, str | Path):
+            raise ValueError(f"the image at position {place} is a {type(image).__name__} and has no name: pass ids=.")
+        names.append(str(image))
+    return names

@@ -15,6 +15,8 @@ from .faiss_engine_rtd import require_faiss
 __all__ = ["read_embeddings"]
 
 _FAISS_SUFFIXES = (".faiss", ".index")
+_ROWS_IN_ORDER = "IndexFlat, IndexFlatIP, IndexFlatL2, IndexHNSWFlat, IndexHNSWSQ, IndexScalarQuantizer".split(", ")
+_ROWS_IN_LISTS = ["IndexIVFFlat", "IndexIVFScalarQuantizer"]
 
 
 def read_embeddings(
@@ -43,10 +45,11 @@ def read_embeddings(
         if path.suffix == ".npy":
             embeddings = _load_array(path, "r")
         elif path.suffix == ".parquet":
+            if ids is not None:
+                raise ValueError(f"'{path}' has ids of its own, in the column '{columns[0]}': leave the ids out.")
             embeddings, ids, metadata = _read_parquet(path, columns)
         elif path.suffix in _FAISS_SUFFIXES:
-            embeddings, own = _read_faiss(path)
-            ids = own if ids is None else ids
+            embeddings, ids = _read_faiss(path, ids)
         else:
             raise ValueError(f"'{path}' is none of .npy, .parquet, .faiss and .index.")
     if ids is None:
@@ -70,7 +73,10 @@ def _read_ids(ids) -> list[str] | None:
     if not path.is_file():
         raise ValueError(f"there is no file of ids '{path}'.")
     if path.suffix == ".npy":
-        return [str(name) for name in _load_array(path).tolist()]
+        names = _load_array(path)
+        if names.ndim != 1:
+            raise ValueError(f"'{path}' must hold one row of ids, got an array of the shape {names.shape}.")
+        return [str(name) for name in names.tolist()]
     text = path.read_text(encoding="utf-8")
     if path.suffix != ".json":
         return text.splitlines()
@@ -102,21 +108,67 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
         embeddings = np.stack(table[columns[1]].to_numpy())
     except (ValueError, TypeError) as error:
         raise ValueError(f"the column '{columns[1]}' of '{path}' holds no rows of one length: {error}.") from error
+    names = table[columns[0]].to_pylist()
+    if None in names:
+        raise ValueError(f"the column '{columns[0]}' of '{path}' has no id in row {names.index(None)}; name it.")
     others = table.drop_columns(list(columns))
     metadata = others.to_pylist() if others.column_names else None
-    return embeddings, [str(name) for name in table[columns[0]].to_pylist()], metadata
+    return embeddings, [str(name) for name in names], metadata
 
 
-def _read_faiss(path: Path) -> tuple[np.ndarray, list[str] | None]:
+def _read_faiss(path: Path, ids: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
     faiss = require_faiss()
     try:
         whole = index = faiss.read_index(str(path))  # which owns the index inside it
-        ids = None
-        if isinstance(index, faiss.IndexIDMap):  # IndexIDMap2 is one too
-            ids = [str(number) for number in faiss.vector_to_array(whole.id_map)]
-            index = faiss.downcast_index(whole.index)
-        if isinstance(index, faiss.IndexIVF):
-            index.make_direct_map()
-        return index.reconstruct_n(0, index.ntotal), ids
     except RuntimeError as error:
-        raise ValueError(f"FAISS cannot give back the embeddings of '{path}': {error}.") from error
+        raise ValueError(f"'{path}' is no index that FAISS reads: {error}.") from error
+    numbers = None
+    if type(index) in (faiss.IndexIDMap, faiss.IndexIDMap2):
+        numbers = faiss.vector_to_array(whole.id_map)
+        index = faiss.downcast_index(whole.index)
+    kind = type(index).__name__
+    # By name: FAISS ends the whole process where it is asked for rows that an index of another kind does not have.
+    if kind in _ROWS_IN_LISTS:
+        embeddings, own = _read_lists(faiss, index)
+        numbers = own if numbers is None else numbers[own]
+    elif kind in _ROWS_IN_ORDER:
+        embeddings = index.reconstruct_n(0, index.ntotal)
+    else:
+        raise ValueError(
+            f"'{path}' holds an {kind}, from which the embeddings do not come back as they were; Flat, HNSW, IVF and "
+            "SQ are taken, and IDMap over them. Save the embeddings as .npy or .parquet."
+        )
+    return embeddings, _name_numbers(path, numbers, ids)
+
+
+def _read_lists(faiss, index) -> tuple[np.ndarray, np.ndarray]:
+    """Read rows and their numbers list by list; FAISS's own way takes numbers for places."""
+    lists, rows, numbers = index.invlists, [], []
+    for place in range(index.nlist):
+        size = lists.list_size(place)
+        if not size:
+            continue
+        # Names for all of these, since FAISS is given bare addresses.
+        codes = faiss.rev_swig_ptr(lists.get_codes(place), size * index.code_size).copy()
+        places, part = np.full(size, place, np.int64), np.empty((size, index.d), np.float32)
+        index.decode_vectors(size, faiss.swig_ptr(codes), faiss.swig_ptr(places), faiss.swig_ptr(part))
+        rows.append(part)
+        numbers.append(faiss.rev_swig_ptr(lists.get_ids(place), size).copy())
+    if not rows:
+        return np.empty((0, index.d), np.float32), np.empty(0, np.int64)
+    order = np.argsort(np.concatenate(numbers), kind="stable")
+    return np.concatenate(rows)[order], np.concatenate(numbers)[order]
+
+
+def _name_numbers(path: Path, numbers: np.ndarray | None, ids: list[str] | None) -> list[str] | None:
+    """Name rows by a list of ids, in which FAISS's numbers are places, or by the numbers themselves."""
+    if numbers is None:
+        return ids
+    if ids is None:
+        return [str(number) for number in numbers]
+    if not np.array_equal(np.sort(numbers), np.arange(len(ids))):
+        raise ValueError(
+            f"'{path}' has {len(numbers)} rows with ids of its own, such as {numbers[:1].tolist()}, and they are not "
+            f"the places 0 to {len(ids) - 1} in the {len(ids)} ids given; leave the ids out."
+        )
+    return [ids[number] for number in numbers]

@@ -24,8 +24,8 @@ class Manifest:
         engine (`str`): Name of the engine.
         dim (`int`): Size of an embedding.
         dtype (`str`): Type in which embeddings are stored.
-        options (`dict`): Of the engine.
-        state (`dict`): Of the engine, when it was last finished.
+        options (`dict`): Of the engine, all that belong to the gallery.
+        state (`dict`, *optional*): Of the engine, when it was last finished; `None` before anything was written.
         fields (`list[str]`): Names in the metadata of its images.
         fingerprint (`str`, *optional*): Of the image tower, see `take_fingerprint`.
         base_model (`str`, *optional*): Name of the CLIP, for messages only.
@@ -36,7 +36,7 @@ class Manifest:
     dim: int
     dtype: str = "float32"
     options: dict = field(default_factory=dict)
-    state: dict = field(default_factory=dict)
+    state: dict | None = None
     fields: list[str] = field(default_factory=list)
     fingerprint: str | None = None
     base_model: str | None = None
@@ -68,7 +68,12 @@ class Manifest:
 
         Args:
             folder (`Path`): Folder.
+
+        Raises:
+            ValueError: If another program's manifest lies there.
         """
+        if (folder / _MANIFEST).exists() and not self.is_in(folder):
+            raise ValueError(f"'{folder / _MANIFEST}' is not that of a gallery; choose another folder.")
         partial = folder / f"{_MANIFEST}.partial"
         with partial.open("w", encoding="utf-8") as file:
             file.write(json.dumps(asdict(self), indent=1))
@@ -84,9 +89,15 @@ class Manifest:
             folder (`Path`): Folder.
 
         Returns:
-            `bool`: Whether a manifest is there.
+            `bool`: Whether a gallery's manifest is there, be it damaged.
         """
-        return (folder / _MANIFEST).is_file()
+        try:
+            facts = json.loads((folder / _MANIFEST).read_bytes())
+        except OSError:
+            return False
+        except ValueError:
+            return True
+        return isinstance(facts, dict) and "engine" in facts
 
 
 @contextlib.contextmanager

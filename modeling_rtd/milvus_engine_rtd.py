@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,19 +17,29 @@ from .engine_rtd import Engine
 __all__ = ["MilvusEngine"]
 
 _MOST = 16_384  # results that Milvus gives at a time
-_QUERIES, _ROWS = 32, 2048  # in one message
-_FIELDS = ["row", "embedding", "metadata"]
+_QUERIES, _PAIRS, _ROWS = 32, 131_072, 2048  # in one message: queries, hits of all of them, and rows
 _ID_BYTES = 1024
 
 
 def _require_pymilvus():
     try:
+        import grpc
         import pymilvus
     except ImportError as error:
         raise ImportError(
             'pymilvus is not installed: pip install pymilvus milvus-lite, or use engine="exact".'
         ) from error
-    return pymilvus
+    for name in ("pymilvus", "milvus_lite"):  # they log a traceback of every error that they also raise
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return pymilvus, (pymilvus.MilvusException, grpc.RpcError)
+
+
+def _is_file(uri: str | Path | None) -> bool:
+    return uri is not None and str(uri).endswith(".db")
+
+
+def _explain(error: Exception) -> str:
+    return getattr(error, "message", None) or (error.details() if hasattr(error, "details") else str(error))
 
 
 class MilvusEngine(Engine):
@@ -39,22 +51,32 @@ class MilvusEngine(Engine):
         dim (`int`): Size of an embedding.
         dtype (`str`, defaults to `"float32"`): Only `"float32"`.
         folder (`Path`): Where the manifest lies, and the embedded file.
-        state (`dict`, *optional*): Not used: Milvus knows what it holds.
+        state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
         uri (`str`, *optional*):
             A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`; `milvus.db` in the
             gallery's folder where left out, by `milvus-lite`.
-        collection (`str`, defaults to `"gallery"`): Name of the collection.
+        collection (`str`, defaults to `"gallery"`): Name of the collection, which belongs to this gallery alone.
         index (`str`, defaults to `"FLAT"`):
             Type of Milvus's index: `"FLAT"` is exact; `"AUTOINDEX"`, `"HNSW"` and others are approximate.
         token (`str`, *optional*): Of the server; never written to the manifest.
 
     Raises:
         ImportError: If `pymilvus` is not installed.
-        ValueError: If Milvus cannot be reached, or there is no folder.
+        ValueError: If Milvus cannot be reached, there is no folder, a collection is there that should be made, or not
+            there or of another size where it should be opened.
     """
 
     name = "milvus"
+    own_options: ClassVar[dict] = {"uri": None, "collection": "gallery", "index": "FLAT"}
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
     takes_expressions = True
+
+    @classmethod
+    def settle(cls, options: dict) -> dict:
+        """See [`Engine.settle`]; a file is named by its whole path, whichever folder it is opened from."""
+        options = super().settle(options)
+        uri = options["uri"]
+        return options | {"uri": str(Path(uri).resolve())} if _is_file(uri) else options
 
     def __init__(
         self,
@@ -69,30 +91,55 @@ class MilvusEngine(Engine):
     ):
         if folder is None:
             raise ValueError("a gallery in Milvus needs a folder for its manifest: pass folder=.")
-        if dtype != "float32":
+        if dtype not in self.dtypes:
             raise ValueError(f"Milvus stores float32 here, got dtype='{dtype}'; leave it out.")
         self.dim, self.collection, self.uri = dim, collection, uri or str(folder / "milvus.db")
         self.tolerance = dim * 2.0**-24
-        self._milvus = _require_pymilvus()
-        self._hits: dict[int, tuple[str, np.ndarray, dict | None]] = {}
+        self._milvus, self._errors = _require_pymilvus()
+        self._names: dict[int, str] = {}  # of the rows that were found last
+        self._metadata: dict[int, dict | None] = {}  # of those that were read last
         self._last_row = -1
+        if state is not None and _is_file(self.uri) and not Path(self.uri).exists():
+            raise ValueError(f"there is no file '{self.uri}'; restore it from a copy, or index the images again.")
         try:
             self._client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
-        except self._milvus.MilvusException as error:
+        except self._errors as error:
             raise ValueError(
-                f"Milvus at '{self.uri}' cannot be had: {error.message}; is the server running, or does another "
+                f"Milvus at '{self.uri}' cannot be had: {_explain(error)}; is the server running, or does another "
                 "process have the file open?"
             ) from error
-        if not self._ask("has_collection"):
-            self._create(index)
+        try:
+            self._make(index) if state is None else self._open()
+        except ValueError:
+            self.close()
+            raise
 
     def _ask(self, call: str, **arguments):
         try:
             return getattr(self._client, call)(self.collection, **arguments)
-        except self._milvus.MilvusException as error:
-            raise ValueError(f"Milvus refused to {call.replace('_', ' ')}: {error.message}.") from error
+        except self._errors as error:
+            raise ValueError(f"Milvus refused to {call.replace('_', ' ')}: {_explain(error)}.") from error
 
-    def _create(self, kind: str) -> None:
+    def _open(self) -> None:
+        if not self._ask("has_collection"):
+            raise ValueError(
+                f"Milvus at '{self.uri}' has no collection '{self.collection}'; restore it, or index the images again."
+            )
+        fields = {field["name"]: field for field in self._ask("describe_collection")["fields"]}
+        found = fields.get("embedding", {}).get("params", {}).get("dim")
+        if found != self.dim:
+            raise ValueError(
+                f"the collection '{self.collection}' in Milvus at '{self.uri}' holds embeddings of {found} numbers, "
+                f"the gallery's manifest says {self.dim}: it is that of another gallery; restore the right one."
+            )
+        self._ask("load_collection")  # a file that another process closed is not loaded
+
+    def _make(self, kind: str) -> None:
+        if self._ask("has_collection"):
+            raise ValueError(
+                f"Milvus at '{self.uri}' has a collection '{self.collection}' already, which may be that of another "
+                "gallery; name another with collection=, or drop it first."
+            )
         kinds = self._milvus.DataType
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", kinds.VARCHAR, is_primary=True, max_length=_ID_BYTES)
@@ -178,33 +225,41 @@ class MilvusEngine(Engine):
             where = _write_expression(where)
         count = min(count, _MOST)
         scores, rows = np.full((len(queries), count), -np.inf, np.float32), np.full((len(queries), count), -1)
-        self._hits = {}
-        for start in range(0, len(queries), _QUERIES):
+        self._names, self._metadata = {}, {}
+        size = max(1, min(_QUERIES, _PAIRS // count))
+        for start in range(0, len(queries), size):
             found = self._ask(
                 "search",
-                data=queries[start : start + _QUERIES].tolist(),
+                data=queries[start : start + size].tolist(),
                 limit=count,
                 filter=where or "",
                 anns_field="embedding",
-                output_fields=_FIELDS,
+                output_fields=["row"],
             )
             for q, hits in enumerate(found, start=start):
                 for place, hit in enumerate(hits):
-                    entity = hit["entity"]
-                    scores[q, place], rows[q, place] = hit["distance"], entity["row"]
-                    vector = np.array(entity["embedding"], np.float32)
-                    self._hits[entity["row"]] = (hit["id"], vector, entity["metadata"] or None)
+                    row = hit["entity"]["row"]
+                    scores[q, place], rows[q, place] = hit["distance"], row
+                    self._names[row] = hit["id"]
         return scores, rows
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
-        return np.stack([self._hits[row][1] for row in rows.tolist()]) if len(rows) else np.empty((0, self.dim))
+        different, places = np.unique(rows, return_inverse=True)
+        names = [self._names[row] for row in different.tolist()]
+        found = {entry["id"]: entry for entry in self._query_ids(names, ["embedding", "metadata"])}
+        self._metadata |= {
+            row: found[name]["metadata"] or None for row, name in zip(different.tolist(), names, strict=True)
+        }
+        return np.array([found[name]["embedding"] for name in names], np.float32).reshape(-1, self.dim)[places]
 
     def _describe(self, row: int) -> tuple[str, dict | None]:
-        name, _, metadata = self._hits[row]
-        return name, metadata
+        return self._names[row], self._metadata.get(row)
 
 
 def _write_expression(where: dict) -> str:
+    empty = next((name for name, values in where.items() if None in values), None)
+    if empty is not None:
+        raise ValueError(f"Milvus cannot look for images whose field '{empty}' is None; leave None out of `where`.")
     # Not `in`: the embedded Milvus takes it for plain fields only, and metadata is one JSON field.
     fields = (
         " or ".join(f"metadata[{_quote(name)}] == {_quote(value)}" for value in values)

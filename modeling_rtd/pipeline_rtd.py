@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import GeneratorType
 
@@ -10,6 +10,8 @@ import torch
 from transformers import Pipeline
 
 from .gallery_rtd import Gallery
+from .history_rtd import SearchHistory
+from .queries_rtd import encode_queries, read_query
 
 
 __all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]
@@ -22,8 +24,16 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     A query is a dictionary, or a row of a data set, with `image` and `text`: a reference image (path, URL or PIL
     image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
-    `image` alone it asks for similar images. A query may also hold `exclude`, a list of ids to leave out, and
-    `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
+    `image` alone it asks for similar images. A query may also hold
+
+    - `image` as a list of references, and `weights`, one number each (equal ones where left out);
+    - `strength`, from 0 (the reference alone) to 1 (the query as it is; the default);
+    - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
+    - `exclude`, a list of ids to leave out;
+    - `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
+
+    Strength, negative text and several references are ours, not the paper's; their formulas are those of
+    [`weigh_condition`], [`exclude_text`] and [`join_references`].
 
     Args:
         gallery ([`Gallery`], `str` or `Path`):
@@ -31,7 +41,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
         args, kwargs: As for every pipeline, and defaults of what `__call__` takes.
 
     Raises:
-        ValueError: If the gallery was made by another image tower.
+        ValueError: If there is no processor, or the gallery was made by another image tower.
 
     Examples:
         >>> from transformers import pipeline
@@ -49,6 +59,10 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, gallery: Gallery | str | Path | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError(
+                "the pipeline needs the model's processor: pass processor=RTDProcessor.from_pretrained(...)."
+            )
         self._gallery = None
         if gallery is not None:
             self.gallery = gallery
@@ -77,6 +91,18 @@ class ComposedImageRetrievalPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
 
+    def start_history(self, root: str | Path | None = None, **options) -> SearchHistory:
+        """Start a search in turns, in which results become references.
+
+        Args:
+            root (`str` or `Path`, *optional*): See [`SearchHistory`].
+            options: Of every turn: what `__call__` takes, such as `top_k`.
+
+        Returns:
+            [`SearchHistory`]: Without a turn.
+        """
+        return SearchHistory(self, root=root, **options)
+
     def _sanitize_parameters(self, **kwargs):
         known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
         unknown = [name for name in kwargs if name not in known]
@@ -93,8 +119,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
             text (`str`, *optional*): Condition or plain text of a single query, in place of `inputs`.
             kwargs:
                 `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
-                leaves the reference out where its path or URL is an id of the gallery; `template`, the name of a
-                prompt template; `adapter`, for queries that name none; and `batch_size` and `num_workers`.
+                leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
+                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none; and
+                `batch_size` and `num_workers`.
 
         Returns:
             `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
@@ -128,28 +155,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
             `dict`: With the one key `query`, so that queries of several kinds stand in one batch.
 
         Raises:
-            ValueError: If the query is none, or its image cannot be read.
+            ValueError: If the query is none, an image cannot be read, or an entry is not accepted.
         """
-        if not isinstance(query, Mapping):
-            raise ValueError(
-                f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got '
-                f"{type(query).__name__}."
-            )
-        image, text = query.get("image"), query.get("text")
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"`text` of a query must be a string, got {type(text).__name__}.")
-        text = text if text and text.strip() else None
-        if image is None and text is None:
-            raise ValueError(f"a query needs `image`, `text` or both, got {sorted(query)}.")
-        return {
-            "query": {
-                "pixel_values": None if image is None else self.processor.prepare_images([image]),
-                "text": text,
-                "reference": _name_image(image),
-                "exclude": list(query.get("exclude") or ()),
-                "adapter": query.get("adapter"),
-            }
-        }
+        return {"query": read_query(query, self.processor)}
 
     def _forward(
         self, inputs, top_k=10, where=None, min_score=None, exclude_reference=True, template=None, adapter=None
@@ -157,34 +165,20 @@ class ComposedImageRetrievalPipeline(Pipeline):
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
         queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
-        exclude = [query["exclude"] + (query["reference"] if exclude_reference else []) for query in queries]
-        embeds = self._encode(queries, template, adapter)
+        self.model.check_adapters([query["adapter"] or adapter for query in queries])
+        references = [query["references"] if exclude_reference else [] for query in queries]
+        exclude = [query["exclude"] + names for query, names in zip(queries, references, strict=True)]
+        embeds = encode_queries(self.model, self.processor, queries, template, adapter)
         hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
+        # An image whose id is not its path may name the path in its metadata.
+        same = [
+            [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
+            for row, names in zip(hits, references, strict=True)
+        ]
+        if any(same):
+            exclude = [names + more for names, more in zip(exclude, same, strict=True)]
+            hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
         return {"results": [{"hits": row} for row in hits]}
-
-    def _encode(self, queries: Sequence[dict], template: str | None, adapter: str | None) -> torch.Tensor:
-        embeds = torch.empty(len(queries), self.model.config.projection_dim)
-        kinds = [(query["pixel_values"] is not None, query["text"] is not None) for query in queries]
-        for kind in set(kinds):
-            rows = [row for row, own in enumerate(kinds) if own == kind]
-            batch = [queries[row] for row in rows]
-            embeds[rows] = self._encode_batch(batch, *kind, template, adapter).float().cpu()
-        return embeds
-
-    def _encode_batch(self, queries, has_image: bool, has_text: bool, template, adapter) -> torch.Tensor:
-        device, model = self.device, self.model
-        texts = [query["text"] for query in queries]
-        if not has_image:
-            return model.get_text_features(**self.processor(text=texts).to(device)).pooler_output
-        features = model.get_image_features(torch.cat([query["pixel_values"] for query in queries]).to(model.dtype))
-        if not has_text:
-            return features.pooler_output
-        adapters = [query["adapter"] or adapter for query in queries]
-        return model.get_composed_features(
-            **self.processor(conditions=texts, template=template).to(device),
-            image_features=features,
-            adapter_names=adapters if any(adapters) else None,
-        ).pooler_output
 
     def postprocess(self, model_outputs: dict) -> list[dict]:
         """Give the results of one query.
@@ -201,13 +195,3 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
 # What `config.json` says of it, by which `pipeline(model=...)` finds the task and its code.
 CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}
-
-
-def _name_image(image) -> list[str]:
-    """Name the ids under which an image may stand in a gallery."""
-    name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
-    if not name or str(name).startswith("data:"):
-        return []
-    if str(name).startswith(("http://", "https://")):
-        return [str(name)]
-    return [str(name), str(Path(name).resolve())]

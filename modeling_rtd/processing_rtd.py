@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
 _URL_SECONDS = 10
+_LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 
 
 class RTDProcessor(ProcessorMixin):
@@ -196,21 +198,25 @@ class RTDProcessor(ProcessorMixin):
 
         Args:
             image (image, path or URL):
-                Anything `transformers.image_utils.load_image` takes. A URL has ten seconds to answer.
+                Anything `transformers.image_utils.load_image` takes, or an undecoded image of the library `datasets`.
+                A URL has ten seconds to answer. Images of 16 bits are scaled, and so are images of floats from 0 to 1.
 
         Returns:
             `PIL.Image.Image`: The whole image, decoded.
 
         Raises:
-            ValueError: If it cannot be read; names it.
+            ValueError: If it cannot be read, or one side is more than 100 times as long as the other; names it.
         """
         try:
+            if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
+                image = image["path"] if image["bytes"] is None else Image.open(BytesIO(image["bytes"]))
             if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
                 with Image.open(image) as opened:
-                    return load_image(_reduce_to_eight_bits(opened))
+                    return _refuse_strips(load_image(_reduce_to_eight_bits(opened)))
             if isinstance(image, Image.Image):
                 image = _reduce_to_eight_bits(image)
-            return load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
+            loaded = load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
+            return _refuse_strips(loaded)
         except Exception as error:
             is_path = isinstance(image, str | Path) and not str(image).startswith(("http", "data:"))
             name = f"'{str(image)[:200]}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
@@ -335,11 +341,19 @@ class RTDProcessor(ProcessorMixin):
 
 
 def _reduce_to_eight_bits(image: Image.Image) -> Image.Image:
-    if not image.mode.startswith("I"):
+    if image.mode[0] not in "IF":
         return image
-    # Pillow would clip at 255, which leaves most of an image of 16 bits white.
+    # Pillow would clip at 255, which leaves most of an image of 16 bits white, and one of floats from 0 to 1 black.
     values = np.asarray(ImageOps.exif_transpose(image))
-    return Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).astype(np.uint8))
+    values = values * 255.0 if image.mode == "F" else values // 257
+    return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8))
+
+
+def _refuse_strips(image: Image.Image) -> Image.Image:
+    if max(image.size) > _LONGEST_STRIP * min(image.size):
+        width, height = image.size
+        raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")
+    return image
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:

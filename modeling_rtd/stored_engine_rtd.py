@@ -28,10 +28,10 @@ class StoredEngine(Engine):
         dim (`int`): Size of an embedding.
         dtype (`str`, defaults to `"float32"`): `"float32"`, or `"float16"` for half the memory.
         folder (`Path`, *optional*): Where the files lie; all is kept in memory where left out.
-        state (`dict`, *optional*): As the manifest keeps it.
+        state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
 
     Raises:
-        ValueError: If a file is cut short or is no journal.
+        ValueError: If a file is cut short or is no journal, or files lie where a gallery is being made.
     """
 
     def __init__(self, dim: int, dtype: str = "float32", folder: Path | None = None, state: dict | None = None):
@@ -43,11 +43,20 @@ class StoredEngine(Engine):
         self._array = np.empty((0, dim), self.dtype)
         self._live: np.ndarray | None = None
         self._journal_end = 0
-        if folder is not None:
+        if folder is not None and state is None:
+            self._refuse_leftovers()
+        elif folder is not None:
             self.refresh()
-            expected = (state or {}).get("rows", 0)
+            expected = state.get("rows", 0)
             if len(self._row_ids) < expected:
                 self._refuse_short(_JOURNAL, len(self._row_ids), expected)
+
+    def _refuse_leftovers(self) -> None:
+        if (self.folder / _JOURNAL).exists():
+            raise ValueError(
+                f"'{self.folder}' holds rows of a gallery and no manifest, as after a save that was interrupted; "
+                "remove the folder, or choose another."
+            )
 
     def _refuse_short(self, name: str, found: int, expected: int):
         raise ValueError(
@@ -139,6 +148,14 @@ class StoredEngine(Engine):
                     f"'{self.folder / _JOURNAL}' is damaged ({error}); restore it from a copy, or index again."
                 ) from error
         self._journal_end += len(whole)
+        # Here and not when rows are read: rows written after a gap would stand in the wrong places.
+        found = self._count_stored()
+        if found < len(self._row_ids):
+            self._refuse_short(_EMBEDDINGS, found, len(self._row_ids))
+
+    def _count_stored(self) -> int:
+        place = self.folder / _EMBEDDINGS
+        return place.stat().st_size // (self.dim * self.dtype.itemsize) if place.exists() else 0
 
     def _load_array(self) -> np.ndarray:
         """Map or join all rows ever added."""
@@ -149,12 +166,8 @@ class StoredEngine(Engine):
             self._array = np.concatenate([self._array, *self._chunks])
             self._chunks = []
             return self._array
-        place = self.folder / _EMBEDDINGS
-        found = place.stat().st_size // (self.dim * self.dtype.itemsize) if place.exists() else 0
-        if found < rows:
-            self._refuse_short(_EMBEDDINGS, found, rows)
         # Copy on write, since torch warns of arrays that cannot be written to; nothing here writes.
-        self._array = np.memmap(place, self.dtype, "c", shape=(rows, self.dim))
+        self._array = np.memmap(self.folder / _EMBEDDINGS, self.dtype, "c", shape=(rows, self.dim))
         return self._array
 
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPTextModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
@@ -135,6 +137,7 @@ class RTDTextModel(CLIPTextModel):
         pseudo_token_embeds: torch.Tensor | None = None,
         pseudo_token_mask: torch.Tensor | None = None,
         branch_index: torch.Tensor | None = None,
+        length_groups: Sequence[tuple[int, int, int]] | None = None,
         **kwargs,
     ) -> RTDTextOutput:
         r"""Encode texts in which some positions are pseudo-words.
@@ -154,6 +157,9 @@ class RTDTextModel(CLIPTextModel):
             branch_index (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Position of an inserted end-of-text token that sees all before it and that nothing else sees. The row
                 then carries two prompts: itself without that token, and itself up to and including it.
+            length_groups (`list[tuple[int, int, int]]`, *optional*):
+                Groups of rows that the layers run one after the other, none padded further than it needs: first row,
+                row behind the last, and longest length, start to end of the batch. Embeddings are the same.
 
         Returns:
             [`RTDTextOutput`]: With two embeddings a row where `branch_index` is given.
@@ -161,7 +167,7 @@ class RTDTextModel(CLIPTextModel):
         Raises:
             ValueError: If shapes do not fit, the text is too long, or the attention implementation cannot do it.
         """
-        self._check_inputs(input_ids, pseudo_token_embeds, branch_index)
+        self._check_inputs(input_ids, pseudo_token_embeds, branch_index, length_groups)
         batch_size, seq_len = input_ids.shape
         words = self.embeddings.token_embedding(input_ids)  # (B, S, H)
         steps = torch.arange(seq_len, device=input_ids.device).expand(batch_size, -1)
@@ -176,28 +182,27 @@ class RTDTextModel(CLIPTextModel):
                 unused = placeholder_mask & ~pseudo_token_mask.bool().gather(1, nth)  # (B, S)
                 positions = positions - unused.long().cumsum(-1)
                 attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
-        and_mask = None
         if branch_index is not None:
             is_branch = steps == branch_index[:, None]  # (B, S)
             positions = positions - (steps > branch_index[:, None]).long()
-
-            def and_mask(batch, head, query, key):
-                return (key != branch_index[batch]) | (query == key)
-
         if position_ids is None:
             position_ids = positions.clamp(0, self.config.max_position_embeddings - 1)
         hidden = words + self.embeddings.position_embedding(position_ids)
-        # Position ids stay out of the mask builder: it would take their repeats for packed, separate sequences.
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden,
-            attention_mask=attention_mask,
-            past_key_values=None,
-            and_mask_function=and_mask,
-        )
+        mask = self._build_mask(hidden, attention_mask, branch_index)
         kwargs.pop("is_causal", None)
-        hidden = self.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True, **kwargs).last_hidden_state
-        hidden = self.final_layer_norm(hidden)
+        is_dense = torch.is_tensor(mask) and mask.ndim == 4
+        if mask is not None and not is_dense:
+            length_groups = None  # masks of flash and flex attention are of a whole batch
+        parts = []
+        for start, stop, longest in length_groups or [(0, batch_size, seq_len)]:
+            part = self.encoder(
+                inputs_embeds=hidden[start:stop, :longest],
+                attention_mask=mask[start:stop, :, :longest, :longest] if is_dense else mask,
+                is_causal=True,
+                **kwargs,
+            )
+            parts.append(functional.pad(part.last_hidden_state, (0, 0, 0, seq_len - longest)))
+        hidden = self.final_layer_norm(torch.cat(parts) if len(parts) > 1 else parts[0])
 
         # Repositories from before transformers 4.31 say 2 and mean the largest id of the row.
         legacy = self.config.eos_token_id == 2
@@ -210,6 +215,31 @@ class RTDTextModel(CLIPTextModel):
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
 
+    def _build_mask(self, hidden, attention_mask, branch_index):
+        and_mask = None
+        if branch_index is not None and self.config._attn_implementation in ("eager", "sdpa"):
+            # Written out: given a function, transformers' builder takes ten milliseconds of the host at each step.
+            places = torch.arange(hidden.shape[1], device=hidden.device)
+            is_same = places[:, None] == places  # (S, S)
+            seen = (places[:, None] >= places) & ((places != branch_index[:, None, None]) | is_same)  # (B, S, S)
+            seen = (seen if attention_mask is None else seen & attention_mask[:, None].bool())[:, None]
+            if self.config._attn_implementation == "sdpa":
+                return seen
+            return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+        if branch_index is not None:
+
+            def and_mask(batch, head, query, key):
+                return (key != branch_index[batch]) | (query == key)
+
+        # Position ids stay out of the mask builder: it would take their repeats for packed, separate sequences.
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            past_key_values=None,
+            and_mask_function=and_mask,
+        )
+
     def _find_placeholder(self) -> int:
         if self.config.placeholder_token_id is None:
             raise ValueError(
@@ -218,11 +248,14 @@ class RTDTextModel(CLIPTextModel):
             )
         return self.config.placeholder_token_id
 
-    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
+    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index, length_groups):
         if input_ids is None or input_ids.ndim != 2:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
         batch_size, seq_len = input_ids.shape
+        starts, stops, _ = zip(*length_groups or [(0, batch_size, seq_len)], strict=True)
+        if (*starts, batch_size) != (0, *stops):
+            raise ValueError(f"`length_groups` must cover {batch_size} rows one after the other, got {length_groups}.")
         # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
         slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
         longest = self.config.max_position_embeddings + (branch_index is not None) + slots

@@ -58,7 +58,12 @@ def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], flo
     return step
 
 
-def compare(arms: dict[str, Callable[[int], torch.Tensor]], repeats: int, tolerance: float = 1e-4) -> dict[str, dict]:
+def compare(
+    arms: dict[str, Callable[[int], torch.Tensor]],
+    repeats: int,
+    tolerance: float = 1e-4,
+    only_first: Callable[[str], bool] = lambda name: False,
+) -> dict[str, dict]:
     """Run things in turns, and check that they give the same number each time.
 
     Args:
@@ -66,28 +71,36 @@ def compare(arms: dict[str, Callable[[int], torch.Tensor]], repeats: int, tolera
             By name, from the number of a turn to its result; the first is the baseline. Turn 0 is not timed.
         repeats (`int`): Timed turns.
         tolerance (`float`, defaults to 1e-4): Largest difference of a result from the baseline's.
+        only_first (callable): Tells by name what must agree at turn 0 alone, since it trains other weights.
 
     Returns:
         `dict`: For each name `seconds` and `ratio` to the baseline's of the same turn (median, least, greatest),
-        `results`, and `difference`, the largest from the baseline's.
+        `results`, `difference`, the largest from the baseline's, and on a GPU `peak MiB`.
 
     Raises:
         AssertionError: If results differ by more.
     """
-    seconds, results = {name: [] for name in arms}, {name: [] for name in arms}
+    seconds, results, peaks = ({name: [] for name in arms} for _ in range(3))
     for turn in range(repeats + 1):
         for name, run in arms.items():
             torch.manual_seed(turn)  # the same dropout on both sides
             _synchronise()
+            on_gpu = torch.cuda.is_initialized()
+            if on_gpu:
+                held = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
             start = time.perf_counter()
             result = run(turn)
             _synchronise()
             seconds[name].append(time.perf_counter() - start)
             results[name].append(float(result))
+            if on_gpu:  # what all arms hold lies there all the time; this is what a step adds
+                peaks[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
     base = next(iter(arms))
     rows = {}
     for name in arms:
-        difference = max(abs(a - b) for a, b in zip(results[name], results[base], strict=True))
+        compared = slice(1 if only_first(name) else None)
+        difference = max(abs(a - b) for a, b in zip(results[name][compared], results[base][compared], strict=True))
         if not difference <= tolerance:
             raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
         ratios = [theirs / ours for theirs, ours in zip(seconds[base], seconds[name], strict=True)]
@@ -97,6 +110,8 @@ def compare(arms: dict[str, Callable[[int], torch.Tensor]], repeats: int, tolera
             "results": results[name],
             "difference": difference,
         }
+        if peaks[name]:
+            rows[name]["peak MiB"] = max(peaks[name])
     return rows
 
 
@@ -130,5 +145,5 @@ def _show(value) -> str:
 
 
 def _synchronise() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()

@@ -60,7 +60,7 @@ def _distance(embeds: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def _lincir(model: RTDModel, projection: RTDProjection, batch: dict, args) -> torch.Tensor:
     with torch.no_grad():
         text = encode_padded(model.text_model, batch["caption_input_ids"][batch["text_index"]])
-    noise = draw_noise(torch.as_tensor(batch["row"]).tolist(), text.shape[1], args.seed, 0).to(text.device)
+    noise = draw_noise(batch["row"], text.shape[1], args.seed, 0, text.device)
     words, _ = projection(text + args.noise_scale * noise)
     masked = encode_padded(model.text_model, batch["input_ids"], batch["placeholder_mask"], words)
     return functional.mse_loss(masked, text)

@@ -23,11 +23,10 @@ _BETWEEN = "is in of on with near under behind".split()
 _LENGTHS = Path(__file__).with_name("lengths.json")
 
 
-def build_processor(size: str, projection: str = "lincir") -> RTDProcessor:
+def build_processor(projection: str = "lincir") -> RTDProcessor:
     """Build a processor whose tokenizer has CLIP's special ids and makes one token of each word, known or not.
 
     Args:
-        size (`str`): A key of [`SIZES`].
         projection (`str`, defaults to `"lincir"`): Whose prompt template is the default.
 
     Returns:

@@ -1,10 +1,11 @@
-"""Compare the peak memory of RTD training: all weights against a LoRA adapter, anchors cached and on the fly.
+"""Compare the peak memory of RTD training: as published, all weights, and a LoRA adapter; anchors cached or not.
 
-    python speed/train_memory.py                      # ViT-B/32's text tower at published size, random weights
-    python speed/train_memory.py --hidden_size 64     # a toy, to try the script
+    PYTHONPATH=. python speed/train_memory.py                      # ViT-B/32's text tower, random weights
+    PYTHONPATH=. python speed/train_memory.py --hidden_size 64     # a toy, to try the script
 
-Each row is a process of its own that runs a few steps; resident memory is that process's peak, less its peak before
-the tower was built. Triplets are random words of the length of real ones (15 tokens in the composed prompt).
+Each row is a process of its own that runs a few steps. Memory is the process's peak of resident memory less its peak
+before the tower was built, or on a GPU the peak of what torch allocated there. Triplets are random words of the length
+of real ones (15 tokens in the composed prompt).
 """
 
 from __future__ import annotations
@@ -20,14 +21,23 @@ from pathlib import Path
 
 __all__ = ["MODES", "measure"]
 
-MODES = ("all weights, anchors on the fly", "all weights, anchors cached", "LoRA, anchors on the fly")
+MODES = (
+    "all weights, anchors on the fly",
+    "all weights, anchors cached",
+    "LoRA, anchors on the fly",
+    "published",
+)
 
 
-def _peak_mib() -> float:
+def _peak_mib(device: str) -> float:
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(mode: str, hidden_size: int, batch_size: int, steps: int) -> dict:
+def measure(mode: str, hidden_size: int, batch_size: int, steps: int, device: str = "cpu") -> dict:
     """Train a few steps and read the peak of this process.
 
     Args:
@@ -35,17 +45,20 @@ def measure(mode: str, hidden_size: int, batch_size: int, steps: int) -> dict:
         hidden_size (`int`): Width of the text tower; 512 is ViT-B/32's.
         batch_size (`int`): Triplets a step.
         steps (`int`): Steps.
+        device (`str`, defaults to `"cpu"`): Where it trains.
 
     Returns:
         `dict`: `mode`, `peak_mib` above the start, `trainable` parameters and `loss`.
     """
     import numpy as np
     import torch
+    from accelerate.utils import send_to_device
     from datasets import Dataset
     from transformers import CLIPImageProcessorPil
 
     from modeling_rtd import RTDProcessor, RTDTextConfig, RTDTextModel, build_projection
     from modeling_rtd.configuration_rtd import RTDProjectionConfig
+    from speed.train_step import build_published_step, collate_as_published
     from trainer import RTDTrainer, RTDTrainingArguments
     from trainer.adapters import add_lora
     from trainer.small_world import build_tokenizer
@@ -58,8 +71,8 @@ def measure(mode: str, hidden_size: int, batch_size: int, steps: int) -> dict:
         return " ".join(rng.choice(words, count))
 
     rows = [
-        {"reference_caption": write(10), "conditioning_caption": write(8), "target_caption": write(10)}
-        for _ in range(batch_size * steps)
+        {"reference_caption": write(10), "conditioning_caption": write(8), "target_caption": write(10), "row": row}
+        for row in range(batch_size * steps)
     ]
     config = RTDTextConfig(
         hidden_size=hidden_size,
@@ -69,9 +82,11 @@ def measure(mode: str, hidden_size: int, batch_size: int, steps: int) -> dict:
         eos_token_id=tokenizer.eos_token_id,
     )
     sizes = {"projection_dim": hidden_size, "text_hidden_size": hidden_size}
-    start = _peak_mib()
+    start = _peak_mib(device)
     torch.manual_seed(0)
     tower = RTDTextModel(config)
+    projection = build_projection(RTDProjectionConfig(**sizes))
+    processor = RTDProcessor(CLIPImageProcessorPil(), tokenizer)
     if "LoRA" in mode:
         add_lora(tower)
     with tempfile.TemporaryDirectory() as scratch:
@@ -82,20 +97,23 @@ def measure(mode: str, hidden_size: int, batch_size: int, steps: int) -> dict:
             save_strategy="no",
             logging_steps=steps,
             disable_tqdm=True,
-            dataloader_pin_memory=False,
+            use_cpu=device == "cpu",
             anchor_cache="always" if "cached" in mode else "never",
             anchor_cache_dir=scratch,
         )
-        trainer = RTDTrainer(
-            tower,
-            args,
-            projection=build_projection(RTDProjectionConfig(**sizes)),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=RTDProcessor(CLIPImageProcessorPil(), tokenizer),
-        )
-        loss = trainer.train().training_loss
+        if mode == "published":
+            chunks = (rows[i * batch_size : (i + 1) * batch_size] for i in range(steps))
+            batches = [send_to_device(collate_as_published(processor, chunk), device) for chunk in chunks]
+            model = argparse.Namespace(text_model=tower.to(device), projection=projection.to(device).eval())
+            step = build_published_step(model, batches, args)
+            loss = sum(float(step(i)) for i in range(steps)) / steps
+        else:
+            trainer = RTDTrainer(
+                tower, args, projection=projection, train_dataset=Dataset.from_list(rows), processing_class=processor
+            )
+            loss = trainer.train().training_loss
     trainable = sum(p.numel() for p in tower.parameters() if p.requires_grad)
-    return {"mode": mode, "peak_mib": round(_peak_mib() - start), "trainable": trainable, "loss": round(loss, 4)}
+    return {"mode": mode, "peak_mib": round(_peak_mib(device) - start), "trainable": trainable, "loss": round(loss, 4)}
 
 
 def main() -> None:
@@ -104,9 +122,10 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=512)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    sizes = {name: getattr(options, name) for name in ("hidden_size", "batch_size", "steps")}
+    sizes = {name: getattr(options, name) for name in ("hidden_size", "batch_size", "steps", "device")}
     if options.mode:
         print(json.dumps(measure(options.mode, **sizes)))
         return
@@ -116,7 +135,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--mode", mode, *flags]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         rows.append(json.loads(output.strip().splitlines()[-1]))
-    print("| mode | peak resident, MiB | of all weights | trainable parameters |\n|---|---|---|---|")
+    print("| mode | peak, MiB | of all weights | trainable parameters |\n|---|---|---|---|")
     for row in rows:
         share = row["peak_mib"] / rows[0]["peak_mib"]
         print(f"| {row['mode']} | {row['peak_mib']:,} | {share:.2f} | {row['trainable']:,} |")

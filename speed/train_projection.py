@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 
 from modeling_rtd import RTDModel
@@ -59,7 +60,7 @@ def _draw_rows(method: str, count: int) -> Dataset:
 
 def _build_trainer(method: str, options: argparse.Namespace, folder: Path, cached: bool) -> ProjectionTrainer:
     name = "searle" if method == "oti" else method
-    processor = build_processor(options.size, name)
+    processor = build_processor(name)
     model = build_model(options.size, name, processor)
     args = ProjectionTrainingArguments(
         output_dir=str(folder / method),
@@ -86,7 +87,7 @@ def _collate(trainer: ProjectionTrainer, options: argparse.Namespace) -> list[di
         rows = range(step * options.batch_size, (step + 1) * options.batch_size)
         torch.manual_seed(step)  # the same crops, concepts and phrases each time
         batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
-        batches.append({k: v.to(options.device) if hasattr(v, "to") else v for k, v in batch.items()})
+        batches.append(send_to_device(batch, options.device))
     return batches
 
 
@@ -135,7 +136,7 @@ def _build_inversion_arms(model: RTDModel, trainer: ProjectionTrainer, plain: li
     for batch in plain:
         templates = torch.from_numpy(rng.integers(len(inversion.lengths), size=options.batch_size))
         drawn = rng.integers(len(bank.names), size=options.batch_size), rng.integers(bank.count, size=len(templates))
-        own = {name: tensor.to(options.device) for name, tensor in bank.collate(*drawn).items()}
+        own = send_to_device(bank.collate(*drawn), options.device)
         shown = {f"template_{name}": inversion.templates[name][templates] for name in inversion.templates}
         texts = [bank.phrases[concept][phrase] for concept, phrase in zip(*drawn, strict=True)]
         tokens = trainer.processor.pad(trainer.processor.tokenize_texts(texts))["input_ids"].to(options.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import TrainingArguments
 
 
@@ -35,8 +36,8 @@ class _RecipeArguments(TrainingArguments):
     length_groups: int | None = field(
         default=None,
         metadata={
-            "help": "Sub-batches by length that texts of a step are run in before the joined loss, so that short ones "
-            "are not padded to the longest; the result is the same. 4 on a CPU and 1 elsewhere where left out."
+            "help": "Groups by length that the texts of a batch are run in, so that short ones are not padded to the "
+            "longest; the result is the same. 4 on a CPU and 1 elsewhere where left out."
         },
     )
 
@@ -51,7 +52,7 @@ class _RecipeArguments(TrainingArguments):
 
     @property
     def num_length_groups(self) -> int:
-        """`int`: Sub-batches by length that texts are run in; whether several pay on a GPU is not measured."""
+        """`int`: Groups by length to run texts in; whether several pay on a GPU is not measured."""
         return self.length_groups or (4 if self.device.type == "cpu" else 1)
 
 
@@ -80,6 +81,10 @@ class RTDTrainingArguments(_RecipeArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Published."})
     max_steps: int = field(default=2000, metadata={"help": "Published."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Published; triplets."})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that tokenise batches; 4 on a GPU, whose steps are short, and 0 elsewhere."},
+    )
     temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
     loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
     noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
@@ -96,6 +101,8 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
         if not self.refined_concatenation and not self.composition:
             raise ValueError("`composition=False` needs `refined_concatenation=True`: it reads pseudo-words only.")
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
         super().__post_init__()
 
 

@@ -12,7 +12,6 @@ from datasets import config as datasets_config
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.length_groups import encode_in_groups
 from trainer.stages import save_array
 
 
@@ -21,21 +20,21 @@ __all__ = ["CaptionEmbeddings", "encode_batch", "encode_captions"]
 
 @torch.no_grad()
 def encode_batch(
-    text_model: RTDTextModel, input_ids: torch.Tensor, groups: Sequence[tuple[int, int, int]] | None = None
+    text_model: RTDTextModel, input_ids: torch.Tensor, length_groups: Sequence[tuple[int, int, int]] | None = None
 ) -> torch.Tensor:
     """Encode a batch of captions with a frozen text tower, outside autocast, so that all ways to an anchor agree.
 
     Args:
         text_model ([`RTDTextModel`]): The frozen tower.
         input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Captions, padded on the right.
-        groups (`list[tuple]`, *optional*): Sub-batches to run them in, see [`encode_in_groups`].
+        length_groups (`list[tuple]`, *optional*): Groups to run them in, see [`group_by_length`].
 
     Returns:
         `torch.Tensor` of shape `(batch_size, projection_dim)`: Projected, not normalised, float32.
     """
     with torch.autocast(input_ids.device.type, enabled=False):
         # No attention mask: attention is causal, so padding on the right is never seen.
-        return encode_in_groups(text_model, groups, input_ids=input_ids).float()
+        return text_model(input_ids=input_ids, length_groups=length_groups).text_embeds.float()
 
 
 def encode_captions(

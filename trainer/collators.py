@@ -19,7 +19,7 @@ def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns:
 
     Args:
         processor ([`RTDProcessor`]): The processor.
-        length_groups (`int`, defaults to 1): Sub-batches to run the captions in.
+        length_groups (`int`, defaults to 1): Groups to run the captions in.
         columns (`list[str]`): Captions by name, such as `reference=[...]`.
 
     Returns:
@@ -62,7 +62,7 @@ class HardNegativeTripletCollator:
             `with_captions` is set, the captions themselves are tokenised, each distinct one once.
         with_captions (`bool`, defaults to `False`): Tokenise captions even where their embeddings are known.
         length_groups (`int`, defaults to 1):
-            Sub-batches to run a batch in, so that short prompts are not padded to the longest.
+            Groups to run a batch in, so that short prompts are not padded to the longest.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class HardNegativeTripletCollator:
 
         Returns:
             `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`,
-            by rising length; `groups`, see [`group_by_length`]; `branch_index` of shape `(batch_size,)` with refined
-            batch sampling; `row`, a list of numbers, since the noise is drawn on the CPU; and `reference_embeds`,
-            `target_embeds` and (where the rows have a context) `context_embeds` of shape
+            by rising length; `length_groups`, see [`group_by_length`]; `branch_index` of shape `(batch_size,)` with
+            refined batch sampling; `row`, a list of numbers, since the noise is drawn on the CPU; and
+            `reference_embeds`, `target_embeds` and (where the rows have a context) `context_embeds` of shape
             `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them.
 
         Raises:
@@ -111,7 +111,7 @@ class HardNegativeTripletCollator:
         # Padding is on the right and attention is causal, so no attention mask is needed.
         batch = {
             "input_ids": padded["input_ids"],
-            "groups": group_by_length([len(ids) for ids in prompts], self.length_groups),
+            "length_groups": group_by_length([len(ids) for ids in prompts], self.length_groups),
             "row": [row["row"] for row in rows],
         }
         if self.refined_concatenation:

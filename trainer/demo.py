@@ -38,7 +38,7 @@ from trainer.projection_trainer import ProjectionTrainer
 from trainer.provenance import describe_hardware, write_stages
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
-from trainer.token_lift import TokenLift, fit_token_lift
+from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows
 
 
@@ -83,8 +83,8 @@ def run_demo(
         seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
         split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
         experiments (`bool`, defaults to `False`):
-            Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
-            `experiments.json` and to the report.
+            Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`], and with all
+            projections compare ways to feed image tokens from text; written to `experiments.json` and to the report.
         projections (`str`, defaults to `"default"`): `"default"` trains LinCIR and Pic2Word, `"all"` all five.
 
     Returns:
@@ -149,6 +149,7 @@ class _DemoRun:
             self.world = build_small_world(preset, seed)
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.facts: dict = {}
+        self.token_models: dict[str, RTDModel] = {}
 
     def run(self) -> list[dict]:
         with self.seconds("clip"):
@@ -163,6 +164,8 @@ class _DemoRun:
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
         for method in self.methods:
             model = self._train_projection(clip, method)
+            if "image_tokens" in model.projection.consumes:
+                self.token_models[method] = model
             rows.append(self._judge(method, model, method, False))
             for name, (arguments, shuffles) in RTD_VARIANTS.items():
                 if method != "lincir" and name != "{} + rtd":
@@ -190,10 +193,16 @@ class _DemoRun:
         captions, model = self.world.captions["text"][:], self.folder / "model"
         scratch = self.folder / "scratch"
         baseline = self._judge("lincir", self.projected, "lincir", False) | {"experiment": "none", "num_triplets": 0}
-        return [
+        rows = [
             baseline,
             *run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms, scratch),
         ]
+        for method, model in self.token_models.items():
+            variant = f"{method} + rtd, tokens by pseudo-inverse"
+            tuned = self._train_rtd(variant, model, self.world.triplets, lift=invert_visual_projection(model))
+            row = self._judge(variant, tuned, method, True)
+            rows.append(row | {"experiment": "lift", "num_triplets": len(self.world.triplets)})
+        return rows
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
         set_seed(self.seed)
@@ -223,7 +232,9 @@ class _DemoRun:
         self._record_losses(method, trainer)
         return model.eval()
 
-    def _train_rtd(self, variant: str, model: RTDModel, triplets: Dataset, **arguments) -> RTDModel:
+    def _train_rtd(
+        self, variant: str, model: RTDModel, triplets: Dataset, lift: TokenLift | None = None, **arguments
+    ) -> RTDModel:
         recipe = self.recipe
         args = RTDTrainingArguments(
             **self._shared_arguments(variant, recipe.rtd_steps),
@@ -239,7 +250,7 @@ class _DemoRun:
                 projection=model.projection,
                 train_dataset=triplets,
                 processing_class=processor,
-                token_lift=self._fit_lift(model, processor) if "image_tokens" in model.projection.consumes else None,
+                token_lift=lift or self._fit_lift(model, processor),
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
@@ -248,7 +259,9 @@ class _DemoRun:
         tuned.replace_text_model(trainer.model)
         return tuned
 
-    def _fit_lift(self, model: RTDModel, processor: RTDProcessor) -> TokenLift:
+    def _fit_lift(self, model: RTDModel, processor: RTDProcessor) -> TokenLift | None:
+        if "image_tokens" not in model.projection.consumes:
+            return None
         limit = self.recipe.own[model.projection.config.projection_type].get("num_images")
         stages = self.folder / "scratch/stages"
         features = ImageFeatures(model, processor, load_images(self.world.images, limit), stages)

@@ -7,21 +7,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.nn.functional import normalize
+from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, suggest
 from trainer.benchmarks import Benchmark
 from trainer.gathering import share_batches
 from trainer.image_embeddings import ImageEmbeddings
-from trainer.metrics import membership, rank_gallery
+from trainer.ranking import membership, rank_gallery
 from trainer.scoring import Rankings, find_depth, score_rankings
 
 
-__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "split_prompt", "write_template"]
+__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "check_mode", "split_prompt", "write_template"]
 
 QUERY_MODES = ("composed", "text", "image", "sum")
 _CELLS = 2**26  # of the table of similarities that is held at a time
+
+
+def check_mode(mode: str) -> None:
+    """Check how queries are to be encoded.
+
+    Args:
+        mode (`str`): See [`RetrievalEvaluator`].
+
+    Raises:
+        ValueError: If it is none of `QUERY_MODES`.
+    """
+    if mode not in QUERY_MODES:
+        raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
 
 
 def write_template(processor: RTDProcessor, wanted: str | None = None, name: str | None = None) -> str:
@@ -52,14 +67,15 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
 
 
-def split_prompt(template: str, condition: str) -> list[str]:
+def split_prompt(template: str, condition: str | None) -> list[str]:
     """Write a prompt as the pieces around its pseudo-words.
 
     A blank condition is written verbatim, as published code does; the processor would ask for the reference alone.
 
     Args:
         template (`str`): Each `$` a pseudo-word, `{condition}` the condition, if there is one.
-        condition (`str`): May hold a `$` of its own, which is ordinary text.
+        condition (`str` or `None`): May hold a `$` of its own, which is ordinary text. `None` gives the prompt of the
+            reference alone: the template up to its last `$`, where that comes before the condition.
 
     Returns:
         `list[str]`: One more than there are pseudo-words.
@@ -67,7 +83,12 @@ def split_prompt(template: str, condition: str) -> list[str]:
     Examples:
         >>> split_prompt("a photo of $ that {condition}", "costs 5 $")
         ['a photo of ', ' that costs 5 $']
+        >>> split_prompt("a photo of $ that {condition}", None)
+        ['a photo of ', '']
     """
+    if condition is None:
+        head, sign, _ = template.partition("{condition}")[0].rpartition("$")
+        template, condition = head + sign or template, ""
     return [piece.replace("{condition}", condition) for piece in template.split("$")]
 
 
@@ -106,7 +127,8 @@ class EmbeddingRanker:
         ranking = np.full((len(query_embeds), size if depth is None else depth), -1)
         gallery = self.gallery_embeds.double()
         step = max(1, _CELLS // max(size, 1))
-        for start in range(0, len(query_embeds), step):
+        starts, title = range(0, len(query_embeds), step), f"Ranking {self.benchmark.title}"
+        for start in tqdm(starts, desc=title, disable=not PartialState().is_main_process, delay=1):
             rows = slice(start, start + step)
             similarities = _compare(query_embeds[rows], gallery)
             excluded = self._mark_references(rows)
@@ -200,6 +222,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         cache_dir: str | Path | None = None,
     ):
         self.model, self.processor, self.batch_size = model, processor, batch_size
+        write_template(processor, benchmark.protocol.template)  # refused before images are encoded
         self.images = ImageEmbeddings(model, processor, benchmark, batch_size, cache_dir)
         super().__init__(benchmark, self.images.gallery)
 
@@ -221,8 +244,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         Raises:
             ValueError: If the mode or the template is unknown.
         """
-        if mode not in QUERY_MODES:
-            raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
+        check_mode(mode)
         prompt = write_template(self.processor, self.benchmark.protocol.template, template)
         queries = self.benchmark.queries
         several = queries["wordings"][:] if "wordings" in queries.column_names else None
@@ -237,7 +259,8 @@ class RetrievalEvaluator(EmbeddingRanker):
             text = self._read(model, queries["condition"][batch.start : batch.stop])
             return text if mode == "text" else image + normalize(text, dim=-1)
 
-        return normalize(share_batches(encode, len(queries), self.batch_size), dim=-1)
+        title = f"Composing queries of {self.benchmark.title}"
+        return normalize(share_batches(encode, len(queries), self.batch_size, title), dim=-1)
 
     def _compose(self, model: RTDModel, batch: range, wordings: Sequence[Sequence[str]], prompt: str) -> torch.Tensor:
         """Encode each wording, and add up those of a query."""

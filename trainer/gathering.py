@@ -76,7 +76,7 @@ def share_batches(
         encode (`Callable`): Takes a range of rows, gives a tensor of shape `(len(range), projection_dim)`.
         total (`int`): Number of rows.
         batch_size (`int`): Rows in a batch.
-        desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
+        desc (`str`, *optional*): Title of the progress bar; none is shown where left out, nor in the first second.
         folder (`Path`, *optional*): Keeps each batch, so that a run that was stopped goes on.
 
     Returns:
@@ -85,7 +85,7 @@ def share_batches(
     state = PartialState()
     starts = range(0, total, batch_size)[state.process_index :: state.num_processes]
     chunks = []
-    for start in tqdm(starts, desc=desc, disable=desc is None or not state.is_main_process):
+    for start in tqdm(starts, desc=desc, disable=desc is None or not state.is_main_process, delay=1):
         batch = range(start, min(start + batch_size, total))
         path = folder and folder / f"{batch_size}-{start}.npy"
         chunk = load_array(path, len(batch)) if path else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy
 import torch
 import transformers
 
-from trainer.benchmarks import BenchmarkInfo, DataFolder, find_benchmark, load_parts
+from trainer.benchmarks import Benchmark, DataFolder, find_benchmark, load_parts
 from trainer.benchmarks.checking import compare_with_official, drop_missing, find_missing
 from trainer.scoring import average_parts, score_rankings
 from trainer.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
 
-__all__ = ["find_root", "judge", "open_parts", "write_record"]
+__all__ = ["find_root", "judge", "make_record", "open_parts", "write_record"]
+
+_OF_A_SYSTEM = ("system", "protocol", "missing_images", "data")  # what records of one benchmark and split differ in
 
 
 def find_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path | None:
@@ -41,10 +44,14 @@ def find_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path 
         return None
     if not is_one_of_many or not Path(root).is_dir():
         return Path(root)
-    plain = {path.name.lower().replace("-", "_"): path for path in sorted(Path(root).iterdir()) if path.is_dir()}
-    if info.name not in plain:
+
+    def plain(folder: str) -> str:  # users write fashion-iq, FashionIQ, imagenet-r
+        return folder.lower().replace("-", "").replace("_", "")
+
+    folders = {plain(path.name): path for path in sorted(Path(root).iterdir()) if path.is_dir()}
+    if plain(info.name) not in folders:
         raise ValueError(f"'{root}' has no folder '{info.name}'; for several benchmarks it needs one for each.")
-    return plain[info.name]
+    return folders[plain(info.name)]
 
 
 def open_parts(
@@ -122,16 +129,47 @@ def judge(
     if hidden := [part.title for part in parts if not part.is_labelled]:
         raise ValueError(f"the targets of {hidden[0]} are not public: write a file for its server with `rtd submit`.")
     scores = {part.part: score_rankings(part, system.rank(part)) for part in parts}
-    first = parts[0]
+    return {
+        **make_record(system, name, parts, folder, missing),
+        "metrics": average_parts(info, scores),
+        "parts": scores if len(scores) > 1 or parts[0].part else {},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def make_record(
+    system: ModelSystem | EmbeddingSystem | RankingSystem,
+    name: str,
+    parts: Sequence[Benchmark],
+    folder: DataFolder | None,
+    missing: Sequence[str],
+) -> dict[str, Any]:
+    """Describe how a system ranks a benchmark.
+
+    Args:
+        system: A model, embeddings or rankings.
+        name (`str`): Name of the benchmark, perhaps with a part.
+        parts (`Sequence[Benchmark]`): As [`open_parts`] gives them.
+        folder ([`DataFolder`], *optional*): Likewise.
+        missing (`Sequence[str]`): Likewise.
+
+    Returns:
+        `dict`: Everything that numbers depend on, what sets them apart from published ones (`deviations`), and whether
+        nothing does (`comparable`).
+    """
+    info, first = find_benchmark(name), parts[0]
     protocol = asdict(first.protocol) | system.describe_protocol(first)
-    deviations = _find_deviations(info, parts, folder, missing, asdict(info.find_protocol(system.method)))
-    if (precision := system.facts.get("precision", "float32")) != "float32":
-        deviations.append(f"precision is {precision}, published float32")
+    published = replace(first, protocol=info.find_protocol(system.method))
+    published = asdict(published.protocol) | system.describe_protocol(published)
+    deviations = [f"{len(missing)} images are missing"] if missing else []
+    deviations += [text for part in parts for text in compare_with_official(info, part)]
+    deviations += _find_deviations(protocol, published, system.facts)
+    for file, digest in (folder.files if folder else {}).items():
+        if info.digests.get(Path(file).name, digest) != digest:
+            deviations.append(f"{file} is not the official file")
     return {
         "benchmark": name,
         "split": first.split,
-        "metrics": average_parts(info, scores),
-        "parts": scores if len(scores) > 1 or first.part else {},
         "protocol": protocol,
         "system": system.facts,
         "comparable": not deviations,
@@ -144,23 +182,22 @@ def judge(
             "transformers": transformers.__version__,
             "numpy": numpy.__version__,
         },
-        "seconds": round(time.perf_counter() - start, 1),
     }
 
 
-def _find_deviations(
-    info: BenchmarkInfo, parts: list, folder: DataFolder | None, missing: list[str], published: Mapping[str, Any]
-) -> list[str]:
-    """List what sets a result apart from published ones."""
-    deviations = [f"{len(missing)} images are missing"] if missing else []
-    deviations += [text for part in parts for text in compare_with_official(info, part)]
-    used = asdict(parts[0].protocol)
-    deviations += [
-        f"{name} is {used[name]!r}, published {published[name]!r}" for name in used if used[name] != published[name]
+def _find_deviations(protocol: Mapping[str, Any], published: Mapping[str, Any], facts: Mapping) -> list[str]:
+    """List the switches that are not where they were published, or of which nobody knows where they are."""
+    deviations = [
+        f"{name} is {value!r}, published {published[name]!r}"
+        for name, value in protocol.items()
+        if value is not None and value != published[name]
     ]
-    for file, digest in (folder.files if folder else {}).items():
-        if info.digests.get(Path(file).name, digest) != digest:
-            deviations.append(f"{file} is not the official file")
+    if unknown := [name for name, value in protocol.items() if value is None]:
+        deviations.append(f"{', '.join(unknown)} of what was computed elsewhere are not known")
+    if (mode := facts.get("mode", "composed")) != "composed":
+        deviations.append(f"mode is {mode}, a baseline")
+    if (precision := facts.get("precision", "float32")) != "float32":
+        deviations.append(f"precision is {precision}, published float32")
     return deviations
 
 
@@ -172,9 +209,14 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
         folder (`str` or `Path`): Folder, made where it does not exist.
 
     Returns:
-        `Path`: The file, named by benchmark and split.
+        `Path`: The file, named by benchmark, split and a hash of system, protocol and data: only the same evaluation
+        replaces it.
     """
-    path = Path(folder) / f"{record['benchmark'].replace('/', '-')}-{record['split']}.json"
+    facts = json.dumps([record[name] for name in _OF_A_SYSTEM], sort_keys=True)
+    name = (
+        f"{record['benchmark'].replace('/', '-')}-{record['split']}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+    )
+    path = Path(folder) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2), encoding="utf-8")
     return path

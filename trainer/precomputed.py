@@ -13,7 +13,7 @@ import pyarrow.parquet
 import torch
 
 from trainer.benchmarks import Benchmark
-from trainer.metrics import index_rankings
+from trainer.ranking import index_rankings
 from trainer.scoring import SUBSET_DEPTH, Rankings, find_depth
 
 
@@ -138,6 +138,8 @@ def read_rankings(path: str | Path) -> dict[str, dict[str, list[str]]]:
     else:
         ids = content.get("query_ids", content.get("query_id"))
         kinds = [kind for kind in ("ranking", "subset_ranking") if kind in content]
+        if not kinds:
+            raise ValueError(f"'{path}' has neither ranking nor subset_ranking. It has {', '.join(content)}.")
         if wrong := [kind for kind in kinds if len(content[kind]) != len(ids)]:
             raise ValueError(f"'{path}' has {len(ids)} queries, but {len(content[wrong[0]])} rows of {wrong[0]}.")
         content = {kind: dict(zip(map(str, ids), list(content[kind]), strict=True)) for kind in kinds}
@@ -207,15 +209,18 @@ def _read(path: Path, arrays: Sequence[str], columns: Sequence[str]) -> dict:
     """Read a file of any of the forms, and check that it has what it must have."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                content, needed = dict(file), arrays
+            file = np.load(path, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array, as np.save writes; np.savez writes several by their names")
+            with file:
+                content, needed = {name: np.atleast_1d(array) for name, array in file.items()}, arrays
         elif path.suffix == ".parquet":
             content, needed = pyarrow.parquet.read_table(path).to_pydict(), columns
         elif path.suffix == ".json":
             content, needed = json.loads(path.read_text(encoding="utf-8")), ()
         else:
             raise ValueError("its name must end in .npz, .parquet or .json")
-    except (OSError, ValueError, EOFError, pyarrow.ArrowInvalid) as error:
+    except Exception as error:  # whatever numpy, zipfile, pyarrow or json make of a broken file
         raise ValueError(f"'{path}' cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' must hold an object, got {str(content)[:60]!r}.")

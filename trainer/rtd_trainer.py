@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
 
-from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, RTDTextOutput, fingerprint
+from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer
@@ -18,10 +18,10 @@ from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
 from trainer.evaluation import RetrievalEvaluator
 from trainer.gathering import gather_embeds
-from trainer.length_groups import encode_in_groups
 from trainer.losses import target_anchored_loss
-from trainer.metrics import rank_gallery, recall_at_k
+from trainer.metrics import recall_at_k
 from trainer.noise import draw_noise
+from trainer.ranking import rank_gallery
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 
@@ -187,14 +187,14 @@ class RTDTrainer(BaseTrainer):
             `torch.Tensor`, or a tuple of it and [`RTDTextOutput`].
         """
         reference, target, context = self._encode_anchors(inputs)
-        prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
+        prompt = {name: inputs[name] for name in ("input_ids", "length_groups", "branch_index") if name in inputs}
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
-        composed = encode_in_groups(model, inputs["groups"], **prompt)
-        output = RTDTextOutput(text_embeds=composed)
+        output = model(**prompt)
+        composed = output.text_embeds
         if not self.args.target_anchored:
-            captions = encode_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
+            captions = model(input_ids=inputs["caption_input_ids"], length_groups=inputs["caption_groups"]).text_embeds
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
         pairs = []
         if self.args.composition:

@@ -106,10 +106,11 @@ def average_parts(info: BenchmarkInfo, parts: Mapping[str, Mapping[str, float]])
         parts (`Mapping[str, Mapping[str, float]]`): Metrics by part.
 
     Returns:
-        `dict[str, float]`: By name, and `average` where the benchmark has one.
+        `dict[str, float]`: By name, and `average` where the benchmark has one and all of its parts are there.
     """
     rows = list(parts.values())
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if all(name in row for row in rows)}
-    if info.average_of and all(name in means for name in info.average_of):
+    is_whole = len(rows) == len(info.counts[info.default_split])
+    if is_whole and info.average_of and all(name in means for name in info.average_of):
         means["average"] = float(np.mean([means[name] for name in info.average_of]))
     return means

@@ -15,7 +15,7 @@ from modeling_rtd import RTDModel, fingerprint
 from trainer.adapters import has_adapters
 from trainer.assembly import load_model_and_processor
 from trainer.benchmarks import Benchmark
-from trainer.evaluation import EmbeddingRanker, RetrievalEvaluator, write_template
+from trainer.evaluation import EmbeddingRanker, RetrievalEvaluator, check_mode, write_template
 from trainer.precomputed import align_rankings, read_embeddings, read_rankings
 from trainer.scoring import Rankings
 
@@ -23,6 +23,7 @@ from trainer.scoring import Rankings
 __all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem", "hash_parts"]
 
 _SIMILARITY = "cosine in float64, rounded to float32"
+_UNKNOWN = ("template", "caption_order", "padding", "crop")  # chosen by whoever computed embeddings or rankings
 _PARTS = ("vision_model", "visual_projection", "projection", "text_model")
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -58,6 +59,7 @@ class ModelSystem:
     ):
         if precision not in _PRECISIONS:
             raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, got {precision!r}.")
+        check_mode(mode)
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         model, self.processor = load_model_and_processor(name_or_path, projection, alpha)
@@ -116,11 +118,11 @@ class EmbeddingSystem:
 
     def __init__(self, path: str):
         self.gallery, self.query = read_embeddings(path)
-        self.facts = {"embeddings": path}
+        self.facts = {"embeddings": path, "sha256": _hash_file(path)}
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """See [`ModelSystem`]: only the similarity is known."""
-        return {**_unknown(benchmark), "similarity": _SIMILARITY}
+        return dict.fromkeys(_UNKNOWN) | {"similarity": _SIMILARITY}
 
     def rank(self, benchmark: Benchmark) -> Rankings:
         """Rank a benchmark, see [`ModelSystem`]."""
@@ -141,20 +143,19 @@ class RankingSystem:
         self.rankings = {}
         for path in paths:
             self.rankings |= read_rankings(path)
-        self.facts = {"rankings": list(paths)}
+        self.facts = {"rankings": list(paths), "sha256": [_hash_file(path) for path in paths]}
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """See [`ModelSystem`]: nothing is known."""
-        return {**_unknown(benchmark), "ties": None}
+        return dict.fromkeys((*_UNKNOWN, "ties"))
 
     def rank(self, benchmark: Benchmark) -> Rankings:
         """Align the rankings with a benchmark, see [`ModelSystem`]."""
         return align_rankings(benchmark, self.rankings)
 
 
-def _unknown(benchmark: Benchmark) -> dict[str, None]:
-    """Switches that whoever computed the embeddings chose, and did not say."""
-    return dict.fromkeys(("template", "caption_order", "padding", "crop"))
+def _hash_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def hash_parts(model: RTDModel) -> dict[str, str]:

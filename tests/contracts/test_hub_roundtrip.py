@@ -90,7 +90,9 @@ def saved(tmp_path_factory):
     """Folder with a tuned model, a photograph and a gallery, and what the model answers."""
     root = tmp_path_factory.mktemp("saved")
     torch.manual_seed(1)
-    model, processor = RTDModel.from_clip(build_clip(), "lincir", tokenizer=build_tokenizer()), build_processor()
+    # The projection that needs most: image tokens, and the prompt by the text tower from before RTD.
+    model = RTDModel.from_clip(build_clip(), "context_i2w", tokenizer=build_tokenizer())
+    processor = build_processor().with_template("context_i2w")
     tuned = copy.deepcopy(model.text_model)
     with torch.no_grad():
         tuned.text_projection.weight.mul_(2.0)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -221,6 +222,15 @@ def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
     assert "the image at position 1 cannot be read" in skipped[0]
 
 
+def test_a_row_too_large_to_decode_is_named(model, processor, photos, tmp_path, monkeypatch):
+    Image.new("RGB", (200, 200)).save(photos[1])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
+    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    assert gallery.ids == ["0", "2", "3", "4", "5"]
+    assert "the image at position 1 cannot be read: Image size (40000 pixels) exceeds" in skipped[0]
+
+
 @pytest.fixture
 def embeddings(model, processor, photos):
     return encode_images(model, processor, photos).numpy() * 7  # of any norm
@@ -299,6 +309,58 @@ def test_a_file_cut_short_is_named(index, name):
         Gallery.load(index).search(np.ones((1, 24)))
 
 
+def test_a_file_cut_short_is_named_before_it_is_written_to(index):
+    gallery = Gallery.load(index)
+    place = index / "embeddings.bin"
+    place.write_bytes(place.read_bytes()[:-30])
+    before = hash_files(index)
+    for one in (lambda: gallery, lambda: Gallery.load(index)):
+        with pytest.raises(ValueError, match="embeddings.bin' is cut short: it holds 5 images of 6"):
+            one().add_embeddings(torch.eye(24)[:1], ["x"])
+    assert hash_files(index) == before
+
+
+def test_threads_take_turns_at_one_gallery(tmp_path):
+    gallery = Gallery(folder=tmp_path)
+    rows = np.random.default_rng(0).standard_normal((4, 30, 8)).astype(np.float32)
+
+    def write(k):
+        for i in range(30):
+            gallery.add_embeddings(rows[k, i : i + 1], [f"{k}-{i}"])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    loaded = Gallery.load(tmp_path)
+    assert len(loaded) == 120
+    for k in range(4):
+        found = loaded.search(rows[k], 1)
+        assert [hits[0]["id"] for hits in found] == [f"{k}-{i}" for i in range(30)]
+
+
+def test_rows_that_are_refused_leave_none_of_them(tmp_path):
+    rows = np.ones((9000, 2))
+    rows[8500, 1] = np.nan
+    ids = [f"{i}" for i in range(9000)]
+    with pytest.raises(ValueError, match="first that of '8500'"):
+        Gallery(rows, ids, folder=tmp_path)
+    assert len(Gallery.load(tmp_path)) == 0
+
+
+def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch):
+    def read(self, batch_size=8192):
+        yield from [(["a"], np.ones((1, 24), np.float32), [None])]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_rtd.exact_engine_rtd.ExactEngine.read", read)
+    gallery, half = Gallery.load(index), tmp_path / "half"
+    with pytest.raises(KeyboardInterrupt):
+        gallery.save(half)
+    with pytest.raises(ValueError, match="half' holds no readable gallery"):
+        Gallery.load(half)
+    with pytest.raises(ValueError, match="after a save that was interrupted; remove the folder"):
+        gallery.save(half)
+
+
 def test_a_damaged_journal_is_named(index):
     (index / "journal.jsonl").write_text("nonsense\n")
     with pytest.raises(ValueError, match=r"journal.jsonl' is damaged"):
@@ -330,6 +392,21 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
+        (
+            lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),
+            r"strings as names, got \[1\]",
+        ),
+        (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), "list of ids for each query, got a string"),
+        (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got a string"),
+        (lambda: SMALL.search(torch.eye(3), where=["x"]), r"`where` must be a dictionary .* got \['x'\]"),
+        (lambda: SMALL.search(torch.eye(3), min_score="high"), "`min_score` must be a number, got 'high'"),
+        (lambda: Gallery().measure_recall(torch.eye(3)), "the gallery is empty"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], device="gpu"), "the device 'gpu' cannot be used here"),
+        (lambda: Gallery(torch.eye(2), ["a", "b"], device="cuda:99"), "the device 'cuda:99' cannot be used here"),
+        (lambda: Gallery().add(None, None, [Image.new("RGB", (2, 2))]), "position 0 is a Image and has no name"),
+        (lambda: Gallery().add(None, None, "a.png"), "got the one 'a.png'; put it into a list"),
+        (lambda: Gallery().add(None, None, iter([]), []), "a list or another sequence, got a list_iterator"),
+        (lambda: Gallery().add(None, None, [], batch_size=0), "`batch_size` must be .* at least 1, got 0"),
         (lambda: SMALL.remove(["a", "z"]), "has no image 'z'"),
         (lambda: SMALL.search(torch.eye(3), 0), "`top_k` must be .* at least 1, got 0"),
         (lambda: SMALL.search(torch.eye(3), 2.5), "`top_k` must be a whole number"),
@@ -355,6 +432,12 @@ def test_options_that_differ_from_the_folder_are_refused(index):
         Gallery(folder=index, engine="faiss")
     with pytest.raises(ValueError, match="there is a gallery in .* already"):
         Gallery.load(index).save(index)
+    pytest.importorskip("faiss")
+    options = {"engine": "faiss", "folder": index / "approximate"}
+    Gallery(torch.eye(3), ["a", "b", "c"], search_parameter=4, **options)
+    with pytest.raises(ValueError, match="has factory 'Flat', not 'HNSW32'"):
+        Gallery(factory="HNSW32", **options)
+    assert Gallery(search_parameter=8, **options).ids == ["a", "b", "c"]  # that of whoever opens it
 
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet", "faiss", "json"])

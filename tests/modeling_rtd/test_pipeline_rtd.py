@@ -7,9 +7,10 @@ import pytest
 import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
+from peft import get_peft_model
 from transformers import pipeline
 
-from modeling_rtd import Gallery, RTDModel
+from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, RTDModel
 from tests.builders import build_clip, build_images, build_tokenizer
 from trainer.adapters import build_lora_config
 
@@ -86,7 +87,7 @@ def test_batches_of_several_kinds_equal_single_queries(pipe, photos):
         assert [names(hits) for hits in together] == [names(hits) for hits in alone]
 
 
-@pytest.mark.parametrize("form", ["generator", "datasets", "undecoded paths"])
+@pytest.mark.parametrize("form", ["generator", "datasets", "undecoded paths", "undecoded images"])
 def test_many_queries_stream(pipe, photos, form):
     queries = [{"image": photos[i], "text": text} for i, text in enumerate(TEXTS)]
     expected = [names(pipe(query)) for query in queries]
@@ -96,6 +97,8 @@ def test_many_queries_stream(pipe, photos, form):
         inputs = Dataset.from_dict(rows)
         if form == "datasets":
             inputs = inputs.cast_column("image", ImageFeature())
+        if form == "undecoded images":
+            inputs = inputs.cast_column("image", ImageFeature(decode=False))
     results = pipe(inputs, batch_size=2)
     assert not isinstance(results, list)
     assert [names(hits) for hits in results] == expected
@@ -105,6 +108,23 @@ def test_the_reference_is_left_out_unless_asked_for(pipe, photos):
     assert photos[3] not in names(pipe(image=photos[3]))
     assert names(pipe(image=photos[3], exclude_reference=False))[0] == photos[3]
     assert photos[4] not in names(pipe({"image": photos[3], "exclude": [photos[4]]}))
+    assert photos[4] not in names(pipe({"image": photos[3], "exclude": photos[4]}))
+
+
+def test_the_reference_is_known_by_any_name_of_its_file(
+    pipe, model, processor, gallery, photos, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    files = [f"{i}.png" for i in range(8)]
+    pipe.gallery = Gallery.from_images(model, processor, files)[0]
+    for reference in ("3.png", "./3.png", photos[3]):
+        assert names(pipe(image=reference, top_k=8)) == names(pipe(image=photos[3], top_k=8))
+        assert sorted(names(pipe(image=reference, top_k=8))) == [name for name in files if name != "3.png"]
+    other = Gallery()
+    other.add(model, processor, files, [f"image {i}" for i in range(8)], [{"path": path} for path in photos])
+    pipe.gallery = other
+    assert sorted(names(pipe(image="3.png", top_k=7))) == [f"image {i}" for i in range(8) if i != 3]
+    assert names(pipe(image="3.png", exclude_reference=False))[0] == "image 3"
 
 
 def test_an_image_behind_a_url_is_taken(pipe, photos):
@@ -183,6 +203,11 @@ def test_no_queries_have_no_answers(pipe):
     assert pipe([]) == []
 
 
+def test_a_pipeline_without_a_processor_says_so(model, gallery):
+    with pytest.raises(ValueError, match="needs the model's processor: pass processor="):
+        ComposedImageRetrievalPipeline(model=model, gallery=gallery, device="cpu")
+
+
 def test_a_pipeline_without_a_gallery_says_so(model, processor):
     with pytest.raises(ValueError, match="nothing to search: pass gallery="):
         pipeline(TASK, model=model, processor=processor, device="cpu")(text="a dog")
@@ -228,3 +253,32 @@ def test_adapters_are_chosen_per_query_and_mixed_in_one_batch(adapted, photos, t
 def test_an_unknown_adapter_is_named_with_the_nearest(adapted, photos):
     with pytest.raises(ValueError, match="unknown adapter 'fashon'; did you mean 'fashion'"):
         adapted({"image": photos[0], "text": "is red", "adapter": "fashon"})
+    with pytest.raises(ValueError, match="unknown adapter 'fashon'"):
+        adapted({"text": "a dog", "adapter": "fashon"})
+
+
+def test_an_adapter_that_cannot_be_had_is_refused(adapted, photos):
+    query = {"image": photos[0], "text": "is red"}
+    tower = adapted.model.text_model
+    tower.set_adapter(["fashion", "scenes"])
+    with pytest.raises(ValueError, match=r"several adapters are active \(fashion, scenes\): name one for each query"):
+        adapted([query, {**query, "adapter": "fashion"}], batch_size=2)
+    tower.disable_adapters()
+    with pytest.raises(ValueError, match="'fashion' was asked for, but adapters are disabled"):
+        adapted(query, adapter="fashion")
+
+
+def test_adapters_of_a_peft_model_are_chosen_per_query(model, processor, gallery, photos):
+    query = {"image": photos[0], "text": "is red"}
+    base = pipeline(TASK, model=model, processor=processor, gallery=gallery, device="cpu")(query)
+    model.text_model = get_peft_model(model.text_model, build_lora_config(), adapter_name="fashion")
+    for name, parameter in model.text_model.named_parameters():
+        if ".lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    pipe = pipeline(TASK, model=model, processor=processor, gallery=gallery, device="cpu")
+    tuned = pipe(query)
+    assert tuned != base
+    mixed = pipe([{**query, "adapter": name} for name in ("__base__", "fashion", None)], batch_size=3)
+    for hits, expected in zip(mixed, (base, tuned, tuned), strict=True):
+        assert names(hits) == names(expected)
+        assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-5)

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -117,3 +118,28 @@ def test_prompts_have_the_published_token_ids(shared: Path):
     }.items():
         ids = processor.build_prompts([condition])[0][0]
         assert [processor.placeholder_token_id if i == -1 else i for i in ids] == published[text]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.uint16([0, 200, 300, 65535]), [0, 0, 1, 255]),
+        (np.int32([-5, 257, 65535, 70000]), [0, 1, 255, 255]),
+        (np.float32([-1, 0.5, 1, np.nan]), [0, 127, 255, 0]),
+        (np.uint8([0, 200, 255, 3]), [0, 200, 255, 3]),
+    ],
+)
+def test_the_mode_of_an_image_says_how_it_is_scaled(processor, tmp_path, values, expected):
+    Image.fromarray(values[None].repeat(2, 0)).save(tmp_path / "image.tif")
+    loaded = processor.load_image(tmp_path / "image.tif")
+    assert np.asarray(loaded)[0, :, 0].tolist() == expected
+
+
+def test_a_strip_that_preprocessing_would_blow_up_is_refused(processor, tmp_path):
+    Image.new("RGB", (1, 6000)).save(tmp_path / "strip.png")
+    Image.new("RGB", (3, 300)).save(tmp_path / "tall.png")
+    with pytest.raises(
+        ValueError, match=r"strip.png' cannot be read: it has 1 by 6000 pixels, and one side may be 100"
+    ):
+        processor.prepare_images([tmp_path / "strip.png"])
+    assert processor.prepare_images([tmp_path / "tall.png"]).shape == (1, 3, 32, 32)

@@ -1,5 +1,6 @@
 """Benchmarks against the real annotation files and the values recorded beside them."""
 
+import gzip
 import hashlib
 import json
 
@@ -186,7 +187,10 @@ def test_circos_example_submission_scores_as_recorded(shared, circo_root, oracle
     example = str(shared / "data/circo/submission_examples/submission_val.json")
     command = ["evaluate", "--rankings", example, "--benchmark", "circo", "--root", str(circo_root)]
     assert main([*command, "--output-dir", str(tmp_path)]) == 0
-    record, recorded = json.loads((tmp_path / "circo-val.json").read_text()), oracle("circo_val_example_submission")
+    record, recorded = (
+        json.loads(next(tmp_path.glob("circo-val-*.json")).read_text()),
+        oracle("circo_val_example_submission"),
+    )
     expected = {f"map@{k}": value for k, value in recorded["mAP"].items()}
     expected |= {f"target_recall@{k}": value for k, value in recorded["recall"].items()}
     expected |= {f"semantic_map@10/{aspect}": value for aspect, value in recorded["semantic_mAP@10"].items()}
@@ -196,8 +200,10 @@ def test_circos_example_submission_scores_as_recorded(shared, circo_root, oracle
 
 def test_example_submissions_are_in_order(shared, circo_root):
     examples = shared / "data/circo/submission_examples"
-    for root in (circo_root, None):
-        assert check_submission(examples / "submission_test.json", root) == ("circo test", [])
+    assert check_submission(examples / "submission_test.json", circo_root) == ("circo test", [])
+    for root in (shared / "data/circo", None):  # neither has the list of the gallery
+        kind, problems = check_submission(examples / "submission_test.json", root)
+        assert (kind, problems) == ("circo test (ids of images not compared with the gallery)", [])
     problems = check_submission(examples / "submission_val.json", circo_root)[1]
     assert problems[0].startswith("these are 220 queries, as many as the split val has")
     for metric in ("recall", "recall_subset"):
@@ -235,6 +241,7 @@ def test_fashioniqs_average_is_not_weighted(oracle):
         for name in ("dress", "shirt", "toptee")
     }
     means = average_parts(find_benchmark("fashioniq"), parts)
+    assert "average" not in average_parts(find_benchmark("fashioniq"), {"dress": parts["dress"]})
     expected = {"recall@10": case["average_R@10"], "recall@50": case["average_R@50"], "average": case["overall"]}
     assert means == pytest.approx(expected)
 
@@ -308,6 +315,18 @@ def edit(root, file, change):
 
 
 CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2.val.json"
+VAL, IMAGES = "annotations/val.json", "COCO2017_unlabeled/annotations/image_info_unlabeled2017.json"
+TASK, COCO = f"genecis/{TASKS[0]}.json", "id,query_regions,query_class,classes\n"
+
+
+def replace_by(path, content):
+    """Put a gzipped file in the place of a plain one."""
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(content)
+
+
+def set_side(rows, side):
+    rows[0]["target"]["instance_bbox"][2] = side
 
 
 @pytest.mark.parametrize(
@@ -357,6 +376,23 @@ CAPTIONS, SPLIT = "cirr/captions/cap.rc2.val.json", "cirr/image_splits/split.rc2
         ("coco", lambda r: (r / "val2017_masked").rename(r / "m"), "run data/coco/prepare_data.py"),
         ("imagenet_r", lambda r: (r / "imgnet/imgnet_targets.txt").write_text("a b c\n"), "but line 1 is 'a b c'"),
         ("imagenet_r", lambda r: (r / "imgnet/real").rename(r / "real"), "valprep.sh"),
+        ("cirr", lambda r: (r / CAPTIONS).write_text("[" * 100_000), "cap.rc2.val.json' is no JSON"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, b"no gzip"), "cap.rc2.val.json.gz' cannot be read: Not a gzipped"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[{}]")[:-6]), "val.json.gz' cannot be read"),
+        ("cirr", lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[]")[:10] + b"\xff" * 9), "gz' cannot be read"),
+        ("cirr", lambda r: [(r / CAPTIONS).unlink(), (r / CAPTIONS).mkdir()], "cap.rc2.val.json' cannot be read"),
+        (
+            "cirr",
+            lambda r: edit(r, CAPTIONS, lambda c: c[0]["img_set"]["members"].remove(c[0]["target_hard"])),
+            "query 12060 has its target .* outside of its subset",
+        ),
+        ("coco", lambda r: (r / "coco_eval.csv").write_text(COCO + "a.jpg,inf;3;9;9 ,dog,\n"), "no region .* a.jpg"),
+        ("coco", lambda r: (r / "coco_eval.csv").write_text(COCO + "a" * 200_000), "coco_eval.csv' is no CSV"),
+        ("circo", lambda r: edit(r, IMAGES, lambda c: c.update(images=5)), "must hold a list of objects, got '5'"),
+        ("circo", lambda r: edit(r, VAL, lambda c: c[0].update(semantic_aspects="x")), "nothing but list, but .* 'x'"),
+        ("circo", lambda r: edit(r, VAL, lambda c: c[0].update(semantic_aspects=[1])), "nothing but str, but holds"),
+        ("genecis", lambda r: edit(r, TASK, lambda c: set_side(c, float("inf"))), "x, y, width and height"),
+        ("genecis", lambda r: edit(r, TASK, lambda c: set_side(c, float("nan"))), "x, y, width and height"),
     ],
 )
 def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, spoil, message):
@@ -364,6 +400,28 @@ def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, sp
     spoil(root)
     with pytest.raises(ValueError, match=message):
         load_parts(name, folder=DataFolder(root, find_benchmark(name).steps))
+
+
+def test_the_published_prompt_of_geneciss_object_tasks_may_be_asked_for():
+    protocol = find_benchmark("genecis").find_protocol("lincir", template="a photo of $ that 0")
+    assert split_prompt(protocol.template, "car") == ["a photo of ", " that 0"]
+
+
+def test_a_prompt_without_a_condition_is_that_of_the_reference_alone():
+    assert split_prompt("a photo of $ $ that {condition}", None) == ["a photo of ", " ", ""]
+    assert split_prompt("a {condition} of $", None) == ["a  of ", ""]  # no `$` before the condition: blank
+
+
+@pytest.mark.parametrize("root", [".", ".."])
+def test_a_root_may_be_named_from_where_one_is_and_nothing_leads_out_of_it(tmp_path, monkeypatch, root):
+    place = build_stand_in("cirr", tmp_path / "data")
+    (place / "sub").mkdir()
+    monkeypatch.chdir(place if root == "." else place / "sub")
+    benchmark = load_benchmark("cirr", root=root)
+    assert benchmark.gallery["image"][:] == load_benchmark("cirr", root=place).gallery["image"][:]
+    edit(place, SPLIT, lambda c: c.update(x="../secret.png"))
+    with pytest.raises(ValueError, match=r"'../secret.png' leads out of"):
+        load_benchmark("cirr", root=root)
 
 
 @pytest.mark.parametrize(
@@ -375,7 +433,8 @@ def test_annotations_that_are_not_what_they_claim_are_refused(tmp_path, name, sp
         (lambda: load_benchmark("cirr", "test"), "test1"),
         (lambda: load_benchmark("fashioniq/skirt", root="."), "shirt"),
         (lambda: Protocol(padding="yes"), "`padding` must be one of none, target, got 'yes'"),
-        (lambda: Protocol(template="a photo"), "has no"),
+        (lambda: Protocol(template="a photo that {condition}"), "has no '\\$'"),
+        (lambda: Protocol(template="a photo of $"), "has no '{condition}'"),
     ],
 )
 def test_names_that_are_unknown_are_refused(call, message):

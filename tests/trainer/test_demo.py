@@ -21,6 +21,7 @@ VARIANTS = [
     "control: shuffled conditions",
     "pic2word",
     "pic2word + rtd",
+    *(f"{method}{rtd}" for method in ("searle", "context_i2w", "fti4cir") for rtd in ("", " + rtd")),
 ]
 METRICS = ["recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1"]
 
@@ -29,7 +30,7 @@ METRICS = ["recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1"]
 def folder(tmp_path_factory):
     """Folder of a demo at toy size."""
     folder = tmp_path_factory.mktemp("demo") / "runs"
-    assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 0
+    assert main(["demo", "--preset", "toy", "--projections", "all", "--output-dir", str(folder)]) == 0
     return folder
 
 
@@ -42,9 +43,19 @@ def test_the_demo_writes_a_row_for_every_variant(folder):
     assert [row["rtd"] for row in rows] == ["rtd" in name or "control" in name for name in VARIANTS]
 
 
+def test_unknown_projections_are_refused(tmp_path, capsys):
+    assert main(["demo", "--projections", "some", "--output-dir", str(tmp_path / "runs")]) == 2
+    assert "must be 'default' or 'all', got 'some'" in capsys.readouterr().err
+
+
 def test_the_demo_leaves_a_report_and_pictures(folder):
     report = (folder / "report.md").read_text()
-    for part in ("| lincir + rtd without rc |", "What it does not show", "Departures from the published recipes"):
+    for part in (
+        "| lincir + rtd without rc |",
+        "The same on fti4cir",
+        "What it does not show",
+        "Departures from the published recipes",
+    ):
         assert part in report
     for name in ("results.png", "losses.png"):
         with Image.open(folder / name) as picture:

@@ -1,10 +1,9 @@
 import itertools
 
 import pytest
-import torch
 
 from trainer.arguments import RTDTrainingArguments
-from trainer.length_groups import encode_in_groups, group_by_length
+from trainer.length_groups import group_by_length
 
 
 def count_tokens(groups):
@@ -24,19 +23,8 @@ def test_groups_cost_as_little_as_the_best_of_all_cuts(count):
     assert count_tokens(groups) == min(map(count_tokens, every))
 
 
-@pytest.mark.parametrize(("lengths", "groups"), [([5, 5, 5], 2), ([2, 2, 9], 3), ([5], 1)])
-def test_there_are_always_as_many_groups_as_asked_for(lengths, groups):
-    # Processes that train together call their wrapped model equally often.
-    assert len(group_by_length(lengths, groups)) == groups
-    assert len(group_by_length(lengths, 8)) == len(lengths)
-
-
-def test_groups_are_encoded_as_the_whole_batch_is(model):
-    ids = torch.tensor([[1, 5, 3, 0, 0], [1, 6, 3, 0, 0], [1, 5, 6, 7, 3]])
-    groups = group_by_length([3, 3, 5], 2)
-    expected = model.text_model(input_ids=ids).text_embeds
-    torch.testing.assert_close(encode_in_groups(model.text_model, groups, input_ids=ids), expected)
-    torch.testing.assert_close(encode_in_groups(model.text_model, None, input_ids=ids), expected)
+def test_equal_lengths_are_never_cut():
+    assert group_by_length([5, 5, 5], 4) == [(0, 3, 5)]
 
 
 def test_nothing_but_a_number_of_groups_is_accepted():

@@ -5,11 +5,8 @@ import pytest
 
 from trainer.metrics import (
     average_precision_at_k,
-    index_rankings,
     map_at_k,
-    membership,
     precision_at_k,
-    rank_gallery,
     recall_at_k,
     relevance,
     semantic_map_at_k,
@@ -17,6 +14,7 @@ from trainer.metrics import (
     subset_recall_at_k,
     target_ranks,
 )
+from trainer.ranking import index_rankings, membership, rank_gallery
 
 
 class Oracle:
@@ -189,15 +187,6 @@ def test_toy_set_recall(toy_cases):
     assert precision_at_k(relevant, 5) == case["P@5"]
 
 
-def test_minus_infinity_stays_before_what_is_not_allowed():
-    assert rank_gallery([[-np.inf, 1.0]], allowed=[[True, False]]).tolist() == [[0, 1]]
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32])
-def test_any_number_type_is_ranked(dtype):
-    assert rank_gallery(np.array([[0, 3, 200 if dtype == np.uint8 else 2]], dtype=dtype))[0, -1] == 0
-
-
 @pytest.fixture(scope="module")
 def toy_cases(shared):
     path = shared / "oracle" / "toy_metric_cases.json"
@@ -233,14 +222,7 @@ def test_toy_cirr(toy_cases):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: membership([["a"]], ["a", "b", "a"]), "unique, 'a' stands at 0 and 2"),
-        (lambda: membership([["a"], "ab"], ["a", "b"]), "the string 'ab' in row 1"),
-        (lambda: rank_gallery([0.1, 0.2]), r"\(num_queries, num_gallery\), got \(2,\)"),
-        (lambda: rank_gallery([[0.1], [np.nan]]), "1 queries .* first in row 1"),
-        (lambda: rank_gallery([[0.1, 0.2]], allowed=[[True]]), r"\(1, 2\), got \(1, 1\)"),
         (lambda: relevance([[0]], ["a"], [["a"], ["a"]]), r"each of 2 queries, got \(1, 1\)"),
-        (lambda: rank_gallery([[0.1, 0.2]], last=[[True]]), r"`last` .* \(1, 2\), got \(1, 1\)"),
-        (lambda: index_rankings([["a"], ["z"]], ["a"]), "'z', ranked in row 1, is no id of the gallery"),
         (lambda: precision_at_k([[True]], 2), r"depth of the ranking \(1\), got 2"),
         (lambda: set_recall_at_k([[True]], [1], 0), "got 0"),
         (lambda: recall_at_k([[True]], 0), r"between 1 and the depth of the ranking \(1\), got 0"),

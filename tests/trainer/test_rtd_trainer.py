@@ -374,13 +374,21 @@ def test_a_step_never_waits_for_its_device(build, monkeypatch):
         loss.item()
 
 
-def test_sub_batches_by_length_change_no_result(build, model):
+def test_processes_that_tokenise_change_no_result(build):
+    trainers = [build(name=str(count), dataloader_num_workers=count, max_steps=4) for count in (None, 2)]
+    for trainer in trainers:
+        trainer.train()
+    assert [trainer.args.dataloader_num_workers for trainer in trainers] == [0, 2]
+    assert get_losses(trainers[0]) == get_losses(trainers[1])
+
+
+def test_groups_by_length_change_no_result(build, model):
     trainers = [build(name=str(groups), length_groups=groups, max_steps=3, optim="sgd") for groups in (1, 3)]
     for trainer in trainers:
         trainer.model.double()
         trainer.train()
     whole, parts = trainers
-    assert len({length for _, _, length in parts.data_collator(list(parts.train_dataset))["groups"]}) > 1
+    assert len({length for _, _, length in parts.data_collator(list(parts.train_dataset))["length_groups"]}) > 1
     assert get_losses(parts) == pytest.approx(get_losses(whole), abs=1e-6)
     for (name, ours), theirs in zip(parts.model.named_parameters(), whole.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=0, msg=name)

@@ -120,9 +120,8 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
 
     trainer.model.register_forward_hook(record, with_kwargs=True)
     trainer.compute_loss(trainer.model, batch)
-    embeds = torch.cat([output for _, output in passes])
-    names = {"pseudo_token_embeds", "pseudo_token_mask"} & passes[0][0].keys()
-    given = {name: torch.cat([prompt[name] for prompt, _ in passes]) for name in names}
+    prompt, embeds = passes[0]
+    given = {name: prompt[name] for name in ("pseudo_token_embeds", "pseudo_token_mask")}
     triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by length
     for place, conditions in enumerate(([row["conditioning_caption"] for row in triplets], [""] * 8)):
         padded = trainer.processor.pad(trainer.processor.build_prompts(conditions)[0])

@@ -17,6 +17,9 @@ __all__ = [
     "BenchmarkInfo",
     "DataFolder",
     "Protocol",
+    "check_annotations",
+    "check_one_part",
+    "check_root",
     "find_benchmark",
     "load_benchmark",
     "load_parts",
@@ -66,16 +69,25 @@ def load_parts(
     """
     info, part = find_benchmark(name), name.partition("/")[2]
     split = info.check_split(split)
-    known = info.counts[split]
-    if part and part not in known:
-        raise ValueError(suggest(f"part of {info.name}", part, known))
-    if info.needs_root and folder is None:
+    parts = info.choose_parts(split, part)
+    check_root(info, folder and folder.root)
+    return [check_annotations(info.load(folder, split, part, protocol or info.protocol)) for part in parts]
+
+
+def check_root(info: BenchmarkInfo, root: Path | None) -> None:
+    """Check that the directory of a benchmark was named, where it needs one.
+
+    Args:
+        info ([`BenchmarkInfo`]): The declaration.
+        root (`Path`, *optional*): The directory.
+
+    Raises:
+        ValueError: If it was not; says what it must hold.
+    """
+    if info.needs_root and root is None:
         raise ValueError(
             f"{info.name} lies in a directory, its root, which was not named. It must hold\n{info.layout}"
         )
-    # The presets of the small world are sizes of one benchmark, not its parts.
-    parts = [part] if part else list(known) if info.needs_root else ["demo"]
-    return [_check(info.load(folder, split, part, protocol or info.protocol)) for part in parts]
 
 
 def load_benchmark(
@@ -95,15 +107,41 @@ def load_benchmark(
     Raises:
         ValueError: As [`load_parts`], and if the benchmark has several parts and none is named.
     """
-    parts = load_parts(name, split, root and DataFolder(root, find_benchmark(name).steps), protocol)
+    check_one_part(name, split)
+    return load_parts(name, split, root and DataFolder(root, find_benchmark(name).steps), protocol)[0]
+
+
+def check_one_part(name: str, split: str | None = None) -> None:
+    """Check that a name stands for one part of a benchmark.
+
+    Args:
+        name (`str`): Name, with or without a part.
+        split (`str`, *optional*): Split.
+
+    Raises:
+        ValueError: If benchmark, part or split is unknown, or it has several parts and none is named.
+    """
+    info = find_benchmark(name)
+    parts = info.choose_parts(info.check_split(split), name.partition("/")[2])
     if len(parts) > 1:
-        names = ", ".join(f"{part.name}/{part.part}" for part in parts)
-        raise ValueError(f"{name} has several parts: name one of {names}.")
-    return parts[0]
+        raise ValueError(
+            f"{name} has several parts: name one of {', '.join(f'{info.name}/{part}' for part in parts)}."
+        )
 
 
-def _check(benchmark: Benchmark) -> Benchmark:
-    """Refuse annotations that contradict one another."""
+def check_annotations(benchmark: Benchmark) -> Benchmark:
+    """Refuse annotations that contradict one another.
+
+    Args:
+        benchmark ([`Benchmark`]): One part, as its declaration loads it.
+
+    Returns:
+        [`Benchmark`]: The same.
+
+    Raises:
+        ValueError: If a query names an image that the gallery lacks, has its targets outside of its subset, or an id
+            that repeats.
+    """
     ids = set(benchmark.gallery["id"][:])
     for column in ("target_ids", "subset_ids", "candidate_ids"):
         if column not in benchmark.queries.column_names:
@@ -114,6 +152,10 @@ def _check(benchmark: Benchmark) -> Benchmark:
                     f"{benchmark.title}: query {query} names '{min(absent)}' ({column}), which the gallery lacks; "
                     "captions and image lists are not of the same release."
                 )
+    columns = (benchmark.queries[name][:] for name in ("id", "target_ids", "subset_ids"))
+    for query, targets, subset in zip(*columns, strict=True):
+        if targets and subset and set(targets).isdisjoint(subset):
+            raise ValueError(f"{benchmark.title}: query {query} has its target '{targets[0]}' outside of its subset.")
     if len(set(benchmark.queries["id"][:])) < len(benchmark.queries):
         raise ValueError(f"{benchmark.title}: ids of queries repeat.")
     return benchmark

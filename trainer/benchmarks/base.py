@@ -25,6 +25,8 @@ _CHOICES = {
     "crop": ("transformers", "published"),
     "ties": ("gallery", "last"),
 }
+# LinCIR's evaluation of GeneCIS asks it in both object tasks: the answer's place stands where the condition should.
+_WITHOUT_CONDITION = "a photo of $ that 0"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Protocol:
             Whether a query's reference image is removed from its ranking.
         template (`str`, *optional*):
             Prompt of a query: each `$` a pseudo-word, `{condition}` the condition, verbatim; the processor's own where
-            left out.
+            left out. `"a photo of $ that 0"`, which LinCIR's evaluation asks in the object tasks of GeneCIS, is the
+            only one without a condition.
         caption_order (`str`, defaults to `"both"`):
             FashionIQ's two captions: `"both"` orders, stripped, their embeddings averaged (SEARLE, LinCIR, RTD);
             `"forward"`, stripped, first caption first; `"reversed"`, verbatim, second caption first (Pic2Word).
@@ -67,6 +70,8 @@ class Protocol:
                 raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
         if self.template is not None and "$" not in self.template:
             raise ValueError(f"the template {self.template!r} has no '$', the place of the reference image.")
+        if self.template not in (None, _WITHOUT_CONDITION) and "{condition}" not in self.template:
+            raise ValueError(f"the template {self.template!r} has no '{{condition}}', the place of the condition.")
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,8 @@ class BenchmarkInfo:
         steps (`Mapping[str, str]`):
             For each thing a directory must hold, the official step that brings it.
         counts (`Mapping[str, Mapping[str, Mapping[str, int]]]`):
-            Official numbers by split and part: `queries`, `gallery`, and `gallery_val` where there is a second one.
+            Official numbers by split and part: `queries`, `gallery`, `gallery_val` where there is a second one, and
+            `candidates` where each query ranks as many images of its own.
         protocol ([`Protocol`]): As published for LinCIR and RTD.
         load (`Callable`): Loads one part: takes a [`DataFolder`], split, part and [`Protocol`].
         methods (`Mapping[str, Mapping]`, *optional*): Switches that other methods publish with, by prompt template.
@@ -179,6 +185,25 @@ class BenchmarkInfo:
         if split not in self.counts:
             raise ValueError(suggest(f"split of {self.name}", split, self.counts))
         return split
+
+    def choose_parts(self, split: str, part: str = "") -> list[str]:
+        """List the parts that are meant.
+
+        Args:
+            split (`str`): Split.
+            part (`str`, defaults to `""`): The one that was named, if any.
+
+        Returns:
+            `list[str]`: That one, or all.
+
+        Raises:
+            ValueError: If the benchmark has no such part.
+        """
+        known = self.counts[split]
+        if part and part not in known:
+            raise ValueError(suggest(f"part of {self.name}", part, known))
+        # The presets of the small world are sizes of one benchmark, not its parts.
+        return [part] if part else list(known) if self.needs_root else ["demo"]
 
     def find_protocol(self, method: str, **switches) -> Protocol:
         """Find the published protocol of a method.

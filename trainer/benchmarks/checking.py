@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from trainer.benchmarks import Benchmark, BenchmarkInfo, DataFolder
+from trainer.benchmarks import Benchmark, BenchmarkInfo, DataFolder, check_annotations
+from trainer.benchmarks.folders import MissingError
 from trainer.preprocessing import read_image
 
 
@@ -30,40 +31,48 @@ class Finding(NamedTuple):
     text: str
 
 
-def check_folder(info: BenchmarkInfo, folder: DataFolder, splits: Iterable[str] | None = None) -> list[Finding]:
+def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None, part: str = "") -> list[Finding]:
     """Check the directory of a benchmark; reads every image of it.
 
     Args:
         info ([`BenchmarkInfo`]): The declaration.
-        folder ([`DataFolder`]): The directory.
-        splits (`Iterable[str]`, *optional*): Splits to check; all where left out.
+        root (`str` or `Path`): The directory.
+        split (`str`, *optional*): Split to check; all where left out.
+        part (`str`, defaults to `""`): Part to check; all where left out.
 
     Returns:
         `list[Finding]`: The directory is in order where all are `"ok"` or `"extra"`.
+
+    Raises:
+        ValueError: If there is no such directory, split or part.
     """
-    findings, images, is_whole = [], {}, True
-    for split in splits or info.counts:
-        for part in info.counts[split]:
+    # What annotations say is told even where images are not there yet.
+    folder = DataFolder(root, info.steps, needs_images=False)
+    findings, images, is_read = [], {}, True
+    for name in [info.check_split(split)] if split else info.counts:
+        for piece in info.choose_parts(name, part):
             try:
-                benchmark = info.load(folder, split, part, info.protocol)
+                benchmark = check_annotations(info.load(folder, name, piece, info.protocol))
             except ValueError as error:
-                findings.append(Finding("missing", f"{split}{part and ' ' + part}: {error}"))
-                is_whole = False
+                kind = "missing" if isinstance(error, MissingError) else "corrupt"
+                findings.append(Finding(kind, f"{name}{piece and ' ' + piece}: {error}"))
+                is_read = False
                 continue
             deviations = compare_with_official(info, benchmark)
             findings += [Finding("differs", text) for text in deviations]
             if not deviations:
                 findings.append(Finding("ok", f"{benchmark.title}: {_count(benchmark)}, the official numbers"))
             images |= dict.fromkeys(_list_images(benchmark))
-    findings += _check_digests(info, folder)
+    findings += _check_digests(info, folder) + [Finding("missing", text) for text in folder.absent]
     missing = [path for path in images if not folder.holds(path)]
     findings += _tell("missing", "images are not there", missing, folder)
     there = [path for path in images if folder.holds(path)]
     findings += _tell("corrupt", "images cannot be read", _find_unreadable(there), folder)
-    if is_whole:
+    if is_read and not part:
         findings += _tell("extra", "files beside the images are in no list", _find_extra(there, images), folder)
     if images and not missing:
-        findings.append(Finding("ok", f"all {len(images)} images are there"))
+        listed = "images" if is_read else "images of what could be read"
+        findings.append(Finding("ok", f"all {len(images)} {listed} are there"))
     order = ("missing", "corrupt", "differs", "extra", "ok")
     return sorted(dict.fromkeys(findings), key=lambda finding: order.index(finding.kind))
 
@@ -158,7 +167,7 @@ def _find_unreadable(paths: list[str]) -> list[str]:
         return True
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of the interpreter's lock
-        readable = list(tqdm(pool.map(is_readable, paths), total=len(paths), desc="Reading images"))
+        readable = list(tqdm(pool.map(is_readable, paths), total=len(paths), desc="Reading images", disable=not paths))
     return [path for path, fine in zip(paths, readable, strict=True) if not fine]
 
 

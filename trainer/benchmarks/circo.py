@@ -8,12 +8,25 @@ from trainer.benchmarks.base import Benchmark, BenchmarkInfo, Protocol
 from trainer.benchmarks.folders import DataFolder, check_rows, check_values
 
 
-__all__ = ["INFO"]
+__all__ = ["INFO", "read_gallery", "read_rows"]
 
 _INFO_FILE = "annotations/image_info_unlabeled2017.json"
+_COCO = ("COCO2017_unlabeled/", "CIRCO/COCO2017_unlabeled/")
 
 
-def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benchmark:
+def read_rows(folder: DataFolder, split: str) -> list[dict]:
+    """Read the queries, as annotated.
+
+    Args:
+        folder ([`DataFolder`]): Directory of CIRCO.
+        split (`str`): `"val"` or `"test"`.
+
+    Returns:
+        `list[dict]`: Rows of the file.
+
+    Raises:
+        ValueError: If the file is not there or not in order.
+    """
     annotations = f"annotations/{split}.json"
     rows = folder.read_json("annotations", annotations, f"CIRCO/{annotations}")
     labels = {"target_img_id": int, "gt_img_ids": list} if split == "val" else {}
@@ -21,11 +34,34 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     check_values((row["gt_img_ids"] for row in rows if labels), f"{annotations}, gt_img_ids", int)
     if wrong := [row["id"] for row in rows if labels and row["gt_img_ids"][:1] != [row["target_img_id"]]]:
         raise ValueError(f"{annotations} must name `target_img_id` first in `gt_img_ids`; query {wrong[0]} does not.")
-    coco = ("COCO2017_unlabeled/", "CIRCO/COCO2017_unlabeled/")
-    images = folder.read_json("gallery", *(f"{place}{_INFO_FILE}" for place in coco), kind=dict).get("images")
-    check_rows(images or [None], _INFO_FILE, id=int, file_name=str)
-    place = folder.find_images("images", *(f"{place}unlabeled2017" for place in coco))
-    paths = {str(image["id"]): folder.image(place, image["file_name"]) for image in images}
+    # An older copy of the annotations has none.
+    aspects = [row.get("semantic_aspects", []) for row in rows]
+    check_values([aspects], f"{annotations}, semantic_aspects", list)
+    check_values(aspects, f"{annotations}, semantic_aspects", str)
+    return rows
+
+
+def read_gallery(folder: DataFolder) -> dict[str, str]:
+    """Read the list of the gallery.
+
+    Args:
+        folder ([`DataFolder`]): Directory of CIRCO.
+
+    Returns:
+        `dict[str, str]`: Names of image files, by id.
+
+    Raises:
+        ValueError: If the list is not there or not in order.
+    """
+    images = folder.read_json("gallery", *(f"{place}{_INFO_FILE}" for place in _COCO), kind=dict).get("images")
+    check_rows(images, _INFO_FILE, id=int, file_name=str)
+    return {str(image["id"]): image["file_name"] for image in images}
+
+
+def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benchmark:
+    rows, files = read_rows(folder, split), read_gallery(folder)
+    place = folder.find_images("images", *(f"{place}unlabeled2017" for place in _COCO))
+    paths = {name: folder.image(place, file) for name, file in files.items()}
     references = [str(row["reference_img_id"]) for row in rows]
     if absent := [name for name in references if name not in paths]:
         raise ValueError(f"{_INFO_FILE} lacks {len(absent)} references, such as image {absent[0]}.")
@@ -34,9 +70,8 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         "reference_id": references,
         "reference_image": [paths[name] for name in references],
         "condition": [row["relative_caption"] for row in rows],
-        "target_ids": [[str(item) for item in row["gt_img_ids"]] if labels else [] for row in rows],
+        "target_ids": [[str(item) for item in row["gt_img_ids"]] if split == "val" else [] for row in rows],
         "subset_ids": [[] for _ in rows],
-        # An older copy of the annotations has none.
         "aspects": [row.get("semantic_aspects", []) for row in rows],
     }
     gallery = Dataset.from_dict({"id": list(paths), "image": list(paths.values())})

@@ -81,11 +81,12 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 def _read_region(row: dict[str, str]) -> list[float]:
     try:
         left, top, right, bottom = map(float, row["query_regions"].split(";"))
-    except ValueError as error:
+        left_px, top_px, right_px, bottom_px = map(int, (left, top, right, bottom))
+    except (ValueError, OverflowError) as error:  # no number, or an infinite one
         raise ValueError(
             f"coco_eval.csv has no region 'x1;y1;x2;y2' for {row['id']}: {row['query_regions']!r}"
         ) from error
-    if int(left) >= int(right) or int(top) >= int(bottom):
+    if left_px >= right_px or top_px >= bottom_px:
         raise ValueError(f"coco_eval.csv has an empty region for {row['id']}: {row['query_regions']!r}")
     return [left, top, right, bottom]
 

@@ -8,12 +8,17 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
-__all__ = ["DataFolder", "check_rows", "check_values"]
+__all__ = ["DataFolder", "MissingError", "check_rows", "check_values"]
+
+
+class MissingError(ValueError):
+    """A file or a directory is not there; says which official step brings it."""
 
 
 class DataFolder:
@@ -26,16 +31,19 @@ class DataFolder:
 
     Attributes:
         files (`dict[str, str]`): SHA-256 of each annotation file that was read, by its path below the root.
+        absent (`list[str]`): A sentence for each directory of images that is not there, where images are not needed.
 
     Raises:
         ValueError: If there is no such directory.
     """
 
     def __init__(self, root: str | Path, steps: Mapping[str, str], needs_images: bool = True):
-        self.root, self.steps, self.needs_images = Path(root), steps, needs_images
+        # Not as it was named: below `.` or `..` no name of an image could be told from one that leads out of it.
+        self.root, self.steps, self.needs_images = Path(os.path.abspath(root)), steps, needs_images  # noqa: PTH100
         if not self.root.is_dir():
             raise ValueError(f"the root '{root}' is no directory; name the one that holds the benchmark's files.")
         self.files: dict[str, str] = {}
+        self.absent: list[str] = []
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, thing: str, *places: str) -> Path:
@@ -49,14 +57,14 @@ class DataFolder:
             `Path`: The first that exists; a file may also be there gzipped.
 
         Raises:
-            ValueError: If none exists; says which official step was skipped.
+            MissingError: If none exists; says which official step was skipped.
         """
         for place in places:
             for path in (self.root / place, self.root / f"{place}.gz"):
                 if path.exists():
                     return path
         also = f" (nor at {', '.join(places[1:])})" if places[1:] else ""
-        raise ValueError(f"'{self.root}' holds no {places[0]}{also}. The step that brings it: {self.steps[thing]}")
+        raise MissingError(f"'{self.root}' holds no {places[0]}{also}. The step that brings it: {self.steps[thing]}")
 
     def find_images(self, thing: str, *places: str) -> Path:
         """Find a directory of images that may lie at several places.
@@ -69,13 +77,14 @@ class DataFolder:
             `Path`: The first that exists, or the official one where images are not needed.
 
         Raises:
-            ValueError: As `find`, where images are needed.
+            MissingError: As `find`, where images are needed.
         """
         try:
             return self.find(thing, *places)
-        except ValueError:
+        except MissingError as error:
             if self.needs_images:
                 raise
+            self.absent.append(str(error))
             return self.root / places[0]
 
     def read_json(self, thing: str, *places: str, kind: type = list) -> Any:
@@ -93,9 +102,10 @@ class DataFolder:
             ValueError: If it is missing, no JSON, or holds something else.
         """
         path = self.find(thing, *places)
+        text = self._read(path)
         try:
-            content = json.loads(self._read(path))
-        except ValueError as error:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"'{path}' is no JSON: {error}. The step that brings it: {self.steps[thing]}") from error
         if not isinstance(content, kind) or not content:
             name = "list" if kind is list else "object"
@@ -117,10 +127,13 @@ class DataFolder:
             ValueError: If it is missing or has other columns.
         """
         path = self.find(thing, *places)
-        reader = csv.DictReader(io.StringIO(self._read(path)))
-        if reader.fieldnames != list(header):
-            raise ValueError(f"'{path}' must have the columns {', '.join(header)}, got {reader.fieldnames}.")
-        rows = list(reader)
+        try:
+            reader = csv.DictReader(io.StringIO(self._read(path)))
+            names, rows = reader.fieldnames, list(reader)
+        except csv.Error as error:
+            raise ValueError(f"'{path}' is no CSV: {error}") from error
+        if names != list(header):
+            raise ValueError(f"'{path}' must have the columns {', '.join(header)}, got {names}.")
         if broken := [i for i, row in enumerate(rows) if None in row.values() or None in row]:
             raise ValueError(f"'{path}' must have {len(header)} cells a row; row {broken[0]} has not.")
         return rows
@@ -141,9 +154,12 @@ class DataFolder:
         return [line.strip() for line in self._read(self.find(thing, *places)).splitlines() if line.strip()]
 
     def _read(self, path: Path) -> str:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
+        try:
+            content = path.read_bytes()
+            if path.suffix == ".gz":
+                content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"'{path}' cannot be read: {error}") from error
         self.files[str(path.relative_to(self.root)).removesuffix(".gz")] = hashlib.sha256(content).hexdigest()
         try:
             return content.decode("utf-8")
@@ -196,8 +212,10 @@ def check_rows(rows: Sequence, where: str, **fields: type | tuple[type, ...]) ->
         fields: Type of each field.
 
     Raises:
-        ValueError: If a row is no object, or lacks a field, or has another type there.
+        ValueError: If they are no list, or a row is no object, or lacks a field, or has another type there.
     """
+    if not isinstance(rows, list):
+        raise ValueError(f"{where} must hold a list of objects, got {str(rows)[:40]!r}.")
     for index, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(f"{where} must hold objects, but row {index} is {str(row)[:40]!r}.")

@@ -46,8 +46,13 @@ def cut_dilated(image: Image.Image, box: Sequence[float], size_px: int) -> Image
 
     Returns:
         `PIL.Image.Image`: A square.
+
+    Raises:
+        ValueError: If not one pixel lies in the box.
     """
     image = image.crop(crop_box(image.size, box))
+    if not min(image.size):
+        raise ValueError(f"{image.width} x {image.height} pixels lie in it.")
     long = max(image.size)
     square = Image.new(image.mode, (long, long))
     square.paste(image, ((long - image.width) // 2, (long - image.height) // 2))
@@ -105,7 +110,8 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 
 
 def _is_box(box: list) -> bool:
-    return [type(number) in (int, float) for number in box] == [True] * 4 and min(box[2:]) > 0
+    is_number = [type(number) in (int, float) and abs(number) < 1e9 for number in box]  # neither infinite nor NaN
+    return is_number == [True] * 4 and min(box[2:]) > 0
 
 
 def _identify(item: dict) -> str:

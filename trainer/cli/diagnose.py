@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 __all__ = ["run"]
@@ -17,11 +18,15 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If an option, a file or the output folder is not accepted.
     """
+    from trainer.cli.evaluate import add_switches, read_switches
+
     parser = argparse.ArgumentParser("rtd diagnose", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
     parser.add_argument("--benchmark", required=True, help="benchmark, such as small_world or small_world/mini")
     parser.add_argument("--split", help="split of its queries (default: the one with public labels)")
-    parser.add_argument("--root", help="directory of the benchmark; the small world needs none")
+    parser.add_argument("--root", type=Path, help="directory of the benchmark; the small world needs none")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
+    parser.add_argument("--captions", help="json of image id to caption, for the parts that need captions of targets")
     parser.add_argument("--triplets", help="text triplets to judge too: jsonl, json, csv, parquet or Hub id")
     parser.add_argument("-o", "--output", required=True, help="folder of report.md, diagnosis.json and pictures")
     parser.add_argument("-k", type=int, default=5, help="ranks that count as found (default: %(default)s)")
@@ -29,19 +34,28 @@ def run(arguments: list[str]) -> None:
         "--noise-scale", type=float, default=0.5, help="noise on text embeddings, absolute (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: %(default)s)")
+    add_switches(parser)
     options = parser.parse_args(arguments)
 
-    from trainer.assembly import load_model_and_processor
-    from trainer.benchmarks import load_benchmark
-    from trainer.diagnosis import run_diagnosis
+    from trainer.benchmarks import check_one_part, check_root, find_benchmark
+    from trainer.diagnosis import add_target_captions, run_diagnosis
     from trainer.gathering import join_processes
+    from trainer.judging import find_root, make_record, open_parts
+    from trainer.systems import ModelSystem
 
+    name, switches = options.benchmark, read_switches(options)
+    check_one_part(name, options.split)
+    root = find_root(options.root, name, is_one_of_many=False)
+    check_root(find_benchmark(name), root)
     with join_processes() as state:
-        benchmark = load_benchmark(options.benchmark, options.split, options.root)
-        model, processor = load_model_and_processor(options.model)
+        system = ModelSystem(options.model, batch_size=options.batch_size)
+        parts, folder, missing = open_parts(
+            name, options.split, root, system.method, allow_missing=options.allow_missing, **switches
+        )
+        benchmark = add_target_captions(parts[0], options.captions) if options.captions else parts[0]
         facts = run_diagnosis(
-            model,
-            processor,
+            system.model,
+            system.processor,
             benchmark,
             options.output,
             triplets=options.triplets,
@@ -49,6 +63,7 @@ def run(arguments: list[str]) -> None:
             noise_scale=options.noise_scale,
             batch_size=options.batch_size,
             name=options.model,
+            record=make_record(system, name, parts, folder, missing),
         )
         if state.is_main_process:
             for name, part in facts.items():

@@ -16,6 +16,7 @@ _SWITCHES = {
     "crop": "rounding of the centre crop: transformers or published",
     "ties": "order among equal similarities: gallery, or targets last",
 }
+_OF_A_MODEL = ("projection", "alpha", "mode", "precision", "template", "caption_order", "padding", "crop")
 
 
 def add_system_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,8 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
     parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
-    parser.add_argument("--mode", default="composed", help="composed, or a baseline: text, image or sum")
-    parser.add_argument("--precision", default="float32", help="of the towers: float32 or bfloat16 (default: float32)")
+    parser.add_argument("--mode", help="composed (default), or a baseline: text, image or sum")
+    parser.add_argument("--precision", help="of the towers: float32 (default) or bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
     parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: %(default)s")
@@ -74,12 +75,17 @@ def build_system(options: argparse.Namespace):
         [`ModelSystem`], [`EmbeddingSystem`] or [`RankingSystem`].
 
     Raises:
-        ValueError: If they name none, or several.
+        ValueError: If they name none, or several, or a model's options beside what another system computed.
     """
     from trainer.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
     if sum(bool(given) for given in (options.model, options.embeddings, options.rankings)) != 1:
         raise ValueError("name a MODEL, or --embeddings FILE, or --rankings FILE; one of the three.")
+    idle = () if options.model else _OF_A_MODEL if options.embeddings else (*_OF_A_MODEL, "ties")
+    if idle := [name for name in idle if getattr(options, name) is not None]:
+        raise ValueError(
+            f"--{idle[0].replace('_', '-')} is for a model; what another system computed is taken as it is."
+        )
     if options.embeddings:
         return EmbeddingSystem(options.embeddings)
     if options.rankings:
@@ -88,8 +94,8 @@ def build_system(options: argparse.Namespace):
         options.model,
         options.projection,
         options.alpha,
-        options.mode,
-        options.precision,
+        options.mode or "composed",
+        options.precision or "float32",
         options.batch_size,
         options.cache_dir or options.output_dir / "cache",
     )
@@ -114,18 +120,18 @@ def run(arguments: list[str]) -> None:
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)
-    names = options.benchmark.split(",")
+    names = list(dict.fromkeys(name.strip() for name in options.benchmark.split(",")))
     for name in names:
-        find_benchmark(name).check_split(options.split)
+        info = find_benchmark(name)
+        info.choose_parts(info.check_split(options.split), name.partition("/")[2])
     if options.check:
         _check(names, options)
         return
 
     from trainer.gathering import join_processes
-    from trainer.judging import find_root, judge, write_record
+    from trainer.judging import judge, write_record
 
-    # Before a model is loaded.
-    roots = {name: find_root(options.root, name, len(names) > 1) for name in names}
+    roots = _find_roots(names, options)
     switches = read_switches(options)
     for name in names:
         find_benchmark(name).find_protocol("", **switches)
@@ -138,20 +144,30 @@ def run(arguments: list[str]) -> None:
                 print(f"record: {write_record(record, options.output_dir)}\n")
 
 
-def _check(names: list[str], options: argparse.Namespace) -> None:
-    from trainer.benchmarks import DataFolder, find_benchmark
-    from trainer.benchmarks.checking import check_folder
+def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path | None]:
+    """Find the directory of each benchmark, before a model is loaded."""
+    from trainer.benchmarks import check_root, find_benchmark
     from trainer.judging import find_root
 
+    infos = map(find_benchmark, names)
+    many = len({info.name for info in infos if info.needs_root}) > 1
+    roots = {name: find_root(options.root, name, many) for name in names}
+    for name, root in roots.items():
+        check_root(find_benchmark(name), root)
+    return roots
+
+
+def _check(names: list[str], options: argparse.Namespace) -> None:
+    from trainer.benchmarks import find_benchmark
+    from trainer.benchmarks.checking import check_folder
+
     incomplete = []
-    for name in names:
-        info, root = find_benchmark(name), find_root(options.root, name, len(names) > 1)
+    for name, root in _find_roots(names, options).items():
+        info = find_benchmark(name)
         if not info.needs_root:
             print(f"{info.name} is drawn: there is nothing to check.")
             continue
-        if root is None:
-            raise ValueError(f"{info.name} lies in a directory: name it with --root. It must hold\n{info.layout}")
-        findings = check_folder(info, DataFolder(root, info.steps), options.split and [options.split])
+        findings = check_folder(info, root, options.split, name.partition("/")[2])
         print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
         print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
         if any(finding.kind not in ("ok", "extra") for finding in findings):

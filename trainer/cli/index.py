@@ -34,44 +34,68 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
     parser.add_argument("--uri", help="of Milvus: a server or a .db file (default: a file in the index)")
     parser.add_argument("--collection", help="of Milvus (default: gallery)")
+    parser.add_argument("--index", help="of Milvus: FLAT (default, exact), HNSW or another")
+    parser.add_argument("--token", help="of a Milvus server; it is not written down")
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
     parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
         raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
     paths = [] if options.images is None else [str(path.resolve()) for path in list_images(options.images)]
-    chosen = {name: getattr(options, name) for name in ("engine", "dtype", "factory", "uri", "collection")}
+    chosen = {
+        name: getattr(options, name) for name in ("engine", "dtype", "factory", "uri", "collection", "index", "token")
+    }
     chosen = {name: value for name, value in chosen.items() if value is not None}
 
     from modeling_rtd import Gallery
     from trainer.assembly import load_model_and_processor
 
     model, processor = load_model_and_processor(options.model)
+    named = _name_paths(paths)
     if options.embeddings is not None:
         # In memory first: embeddings that do not match leave no index.
-        gallery = Gallery.from_embeddings(options.embeddings, options.ids)
+        places = {name: {"path": path} for name, path in named.items() if name != path}
+        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places)
         if paths:
-            _compare(gallery, model, processor, paths)
+            _compare(gallery, model, processor, named)
         gallery.save(options.out, **chosen)
         print(f"index: {len(gallery)} images in {options.out}")
         return
     gallery = Gallery(folder=options.out, **chosen)
-    before = len(gallery)
+    known = set(gallery.ids)
+    present = {path: name for name, path in named.items() if name in known}
     skipped = gallery.add(
-        model, processor, paths, batch_size=options.batch_size, num_workers=options.num_workers, existing="skip"
+        model,
+        processor,
+        paths,
+        [present.get(path, path) for path in paths],
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        existing="skip",
     )
     if skipped:
         reasons = "\n".join(f"  {reason}" for reason in skipped)
         print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
-    print(f"index: {len(gallery)} images in {options.out}, {len(gallery) - before} of them new")
+    if not len(gallery):
+        raise ValueError(f"none of {len(paths)} images can be read.")
+    print(f"index: {len(gallery)} images in {options.out}, {len(gallery) - len(known)} of them new")
 
 
-def _compare(gallery, model, processor, paths: list[str]) -> None:
-    """Compare some of the images with their embeddings, under their path, name, or name without its suffix."""
+def _name_paths(paths: list[str]) -> dict[str, str]:
+    """Name images as an index may: by name without suffix, name, and path, where that is one image's alone."""
+    named = {}
+    for path in paths:
+        for name in (Path(path).stem, Path(path).name, path):
+            named.setdefault(name, set()).add(path)
+    return {name: found.pop() for name, found in named.items() if len(found) == 1}
+
+
+def _compare(gallery, model, processor, named: dict[str, str]) -> None:
+    """Compare some of the images with their embeddings."""
     ids = set(gallery.ids)
-    named = {name: path for path in paths for name in (path, Path(path).name, Path(path).stem) if name in ids}
-    if not named:
-        raise ValueError(f"none of the ids is the name of one of the {len(paths)} images, such as '{paths[0]}'.")
-    chosen = dict(list(named.items())[:: max(1, len(named) // _NUM_COMPARED)][:_NUM_COMPARED])
+    present = {name: path for name, path in named.items() if name in ids}
+    if not present:
+        raise ValueError(f"none of the ids is the name of one of the images, such as '{next(iter(named.values()))}'.")
+    chosen = dict(list(present.items())[:: max(1, len(present) // _NUM_COMPARED)][:_NUM_COMPARED])
     cosine = gallery.verify(model, processor, chosen)
     print(f"{len(chosen)} images compared with their embeddings: smallest cosine {cosine:.4f}")

@@ -22,6 +22,7 @@ _VERBS = {
     "interpolate": "save a model between the text towers from before and after RTD",
     "index": "encode a folder of images once, or take over embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
+    "app": "search and refine on a page in the browser",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
 

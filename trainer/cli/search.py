@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.images import list_images
+from trainer.images import IMAGE_SUFFIXES, list_images
 
 
 __all__ = ["run"]
@@ -22,48 +22,104 @@ def run(arguments: list[str]) -> None:
         arguments (`list[str]`): Options.
 
     Raises:
-        ValueError: If the folder holds no readable image, the reference is unreadable, or an option is not accepted.
+        ValueError: If the folder holds no readable image, a reference is unreadable, or an option is not accepted.
     """
     options = _parse(arguments)
-    is_index = (options.gallery / "manifest.json").is_file()
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     where = dict(_split_condition(text) for text in options.where)
+    _check_sheet(options.sheet)
     _refuse_sheet_in(options.sheet, options.gallery)
 
     from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
     from trainer.assembly import load_model_and_processor
 
+    is_index = Gallery.is_in(options.gallery)
+    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     model, processor = load_model_and_processor(options.model)
-    if options.image is not None:
-        reference = processor.load_image(options.image)
-    if is_index:
-        gallery = Gallery.load(options.gallery)
-        for folder in {Path(name).parent for name in gallery.ids}:
-            _refuse_sheet_in(options.sheet, folder)
-    else:
-        gallery, skipped = Gallery.from_images(model, processor, paths)
-        if skipped:
-            reasons = "\n".join(f"  {reason}" for reason in skipped)
-            print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    for image in options.image:
+        processor.load_image(image)  # refused before a folder is encoded
+    gallery = _open_gallery(options, model, processor, paths)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery, device=model.device)
-    results = search(
-        {"image": options.image, "text": options.text, "exclude": options.exclude},
+    history = _open_history(
+        search,
+        options,
         top_k=options.top_k,
         where=where,
         min_score=options.min_score,
         exclude_reference=not options.keep_reference,
     )
-    if options.image and not options.keep_reference and str(Path(options.image).resolve()) in gallery:
+    if options.replay:
+        history.replay()
+        print(f"{len(history.turns)} turns of '{options.history}' have the results they had")
+        return
+    _take_turn(history, options)
+    if options.history is not None:
+        history.save(options.history)
+    turn = history.turns[-1]
+    references = _list_references(turn["query"])
+    if not options.keep_reference and any(str(Path(image).resolve()) in gallery for image in references):
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
-    _draw(results, reference if options.image else None, options.text, processor).save(options.sheet)
+    _print(turn, options)
+    _draw(turn, processor).save(options.sheet)
+    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
+
+
+def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str]):
+    from modeling_rtd import Gallery
+
+    if not paths:
+        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
+        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
+            _refuse_sheet_in(options.sheet, folder)
+        return gallery
+    gallery, skipped = Gallery.from_images(model, processor, paths)
+    if skipped:
+        reasons = "\n".join(f"  {reason}" for reason in skipped)
+        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    return gallery
+
+
+def _open_history(search, options: argparse.Namespace, **kept):
+    from modeling_rtd import SearchHistory
+
+    kept = {name: value for name, value in kept.items() if value not in (None, {})}
+    if options.history is not None and options.history.exists():
+        return SearchHistory.load(search, options.history, **kept)
+    if options.use or options.replay:
+        raise ValueError(f"the history '{options.history}' does not exist yet: a search without --use begins it.")
+    return search.start_history(**kept)
+
+
+def _take_turn(history, options: argparse.Namespace) -> None:
+    query = {
+        "text": options.text,
+        "weights": options.weight or None,
+        "strength": options.strength,
+        "negative": options.negative,
+        "negative_weight": options.negative_weight,
+        "exclude": options.exclude or None,
+    }
+    if options.use:
+        history.refine(options.use, options.turn, **query)
+    else:
+        images = options.image
+        if options.history is not None:  # which is asked again from anywhere
+            images = [str(Path(image).resolve()) if Path(image).is_file() else image for image in images]
+        history.ask(image=images[0] if len(images) == 1 else images or None, **query)
+
+
+def _list_references(query: dict) -> list[str]:
+    image = query.get("image") or []
+    return image if isinstance(image, list) else [image]
+
+
+def _print(turn: dict, options: argparse.Namespace) -> None:
     if options.json:
-        rows = [{"rank": rank, **result} for rank, result in enumerate(results, start=1)]
-        print(json.dumps({"image": options.image, "text": options.text, "results": rows}, indent=1))
+        rows = [{"rank": rank, **result} for rank, result in enumerate(turn["results"], start=1)]
+        print(json.dumps({"image": None, "text": None} | turn["query"] | {"results": rows}, indent=1))
     else:
         print("rank  score   image")
-        for rank, result in enumerate(results, start=1):
+        for rank, result in enumerate(turn["results"], start=1):
             print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
-    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -72,17 +128,44 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
     )
-    parser.add_argument("--image", help="reference image: path or URL; without --text: find similar ones")
+    parser.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        help="reference image: path or URL, several times for several; without --text: find similar ones",
+    )
     parser.add_argument("--text", help="condition, as in 'a photo of [the image] that ...'; alone: plain text")
+    parser.add_argument("--weight", action="append", default=[], type=float, help="of each reference, in their order")
+    parser.add_argument(
+        "--strength", type=float, help="from 0, the reference alone, to 1, the condition as it is (default: 1)"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="text of what is not wanted")
+    parser.add_argument("--negative-weight", type=float, help="how much that counts (default: 0.25)")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="file of a search in turns: begun where there is none, else gone on",
+    )
+    parser.add_argument(
+        "--use", action="append", default=[], type=int, metavar="RANK", help="this result of the history as reference"
+    )
+    parser.add_argument("--turn", type=int, help="turn of the history whose results --use means (default: the last)")
+    parser.add_argument("--replay", action="store_true", help="ask all turns of --history again and compare")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
+    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
-    if options.image is None and not (options.text or "").strip():
+    if (options.use or options.replay) and options.history is None:
+        raise ValueError("--use and --replay mean a search before this one: name its file with --history.")
+    if options.use and options.image:
+        raise ValueError("give either --image, a new reference, or --use, a result as the reference.")
+    if not (options.image or options.use or options.replay or (options.text or "").strip()):
         raise ValueError("there is nothing to search for: give --image, --text or both.")
     return options
 
@@ -97,6 +180,17 @@ def _split_condition(text: str) -> tuple[str, object]:
         return name, value
 
 
+def _check_sheet(sheet: Path) -> None:
+    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"the contact sheet '{sheet}' is no image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
+        )
+    if not sheet.parent.is_dir():
+        raise ValueError(
+            f"there is no folder '{sheet.parent}' for the contact sheet; name another place with --sheet."
+        )
+
+
 def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
     if folder.is_dir() and sheet.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
@@ -105,21 +199,27 @@ def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
         )
 
 
-def _draw(results: list[dict], reference, text: str | None, processor):
+def _draw(turn: dict, processor):
     from PIL import Image
 
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    def load(name: str) -> Image.Image:
-        try:
-            return processor.load_image(name)
-        except ValueError:  # an id that is no path, or an image that has been moved
-            return Image.new("RGB", (1, 1), "lightgrey")
+    def load(*names: str | None) -> Image.Image:
+        for name in filter(None, names):
+            try:
+                return processor.load_image(name)
+            except ValueError:  # an id that is no path, or an image that has been moved
+                continue
+        return Image.new("RGB", (1, 1), "lightgrey")
 
+    query, results, references = turn["query"], turn["results"], _list_references(turn["query"])
+    text = ", ".join(filter(None, [query.get("text"), "negative" in query and f"without: {query['negative']}"]))
     rows = []
-    for start in range(0, max(1, len(results)), _IN_A_ROW):
+    for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
+        start = row * _IN_A_ROW
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(result["id"]), False) for result in part]
+        cells = [(load(result["id"], result.get("metadata", {}).get("path")), False) for result in part]
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
-        rows.append(SheetRow(None if start else reference, "" if start else text or "", [cells], [captions]))
+        reference = load(references[row]) if row < len(references) else None
+        rows.append(SheetRow(reference, "" if row else text, [cells], [captions]))
     return draw_contact_sheet(rows, ["results, best first: rank and score"])

@@ -29,15 +29,25 @@ def run(arguments: list[str]) -> None:
     add_switches(parser)
     parser.set_defaults(output_dir=Path("runs/submit"))
     options = parser.parse_args(arguments)
-    _check(options.check, options.root) if options.check else _write(options)
+    _check_benchmark(options)
+    _check(options.check, options.root, options.benchmark) if options.check else _write(options)
 
 
-def _check(files: list[str], root: Path | None) -> None:
+def _check_benchmark(options: argparse.Namespace) -> None:
+    from trainer.submissions import TEST_SPLITS
+
+    if options.benchmark not in TEST_SPLITS and not (options.check and options.benchmark is None):
+        raise ValueError(
+            f"--benchmark must be {' or '.join(TEST_SPLITS)}, which have servers; got {options.benchmark}."
+        )
+
+
+def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
     from trainer.submissions import check_submission
 
     refused = []
     for file in files:
-        kind, problems = check_submission(file, root)
+        kind, problems = check_submission(file, root, benchmark)
         print(f"{file}: a file for {kind}, {'refused' if problems else 'in order'}")
         print("".join(f"  {problem}\n" for problem in problems[:_SHOWN]), end="")
         if len(problems) > _SHOWN:
@@ -48,22 +58,22 @@ def _check(files: list[str], root: Path | None) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
+    from trainer.benchmarks import check_root, find_benchmark
     from trainer.cli.evaluate import build_system, read_switches
     from trainer.gathering import join_processes
-    from trainer.judging import open_parts
+    from trainer.judging import make_record, open_parts, write_record
     from trainer.submissions import TEST_SPLITS, write_submission
 
-    if options.benchmark not in TEST_SPLITS:
-        raise ValueError(
-            f"--benchmark must be {' or '.join(TEST_SPLITS)}, which have servers; got {options.benchmark}."
-        )
+    check_root(find_benchmark(options.benchmark), options.root)
     with join_processes() as state:
         system = build_system(options)
         split, switches = TEST_SPLITS[options.benchmark], read_switches(options)
-        parts, _, _ = open_parts(
+        parts, folder, missing = open_parts(
             options.benchmark, split, options.root, system.method, system.needs_images, **switches
         )
         rankings = system.rank(parts[0])
         if state.is_main_process:
-            paths = write_submission(parts[0], rankings, options.output_dir)
-            _check([str(path) for path in paths], options.root)
+            paths = [str(path) for path in write_submission(parts[0], rankings, options.output_dir)]
+            record = make_record(system, options.benchmark, parts, folder, missing) | {"submission": paths}
+            print(f"record: {write_record(record, options.output_dir)}")
+            _check(paths, options.root, options.benchmark)

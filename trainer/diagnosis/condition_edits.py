@@ -114,10 +114,10 @@ def edit_queries(queries: Dataset, edit: Callable[[Sequence[str]], Sequence[str]
     return queries
 
 
-CONDITION_EDITS: dict[str, Callable[[Sequence[str]], list[str]]] = {
+CONDITION_EDITS: dict[str, Callable[[Sequence[str]], list[str | None]]] = {
     "typo": misspell,
     "contradictory": lambda conditions: [contradict(condition) for condition in conditions],
     "negated": lambda conditions: [negate(condition) for condition in conditions],
     "of another query": exchange,
-    "empty": lambda conditions: [""] * len(conditions),
+    "empty": lambda conditions: [None] * len(conditions),  # not blank: the prompt of the reference alone
 }

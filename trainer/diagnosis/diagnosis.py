@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -25,11 +25,12 @@ from trainer.diagnosis import pictures
 from trainer.diagnosis.alignment import compute_alignment, compute_cosines, summarise
 from trainer.diagnosis.condition_edits import CONDITION_EDITS, edit_queries
 from trainer.diagnosis.modality_gap import compare_modalities, describe_words
-from trainer.diagnosis.rank_changes import compare_ranks, find_target_ranks
+from trainer.diagnosis.rank_changes import compare_ranks
 from trainer.diagnosis.report import write_report
 from trainer.diagnosis.single_modality import compute_single_modality
 from trainer.diagnosis.triplet_quality import measure_similarity, measure_triplets
 from trainer.evaluation import RetrievalEvaluator, write_template
+from trainer.metrics import relevance, target_ranks
 from trainer.noise import draw_noise
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
 
@@ -55,6 +56,7 @@ def run_diagnosis(
     noise_scale: float = 0.5,
     batch_size: int = 64,
     name: str | None = None,
+    record: Mapping | None = None,
 ) -> dict:
     """Diagnose a model on a benchmark, and write `report.md`, `diagnosis.json` and pictures.
 
@@ -72,6 +74,8 @@ def run_diagnosis(
         noise_scale (`float`, defaults to 0.5): Noise on texts in the modality gap, absolute; RTD's published.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
         name (`str`, *optional*): The model's name in the report; where it was loaded from by default.
+        record (`Mapping`, *optional*): What `trainer.judging.make_record` says about the evaluation; the report tells
+            its protocol, files, missing images and deviations.
 
     Returns:
         `dict`: What `diagnosis.json` holds: fractions in [0, 1], cosines, and for each part what made it.
@@ -93,7 +97,7 @@ def run_diagnosis(
     table = None if triplets is None else load_triplets(triplets)
     folder.mkdir(parents=True, exist_ok=True)
     diagnosis = _Diagnosis(model, processor, benchmark, folder, table, k, noise_scale, batch_size)
-    facts = diagnosis.run(name or model.name_or_path or "a model")
+    facts = diagnosis.run(name or model.name_or_path or "a model", record)
     if PartialState().is_main_process:
         (folder / _FILE).write_text(json.dumps(facts, indent=2))
         write_report(facts, folder / "report.md")
@@ -107,10 +111,8 @@ class _Diagnosis:
         self.evaluator = RetrievalEvaluator(model, processor, benchmark, batch_size)
         self.queries, self.target_ids = benchmark.queries, benchmark.queries["target_ids"][:]
         self.is_tuned = model.original_text_model is not model.text_model
-        # RTD may have been trained with another prompt than its projection.
-        self.template = model.projection.rtd_template if self.is_tuned else None
 
-    def run(self, name: str) -> dict:
+    def run(self, name: str, record: Mapping | None) -> dict:
         parts: dict[str, Callable[[], dict]] = {
             "alignment": self.examine_alignment,
             "interpolation": self.examine_interpolation,
@@ -119,7 +121,7 @@ class _Diagnosis:
             "conditions": self.examine_conditions,
             "triplets": self.examine_triplets,
         }
-        facts = {"about": {"model": name} | self.describe()}
+        facts = {"about": {"model": name} | self.describe() | _choose_facts(record)}
         for part, examine in tqdm(parts.items(), desc="Diagnosing"):
             try:
                 facts[part] = examine()
@@ -134,14 +136,14 @@ class _Diagnosis:
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": fingerprint(self.model.text_model),
             "projection_sha256": fingerprint(self.model.projection),
-            "benchmark": benchmark.name,
+            "benchmark": f"{benchmark.name}/{benchmark.part}" if benchmark.part else benchmark.name,
             "split": benchmark.split,
             "num_queries": len(self.queries),
             "num_gallery": len(self.evaluator.gallery_ids),
-            "reference_excluded": benchmark.protocol.exclude_reference,
             "k": self.k,
-            "template": self.template or processor.default_template,
-            "prompt": write_template(processor, benchmark.protocol.template, self.template),
+            "method": processor.default_template,
+            "protocol": dataclasses.asdict(benchmark.protocol)
+            | {"template": write_template(processor, benchmark.protocol.template)},
             "noise_scale": self.noise_scale,
             "triplets_sha256": self.triplets and hash_rows(self.triplets, TRIPLET_COLUMNS),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -150,7 +152,8 @@ class _Diagnosis:
     def rank(self, embeds: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Find ranks of best targets and places of first images, since whole rankings are large."""
         ranking = self.evaluator.rank(embeds)
-        return find_target_ranks(ranking, self.evaluator.gallery_ids, self.target_ids), ranking[:, 0].copy()
+        found = relevance(ranking, self.evaluator.gallery_ids, self.target_ids)
+        return target_ranks(found), ranking[:, 0].copy()
 
     def find_ranks(self, embeds: torch.Tensor) -> np.ndarray:
         return self.rank(embeds)[0]
@@ -180,7 +183,7 @@ class _Diagnosis:
         rows = []
         for alpha in tqdm(ALPHAS, desc="Interpolating", leave=False):
             model = self.model.interpolate_text_model(alpha)
-            composed = self.evaluator.encode_queries(model, template=self.template)
+            composed = self.evaluator.encode_queries(model)
             row = {"alpha": alpha, "composed": composed, "composed_ranks": self.find_ranks(composed)}
             if self.captions is not None:
                 row["captions"] = normalize(self.encode(model.text_model, self.captions), dim=-1)
@@ -318,9 +321,7 @@ class _Diagnosis:
         """Compose the same references with other conditions."""
         evaluator = copy.copy(self.evaluator)  # shares the encoded images
         evaluator.benchmark = dataclasses.replace(self.evaluator.benchmark, queries=queries)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*conditions are empty")
-            return evaluator.encode_queries(self.model, template=self.template)
+        return evaluator.encode_queries(self.model)
 
     def _sample_triplets(self) -> Dataset:
         return self.triplets.select(_spread(range(len(self.triplets)), _MOST_TRIPLETS))
@@ -349,6 +350,13 @@ class _Diagnosis:
             "similarity": measure_similarity(*embeds),
             "fill_the_tower": float(np.mean([length >= longest for length in tokens])),
         }
+
+
+def _choose_facts(record: Mapping | None) -> dict:
+    if record is None:
+        return {}
+    named = {name: record[name] for name in ("protocol", "deviations", "missing_images")}
+    return named | {"files": record["data"]["files"]}
 
 
 def _spread(items, most: int) -> list:

@@ -2,39 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.metrics import membership
 
-
-__all__ = ["bootstrap_interval", "compare_ranks", "compute_sign_test", "find_target_ranks"]
+__all__ = ["bootstrap_interval", "compare_ranks", "compute_sign_test"]
 
 _RESAMPLES = 1000
-
-
-def find_target_ranks(
-    ranking: np.ndarray, gallery_ids: Sequence[Hashable], target_ids: Sequence[Sequence[Hashable]]
-) -> np.ndarray:
-    """Find the rank of each query's best target.
-
-    Args:
-        ranking (`np.ndarray` of shape `(num_queries, depth)`):
-            Positions in the gallery, best first; -1 where a row has ended.
-        gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
-        target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`): Correct ids of each query.
-
-    Returns:
-        `np.ndarray` of shape `(num_queries,)`: Ranks from 1; `depth + 1` where no target is found.
-
-    Examples:
-        >>> find_target_ranks(np.array([[2, 0, 1], [2, 0, 1]]), ["a", "b", "c"], [["b", "a"], ["d"]])
-        array([2, 4])
-    """
-    ranking = np.asarray(ranking)
-    hits = np.take_along_axis(membership(target_ids, gallery_ids), ranking, axis=1) & (ranking >= 0)
-    return np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, hits.shape[1] + 1)
 
 
 def compute_sign_test(wins: int, losses: int) -> float:

@@ -40,6 +40,8 @@ def format_report(facts: dict) -> str:
         f"{tuned}. A query counts as found where a target is among the first {k}. Intervals are 95 % bootstrap "
         "intervals over queries; p is of the exact sign test, gained against lost.",
     ]
+    if about.get("deviations"):
+        lines += ["", f"Not comparable with published numbers: {'; '.join(about['deviations'])}."]
     for name, (title, write) in _PARTS.items():
         part = facts[name]
         lines += ["", f"## {title}", ""]
@@ -47,7 +49,7 @@ def format_report(facts: dict) -> str:
             lines.append(f"Not available: {part['not_available']}.")
         else:
             lines += write(part, k)
-    lines += ["", "## How it was made", "", *(f"- {name}: {_plain(value)}" for name, value in about.items()), ""]
+    lines += ["", "## How it was made", "", *_list_facts(about), ""]
     return "\n".join(lines)
 
 
@@ -217,13 +219,17 @@ def _write_conditions(part: dict, k: int) -> list[str]:
         for name, facts in part["variants"].items()
     ]
     whole = next(iter(part["variants"].values()))
-    examples = [f"- {name}: `{facts['example'][1]}`" for name, facts in part["variants"].items()]
+    examples = [
+        f"- {name}: " + ("nothing" if facts["example"][1] is None else f"`{facts['example'][1]}`")
+        for name, facts in part["variants"].items()
+    ]
     head = ["conditions", f"R@{k}, %", "change, points", "gained / lost", "p", "median rank", "better / worse"]
     missing = [] if part["has_paraphrases"] else ["Paraphrases: not available, the benchmark has none.", ""]
     return [
         f"The same queries with edited conditions, against R@{k} {_percent(whole['recall_before'])} with conditions "
         "as they are; targets stay what they were. A paraphrase should change nothing. A negated or contradictory "
-        "condition that still finds the target is one whose `not` was not read.",
+        "condition that still finds the target is one whose `not` was not read. Empty is the prompt of the reference "
+        "alone.",
         "",
         *missing,
         *_table([*head, "same first image, %", "cosine"], rows),
@@ -314,6 +320,10 @@ def _change(change: dict) -> str:
 
 def _short(depth: str) -> str:
     return depth.replace("recall", "R")
+
+
+def _list_facts(about: dict) -> list[str]:
+    return [f"- {name}: {_plain(value)}" for name, value in about.items() if value not in (None, [], {})]
 
 
 def _plain(value) -> str:

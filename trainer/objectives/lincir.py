@@ -14,7 +14,7 @@ from trainer.arguments import ProjectionTrainingArguments
 from trainer.caption_embeddings import encode_batch
 from trainer.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.collators import collate_captions
-from trainer.length_groups import encode_in_groups, group_by_length
+from trainer.length_groups import group_by_length
 from trainer.noise import draw_noise
 from trainer.triplets import hash_rows, load_table
 
@@ -85,8 +85,8 @@ class LinCIRObjective:
 
         Returns:
             `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, by
-            rising length, with `groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of shape
-            `(batch_size, projection_dim)` or the tokens.
+            rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of
+            shape `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
         cut_away = [-1 not in ids for ids in masked]
@@ -97,7 +97,7 @@ class LinCIRObjective:
         rows, masked = ([values[i] for i in order] for values in (rows, masked))
         batch = self.processor.pad(masked)
         del batch["attention_mask"]  # padding is on the right and attention is causal
-        batch["groups"] = group_by_length([len(ids) for ids in masked], self.args.num_length_groups)
+        batch["length_groups"] = group_by_length([len(ids) for ids in masked], self.args.num_length_groups)
         batch["row"] = [row["row"] for row in rows]
         captions = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
@@ -122,15 +122,14 @@ class LinCIRObjective:
             text_embeds = captions[batch["text_index"]]
         noise = draw_noise(batch["row"], text_embeds.shape[1], self.args.seed, epoch, text_embeds.device)
         embeds, mask = projection(text_embeds + self.args.noise_scale * noise)
-        masked = encode_in_groups(
-            self.text_model,
-            batch["groups"],
+        masked = self.text_model(
             input_ids=batch["input_ids"],
             placeholder_mask=batch["placeholder_mask"],
             pseudo_token_embeds=embeds,
             pseudo_token_mask=mask,
+            length_groups=batch["length_groups"],
         )
-        return functional.mse_loss(masked.float(), text_embeds)
+        return functional.mse_loss(masked.text_embeds.float(), text_embeds)
 
     @staticmethod
     def decays(name: str) -> bool:

@@ -5,9 +5,12 @@ import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from tests.builders import build_clip, build_image_processor, shake
+from tests.stand_ins import build_stand_in
 from trainer.assembly import load_model_and_processor
 from trainer.cli.main import main
+from trainer.judging import judge
 from trainer.small_world import build_small_world, build_tokenizer
+from trainer.systems import ModelSystem
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +23,19 @@ def place(tmp_path_factory):
     model.replace_text_model(shake(copy.deepcopy(model.text_model)))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def searle(tmp_path_factory):
+    """Directory of a SEARLE model, not trained with RTD, which is published with padded images."""
+    folder, processor = (
+        tmp_path_factory.mktemp("searle"),
+        RTDProcessor(build_image_processor(), build_tokenizer("toy")),
+    )
+    clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
+    RTDModel.from_clip(clip, "searle", tokenizer=processor.tokenizer).save_pretrained(folder)
+    processor.with_template("searle").save_pretrained(folder)
     return str(folder)
 
 
@@ -48,8 +64,70 @@ def test_diagnose_says_what_is_not_available(place, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("cirr", "recall@10"),
+        ("circo", None),
+        ("fashioniq/dress", "recall@10"),
+        ("genecis/focus_attribute", "recall@1"),
+        ("coco", "recall@10"),
+        ("imagenet_r/origami", None),
+    ],
+)
+def test_every_benchmark_is_diagnosed_in_the_protocol_it_is_judged_in(searle, tmp_path, name, metric):
+    root = build_stand_in(name.partition("/")[0], tmp_path / "data")
+    assert main(["diagnose", searle, "--benchmark", name, "--root", str(root), "-o", str(tmp_path / "out")]) == 0
+    facts = json.loads((tmp_path / "out/diagnosis.json").read_text())
+    record = judge(ModelSystem(searle), name, root=root)
+    about = facts["about"]
+    assert (about["protocol"], about["files"]) == (record["protocol"], record["data"]["files"])
+    assert about["deviations"] == record["deviations"]
+    assert about["protocol"]["padding"] == ("target" if name in ("cirr", "circo", "fashioniq/dress") else "none")
+    if metric:
+        assert facts["single_modality"]["recall"]["composed"][metric] == record["metrics"][metric]
+    assert "Not comparable with published numbers: " in (tmp_path / "out/report.md").read_text()
+
+
+def test_a_diagnosis_goes_on_without_missing_images_only_where_allowed(searle, tmp_path, capsys):
+    root = build_stand_in("cirr", tmp_path / "data")
+    path = next((root / "dev").glob("*.png"))
+    path.unlink()
+    command = ["diagnose", searle, "--benchmark", "cirr", "--root", str(root), "-o", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "1 images of cirr are missing" in capsys.readouterr().err
+    assert main([*command, "--allow-missing", "--padding", "none"]) == 0
+    about = json.loads((tmp_path / "out/diagnosis.json").read_text())["about"]
+    assert about["missing_images"] == [str(path)]
+    assert about["num_gallery"] == 11
+    assert "padding is 'none', published 'target'" in about["deviations"]
+
+
+def test_captions_of_targets_come_from_a_file(place, tmp_path, capsys):
+    root, captions = build_stand_in("cirr", tmp_path / "data"), tmp_path / "captions.json"
+    names = json.loads((root / "cirr/image_splits/split.rc2.val.json").read_text())
+    command = ["diagnose", place, "--benchmark", "cirr", "--root", str(root), "-o", str(tmp_path / "out")]
+    command += ["--captions", str(captions)]
+    captions.write_text(json.dumps({}))
+    assert main(command) == 2
+    assert "lack 8 targets of cirr val" in capsys.readouterr().err
+    captions.write_text("[]")
+    assert main(command) == 2
+    assert "must be an object of image id to caption" in capsys.readouterr().err
+    captions.write_text(json.dumps({name: f"a red circle {i}" for i, name in enumerate(names)}))
+    assert main(command) == 0
+    facts = json.loads((tmp_path / "out/diagnosis.json").read_text())
+    assert set(facts["alignment"]["target_captions"]["recall"]) > {"recall_before", "recall_after"}
+    assert facts["modality_gap"]["paired"] is True
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            ["--benchmark", "fashioniq", "--root", "."],
+            "name one of fashioniq/shirt, fashioniq/dress, fashioniq/toptee",
+        ),
+        (["--benchmark", "cirr"], "its root, which was not named"),
         (["--benchmark", "small_wrold"], "did you mean"),
         (["--benchmark", "small_world/toy", "--split", "train"], "'train'"),
         (["--benchmark", "small_world/toy", "--triplets", "nowhere.jsonl"], "nowhere.jsonl"),

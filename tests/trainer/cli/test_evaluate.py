@@ -1,5 +1,6 @@
 """`rtd evaluate` and `rtd submit` on stand-in directories, end to end."""
 
+import hashlib
 import json
 import os
 import re
@@ -49,7 +50,7 @@ def save_model(place, projection, clip, processor):
 
 def evaluate(*arguments, out, code=0):
     assert main(["evaluate", *map(str, arguments), "--output-dir", str(out)]) == code
-    return {path.stem: json.loads(path.read_text()) for path in Path(out).glob("*.json")} if not code else None
+    return {path.stem[:-9]: json.loads(path.read_text()) for path in Path(out).glob("*.json")} if not code else None
 
 
 EXPECTED = {
@@ -69,7 +70,8 @@ def test_all_benchmarks_are_judged_at_once_and_say_how(data, place, tmp_path, ca
     assert set(records) == set(EXPECTED)
     for name, (metric, switches) in EXPECTED.items():
         record = records[name]
-        assert 0 <= record["metrics"][metric] <= 100
+        lowest, highest = (1, 12) if metric == "median_rank" else (0, 1)
+        assert lowest <= record["metrics"][metric] <= highest
         assert switches.items() <= record["protocol"].items()
         assert {"padding", "crop", "similarity", "turned_by_exif"} <= set(record["protocol"])
         assert len(record["system"]["sha256"]["text_model"]) == 64
@@ -176,8 +178,9 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     kept = evaluate(*base, "--keep-reference", "--mode", "image", out=tmp_path / "a")["cirr-val"]
     assert kept["metrics"]["recall@1"] == 0  # the nearest image is the reference itself
     assert "exclude_reference is False, published True" in kept["deviations"]
+    assert "mode is image, a baseline" in kept["deviations"]
     other = evaluate(
-        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path
+        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path / "b"
     )
     protocol = other["cirr-val"]["protocol"]
     assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "transformers")
@@ -187,6 +190,33 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     ]
     assert record["numbers"]["fashioniq/dress val"]["gallery"] < 14
     assert (record["protocol"]["caption_order"], record["system"]["precision"]) == ("forward", "bfloat16")
+
+
+def test_only_the_same_evaluation_replaces_a_record(data, place, tmp_path):
+    base = ["evaluate", place, "--benchmark", "cirr", "--root", str(data / "cirr"), "--output-dir", str(tmp_path)]
+    for options in ([], [], ["--mode", "image"], ["--keep-reference"]):
+        assert main([*base, *options]) == 0
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*.json")]
+    ways = {(record["system"]["mode"], record["protocol"]["exclude_reference"]) for record in records}
+    assert (len(records), ways) == (3, {("composed", True), ("image", True), ("composed", False)})
+
+
+def test_a_template_written_out_is_no_deviation(data, place, tmp_path):
+    base = (place, "--benchmark", "cirr", "--root", data / "cirr")
+    own = evaluate(*base, "--template", "a photo of $ that {condition}", out=tmp_path / "own")["cirr-val"]
+    assert not [text for text in own["deviations"] if "template" in text]
+    other = evaluate(*base, "--template", "$ , {condition}", out=tmp_path / "other")["cirr-val"]
+    expected = "template is '$ , {condition}', published 'a photo of $ that {condition}'"
+    assert [text for text in other["deviations"] if "template" in text] == [expected]
+
+
+@pytest.mark.parametrize("options", [["--mode", "audio"], ["--template", "$ $ {condition}"]])
+def test_options_are_refused_before_an_image_is_encoded(data, place, tmp_path, monkeypatch, options):
+    def encode(self, sources):
+        raise AssertionError("an image is encoded")
+
+    monkeypatch.setattr(ImageEmbeddings, "get_features", encode)
+    evaluate(place, "--benchmark", "cirr", "--root", data / "cirr", *options, out=tmp_path, code=2)
 
 
 def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tmp_path, monkeypatch):
@@ -287,11 +317,67 @@ def test_a_directory_in_order_is_said_to_be(data, monkeypatch, capsys):
 
     counts = {split: {"": {"queries": 8, "gallery": 12}} for split in ("val", "test1")}
     monkeypatch.setattr(cirr, "INFO", replace(cirr.INFO, counts=counts, digests={}))
-    assert main(["evaluate", "--check", "--benchmark", "cirr,small_world", "--root", str(data)]) == 0
+    assert main(["evaluate", "--check", "--benchmark", "cirr,small_world", "--root", str(data / "cirr")]) == 0
     shown = capsys.readouterr().out
     assert "cirr val: 8 queries, 12 gallery images, the official numbers" in shown
     assert "all 24 images are there" in shown
     assert "small_world is drawn" in shown
+
+
+def test_a_check_tells_all_that_is_missing_and_counts_what_is_there(tmp_path, capsys):
+    root = build_stand_in("cirr", tmp_path)
+    for name in ("dev", "test1"):
+        (root / name).rename(root / f"{name}-elsewhere")
+    assert main(["evaluate", "--check", "--benchmark", "cirr", "--root", str(root)]) == 2
+    shown = capsys.readouterr().out
+    assert "holds no dev" in shown
+    assert "holds no test1" in shown
+    assert "differs  cirr val: 8 queries, officially 4181" in shown
+    assert "missing  24 images are not there" in shown
+
+
+def test_a_check_refuses_what_judging_refuses(tmp_path, capsys):
+    root = build_stand_in("cirr", tmp_path)
+    path = root / "cirr/captions/cap.rc2.val.json"
+    rows = json.loads(path.read_text())
+    rows[0]["target_hard"] = "x"
+    path.write_text(json.dumps(rows))
+    assert main(["evaluate", "--check", "--benchmark", "cirr", "--root", str(root)]) == 2
+    assert "corrupt  val: cirr val: query 12060 names 'x' (target_ids)" in capsys.readouterr().out
+
+
+def test_a_part_is_checked_alone(data, capsys):
+    check = ["evaluate", "--check", "--root", str(data / "fashioniq"), "--benchmark"]
+    assert main([*check, "fashioniq/shirt"]) == 2
+    shown = capsys.readouterr().out
+    assert "all 14 images are there" in shown
+    assert "dress" not in shown.partition("should hold")[2].partition("\n\n")[2]
+    assert main([*check, "fashioniq/skirt"]) == 2
+    assert "did you mean 'shirt'" in capsys.readouterr().err
+
+
+def test_a_box_without_a_pixel_is_refused(place, tmp_path, capsys):
+    root = build_stand_in("genecis", tmp_path / "data")
+    path = root / "genecis/focus_attribute.json"
+    rows = json.loads(path.read_text())
+    rows[0]["target"]["instance_bbox"] = [10, 10, 0.01, 0.01]
+    path.write_text(json.dumps(rows))
+    evaluate(place, "--benchmark", "genecis/focus_attribute", "--root", root, out=tmp_path / "out", code=2)
+    assert "has no [10.0, 10.0, 0.01, 0.01] to be cut: 0 x 0 pixels" in capsys.readouterr().err
+
+
+def test_folders_of_several_benchmarks_are_found_by_any_usual_name(data, place, tmp_path):
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, folder in (("fashioniq", "fashion-iq"), ("imagenet_r", "ImageNet-R")):
+        (root / folder).symlink_to(data / name)
+    names = "fashioniq/dress, imagenet_r/toy"
+    assert len(evaluate(place, "--benchmark", names, "--root", root, out=tmp_path / "out")) == 2
+
+
+def test_one_benchmark_with_a_root_needs_no_folder_of_its_name(data, place, tmp_path):
+    names = "cirr,cirr,small_world/toy"
+    assert len(evaluate(place, "--benchmark", names, "--root", data / "cirr", out=tmp_path)) == 2
 
 
 @pytest.fixture(scope="module")
@@ -335,6 +421,9 @@ def write_embeddings(path, parts, change=lambda arrays: None):
     return path
 
 
+NAMES = ("gallery_ids", "gallery_embeds", "query_ids", "query_embeds")
+
+
 @pytest.mark.parametrize("suffix", ["npz", "parquet", "json"])
 @pytest.mark.parametrize("name", ["cirr", "fashioniq", "genecis"])
 def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, place, computed, tmp_path, name, suffix):
@@ -346,7 +435,26 @@ def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, pl
         scores = record["parts"].get(part.partition("/")[2], record["metrics"])
         assert {k: v for k, v in scores.items() if k != "average"} == pytest.approx(evaluator.score(embeds))
     assert record["protocol"]["template"] is None
-    assert record["system"] == {"embeddings": str(file)}
+    assert record["system"] == {"embeddings": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    unknown = "template, caption_order, padding, crop of what was computed elsewhere are not known"
+    assert unknown in record["deviations"]
+
+
+def test_the_readme_says_how_queries_and_images_are_called(data):
+    readme = Path("README.md").read_text(encoding="utf-8")
+    forms = {
+        "fashioniq/dress": "dress-0",
+        "genecis/focus_attribute": "focus_attribute-0",
+        "cirr": "12060",
+        "circo": "0",
+    }
+    for name, query in forms.items():
+        assert load_benchmark(name, root=data / name.partition("/")[0]).queries["id"][0] == query
+        assert f"`{query}` |" in readme
+    toy = load_benchmark("imagenet_r/toy", root=data / "imagenet_r").queries["id"][0]
+    assert re.fullmatch(r"toy:imgnet/real/n\d+/ILSVRC2012_val_\d+\.JPEG", toy)
+    box = load_benchmark("genecis/focus_attribute", root=data / "genecis").gallery["id"][0]
+    assert re.fullmatch(r"\d+:\d+,\d+,\d+,\d+", box)
 
 
 def test_candidates_that_are_all_alike_are_never_right_by_their_order(data, computed, tmp_path):
@@ -381,6 +489,27 @@ def test_embeddings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys
     evaluate("--embeddings", file, "--benchmark", "cirr", "--root", data / "cirr", out=tmp_path, code=2)
     error = capsys.readouterr().err
     assert re.search(message, error), error
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b"PK\x03\x04" + b"x" * 100), "cannot be read"),
+        (lambda path: np.save(path.open("wb"), np.ones((3, 3))), "it holds one array"),
+        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: np.savez(path, **dict.fromkeys(NAMES, "a")), "must be rows of numbers"),
+        (lambda path: path.with_suffix(".json").write_text("[" * 100_000), "cannot be read"),
+        (lambda path: path.with_suffix(".parquet").write_bytes(b"PAR1xx"), "cannot be read"),
+    ],
+)
+def test_files_that_are_broken_are_named(data, tmp_path, capsys, write, message):
+    write(tmp_path / "e.npz")
+    file = next(tmp_path.iterdir())
+    for kind in ("--embeddings", "--rankings"):
+        evaluate(kind, file, "--benchmark", "cirr", "--root", data / "cirr", out=tmp_path / "out", code=2)
+        error = capsys.readouterr().err
+        assert f"'{file}'" in error
+        assert kind == "--rankings" or message in error
 
 
 def make_rankings(evaluator, embeds, column=None):
@@ -442,6 +571,11 @@ def test_rankings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys, 
         (["PLACE", "--split", "test1"], "the targets of cirr test1 are not public"),
         (["PLACE", "--split", "nowhere"], "split of cirr"),
         (["PLACE", "--template", "$ $ {condition}"], "has 2 '$', but 'lincir' has 1"),
+        (["PLACE", "--template", "a photo of $"], "has no '{condition}', the place of the condition"),
+        (["--rankings", "r.json", "--alpha", "0.5"], "--alpha is for a model"),
+        (["--rankings", "r.json", "--ties", "last"], "--ties is for a model"),
+        (["--embeddings", "e.json", "--mode", "composed"], "--mode is for a model"),
+        (["--embeddings", "e.json", "--caption-order", "both"], "--caption-order is for a model"),
         (["PLACE", "--ties", "coin"], "`ties` must be one of gallery, last"),
         (["--rankings", "nowhere.json"], "'nowhere.json' cannot be read"),
         (["--rankings", "nowhere.txt"], "must end in .npz, .parquet or .json"),

@@ -117,9 +117,63 @@ def test_embeddings_made_elsewhere_are_compared_and_taken_over(place, photos, mo
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.fixture
+def taken(place, photos, model, processor, tmp_path):
+    """Folder of an index of embeddings made elsewhere, under the names of the images without their suffix."""
+    paths = sorted(photos.rglob("*.png"))
+    np.save(tmp_path / "made.npy", encode_images(model, processor, paths).numpy())
+    (tmp_path / "ids.txt").write_text("\n".join(path.stem for path in paths))
+    command = ["index", place, "--embeddings", str(tmp_path / "made.npy"), "--ids", str(tmp_path / "ids.txt")]
+    assert main([*command, "--images", str(photos), "--out", str(tmp_path / "taken")]) == 0
+    return tmp_path / "taken"
+
+
+def test_an_index_taken_over_is_searched_as_one_of_our_own(place, photos, taken, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # ids such as '3' are no files of this folder
+    query = ["--gallery", str(taken), "--image", str(photos / "2.png"), "--top-k", "12", "--json"]
+    capsys.readouterr()
+    assert main(["search", place, *query]) == 0
+    found = json.loads(capsys.readouterr().out)["results"]
+    assert sorted(hit["id"] for hit in found) == sorted(f"{i}" for i in range(12) if i != 2)
+    assert {hit["metadata"]["path"] for hit in found} == {str(path) for path in photos.rglob("*.png")} - {query[3]}
+    with Image.open(tmp_path / "search.png") as sheet:
+        assert len({colour for _, colour in sheet.getcolors(1 << 20)}) > 1000  # images, and not grey places for them
+
+
+def test_images_of_an_index_taken_over_are_not_added_again(place, photos, taken, capsys):
+    build_images(1, seed=9)[0].save(photos / "new.png")
+    assert main(["index", place, "--images", str(photos), "--out", str(taken)]) == 0
+    assert f"index: 13 images in {taken}, 1 of them new" in capsys.readouterr().out
+    assert set(Gallery.load(taken).ids) == {*(f"{i}" for i in range(12)), str(photos / "new.png")}
+
+
+def test_a_folder_with_the_manifest_of_another_program_is_a_folder_of_images(place, photos, tmp_path, capsys):
+    (photos / "manifest.json").write_text('{"name": "site"}')
+    status, out, _ = search(place, photos, tmp_path, capsys, "--text", "a dog", "--top-k", "3")
+    assert (status, len(out.splitlines())) == (0, 5)
+    assert main(["index", place, "--images", str(photos), "--out", str(photos)]) == 2
+    assert "is not that of a gallery; choose another folder" in capsys.readouterr().err
+    assert (photos / "manifest.json").read_text() == '{"name": "site"}'
+
+
+def test_a_folder_of_corrupt_images_fails(place, tmp_path, capsys):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/a.png").write_bytes(b"nonsense")
+    assert main(["index", place, "--images", str(tmp_path / "bad"), "--out", str(tmp_path / "index")]) == 2
+    assert "none of 1 images can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--num-workers"])
+def test_counts_below_one_are_refused(place, photos, tmp_path, capsys, option):
+    assert main(["index", place, "--images", str(photos), "--out", str(tmp_path / "index"), option, "-1"]) == 2
+    assert f"`{option[2:].replace('-', '_')}` must be a whole number of at least 1, got -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "nowhere/a.png"], "no folder 'nowhere' for the"),
+        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "a.txt"], "'a.txt' is no image"),
         (["index", "M", "--out", "O"], "nothing to index: give --images, --embeddings"),
         (["index", "M", "--out", "O", "--images", "nowhere"], "'nowhere' is no folder"),
         (["search", "M", "--gallery", "G"], "nothing to search for: give --image, --text or both"),

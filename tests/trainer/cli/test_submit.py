@@ -67,6 +67,8 @@ CIRR, CIRCO = "12063", "0"
         ("recall", lambda c: c.update(version="rc1"), "`version` must be 'rc2', but is 'rc1'"),
         ("recall", lambda c: c.update(metric="subset"), "`metric` must be 'recall' or 'recall_subset'"),
         ("recall", lambda c: c.pop(CIRR), "1 of 40 queries are missing, such as '12063'"),
+        ("recall", lambda c: c.update(metric=[]), "`metric` must be 'recall' or 'recall_subset', but is []"),
+        ("recall", lambda c: (c.pop("version"), c.pop("metric")), "`version` must be 'rc2', but is None"),
         ("recall", lambda c: c.update(x=[]), "1 keys are no queries of the test split, such as 'x'"),
         ("recall", lambda c: c[CIRR].pop(), "query 12063: it must list 50 images, but lists 49"),
         ("recall", lambda c: c[CIRR].__setitem__(0, c[CIRR][1]), "twice"),
@@ -130,6 +132,7 @@ def test_digit_strings_are_numbers_to_circos_server(data, written, tmp_path):
         ("[]", "must hold an object"),
         ('{"0": [], "0": []}', "the key '0' repeats"),
         ('{"version": "rc2"}', "name their directory with --root"),
+        ("[" * 100_000, "cannot be read"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, capsys, content, message):
@@ -137,6 +140,48 @@ def test_a_file_that_is_none_is_refused(tmp_path, capsys, content, message):
     path.write_text(content)
     assert main(["submit", "--check", str(path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def check(content, path, *options):
+    path.write_text(json.dumps(content))
+    return main(["submit", "--check", str(path), *map(str, options)])
+
+
+def test_the_benchmark_that_is_named_is_the_one_that_is_checked(data, written, tmp_path, capsys):
+    content = {"12063": [1]}
+    assert check(content, tmp_path / "s.json", "--benchmark", "cirr", "--root", data / "cirr") == 2
+    assert "`version` must be 'rc2', but is None" in capsys.readouterr().out
+    assert check(content, tmp_path / "s.json", "--benchmark", "genecis") == 2
+    assert "--benchmark must be cirr or circo" in capsys.readouterr().err
+
+
+def test_without_the_list_of_the_gallery_ids_are_not_compared_and_that_is_said(data, written, tmp_path, capsys):
+    root, content = tmp_path / "circo", read(written / "circo_test.json")
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations/test.json").write_bytes((data / "circo/annotations/test.json").read_bytes())
+    assert check(content, tmp_path / "s.json", "--root", root) == 0
+    assert "circo test (ids of images not compared with the gallery), in order" in capsys.readouterr().out
+    for wrong in (-5, 10**12):
+        content[CIRCO][0] = wrong
+        assert check(content, tmp_path / "s.json", "--root", root) == 2
+        assert f"it lists {wrong}, which it may not rank" in capsys.readouterr().out
+    assert check({str(i): list(range(50)) for i in range(800)}, tmp_path / "s.json") == 0
+
+
+def test_a_record_lies_beside_the_files(data, written):
+    for name, split, count in (("cirr", "test1", 2), ("circo", "test", 1)):
+        record = read(next(written.glob(f"{name}-{split}-*.json")))
+        assert (record["benchmark"], record["split"], len(record["submission"])) == (name, split, count)
+        assert record["protocol"]["template"] == "a photo of $ that {condition}"
+        assert len(record["system"]["sha256"]["text_model"]) == 64
+        assert record["comparable"] is False
+
+
+def test_rankings_without_subsets_are_no_submission(data, written, tmp_path, capsys):
+    command = ["submit", "--rankings", str(written / "cirr_test1_recall.json"), "--benchmark", "cirr"]
+    assert main([*command, "--root", str(data / "cirr"), "--output-dir", str(tmp_path / "out")]) == 2
+    assert "CIRR's server takes rankings of the subsets too" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_benchmarks_with_servers_are_submitted(capsys):

@@ -120,12 +120,17 @@ def test_a_paraphrase_in_the_same_words_changes_nothing(model, processor, benchm
 
 
 def test_an_empty_condition_asks_for_the_reference_alone(diagnosed, processor, benchmark):
-    model, facts, _ = diagnosed
-    query = benchmark.queries[0]
-    with torch.no_grad(), pytest.warns(UserWarning, match="conditions are empty"):
-        inputs = processor(images=[query["reference_image"]], conditions=[""])
-    assert facts["conditions"]["variants"]["empty"]["example"] == [query["condition"], ""]
+    model, facts, folder = diagnosed
+    queries = benchmark.queries
+    with pytest.warns(UserWarning, match="conditions are empty"):
+        inputs = processor(images=list(queries["reference_image"]), conditions=[""] * len(queries))
+    with torch.no_grad():
+        embeds = model(**inputs).composed_embeds
     assert processor.tokenizer.decode(inputs["input_ids"][0]) == "<bos> a photo of $ <eos>"
+    recall = RetrievalEvaluator(model, processor, benchmark).score(embeds)["recall@5"]
+    assert facts["conditions"]["variants"]["empty"]["recall_after"] == recall
+    assert facts["conditions"]["variants"]["empty"]["example"] == [queries[0]["condition"], None]
+    assert "- empty: nothing" in (folder / "report.md").read_text()
 
 
 def test_noise_moves_texts_and_not_images(diagnosed, processor, benchmark, tmp_path):

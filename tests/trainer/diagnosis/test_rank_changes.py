@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from trainer.diagnosis.rank_changes import bootstrap_interval, compare_ranks, compute_sign_test, find_target_ranks
+from trainer.diagnosis.rank_changes import bootstrap_interval, compare_ranks, compute_sign_test
 
 
 def test_the_sign_test_equals_an_enumeration_of_all_signs():
@@ -17,18 +17,6 @@ def test_the_sign_test_equals_an_enumeration_of_all_signs():
 def test_the_sign_test_of_many_pairs_is_exact_and_fast():
     assert compute_sign_test(20_000, 20_000) == 1
     assert 0 < compute_sign_test(3_300, 3_000) < 1e-3
-
-
-def test_ranks_of_targets_equal_a_search_by_hand():
-    rng, gallery = np.random.default_rng(0), list("abcdefg")
-    ranking = np.array([rng.permutation(7) for _ in range(200)])
-    targets = [list(rng.choice([*gallery, "elsewhere"], rng.integers(0, 3), replace=False)) for _ in ranking]
-    for row, names, rank in zip(ranking, targets, find_target_ranks(ranking, gallery, targets), strict=True):
-        assert rank == next((i for i, place in enumerate(row, start=1) if gallery[place] in names), 8)
-
-
-def test_what_follows_the_end_of_a_row_is_no_hit():
-    assert find_target_ranks(np.array([[1, -1, -1]]), ["a", "b", "c"], [["c"]]).tolist() == [4]
 
 
 def test_the_bootstrap_covers_the_true_mean_about_as_often_as_it_says():

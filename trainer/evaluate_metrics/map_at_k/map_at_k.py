@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from trainer.metrics import index_rankings, map_at_k, relevance
+from trainer.evaluate_metrics import mark_hits
+from trainer.metrics import map_at_k
 
 
 __all__ = ["MapAtK"]
@@ -28,6 +29,5 @@ class MapAtK(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, k=5):
-        ids = sorted({name for row in predictions for name in row})
-        ranking = index_rankings(predictions, ids, max(k, *map(len, predictions)))
-        return {"map_at_k": map_at_k(relevance(ranking, ids, references), [len(set(row)) for row in references], k)}
+        hits, numbers = mark_hits(predictions, references, k)
+        return {"map_at_k": map_at_k(hits, numbers, k)}

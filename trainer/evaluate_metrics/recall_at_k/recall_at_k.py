@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from trainer.metrics import index_rankings, recall_at_k, relevance
+from trainer.evaluate_metrics import mark_hits
+from trainer.metrics import recall_at_k
 
 
 __all__ = ["RecallAtK"]
@@ -28,6 +29,5 @@ class RecallAtK(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, k=1):
-        ids = sorted({name for row in predictions for name in row})
-        ranking = index_rankings(predictions, ids, max(k, *map(len, predictions)))
-        return {"recall_at_k": recall_at_k(relevance(ranking, ids, references), k)}
+        hits, _ = mark_hits(predictions, references, k)
+        return {"recall_at_k": recall_at_k(hits, k)}

@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from trainer.metrics import index_rankings, subset_recall_at_k
+from trainer.evaluate_metrics import index_predictions
+from trainer.metrics import subset_recall_at_k
 
 
 __all__ = ["SubsetRecallAtK"]
@@ -14,9 +15,9 @@ _CITATION = "https://huggingface.co/papers/2108.04024"
 class SubsetRecallAtK(evaluate.Metric):
     """Recall@k within each query's own subset of the gallery, as CIRR defines it.
 
-    `compute` takes `predictions` (for each query ids of images, best first), `references` (for each its correct ids)
-    and `k`,
-    `subset_ids` (for each its subset) and `reference_ids` (for each the reference image, which leaves the subset).
+    `compute` takes `predictions` (for each query ids of images, best first), `references` (for each its correct ids),
+    `subset_ids` (for each its subset), perhaps `reference_ids` (for each the reference image, which leaves the subset)
+    and `k`.
     """
 
     def _info(self):
@@ -29,6 +30,5 @@ class SubsetRecallAtK(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, subset_ids, reference_ids=None, k=1):
-        ids = sorted({name for row in predictions for name in row})
-        ranking = index_rankings(predictions, ids, max(k, *map(len, predictions)))
+        ranking, ids = index_predictions(predictions, k)
         return {"subset_recall_at_k": subset_recall_at_k(ranking, ids, references, subset_ids, k, reference_ids)}

@@ -1,0 +1,191 @@
+"""Refining in turns: a result becomes the next reference, and the way there can be walked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .gallery_rtd import Gallery
+
+
+__all__ = ["SearchHistory"]
+
+_VERSION = 1
+
+
+class SearchHistory:
+    """Turns of one search over one gallery, each with its query and its results.
+
+    Ours, not the paper's: a turn is a query of [`ComposedImageRetrievalPipeline`] like any other, whose reference is a
+    result of an earlier turn. Nothing of a turn is hidden in a state, so the same queries give the same results.
+
+    Args:
+        pipeline ([`ComposedImageRetrievalPipeline`]): Answers. `pipeline.start_history()` does the same.
+        turns (`list[dict]`, *optional*): Turns of an earlier history over the same gallery, to go on with.
+        root (`str` or `Path`, *optional*):
+            Folder of the gallery's images. Where given, ids may be paths in it, and a result outside is not read.
+        options: Of every turn: what the pipeline takes, such as `top_k`.
+
+    Attributes:
+        turns (`list[dict]`): Of each turn `query`, `results`, `options`, and `chosen`: the turn and the ranks (from 1)
+            whose results are its references, or `None`. JSON can hold it.
+
+    Examples:
+        >>> history = pipe.start_history(top_k=5)  # doctest: +SKIP
+        >>> history.ask(image="dress.jpg", text="is blue")  # doctest: +SKIP
+        >>> history.refine(2, text="has long sleeves")  # doctest: +SKIP
+        >>> history.save("history.json")  # doctest: +SKIP
+    """
+
+    def __init__(self, pipeline, turns: Sequence[dict] = (), *, root: str | Path | None = None, **options):
+        self.pipeline, self.gallery = pipeline, pipeline.gallery
+        self.root = None if root is None else Path(root).resolve()
+        self.turns, self.options = list(turns), options
+
+    def ask(self, **query) -> list[dict]:
+        """Ask a query as the next turn.
+
+        Args:
+            query: Entries of a query, such as `image` (a path or URL, or several), `text`, `strength`, `negative`.
+
+        Returns:
+            `list[dict]`: Results, best first.
+
+        Raises:
+            ValueError: If an image is no path or URL, or the query is not accepted.
+        """
+        return self._take_turn(query, None)
+
+    def refine(self, ranks: int | Sequence[int], turn: int | None = None, **query) -> list[dict]:
+        """Ask with results of an earlier turn as references; these are left out of the results.
+
+        Args:
+            ranks (`int` or `list[int]`): Ranks of one result or of several, from 1.
+            turn (`int`, *optional*): Whose results, from 1; the last turn's where left out.
+            query: Further entries of the query, such as `text` and `weights`.
+
+        Returns:
+            `list[dict]`: Results, best first.
+
+        Raises:
+            ValueError: If there is no such turn or rank, an image of the gallery cannot be read, the pipeline searches
+                another gallery by now, or the query is not accepted.
+        """
+        ranks = [ranks] if isinstance(ranks, int) else list(ranks)
+        turn = len(self.turns) if turn is None else turn
+        if not 1 <= turn <= len(self.turns):
+            raise ValueError(f"there is no turn {turn}: the history has {len(self.turns)}, and `ask` makes the first.")
+        results = self.turns[turn - 1]["results"]
+        missing = [rank for rank in ranks if not 1 <= rank <= len(results)]
+        if missing or not ranks:
+            raise ValueError(f"turn {turn} has results of the ranks 1 to {len(results)}, got {ranks}.")
+        if "image" in query:
+            raise ValueError("the references of `refine` are results: leave `image` out, or `ask` a new query.")
+        names = [results[rank - 1]["id"] for rank in ranks]
+        query["image"] = names[0] if len(names) == 1 else names
+        return self._take_turn(query, {"turn": turn, "ranks": ranks})
+
+    def _take_turn(self, query: dict, chosen: dict | None) -> list[dict]:
+        if self.pipeline.gallery is not self.gallery:
+            raise ValueError(
+                "the pipeline searches another gallery than this history began with, and references of different "
+                "galleries do not belong together: start a new history."
+            )
+        query = {name: value for name, value in query.items() if value is not None}
+        images = query.get("image")
+        for image in images if isinstance(images, list | tuple) else [images]:
+            if not isinstance(image, str | Path | None):
+                raise ValueError(
+                    f"a history holds paths and URLs, so that it can be asked again, got an image of type "
+                    f"{type(image).__name__}: save it to a file."
+                )
+        query = json.loads(json.dumps(query, default=os.fspath))
+        asked = dict(query)
+        if chosen is not None:
+            names = query["image"] if isinstance(query["image"], list) else [query["image"]]
+            asked["image"] = [self.locate(name) for name in names]
+            if self.options.get("exclude_reference", True):
+                asked["exclude"] = [*query.get("exclude", ()), *names]
+        results = self.pipeline(asked, **self.options)
+        self.turns.append({"query": query, "chosen": chosen, "options": self.options, "results": results})
+        return results
+
+    def locate(self, name: str) -> str:
+        """Find the image file of an id.
+
+        Args:
+            name (`str`): Id of the gallery.
+
+        Returns:
+            `str`: Its path, which lies below `root` where there is one; a URL as it is where there is none.
+
+        Raises:
+            ValueError: If it lies elsewhere.
+        """
+        if self.root is None:
+            return name
+        path = (self.root / name).resolve()
+        if not path.is_relative_to(self.root):
+            raise ValueError(f"the image '{name}' does not lie in '{self.root}', and nothing outside of it is read.")
+        return str(path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the history to a file.
+
+        Args:
+            path (`str` or `Path`): A file, written anew.
+        """
+        facts = {"version": _VERSION, "gallery_sha256": _hash_gallery(self.gallery), "turns": self.turns}
+        Path(path).write_text(json.dumps(facts, indent=1))
+
+    @classmethod
+    def load(cls, pipeline, path: str | Path, *, root: str | Path | None = None, **options) -> SearchHistory:
+        """Read a history and go on with it, without asking its queries again.
+
+        Args:
+            pipeline ([`ComposedImageRetrievalPipeline`]): Answers; it must search the same gallery.
+            path (`str` or `Path`): File of `save`.
+            root, options: See the class.
+
+        Returns:
+            [`SearchHistory`]: With the turns of the file.
+
+        Raises:
+            ValueError: If the file is no history, or was made on another gallery.
+        """
+        try:
+            facts = json.loads(Path(path).read_text())
+            turns, version, made_on = facts["turns"], facts["version"], facts["gallery_sha256"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"'{path}' is no history of a search: {error!r}.") from error
+        if version != _VERSION:
+            raise ValueError(f"the history '{path}' has version {version!r}, and this code reads {_VERSION}.")
+        if made_on != _hash_gallery(pipeline.gallery):
+            raise ValueError(
+                f"the history '{path}' was made on another gallery, or on this one with other images; its references "
+                "may not be here: start a new history."
+            )
+        return cls(pipeline, turns, root=root, **options)
+
+    def replay(self) -> None:
+        """Ask all turns again and compare.
+
+        Raises:
+            ValueError: If a turn has other results than it had, as after a change of the model; names the first.
+        """
+        again = SearchHistory(self.pipeline, root=self.root)
+        for number, turn in enumerate(self.turns, start=1):
+            again.options = turn["options"]
+            results = again._take_turn(turn["query"], turn["chosen"])
+            if [result["id"] for result in results] != [result["id"] for result in turn["results"]]:
+                raise ValueError(
+                    f"turn {number} of the history has other results than it had: the model, its adapter, or a "
+                    "reference has changed."
+                )
+
+
+def _hash_gallery(gallery: Gallery) -> str:
+    return hashlib.sha256(json.dumps(gallery.ids).encode()).hexdigest()

@@ -1,0 +1,131 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import pipeline
+
+from modeling_rtd import Gallery, SearchHistory
+from tests.builders import build_images, shake
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    paths = [tmp_path / "photos" / f"{i}.png" for i in range(8)]
+    for path, image in zip(paths, build_images(8), strict=True):
+        image.save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def pipe(model, processor, photos):
+    gallery = Gallery.from_images(model, processor, photos)[0]
+    return pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
+
+
+@pytest.fixture
+def history(pipe, photos):
+    history = pipe.start_history(top_k=4)
+    history.ask(image=photos[0], text="is red", strength=0.8)
+    history.refine(2, text="is blue", negative="a cat", negative_weight=0.2)
+    history.refine([1, 3], turn=1, text="with a dog", weights=[2, 1])
+    return history
+
+
+def names(hits):
+    return [hit["id"] for hit in hits]
+
+
+def test_a_result_is_the_next_reference(pipe, history):
+    first, second, third = history.turns
+    chosen = first["results"][1]["id"]
+    expected = pipe({"image": chosen, "text": "is blue", "negative": "a cat", "negative_weight": 0.2}, top_k=4)
+    assert second["results"] == expected
+    assert second["query"]["image"] == chosen
+    assert second["chosen"] == {"turn": 1, "ranks": [2]}
+    assert third["query"]["image"] == [first["results"][0]["id"], first["results"][2]["id"]]
+    assert not {chosen} & set(names(second["results"]))
+
+
+def test_a_saved_history_is_gone_on_with_and_asked_again(pipe, history, tmp_path):
+    history.save(tmp_path / "history.json")
+    again = SearchHistory.load(pipe, tmp_path / "history.json", top_k=4)
+    assert again.turns == history.turns
+    again.replay()
+    assert again.refine(1, text="is white") == history.refine(1, text="is white")
+
+
+def test_a_changed_model_is_noticed_when_a_history_is_asked_again(history):
+    shake(history.pipeline.model.text_model, seed=4)
+    with pytest.raises(ValueError, match="turn 1 of the history has other results"):
+        history.replay()
+
+
+def test_references_of_different_galleries_are_refused(pipe, history, model, processor, photos, tmp_path):
+    history.save(tmp_path / "history.json")
+    pipe.gallery = Gallery.from_images(model, processor, photos[:5])[0]
+    with pytest.raises(ValueError, match="references of different galleries do not belong together"):
+        history.refine(1, text="is blue")
+    with pytest.raises(ValueError, match="was made on another gallery"):
+        SearchHistory.load(pipe, tmp_path / "history.json")
+
+
+def test_ids_may_be_paths_below_a_root(model, processor, photos):
+    root = Path(photos[0]).parent
+    gallery = Gallery.from_images(model, processor, photos, ids=[Path(photo).name for photo in photos])[0]
+    pipe = pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
+    history = pipe.start_history(root, top_k=8)
+    history.ask(text="a dog")
+    chosen = history.turns[0]["results"][2]["id"]
+    hits = history.refine(3, text="is red")
+    assert hits == pipe({"image": str(root / chosen), "text": "is red", "exclude": [chosen]}, top_k=8)
+    assert chosen not in names(hits)
+    history.replay()
+
+
+@pytest.mark.parametrize("outside", ["../secret.png", "/etc/passwd", "link.png"])
+def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
+    shutil.copy(photos[0], tmp_path / "secret.png")
+    root = Path(photos[0]).parent
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
+        pipe.start_history(root).locate(outside)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options", "message"),
+    [
+        (0, {}, r"turn 3 has results of the ranks 1 to 4, got \[0\]"),
+        (5, {}, r"ranks 1 to 4, got \[5\]"),
+        ([], {}, r"ranks 1 to 4, got \[\]"),
+        (1, {"turn": 4}, "there is no turn 4: the history has 3"),
+        (1, {"image": "a.png"}, "leave `image` out"),
+        (1, {"strength": 2, "text": "is red"}, "`strength` must lie between"),
+    ],
+)
+def test_bad_turns_are_refused_and_not_kept(history, ranks, options, message):
+    with pytest.raises(ValueError, match=message):
+        history.refine(ranks, **options)
+    assert len(history.turns) == 3
+
+
+def test_an_image_without_a_name_cannot_be_asked_again(pipe):
+    with pytest.raises(ValueError, match="holds paths and URLs, .* got an image of type Image: save it to a file"):
+        pipe.start_history().ask(image=build_images(1)[0])
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"version": 9, "turns": [], "gallery_sha256": ""}'])
+def test_a_file_that_is_no_history_is_refused(pipe, tmp_path, content):
+    path = tmp_path / "history.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValueError, match="is no history of a search|has version 9"):
+        SearchHistory.load(pipe, path)
+
+
+def test_a_history_is_plain_json(history, tmp_path, photos):
+    history.save(tmp_path / "history.json")
+    turns = json.loads((tmp_path / "history.json").read_text())["turns"]
+    assert turns[0]["query"] == {"image": photos[0], "text": "is red", "strength": 0.8}
+    assert turns[0]["options"] == {"top_k": 4}

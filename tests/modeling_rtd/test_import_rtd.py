@@ -1,0 +1,82 @@
+"""Indexes that FAISS users have, and what comes out of them."""
+
+import numpy as np
+import pytest
+
+from modeling_rtd import Gallery
+
+
+NUM, DIM = 600, 24
+
+
+def draw():
+    rows = np.random.default_rng(0).standard_normal((NUM, DIM)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write an index of the rows, with numbers of its own where they are given."""
+    faiss = pytest.importorskip("faiss")
+
+    def write(factory, numbers=None):
+        index = faiss.index_factory(DIM, factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(draw())
+        if numbers is None:
+            index.add(draw())
+        else:
+            index.add_with_ids(draw(), np.asarray(numbers))
+        faiss.write_index(index, str(tmp_path / "made.index"))
+        return tmp_path / "made.index"
+
+    return write
+
+
+def assert_rows_under(gallery, ids, at_least=0.9999):
+    """Each row must be the best under its id, by its own embedding."""
+    hits = [row[0] for row in gallery.search(draw(), 1)]
+    assert [hit["id"] for hit in hits] == ids
+    assert min(hit["score"] for hit in hits) >= at_least
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "IVF4,SQ8", "IDMap,IVF4,Flat", "IDMap,Flat", "IDMap2,HNSW16"])
+@pytest.mark.parametrize("start", [0, 5000])
+def test_rows_come_under_their_own_numbers(write, factory, start):
+    numbers = start + np.random.default_rng(1).permutation(NUM)
+    gallery = Gallery.from_embeddings(write(factory, numbers))
+    assert_rows_under(gallery, [f"{number}" for number in numbers], 0.99)
+
+
+@pytest.mark.parametrize("factory", ["Flat", "HNSW16", "SQfp16", "IVF4,Flat"])
+def test_rows_without_numbers_are_named_by_a_list(write, factory):
+    names = [f"image {i}" for i in range(NUM)]
+    assert_rows_under(Gallery.from_embeddings(write(factory), names), names)
+
+
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "IDMap,Flat"])
+def test_numbers_are_places_in_a_list_of_names(write, factory):
+    numbers = np.random.default_rng(1).permutation(NUM)
+    names = [f"image {i}" for i in range(NUM)]
+    assert_rows_under(Gallery.from_embeddings(write(factory, numbers), names), [names[i] for i in numbers])
+    with pytest.raises(ValueError, match=r"600 rows with ids of its own, such as \[.*leave the ids out"):
+        Gallery.from_embeddings(write(factory, numbers + 5000), names)
+
+
+@pytest.mark.parametrize("factory", ["PCA12,IDMap,Flat", "L2norm,IDMap,Flat", "PCA12,IVF4,Flat", "PQ4x4"])
+def test_an_index_that_keeps_something_else_is_refused(write, factory):
+    numbers = None if factory == "PQ4x4" else np.arange(5000, 5000 + NUM)
+    with pytest.raises(ValueError, match="holds an Index.* do not come back as they were; Flat, HNSW, IVF and SQ"):
+        Gallery.from_embeddings(write(factory, numbers), [f"{i}" for i in range(NUM)])
+
+
+def test_ids_that_are_none_are_refused(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rows = {"id": ["a", None], "embedding": list(np.eye(2))}
+    pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
+    with pytest.raises(ValueError, match="has no id in row 1"):
+        Gallery.from_embeddings(tmp_path / "made.parquet")
+    with pytest.raises(ValueError, match="has ids of its own, in the column 'id': leave the ids out"):
+        Gallery.from_embeddings(tmp_path / "made.parquet", ["a", "b"])
+    np.save(tmp_path / "ids.npy", np.array(5))
+    with pytest.raises(ValueError, match=r"must hold one row of ids, got an array of the shape \(\)"):
+        Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy")

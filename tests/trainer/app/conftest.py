@@ -1,0 +1,30 @@
+import pytest
+
+from modeling_rtd import Gallery, RTDModel
+from tests.builders import build_clip, build_images, build_tokenizer, shake
+from trainer.app import SearchDesk, list_voices
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of fifteen images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(build_images(15)):
+        image.save(folder / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture
+def tuned(model):
+    """A model whose text tower is another than the one from before RTD."""
+    tower = RTDModel.from_clip(build_clip(seed=3), "lincir", tokenizer=build_tokenizer()).text_model
+    model.replace_text_model(shake(tower))
+    return model
+
+
+@pytest.fixture
+def desk(tuned, processor, photos):
+    paths = sorted(str(path) for path in photos.iterdir())
+    gallery = Gallery.from_images(tuned, processor, paths)[0]
+    return SearchDesk(list_voices(tuned, processor, gallery), photos, top_k=5)

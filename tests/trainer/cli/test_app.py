@@ -1,0 +1,107 @@
+"""The verb; the page itself is tested in `tests/trainer/app`."""
+
+import sys
+
+import pytest
+import torch
+
+from modeling_rtd import Gallery, RTDModel
+from tests.builders import build_images
+from trainer.adapters import build_lora_config
+from trainer.app import page
+from trainer.app.desk import PROJECTION_ALONE
+from trainer.cli.main import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(build_images(6)):
+        image.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def place(model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What would be served, in place of serving it."""
+    served = {}
+
+    class Closed:
+        def block_thread(self):
+            served["waited"] = True
+
+    def serve_page(desk, host, port):
+        served.update(desk=desk, host=host, port=port)
+        return Closed(), "http://127.0.0.1:1/"
+
+    monkeypatch.setattr(page, "serve_page", serve_page)
+    return served
+
+
+def test_a_folder_is_served_on_this_machine_alone(place, photos, served, capsys):
+    (photos / "bad.png").write_bytes(b"nonsense")
+    assert main(["app", place, "--gallery", str(photos)]) == 0
+    captured = capsys.readouterr()
+    assert "skipped" in captured.err
+    assert "bad.png' cannot be read" in captured.err
+    assert captured.out == f"6 images of {photos.resolve()}; stop with Ctrl+C\npage: http://127.0.0.1:1/\n"
+    assert served["host"] == "127.0.0.1"
+    assert served["waited"]
+
+
+def test_another_address_is_served_when_asked_for_and_said(place, photos, served, capsys):
+    assert main(["app", place, "--gallery", str(photos), "--host", "0.0.0.0", "--port", "8000"]) == 0
+    assert "whoever reaches 0.0.0.0 can search this gallery" in capsys.readouterr().err
+    assert (served["host"], served["port"]) == ("0.0.0.0", 8000)
+
+
+def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, processor, tmp_path, capsys):
+    paths = [str(photos / f"{i}.png") for i in range(3)]
+    Gallery(folder=tmp_path / "index").add(model, processor, paths)
+    Gallery(folder=tmp_path / "named").add(model, processor, paths, ["0.png", "1.png", "2.png"])
+    assert main(["app", place, "--gallery", str(tmp_path / "index")]) == 0
+    assert served["desk"].root == photos.resolve()
+    assert main(["app", place, "--gallery", str(tmp_path / "named"), "--images", str(photos)]) == 0
+    picture, _ = served["desk"].draw([{"id": "1.png"}])[0]
+    assert len(picture.getcolors(10**6)) > 1
+    assert main(["app", place, "--gallery", str(tmp_path / "named")]) == 2
+    assert "name the folder of its images with --images" in capsys.readouterr().err
+
+
+def test_further_adapters_become_voices(clip, tokenizer, processor, photos, served, tmp_path):
+    for part in (clip, tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path / "clip")
+    torch.manual_seed(1)
+    model = RTDModel.from_clip(str(tmp_path / "clip"), "lincir")
+    model.text_model.add_adapter(build_lora_config())
+    model.save_adapter(str(tmp_path / "one"))
+    processor.save_pretrained(tmp_path / "one")
+    further = f"other={tmp_path / 'one'}"
+    assert main(["app", str(tmp_path / "one"), "--gallery", str(photos), "--adapter", further]) == 0
+    assert set(served["desk"].voices) == {"RTD (default)", "RTD (other)", PROJECTION_ALONE}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
+        (["--images", "nowhere"], "'nowhere' is none"),
+    ],
+)
+def test_bad_options_are_refused_with_a_sentence(place, photos, flags, message, capsys):
+    assert main(["app", place, "--gallery", str(photos), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_gradio_is_named(place, photos, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["app", place, "--gallery", str(photos)]) == 2
+    assert "the page needs gradio: pip install gradio" in capsys.readouterr().err

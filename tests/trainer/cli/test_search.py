@@ -1,0 +1,93 @@
+"""Query algebra and refining in turns on the command line; the rest of the verb is tested beside."""
+
+import json
+
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+from modeling_rtd import Gallery
+from tests.builders import build_images
+from trainer.cli.main import main
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(build_images(8)):
+        image.save(folder / f"{i}.png")
+    return [str(folder / f"{i}.png") for i in range(8)]
+
+
+@pytest.fixture
+def pipe(model, processor, photos, tmp_path):
+    """A pipeline over the index that the command line searches."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    gallery = Gallery(folder=tmp_path / "index")
+    gallery.add(model, processor, photos)
+    return pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
+
+
+@pytest.fixture
+def search(pipe, tmp_path, capsys):
+    def search(*more, status=0):
+        places = ["--gallery", str(tmp_path / "index"), "--sheet", str(tmp_path / "sheet.png")]
+        assert main(["search", str(tmp_path / "model"), *places, *more]) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
+
+    return search
+
+
+def names(results):
+    return [result["id"] for result in results]
+
+
+def test_the_algebra_is_that_of_the_pipeline(search, pipe, photos, tmp_path):
+    query = {"image": photos[:2], "weights": [2.0, 1.0], "text": "is red", "strength": 0.6}
+    query |= {"negative": "a dog", "negative_weight": 0.4}
+    flags = ["--image", photos[0], "--image", photos[1], "--weight", "2", "--weight", "1", "--text", "is red"]
+    flags += ["--strength", "0.6", "--negative", "a dog", "--negative-weight", "0.4"]
+    answer = json.loads(search(*flags, "--json"))
+    results = answer.pop("results")
+    assert answer == query
+    assert names(results) == names(pipe(query))
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height > 2 * 96  # a row for each reference
+
+
+def test_a_search_in_turns_is_kept_and_asked_again(search, pipe, photos, tmp_path):
+    file = str(tmp_path / "history.json")
+    first = json.loads(search("--image", photos[0], "--text", "is red", "--history", file, "--json"))
+    chosen = first["results"][1]["id"]
+    second = json.loads(search("--use", "2", "--text", "is blue", "--history", file, "--json"))
+    assert second["image"] == chosen
+    assert names(second["results"]) == names(pipe({"image": chosen, "text": "is blue"}))
+    third = json.loads(search("--use", "1", "--use", "3", "--turn", "1", "--history", file, "--json"))
+    assert third["image"] == [first["results"][0]["id"], first["results"][2]["id"]]
+    assert search("--history", file, "--replay") == f"3 turns of '{file}' have the results they had\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--image 0 --text red --strength 1.2", "`strength` must lie between 0"),
+        ("--image 0 --text red --negative RED", "the negative text is the query's own text, 'red'"),
+        ("--image 0 --weight 1 --weight 2", "`weights` needs one number for each of 1 images"),
+        ("--text red --negative-weight 1", "`negative_weight` comes without `negative`"),
+        ("--use 1 --text red", "--use and --replay mean a search before this one"),
+        ("--use 1 --text red --history new.json", "the history 'new.json' does not exist yet"),
+        ("--use 1 --image 0 --history new.json", "give either --image, a new reference, or --use"),
+    ],
+)
+def test_bad_options_are_refused_with_a_sentence(search, photos, flags, message):
+    assert message in search(*(photos[0] if flag == "0" else flag for flag in flags.split()), status=2)
+
+
+def test_a_history_of_another_gallery_is_refused(search, pipe, photos, tmp_path):
+    file = str(tmp_path / "history.json")
+    search("--image", photos[0], "--history", file)
+    pipe.gallery.remove(photos[5])
+    assert "was made on another gallery" in search("--use", "1", "--history", file, status=2)

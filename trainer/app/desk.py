@@ -1,0 +1,347 @@
+"""What the page of `rtd app` answers: from a visit's state and what was entered to the next state and pictures."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from modeling_rtd import (
+    NEGATIVE_WEIGHT,
+    ComposedImageRetrievalPipeline,
+    Gallery,
+    RTDModel,
+    RTDProcessor,
+    SearchHistory,
+    suggest,
+)
+from trainer.adapters import has_adapters
+
+
+__all__ = ["SearchDesk", "Voice", "find_root", "list_voices", "new_state"]
+
+PROJECTION_ALONE = "projection alone"
+MAX_PIXELS = 50_000_000  # of an upload
+MAX_TURNS = 50  # of a visit
+_THUMBNAIL_PX = 256
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A way to answer: a model's text tower, or one of its adapters, over the gallery that all voices share.
+
+    Args:
+        pipeline ([`ComposedImageRetrievalPipeline`]): Answers.
+        adapter (`str`, *optional*): Name of the adapter.
+    """
+
+    pipeline: ComposedImageRetrievalPipeline
+    adapter: str | None = None
+
+
+def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> dict[str, Voice]:
+    """List how a model can answer: each of its adapters, or RTD; and the projection with the text tower from before.
+
+    Args:
+        model ([`RTDModel`]): Perhaps with adapters.
+        processor ([`RTDProcessor`]): Its processor.
+        gallery ([`Gallery`]): Of the model's image tower.
+
+    Returns:
+        `dict[str, Voice]`: By name, the first of them the model as it is.
+
+    Raises:
+        ValueError: If the gallery was made by another image tower.
+    """
+
+    def build(one: RTDModel) -> ComposedImageRetrievalPipeline:
+        return ComposedImageRetrievalPipeline(model=one, processor=processor, gallery=gallery, device=one.device)
+
+    pipeline = build(model)
+    if has_adapters(model.text_model):
+        active = model.text_model.active_adapters()[0]
+        names = sorted(model.text_model.peft_config, key=lambda name: name != active)
+        voices = {f"RTD ({name})": Voice(pipeline, name) for name in names}
+        return voices | {PROJECTION_ALONE: Voice(pipeline, "__base__")}
+    if model.config.original_text_model is None:
+        return {PROJECTION_ALONE: Voice(pipeline)}
+    before = model.with_parts(model.original_text_model, model.projection)
+    return {"RTD": Voice(pipeline), PROJECTION_ALONE: Voice(build(before))}
+
+
+def find_root(ids: Sequence[str]) -> Path:
+    """Find the folder that holds all images of a gallery.
+
+    Args:
+        ids (`list[str]`): Ids of the gallery.
+
+    Returns:
+        `Path`: The lowest folder above all of them.
+
+    Raises:
+        ValueError: If an id is no absolute path, or only the root of the file system is above all.
+    """
+    if not ids or not all(Path(name).is_absolute() for name in ids):
+        raise ValueError("the ids of this gallery are no absolute paths: name the folder of its images with --images.")
+    root = Path(os.path.commonpath([Path(name).parent for name in ids]))
+    if root == Path(root.anchor):
+        raise ValueError(f"the images of this gallery lie all over '{root}': name one folder with --images.")
+    return root
+
+
+def new_state() -> dict:
+    """Begin a visit.
+
+    Returns:
+        `dict`: `turns`, see [`SearchHistory`]; `reference` and `chosen` (a `path`, or an `id` with the turn and the
+        rank it was found at, if any); `results` and `others` (of the voice compared with) that are shown, and their
+        `turn`; the `page` of the gallery to be shown next.
+    """
+    return {"turns": [], "reference": None, "chosen": None, "results": [], "others": [], "turn": None, "page": 0}
+
+
+class SearchDesk:
+    """Answers what is asked on the page. It keeps nothing of a visit: that is in the state.
+
+    Args:
+        voices (`dict[str, Voice]`): Ways to answer, by name, over one gallery.
+        root (`str` or `Path`): Folder of the gallery's images. Nothing outside of it is ever opened, but uploads.
+        top_k (`int`, defaults to 12): Results of a search, and images of the gallery shown at a time.
+    """
+
+    def __init__(self, voices: Mapping[str, Voice], root: str | Path, top_k: int = 12):
+        self.voices, self.root, self.top_k = dict(voices), Path(root).resolve(), top_k
+        self.gallery = next(iter(self.voices.values())).pipeline.gallery
+        self._ids = self.gallery.ids
+
+    def _open_history(self, turns: Sequence[dict], name: str) -> SearchHistory:
+        if name not in self.voices:
+            raise ValueError(suggest("way to answer", name, self.voices))
+        voice = self.voices[name]
+        kept = {"top_k": self.top_k} | ({} if voice.adapter is None else {"adapter": voice.adapter})
+        return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
+
+    def take_upload(self, state: dict, path: str | None) -> dict:
+        """Take an uploaded file as the reference; without one, go on without a reference.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            path (`str`, *optional*): Where the upload lies.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If it is no image, or has more than 50 million pixels.
+        """
+        if path is None:
+            return state | {"reference": None}
+        name = Path(path).name
+        try:
+            with Image.open(path) as opened:
+                pixels = opened.width * opened.height  # of the header: nothing is decoded
+        except Image.DecompressionBombError:
+            pixels = math.inf
+        except (OSError, ValueError) as error:
+            raise ValueError(f"'{name}' is no image that can be read: choose a JPEG, PNG or WebP.") from error
+        if pixels > MAX_PIXELS:
+            raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
+        try:
+            self._processor.load_image(path)
+        except ValueError as error:
+            raise ValueError(f"'{name}' is no whole image: it may have been cut off; send it again.") from error
+        return state | {"reference": {"path": path}}
+
+    @property
+    def _processor(self) -> RTDProcessor:
+        return next(iter(self.voices.values())).pipeline.processor
+
+    def search(
+        self,
+        state: dict,
+        text: str = "",
+        strength: float = 1.0,
+        negative: str = "",
+        negative_weight: float = NEGATIVE_WEIGHT,
+        voice: str | None = None,
+        other: str | None = None,
+    ) -> dict:
+        """Search with the reference of the state, as the next turn of its history.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            text (`str`): Condition; plain text where there is no reference.
+            strength (`float`): How much it counts, see [`weigh_condition`]; nothing where either is missing.
+            negative (`str`): What is not wanted.
+            negative_weight (`float`): How much that counts, see [`exclude_text`].
+            voice (`str`, *optional*): Who answers; the first voice where left out.
+            other (`str`, *optional*): Who answers too, to compare; that is not part of the history.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If the query is not accepted, or the history is full.
+        """
+        if len(state["turns"]) >= MAX_TURNS:
+            raise ValueError(f"this search has {MAX_TURNS} turns, and more are not kept: start a new one.")
+        reference, has_text = state["reference"], bool(text and text.strip())
+        query = {"text": text if has_text else None}
+        if has_text and reference and strength != 1:
+            query["strength"] = strength
+        if negative and negative.strip():
+            query |= {"negative": negative, "negative_weight": negative_weight}
+        voice = voice or next(iter(self.voices))
+        history = self._open_history(state["turns"], voice)
+        found = {"results": self._take_turn(history, reference, query), "others": []}
+        if other and other != voice:
+            found["others"] = self._take_turn(self._open_history(state["turns"], other), reference, query)
+        turn = history.turns[-1] | {"voice": voice}
+        turns = [*state["turns"], turn]
+        return state | found | {"turns": turns, "turn": len(turns), "chosen": None}
+
+    def _take_turn(self, history: SearchHistory, reference: dict | None, query: dict) -> list[dict]:
+        if reference is None:
+            return history.ask(**query)
+        if "path" in reference:
+            return history.ask(image=reference["path"], **query)
+        if reference["turn"] is not None:
+            return history.refine(reference["rank"], reference["turn"], **query)
+        name = reference["id"]  # picked from the gallery, or out of a comparison
+        return history.ask(image=history.locate(name), exclude=[name], **query)
+
+    def browse(self, state: dict) -> dict:
+        """Show the next images of the gallery, to pick a reference from; after the last, the first again.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `dict`: The next state.
+        """
+        start = state["page"] * self.top_k
+        shown = [{"id": name} for name in self._ids[start : start + self.top_k]]
+        page = state["page"] + 1 if start + self.top_k < len(self._ids) else 0
+        return state | {"results": shown, "others": [], "turn": None, "page": page, "chosen": None}
+
+    def show_turn(self, state: dict, number: int) -> dict:
+        """Show the results of an earlier turn again.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            number (`int`): Of the turn, from 1.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If there is no such turn.
+        """
+        if not 1 <= number <= len(state["turns"]):
+            raise ValueError(f"there is no turn {number}: this search has {len(state['turns'])}.")
+        results = state["turns"][number - 1]["results"]
+        return state | {"results": results, "others": [], "turn": number, "chosen": None}
+
+    def choose(self, state: dict, position: int, column: str = "results") -> dict:
+        """Choose an image that is shown.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            position (`int`): From 0.
+            column (`str`, defaults to `"results"`): `"results"`, or `"others"` of the voice compared with.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If no such image is shown.
+        """
+        if column not in ("results", "others") or not 0 <= position < len(state[column]):
+            raise ValueError("no such image is shown: choose one of those below.")
+        turn = state["turn"] if column == "results" else None
+        return state | {"chosen": {"id": state[column][position]["id"], "turn": turn, "rank": position + 1}}
+
+    def use_chosen(self, state: dict) -> dict:
+        """Make the chosen image the next reference.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If none is chosen.
+        """
+        if state["chosen"] is None:
+            raise ValueError("choose an image first: click it, or reach it with the Tab key and press Enter.")
+        return state | {"reference": state["chosen"], "chosen": None}
+
+    def draw(self, results: Sequence[dict]) -> list[tuple[Image.Image, str]]:
+        """Draw small pictures of results, which is all that the page ever sees of the gallery's files.
+
+        Args:
+            results (`list[dict]`): Of the state.
+
+        Returns:
+            `list[tuple[PIL.Image.Image, str]]`: Pictures with rank and score, or their name; grey where there is no
+            image, or it lies outside of the root.
+        """
+        pictures = []
+        for rank, result in enumerate(results, start=1):
+            label = f"{rank} · {result['score']:.3f}" if "score" in result else Path(result["id"]).name
+            pictures.append((self._shrink(result), label))
+        return pictures
+
+    def draw_reference(self, state: dict) -> Image.Image | None:
+        """Draw the reference.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `PIL.Image.Image` or `None`: A small picture.
+        """
+        return None if state["reference"] is None else self._shrink(state["reference"])
+
+    def _shrink(self, one: dict) -> Image.Image:
+        history = self._open_history((), next(iter(self.voices)))
+        try:
+            image = self._processor.load_image(one["path"] if "path" in one else history.locate(one["id"]))
+        except ValueError:
+            return Image.new("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX), "lightgrey")
+        image = image.convert("RGB")
+        if max(image.size) < _THUMBNAIL_PX // 2:  # small drawings stay sharp
+            factor = _THUMBNAIL_PX // max(image.size)
+            return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+        image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
+        return image
+
+    def describe_turns(self, state: dict) -> list[tuple[str, int]]:
+        """Describe the history.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `list[tuple[str, int]]`: Of each turn one line, and its number.
+        """
+        return [(f"{n}. {_describe(turn)}", n) for n, turn in enumerate(state["turns"], start=1)]
+
+
+def _describe(turn: dict) -> str:
+    query, chosen = turn["query"], turn["chosen"]
+    if chosen is not None:
+        reference = f"result {chosen['ranks'][0]} of turn {chosen['turn']}"
+    else:
+        reference = Path(query["image"]).name if "image" in query else "no reference"
+    words = [reference, f"“{query['text']}”" if "text" in query else "similar images"]
+    if "strength" in query:
+        words.append(f"strength {query['strength']:g}")
+    if "negative" in query:
+        words.append(f"without “{query['negative']}” ({query['negative_weight']:g})")
+    return ", ".join([*words, f"by {turn['voice']}"])

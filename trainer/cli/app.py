@@ -1,0 +1,76 @@
+"""`rtd app`: a page in the browser to search a folder or an index, and to refine what is found."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from trainer.images import list_images
+
+
+__all__ = ["run"]
+
+
+def run(arguments: list[str]) -> None:
+    """Serve the page until it is interrupted.
+
+    Args:
+        arguments (`list[str]`): Options.
+
+    Raises:
+        ValueError: If there is nothing to search, or an option is not accepted.
+        ImportError: If gradio is not installed.
+    """
+    parser = argparse.ArgumentParser("rtd app", description=__doc__)
+    parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
+    parser.add_argument(
+        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
+    )
+    parser.add_argument("--images", type=Path, help="folder of an index's images (default: the one above all of them)")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="NAME=PLACE", help="one more adapter of the same base"
+    )
+    parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
+    options = parser.parse_args(arguments)
+
+    from trainer.app.page import serve_page
+
+    desk = _open_desk(options)
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
+    print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
+    page, url = serve_page(desk, options.host, options.port)
+    print(f"page: {url}", flush=True)
+    page.block_thread()
+
+
+def _open_desk(options: argparse.Namespace):
+    from modeling_rtd import Gallery
+    from trainer.app import SearchDesk, find_root, list_voices
+    from trainer.assembly import load_model_and_processor
+
+    is_index = (options.gallery / "manifest.json").is_file()
+    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    adapters = [text.partition("=") for text in options.adapter]
+    wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
+    if wrong is not None:
+        raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
+    if options.images is not None and not options.images.is_dir():
+        raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
+    model, processor = load_model_and_processor(options.model)
+    for name, _, place in reversed(adapters):
+        model.load_adapter(place, name)
+    if is_index:
+        gallery = Gallery.load(options.gallery)
+        root = options.images or find_root(gallery.ids)
+    else:
+        gallery, skipped = Gallery.from_images(model, processor, paths)
+        root = options.gallery
+        for reason in skipped:
+            print(f"skipped: {reason}", file=sys.stderr)
+    return SearchDesk(list_voices(model, processor, gallery), root, options.top_k)
