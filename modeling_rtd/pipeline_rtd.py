@@ -78,6 +78,8 @@ class ComposedImageRetrievalPipeline(Pipeline):
     def gallery(self, gallery: Gallery | str | Path) -> None:
         if isinstance(gallery, str | Path):
             gallery = Gallery.load(gallery)
+        if not hasattr(gallery, "check"):
+            raise ValueError(f"`gallery` must be a Gallery or the folder of one, got a {type(gallery).__name__}.")
         gallery.check(self.model, self.processor)
         self._gallery = gallery
 

@@ -209,6 +209,8 @@ def test_a_pipeline_without_a_processor_says_so(model, gallery):
 
 
 def test_a_pipeline_without_a_gallery_says_so(model, processor):
+    with pytest.raises(ValueError, match="must be a Gallery or the folder of one, got a list"):
+        pipeline(TASK, model=model, processor=processor, gallery=["a"], device="cpu")
     with pytest.raises(ValueError, match="nothing to search: pass gallery="):
         pipeline(TASK, model=model, processor=processor, device="cpu")(text="a dog")
 
