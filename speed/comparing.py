@@ -74,13 +74,14 @@ def compare(
         only_first (callable): Tells by name what must agree at turn 0 alone, since it trains other weights.
 
     Returns:
-        `dict`: For each name `seconds` and `ratio` to the baseline's of the same turn (median, least, greatest),
+        `dict`: For each name `seconds`, `ratio` to the baseline's of the same turn, and `processor's ratio`, of the
+        time that this process was given, which other work on the machine disturbs less (each median, least, greatest);
         `results`, `difference`, the largest from the baseline's, and on a GPU `peak MiB`.
 
     Raises:
         AssertionError: If results differ by more.
     """
-    seconds, results, peaks = ({name: [] for name in arms} for _ in range(3))
+    seconds, busy, results, peaks = ({name: [] for name in arms} for _ in range(4))
     for turn in range(repeats + 1):
         for name, run in arms.items():
             torch.manual_seed(turn)  # the same dropout on both sides
@@ -89,10 +90,11 @@ def compare(
             if on_gpu:
                 held = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
+            start, start_busy = time.perf_counter(), time.process_time()
             result = run(turn)
             _synchronise()
             seconds[name].append(time.perf_counter() - start)
+            busy[name].append(time.process_time() - start_busy)
             results[name].append(float(result))
             if on_gpu:  # what all arms hold lies there all the time; this is what a step adds
                 peaks[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
@@ -103,16 +105,20 @@ def compare(
         difference = max(abs(a - b) for a, b in zip(results[name][compared], results[base][compared], strict=True))
         if not difference <= tolerance:
             raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
-        ratios = [theirs / ours for theirs, ours in zip(seconds[base], seconds[name], strict=True)]
         rows[name] = {
             "seconds": summarise(seconds[name][1:]),
-            "ratio": summarise(ratios[1:]),
+            "ratio": _relate(seconds[base], seconds[name]),
+            "processor's ratio": _relate(busy[base], busy[name]),
             "results": results[name],
             "difference": difference,
         }
         if peaks[name]:
             rows[name]["peak MiB"] = max(peaks[name])
     return rows
+
+
+def _relate(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    return summarise([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)])
 
 
 def summarise(values: Sequence[float]) -> list[float]:

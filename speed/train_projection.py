@@ -181,7 +181,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [row for method in options.methods for row in measure(method, options)]
-    columns = ("method", "ours", "ratio", "published seconds", "seconds", "difference")
+    columns = ("method", "ours", "ratio", "processor's ratio", "published seconds", "seconds", "difference")
     report(rows, columns, options)
 
 
