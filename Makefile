@@ -28,8 +28,7 @@ demo: $(STAMP) ## Train and judge everything on the small world; writes runs/dem
 	$(BIN)/rtd demo
 
 test: $(STAMP) ## Run the tests and the examples in docstrings
-	$(BIN)/python -m pytest -n 2 tests/trainer/test_publishing.py # alone: clients remember which Hub they met first
-	$(BIN)/python -m pytest -n 2 --ignore tests/trainer/test_publishing.py
+	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP) ## Run the slow end-to-end tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"

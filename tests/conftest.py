@@ -21,6 +21,7 @@ import shutil  # noqa: E402
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
 
 from modeling_rtd import RTDModel  # noqa: E402
 from tests import builders  # noqa: E402
@@ -61,6 +62,8 @@ def hub(_hub_server, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.url)
+    # transformers keeps the client that it made first, and that client the address that was the Hub's then.
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_loopback")
     return hub
 
