@@ -75,7 +75,8 @@ def run_demo(
 
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
     read by the row's own text tower), `report.md`, `results.png`, `losses.png`, and of the first seed `model`, the
-    plain `clip` underneath and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo is renamed, never overwritten.
+    plain `clip` underneath and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo
+    is renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
