@@ -25,6 +25,7 @@ COMMANDS = sorted({line for page in PAGES.values() for line in re.findall(r"^ *r
 SHORT = {
     "small_world/demo": "small_world/toy",
     "openai/clip-vit-large-patch14": "runs/demo/clip",
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "runs/demo/clip",
     "max_steps=300": "max_steps=1, use_cpu=True",
     "reference-0060": "reference-0000",
     "--output-dir runs/context-rtd": "--output-dir runs/context-rtd --lift-steps 2",
