@@ -26,6 +26,7 @@ __all__ = ["SearchDesk", "Voice", "find_root", "list_voices", "new_state"]
 
 PROJECTION_ALONE = "projection alone"
 MAX_PIXELS = 50_000_000  # of an upload
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # of an upload; others may run programs, as EPS does
 MAX_TURNS = 50  # of a visit
 _THUMBNAIL_PX = 256
 
@@ -136,18 +137,18 @@ class SearchDesk:
             `dict`: The next state.
 
         Raises:
-            ValueError: If it is no image, or has more than 50 million pixels.
+            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
         """
         if path is None:
             return state | {"reference": None}
         name = Path(path).name
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 pixels = opened.width * opened.height  # of the header: nothing is decoded
         except Image.DecompressionBombError:
             pixels = math.inf
         except (OSError, ValueError) as error:
-            raise ValueError(f"'{name}' is no image that can be read: choose a JPEG, PNG or WebP.") from error
+            raise ValueError(f"'{name}' is no image that can be read: choose a JPEG, PNG, WebP, GIF or BMP.") from error
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
         try:
