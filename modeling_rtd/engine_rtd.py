@@ -101,6 +101,17 @@ class Engine:
         """
         raise NotImplementedError
 
+    def get_metadata(self, ids: Sequence[str]) -> list[dict | None]:
+        """Read metadata.
+
+        Args:
+            ids (`list[str]`): Ids; of those that are not here it is `None`.
+
+        Returns:
+            `list[dict]`: Of each id a dictionary, or `None`.
+        """
+        raise NotImplementedError
+
     def read(self, batch_size: int = 8192) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
         """Read all rows, in the order in which they were added.
 

@@ -135,6 +135,20 @@ class GalleryRows:
         """`list[str]`: In the order in which the images were added; a replaced image counts as added anew."""
         return [] if self._engine is None else self._engine.ids
 
+    def locate(self, ids: Sequence[str] | None = None) -> list[str]:
+        """Tell where images are: the `path` in an image's metadata, or else its id.
+
+        Args:
+            ids (`list[str]`, *optional*): Ids; all where left out. One that is not here is taken for a place.
+
+        Returns:
+            `list[str]`: Of each id a path or URL; nothing tells whether an image is there.
+        """
+        ids = self.ids if ids is None else list(ids)
+        metadata = [None] * len(ids) if self._engine is None else self._engine.get_metadata(ids)
+        places = [(row or {}).get("path") for row in metadata]
+        return [place if place and isinstance(place, str) else name for name, place in zip(ids, places, strict=True)]
+
     def add_embeddings(
         self,
         embeddings: torch.Tensor | np.ndarray,

@@ -26,7 +26,8 @@ class SearchHistory:
         pipeline ([`ComposedImageRetrievalPipeline`]): Answers. `pipeline.start_history()` does the same.
         turns (`list[dict]`, *optional*): Turns of an earlier history over the same gallery, to go on with.
         root (`str` or `Path`, *optional*):
-            Folder of the gallery's images. Where given, ids may be paths in it, and a result outside is not read.
+            Folder of the gallery's images. Where given, ids and the `path` in metadata may be paths in it, and a
+            result outside is not read.
         options: Of every turn: what the pipeline takes, such as `top_k`.
 
     Attributes:
@@ -114,7 +115,7 @@ class SearchHistory:
         return results
 
     def locate(self, name: str) -> str:
-        """Find the image file of an id.
+        """Find the image file of an id, see [`Gallery.locate`].
 
         Args:
             name (`str`): Id of the gallery.
@@ -125,11 +126,12 @@ class SearchHistory:
         Raises:
             ValueError: If it lies elsewhere.
         """
+        place = self.gallery.locate([name])[0]
         if self.root is None:
-            return name
-        path = (self.root / name).resolve()
+            return place
+        path = (self.root / place).resolve()
         if not path.is_relative_to(self.root):
-            raise ValueError(f"the image '{name}' does not lie in '{self.root}', and nothing outside of it is read.")
+            raise ValueError(f"the image '{place}' does not lie in '{self.root}', and nothing outside of it is read.")
         return str(path)
 
     def save(self, path: str | Path) -> None:

@@ -177,6 +177,11 @@ class MilvusEngine(Engine):
         found = {entry["id"]: entry["embedding"] for entry in self._query_ids(ids, ["embedding"])}
         return np.array([found[name] for name in ids], np.float32).reshape(len(ids), self.dim)
 
+    def get_metadata(self, ids: Sequence[str]) -> list[dict | None]:
+        """See [`Engine.get_metadata`]."""
+        found = {entry["id"]: entry["metadata"] or None for entry in self._query_ids(ids, ["metadata"])}
+        return [found.get(name) for name in ids]
+
     def read(self, batch_size: int = _ROWS) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
         """See [`Engine.read`]."""
         ids = self.ids

@@ -85,12 +85,16 @@ class StoredEngine(Engine):
         """See [`Engine.get`]."""
         return self._read_rows(np.array([self._rows[name] for name in ids], int)).astype(np.float32)
 
+    def get_metadata(self, ids: Sequence[str]) -> list[dict | None]:
+        """See [`Engine.get_metadata`]."""
+        return [self._row_metadata[self._rows[name]] if name in self._rows else None for name in ids]
+
     def read(self, batch_size: int = 8192) -> Iterator[tuple[list[str], np.ndarray, list[dict | None]]]:
         """See [`Engine.read`]."""
         ids = self.ids
         for start in range(0, len(ids), batch_size):
             batch = ids[start : start + batch_size]
-            yield batch, self.get(batch), [self._row_metadata[self._rows[name]] for name in batch]
+            yield batch, self.get(batch), self.get_metadata(batch)
 
     def add(self, ids: Sequence[str], embeddings: np.ndarray, metadata: Sequence[dict | None]) -> None:
         """See [`Engine.add`]."""

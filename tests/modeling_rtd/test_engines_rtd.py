@@ -124,6 +124,12 @@ def test_filters_and_metadata(build):
         gallery.search(queries, where={"split": []})
 
 
+def test_an_image_is_where_its_metadata_says_or_its_id(build):
+    gallery = build(np.eye(3, 16), ["a", "b", "c"], [{"path": "x/a.png"}, {"path": 7}, None])
+    assert gallery.locate() == ["x/a.png", "b", "c"]
+    assert gallery.locate(["c", "none", "a"]) == ["c", "none", "x/a.png"]
+
+
 def test_expressions_are_for_milvus_and_refused_elsewhere(build):
     rows, queries, ids = draw("random")
     gallery = build(rows[:50], ids[:50], [{"year": i} for i in range(50)])

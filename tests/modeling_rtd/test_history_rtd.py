@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import pipeline
 
-from modeling_rtd import Gallery, SearchHistory
+from modeling_rtd import Gallery, SearchHistory, encode_images
 from tests.builders import build_images, shake
 
 
@@ -84,6 +84,21 @@ def test_ids_may_be_paths_below_a_root(model, processor, photos):
     history.replay()
 
 
+@pytest.mark.parametrize("root", [None, "photos"])
+def test_images_may_be_where_the_metadata_says(model, processor, photos, tmp_path, root):
+    files = [photo if root is None else Path(photo).name for photo in photos]
+    ids, places = [f"image {i}" for i in range(8)], [{"path": file} for file in files]
+    gallery = Gallery(encode_images(model, processor, photos), ids, places)
+    gallery.verify(model, processor, {"image 0": photos[0]})
+    pipe = pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
+    history = pipe.start_history(root and tmp_path / root, top_k=4)
+    chosen = int(history.ask(text="a dog")[1]["id"].split()[1])
+    expected = pipe({"image": photos[chosen], "text": "is red", "exclude": [ids[chosen]]}, top_k=4)
+    assert history.refine(2, text="is red") == expected
+    assert ids[chosen] not in names(expected)
+    history.replay()
+
+
 @pytest.mark.parametrize("outside", ["../secret.png", "/etc/passwd", "link.png"])
 def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
     shutil.copy(photos[0], tmp_path / "secret.png")
@@ -91,6 +106,9 @@ def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
         pipe.start_history(root).locate(outside)
+    pipe.gallery.add_embeddings([[1.0] * 24], ["named"], [{"path": outside}])
+    with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
+        pipe.start_history(root).locate("named")
 
 
 @pytest.mark.parametrize(

@@ -74,21 +74,23 @@ def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> d
     return {"RTD": Voice(pipeline), PROJECTION_ALONE: Voice(build(before))}
 
 
-def find_root(ids: Sequence[str]) -> Path:
+def find_root(places: Sequence[str]) -> Path:
     """Find the folder that holds all images of a gallery.
 
     Args:
-        ids (`list[str]`): Ids of the gallery.
+        places (`list[str]`): Of [`Gallery.locate`].
 
     Returns:
         `Path`: The lowest folder above all of them.
 
     Raises:
-        ValueError: If an id is no absolute path, or only the root of the file system is above all.
+        ValueError: If one is no absolute path, or only the root of the file system is above all.
     """
-    if not ids or not all(Path(name).is_absolute() for name in ids):
-        raise ValueError("the ids of this gallery are no absolute paths: name the folder of its images with --images.")
-    root = Path(os.path.commonpath([Path(name).parent for name in ids]))
+    if not places or not all(Path(place).is_absolute() for place in places):
+        raise ValueError(
+            "this gallery does not say by absolute paths where its images are: name their folder with --images."
+        )
+    root = Path(os.path.commonpath([Path(place).parent for place in places]))
     if root == Path(root.anchor):
         raise ValueError(f"the images of this gallery lie all over '{root}': name one folder with --images.")
     return root
@@ -148,7 +150,9 @@ class SearchDesk:
         except Image.DecompressionBombError:
             pixels = math.inf
         except (OSError, ValueError) as error:
-            raise ValueError(f"'{name}' is no image that can be read: choose a JPEG, PNG, WebP, GIF or BMP.") from error
+            raise ValueError(
+                f"'{name}' is no image that can be read: choose a JPEG, PNG, WebP, GIF or BMP."
+            ) from error
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
         try:

@@ -54,7 +54,7 @@ def _open_desk(options: argparse.Namespace):
     from trainer.app import SearchDesk, find_root, list_voices
     from trainer.assembly import load_model_and_processor
 
-    is_index = (options.gallery / "manifest.json").is_file()
+    is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
     adapters = [text.partition("=") for text in options.adapter]
     wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
@@ -67,7 +67,7 @@ def _open_desk(options: argparse.Namespace):
         model.load_adapter(place, name)
     if is_index:
         gallery = Gallery.load(options.gallery)
-        root = options.images or find_root(gallery.ids)
+        root = options.images or find_root(gallery.locate())
     else:
         gallery, skipped = Gallery.from_images(model, processor, paths)
         root = options.gallery

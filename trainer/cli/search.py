@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
     if not options.keep_reference and any(str(Path(image).resolve()) in gallery for image in references):
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options)
-    _draw(turn, processor).save(options.sheet)
+    _draw(turn, gallery, processor).save(options.sheet)
     print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
@@ -68,7 +68,7 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
 
     if not paths:
         gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
-        for folder in {Path(name).parent for name in gallery.ids if Path(name).is_absolute()}:  # not of other ids
+        for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
             _refuse_sheet_in(options.sheet, folder)
         return gallery
     gallery, skipped = Gallery.from_images(model, processor, paths)
@@ -199,26 +199,25 @@ def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
         )
 
 
-def _draw(turn: dict, processor):
+def _draw(turn: dict, gallery, processor):
     from PIL import Image
 
     from trainer.contact_sheet import SheetRow, draw_contact_sheet
 
-    def load(*names: str | None) -> Image.Image:
-        for name in filter(None, names):
-            try:
-                return processor.load_image(name)
-            except ValueError:  # an id that is no path, or an image that has been moved
-                continue
-        return Image.new("RGB", (1, 1), "lightgrey")
+    def load(place: str) -> Image.Image:
+        try:
+            return processor.load_image(place)
+        except ValueError:  # an id that is no path, or an image that has been moved
+            return Image.new("RGB", (1, 1), "lightgrey")
 
-    query, results, references = turn["query"], turn["results"], _list_references(turn["query"])
+    query, results = turn["query"], turn["results"]
+    references = gallery.locate(_list_references(query))
     text = ", ".join(filter(None, [query.get("text"), "negative" in query and f"without: {query['negative']}"]))
     rows = []
     for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
         start = row * _IN_A_ROW
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(result["id"], result.get("metadata", {}).get("path")), False) for result in part]
+        cells = [(load(place), False) for place in gallery.locate([result["id"] for result in part])]
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
         reference = load(references[row]) if row < len(references) else None
         rows.append(SheetRow(reference, "" if row else text, [cells], [captions]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from modeling_rtd import Gallery
+from modeling_rtd import Gallery, encode_images
 from tests.builders import build_images
 from trainer.adapters import build_lora_config
 from trainer.app import SearchDesk, find_root, list_voices, new_state
@@ -99,6 +99,21 @@ def test_the_gallery_is_paged_through_and_picked_from(desk, photos):
     state = desk.search(desk.use_chosen(desk.choose(state, 1)), "is red")
     expected = desk.voices["RTD"].pipeline({"image": str(photos / "01.png"), "text": "is red"}, top_k=5)
     assert state["results"] == expected
+
+
+def test_images_may_be_where_the_metadata_says(model, processor, photos, upload):
+    paths = sorted(str(path) for path in photos.iterdir())
+    ids, places = [f"image {i}" for i in range(15)], [{"path": path} for path in paths]
+    gallery = Gallery(encode_images(model, processor, paths), ids, places)
+    gallery.verify(model, processor, {"image 0": paths[0]})
+    desk = SearchDesk(list_voices(model, processor, gallery), find_root(gallery.locate()), top_k=5)
+    state = desk.search(desk.take_upload(new_state(), upload), "is red")
+    assert all(len(picture.getcolors(10**6)) > 1 for picture, _ in desk.draw(state["results"]))
+    state = desk.use_chosen(desk.choose(state, 1))
+    chosen = paths[ids.index(state["reference"]["id"])]
+    assert desk.search(state, "is blue")["results"] == desk.voices[PROJECTION_ALONE].pipeline(
+        {"image": chosen, "text": "is blue"}, top_k=5
+    )
 
 
 def test_pictures_are_small_and_labelled(desk, photos, upload):

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from modeling_rtd import Gallery, RTDModel
+from modeling_rtd import Gallery, RTDModel, encode_images
 from tests.builders import build_images
 from trainer.adapters import build_lora_config
 from trainer.app import page
@@ -72,8 +72,15 @@ def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, proc
     assert main(["app", place, "--gallery", str(tmp_path / "named"), "--images", str(photos)]) == 0
     picture, _ = served["desk"].draw([{"id": "1.png"}])[0]
     assert len(picture.getcolors(10**6)) > 1
+    gallery = Gallery(encode_images(model, processor, paths), ["a", "b", "c"], [{"path": path} for path in paths])
+    gallery.verify(model, processor, {"a": paths[0]})
+    gallery.save(tmp_path / "taken")
+    assert main(["app", place, "--gallery", str(tmp_path / "taken")]) == 0
+    assert served["desk"].root == photos.resolve()
+    picture, _ = served["desk"].draw([{"id": "b"}])[0]
+    assert len(picture.getcolors(10**6)) > 1
     assert main(["app", place, "--gallery", str(tmp_path / "named")]) == 2
-    assert "name the folder of its images with --images" in capsys.readouterr().err
+    assert "name their folder with --images" in capsys.readouterr().err
 
 
 def test_further_adapters_become_voices(clip, tokenizer, processor, photos, served, tmp_path):

@@ -138,6 +138,11 @@ def test_an_index_taken_over_is_searched_as_one_of_our_own(place, photos, taken,
     assert {hit["metadata"]["path"] for hit in found} == {str(path) for path in photos.rglob("*.png")} - {query[3]}
     with Image.open(tmp_path / "search.png") as sheet:
         assert len({colour for _, colour in sheet.getcolors(1 << 20)}) > 1000  # images, and not grey places for them
+    turns = ["--gallery", str(taken), "--history", "turns.json", "--top-k", "3", "--json"]
+    assert main(["search", place, *turns, "--text", "a dog"]) == 0
+    assert main(["search", place, *turns, "--use", "2", "--text", "is red"]) == 0
+    assert main(["search", place, *turns, "--replay"]) == 0
+    assert "2 turns of 'turns.json' have the results they had" in capsys.readouterr().out
 
 
 def test_images_of_an_index_taken_over_are_not_added_again(place, photos, taken, capsys):
