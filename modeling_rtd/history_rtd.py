@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .configuration_rtd import suggest
 from .gallery_rtd import Gallery
+from .queries_rtd import ENTRIES, list_excluded
 
 
 __all__ = ["SearchHistory"]
 
 _VERSION = 1
+_OTHER_IDS = "was made on a gallery with other ids, and its references may not be here: start a new history."
 
 
 class SearchHistory:
@@ -21,6 +24,7 @@ class SearchHistory:
 
     Ours, not the paper's: a turn is a query of [`ComposedImageRetrievalPipeline`] like any other, whose reference is a
     result of an earlier turn. Nothing of a turn is hidden in a state, so the same queries give the same results.
+    A gallery is known again by its ids and their order, and by nothing else.
 
     Args:
         pipeline ([`ComposedImageRetrievalPipeline`]): Answers. `pipeline.start_history()` does the same.
@@ -45,6 +49,7 @@ class SearchHistory:
         self.pipeline, self.gallery = pipeline, pipeline.gallery
         self.root = None if root is None else Path(root).resolve()
         self.turns, self.options = list(turns), options
+        self._gallery_sha256 = None  # since the first turn
 
     def ask(self, **query) -> list[dict]:
         """Ask a query as the next turn.
@@ -56,7 +61,8 @@ class SearchHistory:
             `list[dict]`: Results, best first.
 
         Raises:
-            ValueError: If an image is no path or URL, or the query is not accepted.
+            ValueError: If an image is no path or URL, an entry is unknown or JSON cannot hold it, the gallery has
+                changed since the first turn, or the query is not accepted.
         """
         return self._take_turn(query, None)
 
@@ -72,8 +78,7 @@ class SearchHistory:
             `list[dict]`: Results, best first.
 
         Raises:
-            ValueError: If there is no such turn or rank, an image of the gallery cannot be read, the pipeline searches
-                another gallery by now, or the query is not accepted.
+            ValueError: If there is no such turn or rank, an image of the gallery cannot be read, or as of `ask`.
         """
         ranks = [ranks] if isinstance(ranks, int) else list(ranks)
         turn = len(self.turns) if turn is None else turn
@@ -89,29 +94,30 @@ class SearchHistory:
         query["image"] = names[0] if len(names) == 1 else names
         return self._take_turn(query, {"turn": turn, "ranks": ranks})
 
-    def _take_turn(self, query: dict, chosen: dict | None) -> list[dict]:
+    def _check_gallery(self) -> None:
         if self.pipeline.gallery is not self.gallery:
             raise ValueError(
                 "the pipeline searches another gallery than this history began with, and references of different "
                 "galleries do not belong together: start a new history."
             )
-        query = {name: value for name, value in query.items() if value is not None}
-        images = query.get("image")
-        for image in images if isinstance(images, list | tuple) else [images]:
-            if not isinstance(image, str | Path | None):
-                raise ValueError(
-                    f"a history holds paths and URLs, so that it can be asked again, got an image of type "
-                    f"{type(image).__name__}: save it to a file."
-                )
-        query = json.loads(json.dumps(query, default=os.fspath))
+        now = _hash_gallery(self.gallery)
+        if now != (self._gallery_sha256 or now):
+            raise ValueError("the ids of the gallery have changed since this history began: start a new history.")
+        self._gallery_sha256 = now
+
+    def _take_turn(self, query: dict, chosen: dict | None) -> list[dict]:
+        self._check_gallery()
+        _check_entries(query)
+        query = _make_plain({name: value for name, value in query.items() if value is not None})
+        options = _make_plain(self.options)
         asked = dict(query)
         if chosen is not None:
             names = query["image"] if isinstance(query["image"], list) else [query["image"]]
             asked["image"] = [self.locate(name) for name in names]
-            if self.options.get("exclude_reference", True):
-                asked["exclude"] = [*query.get("exclude", ()), *names]
-        results = self.pipeline(asked, **self.options)
-        self.turns.append({"query": query, "chosen": chosen, "options": self.options, "results": results})
+            if options.get("exclude_reference", True):
+                asked["exclude"] = list_excluded(query) + names
+        results = self.pipeline(asked, **options)
+        self.turns.append({"query": query, "chosen": chosen, "options": options, "results": results})
         return results
 
     def locate(self, name: str) -> str:
@@ -135,13 +141,15 @@ class SearchHistory:
         return str(path)
 
     def save(self, path: str | Path) -> None:
-        """Write the history to a file.
+        """Write the history to a file, all of it or nothing.
 
         Args:
             path (`str` or `Path`): A file, written anew.
         """
-        facts = {"version": _VERSION, "gallery_sha256": _hash_gallery(self.gallery), "turns": self.turns}
-        Path(path).write_text(json.dumps(facts, indent=1))
+        made_on = self._gallery_sha256 or _hash_gallery(self.gallery)
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps({"version": _VERSION, "gallery_sha256": made_on, "turns": self.turns}, indent=1))
+        partial.replace(path)
 
     @classmethod
     def load(cls, pipeline, path: str | Path, *, root: str | Path | None = None, **options) -> SearchHistory:
@@ -158,19 +166,27 @@ class SearchHistory:
         Raises:
             ValueError: If the file is no history, or was made on another gallery.
         """
-        try:
-            facts = json.loads(Path(path).read_text())
-            turns, version, made_on = facts["turns"], facts["version"], facts["gallery_sha256"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"'{path}' is no history of a search: {error!r}.") from error
-        if version != _VERSION:
-            raise ValueError(f"the history '{path}' has version {version!r}, and this code reads {_VERSION}.")
-        if made_on != _hash_gallery(pipeline.gallery):
-            raise ValueError(
-                f"the history '{path}' was made on another gallery, or on this one with other images; its references "
-                "may not be here: start a new history."
-            )
-        return cls(pipeline, turns, root=root, **options)
+        facts = _read_facts(path)
+        history = cls(pipeline, facts["turns"], root=root, **options)
+        history._gallery_sha256 = facts["gallery_sha256"]
+        if facts["gallery_sha256"] != _hash_gallery(pipeline.gallery):
+            raise ValueError(f"the history '{path}' {_OTHER_IDS}")
+        return history
+
+    @staticmethod
+    def check(path: str | Path, ids: Iterable[str]) -> None:
+        """Refuse a file that `load` refuses, as far as that can be told before there is a gallery.
+
+        Args:
+            path (`str` or `Path`): File of `save`.
+            ids (`list[str]`): Ids that the gallery may have.
+
+        Raises:
+            ValueError: If the file is no history, or a result is none of the ids.
+        """
+        known = set(ids)
+        if any(result["id"] not in known for turn in _read_facts(path)["turns"] for result in turn["results"]):
+            raise ValueError(f"the history '{path}' {_OTHER_IDS}")
 
     def replay(self) -> None:
         """Ask all turns again and compare.
@@ -179,14 +195,67 @@ class SearchHistory:
             ValueError: If a turn has other results than it had, as after a change of the model; names the first.
         """
         again = SearchHistory(self.pipeline, root=self.root)
+        again._gallery_sha256 = self._gallery_sha256
         for number, turn in enumerate(self.turns, start=1):
             again.options = turn["options"]
             results = again._take_turn(turn["query"], turn["chosen"])
             if [result["id"] for result in results] != [result["id"] for result in turn["results"]]:
                 raise ValueError(
-                    f"turn {number} of the history has other results than it had: the model, its adapter, or a "
-                    "reference has changed."
+                    f"turn {number} of the history has other results than it had: the model, its adapter, a "
+                    "reference, or images of the gallery under the same ids have changed."
                 )
+
+
+def _check_entries(query: dict) -> None:
+    unknown = [name for name in query if name not in ENTRIES]
+    if unknown:
+        raise ValueError(suggest("entry of a query", unknown[0], ENTRIES))
+    images = query.get("image")
+    for image in images if isinstance(images, list | tuple) else [images] if images is not None else []:
+        if not isinstance(image, str | Path):
+            raise ValueError(
+                f"a history holds paths and URLs, so that it can be asked again, got an image of type "
+                f"{type(image).__name__}: save it to a file."
+            )
+
+
+def _make_plain(entries: dict) -> dict:
+    """Give what JSON gives back of entries: paths as strings, numbers of NumPy and torch as Python's."""
+    plain = {}
+    for name, value in entries.items():
+        try:
+            plain[name] = json.loads(json.dumps(value, default=_write_plain))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a history is kept as JSON, which cannot hold `{name}`={value!r}: {error}.") from error
+    return plain
+
+
+def _write_plain(value):
+    return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
+
+
+def _read_facts(path: str | Path) -> dict:
+    try:
+        facts = json.loads(Path(path).read_text())
+        version, turns = facts["version"], facts["turns"]
+        good = isinstance(turns, list) and isinstance(facts["gallery_sha256"], str)
+        if not good or (version == _VERSION and not all(map(_is_turn, turns))):
+            raise ValueError("its turns are damaged")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"'{path}' is no history of a search: {error!r}.") from error
+    if version != _VERSION:
+        raise ValueError(f"the history '{path}' has version {version!r}, and this code reads {_VERSION}.")
+    return facts
+
+
+def _is_turn(turn: dict) -> bool:
+    query, chosen = turn["query"], turn["chosen"]
+    kinds = isinstance(query, dict) and isinstance(turn["options"], dict) and isinstance(turn["results"], list)
+    return (
+        kinds
+        and (chosen is None or query.get("image") is not None)
+        and all(type(hit["id"]) is str for hit in turn["results"])
+    )
 
 
 def _hash_gallery(gallery: Gallery) -> str:

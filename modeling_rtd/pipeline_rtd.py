@@ -29,7 +29,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
     - `image` as a list of references, and `weights`, one number each (equal ones where left out);
     - `strength`, from 0 (the reference alone) to 1 (the query as it is; the default);
     - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
-    - `exclude`, a list of ids to leave out;
+    - `exclude`, a list of ids to leave out, or one id;
     - `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
 
     Strength, negative text and several references are ours, not the paper's; their formulas are those of
@@ -171,16 +171,16 @@ class ComposedImageRetrievalPipeline(Pipeline):
         references = [query["references"] if exclude_reference else [] for query in queries]
         exclude = [query["exclude"] + names for query, names in zip(queries, references, strict=True)]
         embeds = encode_queries(self.model, self.processor, queries, template, adapter)
-        hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
-        # An image whose id is not its path may name the path in its metadata.
-        same = [
-            [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
-            for row, names in zip(hits, references, strict=True)
-        ]
-        if any(same):
-            exclude = [names + more for names, more in zip(exclude, same, strict=True)]
+        while True:
             hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
-        return {"results": [{"hits": row} for row in hits]}
+            # An image whose id is not its path may name the path in its metadata, and so may several.
+            same = [
+                [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
+                for row, names in zip(hits, references, strict=True)
+            ]
+            if not any(same):
+                return {"results": [{"hits": row} for row in hits]}
+            exclude = [names + more for names, more in zip(exclude, same, strict=True)]
 
     def postprocess(self, model_outputs: dict) -> list[dict]:
         """Give the results of one query.

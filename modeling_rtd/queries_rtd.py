@@ -11,10 +11,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .algebra_rtd import check_strength, check_weight, exclude_text, join_references, weigh_condition
 
 
-__all__ = ["NEGATIVE_WEIGHT", "encode_queries", "name_image", "read_query"]
+__all__ = ["ENTRIES", "NEGATIVE_WEIGHT", "encode_queries", "list_excluded", "name_image", "read_query"]
 
 NEGATIVE_WEIGHT = 0.25  # ours; chosen on validation queries of the small world
-_ALGEBRA = ("weights", "strength", "negative", "negative_weight")
+ENTRIES = ("image", "text", "weights", "strength", "negative", "negative_weight", "exclude", "adapter")
 
 
 def read_query(query: Mapping, processor) -> dict:
@@ -37,7 +37,6 @@ def read_query(query: Mapping, processor) -> dict:
             f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got {type(query).__name__}.'
         )
     text, negative = _read_text(query, "text"), _read_text(query, "negative")
-    exclude = query.get("exclude") or ()
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     if not images and text is None:
@@ -48,13 +47,32 @@ def read_query(query: Mapping, processor) -> dict:
         "pixel_values": processor.prepare_images(images) if images else None,
         "text": text,
         "references": [name for image in images for name in name_image(image)],
-        "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
+        "exclude": list_excluded(query),
         "adapter": query.get("adapter"),
         "weights": query.get("weights"),
         "strength": query.get("strength"),
         "negative": negative,
         "negative_weight": NEGATIVE_WEIGHT if weight is None else weight,
     }
+
+
+def list_excluded(query: Mapping) -> list[str]:
+    """List the ids that a query leaves out.
+
+    Args:
+        query (`dict`): Perhaps with `exclude`, one id or a list.
+
+    Returns:
+        `list[str]`: Ids.
+
+    Raises:
+        ValueError: If `exclude` is neither.
+    """
+    exclude = query.get("exclude")
+    ids = [] if exclude is None else [exclude] if isinstance(exclude, str) else exclude
+    if not isinstance(ids, list | tuple) or not all(isinstance(name, str) for name in ids):
+        raise ValueError(f"`exclude` of a query must be an id or a list of ids, got {exclude!r}.")
+    return list(ids)
 
 
 def _read_text(query: Mapping, name: str) -> str | None:

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import pipeline
 
@@ -62,12 +63,23 @@ def test_a_changed_model_is_noticed_when_a_history_is_asked_again(history):
         history.replay()
 
 
+def test_a_gallery_that_changed_is_noticed_while_a_history_goes_on(pipe, history, tmp_path):
+    pipe.gallery.remove(history.turns[2]["results"][3]["id"])
+    with pytest.raises(ValueError, match="the ids of the gallery have changed since this history began"):
+        history.refine(1, text="is blue")
+    with pytest.raises(ValueError, match="the ids of the gallery have changed"):
+        history.replay()
+    history.save(tmp_path / "history.json")  # of the gallery that it began with
+    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
+        SearchHistory.load(pipe, tmp_path / "history.json")
+
+
 def test_references_of_different_galleries_are_refused(pipe, history, model, processor, photos, tmp_path):
     history.save(tmp_path / "history.json")
     pipe.gallery = Gallery.from_images(model, processor, photos[:5])[0]
     with pytest.raises(ValueError, match="references of different galleries do not belong together"):
         history.refine(1, text="is blue")
-    with pytest.raises(ValueError, match="was made on another gallery"):
+    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
         SearchHistory.load(pipe, tmp_path / "history.json")
 
 
@@ -120,6 +132,9 @@ def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
         (1, {"turn": 4}, "there is no turn 4: the history has 3"),
         (1, {"image": "a.png"}, "leave `image` out"),
         (1, {"strength": 2, "text": "is red"}, "`strength` must lie between"),
+        (1, {"negtive": "a dog"}, "unknown entry of a query 'negtive'; did you mean 'negative'"),
+        (1, {"exclude": 5}, "`exclude` of a query must be an id or a list of ids, got 5"),
+        (1, {"exclude": {"a.png"}}, "kept as JSON, which cannot hold `exclude`={'a.png'}"),
     ],
 )
 def test_bad_turns_are_refused_and_not_kept(history, ranks, options, message):
@@ -140,6 +155,59 @@ def test_a_file_that_is_no_history_is_refused(pipe, tmp_path, content):
         path.write_text(content)
     with pytest.raises(ValueError, match="is no history of a search|has version 9"):
         SearchHistory.load(pipe, path)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [None, 5, "ab", {}, [1], [{}], [{"query": {}, "options": {}, "chosen": None, "results": [{}]}]]
+    + [[{"query": {"image": None}, "options": {}, "chosen": {"turn": 1, "ranks": [1]}, "results": []}]],
+)
+def test_a_file_with_damaged_turns_is_refused(pipe, history, tmp_path, turns):
+    path = tmp_path / "history.json"
+    history.save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"turns": turns}))
+    with pytest.raises(ValueError, match="is no history of a search"):
+        SearchHistory.load(pipe, path)
+
+
+def test_a_file_is_checked_before_there_is_a_gallery(history, photos, tmp_path):
+    path = tmp_path / "history.json"
+    history.save(path)
+    SearchHistory.check(path, photos)
+    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
+        SearchHistory.check(path, photos[:3])
+    path.write_text("{")
+    with pytest.raises(ValueError, match="is no history of a search"):
+        SearchHistory.check(path, photos)
+
+
+def test_an_excluded_id_may_stand_alone(history, photos):
+    result = history.turns[0]["results"][3]["id"]
+    alone = history.refine(1, turn=1, text="is blue", exclude=result)
+    assert result not in names(alone)
+    assert alone == history.refine(1, turn=1, text="is blue", exclude=[result])
+
+
+def test_turns_keep_the_options_that_they_had(pipe):
+    history = pipe.start_history(top_k=np.int64(3), min_score=np.float32(-1))
+    history.ask(text="a dog")
+    history.options["top_k"] = 5
+    history.ask(text="a cat", negative="a dog", negative_weight=np.float32(0.5))
+    assert [turn["options"] for turn in history.turns] == [{"top_k": k, "min_score": -1.0} for k in (3, 5)]
+    assert history.turns[1]["query"]["negative_weight"] == 0.5
+    history.replay()
+
+
+def test_what_json_cannot_hold_is_refused_and_the_file_stays(history, tmp_path):
+    history.save(tmp_path / "history.json")
+    before = (tmp_path / "history.json").read_bytes()
+    history.options["template"] = {1, 2}
+    with pytest.raises(ValueError, match=r"which cannot hold `template`=\{1, 2\}"):
+        history.ask(text="a dog")
+    history.turns.append({"query": object()})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        history.save(tmp_path / "history.json")
+    assert (tmp_path / "history.json").read_bytes() == before
 
 
 def test_a_history_is_plain_json(history, tmp_path, photos):

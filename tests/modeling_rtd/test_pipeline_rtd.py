@@ -125,6 +125,10 @@ def test_the_reference_is_known_by_any_name_of_its_file(
     pipe.gallery = other
     assert sorted(names(pipe(image="3.png", top_k=7))) == [f"image {i}" for i in range(8) if i != 3]
     assert names(pipe(image="3.png", exclude_reference=False))[0] == "image 3"
+    pipe.gallery = several = Gallery()
+    several.add(model, processor, files, [f"image {i}" for i in range(8)], [{"path": photos[3]}] * 5 + [None] * 3)
+    for top_k in (1, 2, 8):  # five images of one path, more than are found at once
+        assert set(names(pipe(image="3.png", top_k=top_k))) <= {"image 5", "image 6", "image 7"}
 
 
 def test_an_image_behind_a_url_is_taken(pipe, photos):

@@ -150,9 +150,7 @@ class SearchDesk:
         except Image.DecompressionBombError:
             pixels = math.inf
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"'{name}' is no image that can be read: choose a JPEG, PNG, WebP, GIF or BMP."
-            ) from error
+            raise ValueError(f"'{name}' is no image that can be read: send a JPEG, PNG, WebP, GIF or BMP.") from error
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
         try:
