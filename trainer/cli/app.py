@@ -37,6 +37,10 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
     options = parser.parse_args(arguments)
+    if options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ValueError(f"--port must lie between 1 and 65535, got {options.port}.")
 
     from trainer.app.page import serve_page
 

@@ -34,11 +34,12 @@ def run(arguments: list[str]) -> None:
 
     is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    _check_history(options, paths)
     model, processor = load_model_and_processor(options.model)
-    for image in options.image:
-        processor.load_image(image)  # refused before a folder is encoded
-    gallery = _open_gallery(options, model, processor, paths)
-    search = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery, device=model.device)
+    search = ComposedImageRetrievalPipeline(model=model, processor=processor, device=model.device)
+    if not options.replay:
+        search.preprocess(_fill_in(options))  # refused before a folder is encoded
+    gallery = search.gallery = _open_gallery(options, model, processor, paths)
     history = _open_history(
         search,
         options,
@@ -84,13 +85,34 @@ def _open_history(search, options: argparse.Namespace, **kept):
     kept = {name: value for name, value in kept.items() if value not in (None, {})}
     if options.history is not None and options.history.exists():
         return SearchHistory.load(search, options.history, **kept)
-    if options.use or options.replay:
-        raise ValueError(f"the history '{options.history}' does not exist yet: a search without --use begins it.")
     return search.start_history(**kept)
 
 
-def _take_turn(history, options: argparse.Namespace) -> None:
-    query = {
+def _check_history(options: argparse.Namespace, paths: list[str]) -> None:
+    """Refuse what can be refused before a folder is encoded; an index is opened in no time."""
+    from modeling_rtd import SearchHistory
+
+    if options.history is None:
+        return
+    if not options.history.parent.is_dir():
+        raise ValueError(f"there is no folder '{options.history.parent}' for the history: make it, or name another.")
+    if options.history.exists():
+        if paths:
+            SearchHistory.check(options.history, paths)
+    elif options.use or options.replay:
+        raise ValueError(f"the history '{options.history}' does not exist yet: a search without --use begins it.")
+
+
+def _fill_in(options: argparse.Namespace) -> dict:
+    """Build the query as far as it is known, with blank images for results of the history."""
+    from PIL import Image
+
+    blanks = [Image.new("RGB", (1, 1))] * len(options.use)
+    return _build_query(options) | {"image": blanks or options.image or None}
+
+
+def _build_query(options: argparse.Namespace) -> dict:
+    return {
         "text": options.text,
         "weights": options.weight or None,
         "strength": options.strength,
@@ -98,6 +120,10 @@ def _take_turn(history, options: argparse.Namespace) -> None:
         "negative_weight": options.negative_weight,
         "exclude": options.exclude or None,
     }
+
+
+def _take_turn(history, options: argparse.Namespace) -> None:
+    query = _build_query(options)
     if options.use:
         history.refine(options.use, options.turn, **query)
     else:
@@ -161,6 +187,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
+    if options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     if (options.use or options.replay) and options.history is None:
         raise ValueError("--use and --replay mean a search before this one: name its file with --history.")
     if options.use and options.image:

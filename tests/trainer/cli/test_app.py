@@ -101,6 +101,8 @@ def test_further_adapters_become_voices(clip, tokenizer, processor, photos, serv
     [
         (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
         (["--images", "nowhere"], "'nowhere' is none"),
+        (["--top-k", "0"], "--top-k must be at least 1, got 0"),
+        (["--port", "99999"], "--port must lie between 1 and 65535, got 99999"),
     ],
 )
 def test_bad_options_are_refused_with_a_sentence(place, photos, flags, message, capsys):

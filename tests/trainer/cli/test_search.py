@@ -32,8 +32,8 @@ def pipe(model, processor, photos, tmp_path):
 
 @pytest.fixture
 def search(pipe, tmp_path, capsys):
-    def search(*more, status=0):
-        places = ["--gallery", str(tmp_path / "index"), "--sheet", str(tmp_path / "sheet.png")]
+    def search(*more, gallery=tmp_path / "index", status=0):
+        places = ["--gallery", str(gallery), "--sheet", str(tmp_path / "sheet.png")]
         assert main(["search", str(tmp_path / "model"), *places, *more]) == status
         captured = capsys.readouterr()
         return captured.err if status else captured.out
@@ -80,14 +80,28 @@ def test_a_search_in_turns_is_kept_and_asked_again(search, pipe, photos, tmp_pat
         ("--use 1 --text red", "--use and --replay mean a search before this one"),
         ("--use 1 --text red --history new.json", "the history 'new.json' does not exist yet"),
         ("--use 1 --image 0 --history new.json", "give either --image, a new reference, or --use"),
+        ("--text red --history none/new.json", "there is no folder 'none' for the history"),
+        ("--text red --top-k -1", "--top-k must be at least 1, got -1"),
+        ("--history FILE --use 1 --use 2 --weight 1 --text red", "`weights` needs one number for each of 2 images"),
+        ("--history OTHER --use 1 --text red", "was made on a gallery with other ids"),
+        ("--history OTHER --replay", "was made on a gallery with other ids"),
     ],
 )
-def test_bad_options_are_refused_with_a_sentence(search, photos, flags, message):
-    assert message in search(*(photos[0] if flag == "0" else flag for flag in flags.split()), status=2)
+def test_bad_options_are_refused_before_a_folder_is_encoded(
+    search, pipe, photos, tmp_path, monkeypatch, flags, message
+):
+    history = pipe.start_history()
+    history.ask(text="a dog")
+    history.save(tmp_path / "FILE")
+    (tmp_path / "OTHER").write_text((tmp_path / "FILE").read_text().replace(photos[0], "elsewhere.png"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Gallery, "from_images", None)
+    flags = [photos[0] if flag == "0" else flag for flag in flags.split()]
+    assert message in search(*flags, gallery=tmp_path / "photos", status=2)
 
 
 def test_a_history_of_another_gallery_is_refused(search, pipe, photos, tmp_path):
     file = str(tmp_path / "history.json")
     search("--image", photos[0], "--history", file)
     pipe.gallery.remove(photos[5])
-    assert "was made on another gallery" in search("--use", "1", "--history", file, status=2)
+    assert "was made on a gallery with other ids" in search("--use", "1", "--history", file, status=2)
