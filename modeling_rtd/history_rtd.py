@@ -135,10 +135,23 @@ class SearchHistory:
         place = self.gallery.locate([name])[0]
         if self.root is None:
             return place
-        path = (self.root / place).resolve()
-        if not path.is_relative_to(self.root):
+        if self.list_outside([place], self.root):
             raise ValueError(f"the image '{place}' does not lie in '{self.root}', and nothing outside of it is read.")
-        return str(path)
+        return str((self.root / place).resolve())
+
+    @staticmethod
+    def list_outside(places: Iterable[str], root: str | Path) -> list[str]:
+        """List the places that are not below a folder, links followed: a history with this root reads none of them.
+
+        Args:
+            places (`list[str]`): Of [`Gallery.locate`]; relative ones count from the folder.
+            root (`str` or `Path`): The folder.
+
+        Returns:
+            `list[str]`: Those that lie elsewhere.
+        """
+        root = Path(root).resolve()
+        return [place for place in places if not (root / place).resolve().is_relative_to(root)]
 
     def save(self, path: str | Path) -> None:
         """Write the history to a file, all of it or nothing.

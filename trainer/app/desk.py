@@ -28,6 +28,7 @@ PROJECTION_ALONE = "projection alone"
 MAX_PIXELS = 50_000_000  # of an upload
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # of an upload; others may run programs, as EPS does
 MAX_TURNS = 50  # of a visit
+MAX_LETTERS = 1000  # of a text; a prompt takes 77 tokens
 _THUMBNAIL_PX = 256
 
 
@@ -167,9 +168,9 @@ class SearchDesk:
         self,
         state: dict,
         text: str = "",
-        strength: float = 1.0,
+        strength: float | None = None,
         negative: str = "",
-        negative_weight: float = NEGATIVE_WEIGHT,
+        negative_weight: float | None = None,
         voice: str | None = None,
         other: str | None = None,
     ) -> dict:
@@ -178,9 +179,10 @@ class SearchDesk:
         Args:
             state (`dict`): See [`new_state`].
             text (`str`): Condition; plain text where there is no reference.
-            strength (`float`): How much it counts, see [`weigh_condition`]; nothing where either is missing.
+            strength (`float`, defaults to 1):
+                How much it counts, see [`weigh_condition`]; nothing where either is missing.
             negative (`str`): What is not wanted.
-            negative_weight (`float`): How much that counts, see [`exclude_text`].
+            negative_weight (`float`, defaults to 0.25): How much that counts, see [`exclude_text`].
             voice (`str`, *optional*): Who answers; the first voice where left out.
             other (`str`, *optional*): Who answers too, to compare; that is not part of the history.
 
@@ -188,16 +190,20 @@ class SearchDesk:
             `dict`: The next state.
 
         Raises:
-            ValueError: If the query is not accepted, or the history is full.
+            ValueError: If the query is not accepted, a text is too long, or the history is full.
         """
         if len(state["turns"]) >= MAX_TURNS:
             raise ValueError(f"this search has {MAX_TURNS} turns, and more are not kept: start a new one.")
+        longest = max(len(text or ""), len(negative or ""))
+        if longest > MAX_LETTERS:
+            raise ValueError(f"a text may have {MAX_LETTERS:,} letters, got {longest:,}: make it shorter.")
         reference, has_text = state["reference"], bool(text and text.strip())
         query = {"text": text if has_text else None}
-        if has_text and reference and strength != 1:
+        if has_text and reference and strength not in (None, 1):
             query["strength"] = strength
         if negative and negative.strip():
-            query |= {"negative": negative, "negative_weight": negative_weight}
+            weight = NEGATIVE_WEIGHT if negative_weight is None else negative_weight
+            query |= {"negative": negative, "negative_weight": weight}
         voice = voice or next(iter(self.voices))
         history = self._open_history(state["turns"], voice)
         found = {"results": self._take_turn(history, reference, query), "others": []}
@@ -244,7 +250,7 @@ class SearchDesk:
         Raises:
             ValueError: If there is no such turn.
         """
-        if not 1 <= number <= len(state["turns"]):
+        if number not in range(1, len(state["turns"]) + 1):
             raise ValueError(f"there is no turn {number}: this search has {len(state['turns'])}.")
         results = state["turns"][number - 1]["results"]
         return state | {"results": results, "others": [], "turn": number, "chosen": None}

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 from modeling_rtd import NEGATIVE_WEIGHT
-from trainer.app.desk import SearchDesk, new_state
+from trainer.app.desk import MAX_LETTERS, SearchDesk, new_state
 
 
 __all__ = ["MAX_UPLOAD_BYTES", "build_page", "serve_page"]
@@ -77,14 +77,20 @@ class _Page:
             _refuse_urls(gr, self.upload)
             self.browse = gr.Button("From gallery", size="sm", min_width=90, elem_id="browse")
             self.clear = gr.Button("None", size="sm", min_width=60, elem_id="clear")
-        self.text = gr.Textbox(label="Condition", placeholder="is blue instead of red", elem_id="text")
+        self.text = gr.Textbox(
+            label="Condition", placeholder="is blue instead of red", max_length=MAX_LETTERS, elem_id="text"
+        )
         self.strength = gr.Slider(
             0, 1, 1, step=0.05, label="Strength of the condition", info="0: the reference alone", elem_id="strength"
         )
-        self.negative = gr.Textbox(label="Not wanted", placeholder="a striped one", elem_id="negative")
+        self.negative = gr.Textbox(
+            label="Not wanted", placeholder="a striped one", max_length=MAX_LETTERS, elem_id="negative"
+        )
         self.weight = gr.Slider(
             0, 1, NEGATIVE_WEIGHT, step=0.05, label="How much that counts", elem_id="negative_weight"
         )
+        _fill_blanks(self.strength)
+        _fill_blanks(self.weight)
         with gr.Row():
             self.voice = gr.Dropdown(voices, value=voices[0], label="Answered by", elem_id="voice")
             self.other = gr.Dropdown([_NOBODY, *voices], value=_NOBODY, label="Compared with", elem_id="other")
@@ -148,7 +154,9 @@ class _Page:
     def _set_reference(self, state: dict, sentence: str) -> dict:
         return {self.state: state, self.preview: self.desk.draw_reference(state), self.message: _tell(sentence)}
 
-    def _take_upload(self, state: dict, path: str) -> dict:
+    def _take_upload(self, state: dict, path: str | None) -> dict:
+        if path is None:
+            raise ValueError("no file came: choose an image to upload.")
         return self._set_reference(self.desk.take_upload(state, path), "The upload is the reference.")
 
     def _drop_reference(self, state: dict) -> dict:
@@ -191,6 +199,12 @@ def _refuse_urls(gr, upload) -> None:
         return await take(place)
 
     upload.async_move_resource_to_block_cache = take_file
+
+
+def _fill_blanks(slider) -> None:
+    """Take a blank, as a request may bring it, for the slider's first value: gradio ends in an error without words."""
+    preprocess, first = slider.preprocess, slider.value
+    slider.preprocess = lambda value: preprocess(first if value is None else value)
 
 
 def _tell(sentence: str, role: str = "status") -> str:

@@ -27,7 +27,11 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
     )
-    parser.add_argument("--images", type=Path, help="folder of an index's images (default: the one above all of them)")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        help="folder outside of which nothing is shown (default: --gallery; of an index, the one above all images)",
+    )
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=PLACE", help="one more adapter of the same base"
     )
@@ -54,7 +58,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _open_desk(options: argparse.Namespace):
-    from modeling_rtd import Gallery
+    from modeling_rtd import Gallery, SearchHistory
     from trainer.app import SearchDesk, find_root, list_voices
     from trainer.assembly import load_model_and_processor
 
@@ -66,15 +70,27 @@ def _open_desk(options: argparse.Namespace):
         raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
     if options.images is not None and not options.images.is_dir():
         raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
+    gallery = Gallery.load(options.gallery) if is_index else None
+    places = gallery.locate() if is_index else paths
+    root = options.images or (find_root(places) if is_index else options.gallery)
+    _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
     for name, _, place in reversed(adapters):
         model.load_adapter(place, name)
-    if is_index:
-        gallery = Gallery.load(options.gallery)
-        root = options.images or find_root(gallery.locate())
-    else:
+    if not is_index:
         gallery, skipped = Gallery.from_images(model, processor, paths)
-        root = options.gallery
         for reason in skipped:
             print(f"skipped: {reason}", file=sys.stderr)
     return SearchDesk(list_voices(model, processor, gallery), root, options.top_k)
+
+
+def _report_outside(outside: list[str], count: int, root: Path) -> None:
+    if not outside:
+        return
+    sentence = (
+        f"{len(outside)} of {count} images lie outside of '{root}', first '{outside[0]}', where a link may lead, and "
+        "nothing outside is shown or taken as a reference: name a folder above them with --images"
+    )
+    if len(outside) == count:
+        raise ValueError(f"{sentence}.")
+    print(sentence, file=sys.stderr)

@@ -176,6 +176,9 @@ def test_bad_uploads_are_refused_with_a_sentence(desk, tmp_path, content, messag
         (lambda desk, state: desk.choose(state, 0, "turns"), "no such image is shown"),
         (lambda desk, state: desk.use_chosen(state), "choose an image first"),
         (lambda desk, state: desk.show_turn(state, 1), "there is no turn 1"),
+        (lambda desk, state: desk.show_turn(state, None), "there is no turn None"),
+        (lambda desk, state: desk.search(state, "a" * 1001), "a text may have 1,000 letters, got 1,001"),
+        (lambda desk, state: desk.search(state, "a dog", negative="a" * 1001), "1,000 letters, got 1,001"),
     ],
 )
 def test_bad_steps_are_refused_with_a_sentence(desk, step, message):

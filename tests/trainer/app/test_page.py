@@ -65,6 +65,17 @@ def test_mistakes_are_told_on_the_page(url):
     assert "<b>" not in shown
 
 
+def test_blanks_stand_for_what_the_page_begins_with(url):
+    visit = Visit(url)
+    went_well, output = visit.ask("search", "a dog", None, "a cat", None, None, None)
+    assert went_well
+    assert "no reference, “a dog”, without “a cat” (0.25), by RTD" in str(output)
+    for step, sentence in (("turn", "there is no turn None"), ("upload", "no file came: choose an image to upload")):
+        went_well, output = visit.ask(step, None)
+        assert went_well
+        assert sentence in str(output)
+
+
 def test_no_file_but_its_own_is_served(url, desk, photos, tmp_path):
     (tmp_path / "secret.png").write_bytes(get_png())
     outside = [tmp_path / "secret.png", photos / "00.png", Path(__file__), Path.cwd() / "README.md", "/etc/passwd"]

@@ -83,6 +83,22 @@ def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, proc
     assert "name their folder with --images" in capsys.readouterr().err
 
 
+def test_images_behind_links_are_counted_or_refused(place, photos, served, tmp_path, capsys):
+    links = tmp_path / "links"
+    links.mkdir()
+    for i in range(3):
+        (links / f"{i}.png").symlink_to(photos / f"{i}.png")
+    assert main(["app", place, "--gallery", str(links)]) == 2
+    assert f"3 of 3 images lie outside of '{links}', first '{photos / '0.png'}'" in capsys.readouterr().err
+    assert main(["app", place, "--gallery", str(links), "--images", str(photos)]) == 0
+    picture, _ = served["desk"].draw([{"id": str(photos / "0.png")}])[0]
+    assert len(picture.getcolors(10**6)) > 1
+    (photos / "5.png").rename(links / "5.png")
+    capsys.readouterr()
+    assert main(["app", place, "--gallery", str(links)]) == 0
+    assert "3 of 4 images lie outside of" in capsys.readouterr().err
+
+
 def test_further_adapters_become_voices(clip, tokenizer, processor, photos, served, tmp_path):
     for part in (clip, tokenizer, processor.image_processor):
         part.save_pretrained(tmp_path / "clip")
