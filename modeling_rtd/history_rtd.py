@@ -177,7 +177,7 @@ class SearchHistory:
             [`SearchHistory`]: With the turns of the file.
 
         Raises:
-            ValueError: If the file is no history, or was made on another gallery.
+            ValueError: If the file is no history, or was made on a gallery with other ids.
         """
         facts = _read_facts(path)
         history = cls(pipeline, facts["turns"], root=root, **options)
