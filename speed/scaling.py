@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import Gallery
 from speed.comparing import add_options, build_step, report, summarise
-from speed.synthetic import build_model, build_processor
+from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_trainer
 
 
@@ -47,8 +47,8 @@ def _measure_steps(
     processor = build_processor()
     model = build_model(options.size, "lincir", processor)
     sizes = argparse.Namespace(**vars(options) | {"batch_size": batch_size, "precision": "float32"})
-    trainer = build_trainer(model, processor, sizes, folder, anchor_cache="never")
     count = options.repeats + 1
+    trainer = build_trainer(model, processor, draw_triplets(count * batch_size), sizes, folder, anchor_cache="never")
     rows = [trainer.train_dataset[row] for row in range(count * batch_size)]
     if length:
         columns = ("reference_caption", "conditioning_caption", "target_caption")
@@ -70,10 +70,10 @@ def _triplets(options: argparse.Namespace, folder: Path, count: int) -> list[flo
     """Set-up: reading, checking, hashing; the tower is hashed too, which does not depend on the triplets."""
     processor = build_processor()
     model = build_model("toy", "lincir", processor)
-    sizes = argparse.Namespace(**vars(options) | {"precision": "float32"})
+    sizes, triplets = argparse.Namespace(**vars(options) | {"precision": "float32"}), draw_triplets(count)
 
     def run(turn: int) -> float:
-        build_trainer(model, processor, sizes, folder / str(turn), num_rows=count, anchor_cache="never")
+        build_trainer(model, processor, triplets, sizes, folder / str(turn), anchor_cache="never")
         return 0.0
 
     return _time(run, options.repeats)
@@ -99,8 +99,8 @@ def _work(options: argparse.Namespace) -> None:
     model = build_model(options.size, "lincir", processor)
     options.precision = "float32"
     with tempfile.TemporaryDirectory() as folder:
-        rows = options.batch_size * (options.repeats + 1) * 8
-        trainer = build_trainer(model, processor, options, Path(folder), num_rows=rows, max_steps=options.repeats + 1)
+        triplets = draw_triplets(options.batch_size * (options.repeats + 1) * 8)
+        trainer = build_trainer(model, processor, triplets, options, Path(folder), max_steps=options.repeats + 1)
         start = time.perf_counter()
         trainer.train()
         seconds = (time.perf_counter() - start) / (options.repeats + 1)

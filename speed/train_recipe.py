@@ -25,7 +25,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from speed.comparing import add_options, report, summarise
-from speed.synthetic import build_model, build_processor
+from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_published_step, build_trainer, collate_as_published
 from trainer.assembly import finish_run
 
@@ -53,11 +53,11 @@ def measure(options: argparse.Namespace) -> list[dict]:
     """
     processor = build_processor()
     model = build_model(options.size, "lincir", processor).to(options.device)
-    start_model = copy.deepcopy(model)
+    start_model, triplets = copy.deepcopy(model), draw_triplets(options.rows)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         arguments = {"max_steps": options.steps, "logging_steps": 10, "anchor_cache": "auto"}
-        trainer = build_trainer(model, processor, options, Path(folder), num_rows=options.rows, **arguments)
+        trainer = build_trainer(model, processor, triplets, options, Path(folder), **arguments)
         setup = time.perf_counter() - start
         # The same rows as in the first steps of our run: a sampler with a seed draws them again.
         drawn = itertools.islice(trainer.get_train_dataloader(), 2 * options.repeats + 1)

@@ -106,21 +106,21 @@ def collate_as_published(processor: RTDProcessor, rows: list[dict]) -> dict:
 def build_trainer(
     model: RTDModel,
     processor: RTDProcessor,
+    rows: Dataset,
     options: argparse.Namespace,
     folder: Path,
     lora: bool = False,
-    num_rows: int | None = None,
     **arguments,
 ) -> RTDTrainer:
-    """Build a trainer over triplets as long as real ones.
+    """Build a trainer.
 
     Args:
         model ([`RTDModel`]): Text tower (copied) and projection.
         processor ([`RTDProcessor`]): Of [`build_processor`].
+        rows (`datasets.Dataset`): Of [`draw_triplets`].
         options (`argparse.Namespace`): The script's.
         folder (`Path`): Scratch.
         lora (`bool`, defaults to `False`): Train an adapter.
-        num_rows (`int`, *optional*): Triplets; as many as the script's steps need where left out.
         arguments: Of [`RTDTrainingArguments`].
 
     Returns:
@@ -140,7 +140,6 @@ def build_trainer(
         anchor_cache_dir=str(folder / "anchors"),
         **arguments,
     )
-    rows = Dataset.from_dict(draw_triplets(num_rows or options.batch_size * (options.repeats + 1)))
     return RTDTrainer(tower, args, projection=model.projection, train_dataset=rows, processing_class=processor)
 
 
@@ -156,10 +155,11 @@ def measure(options: argparse.Namespace) -> list[dict]:
     processor = build_processor()
     model = build_model(options.size, "lincir", processor)
     device, half = torch.device(options.device), options.precision == "bf16"
+    triplets = draw_triplets(options.batch_size * (options.repeats + 1))
     arms: dict[str, Callable] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.arms:
-            trainer = build_trainer(model, processor, options, Path(folder), "LoRA" in name, **ARMS[name])
+            trainer = build_trainer(model, processor, triplets, options, Path(folder), "LoRA" in name, **ARMS[name])
             rows, size = trainer.train_dataset, options.batch_size
             chunks = [[rows[i] for i in range(start, start + size)] for start in range(0, len(rows), size)]
             if not arms:
@@ -169,9 +169,8 @@ def measure(options: argparse.Namespace) -> list[dict]:
                 trainer, [send_to_device(trainer.data_collator(chunk), device) for chunk in chunks]
             )
         compared = compare(arms, options.repeats, tolerance=0.1 if half else 1e-4, only_first=_trains_other_weights)
-    triplets = options.batch_size
     return [
-        {"ours": name, **row, "triplets/s": [triplets / row["seconds"][i] for i in (0, 2, 1)]}
+        {"ours": name, **row, "triplets/s": [options.batch_size / row["seconds"][i] for i in (0, 2, 1)]}
         for name, row in compared.items()
     ]
 
