@@ -11,12 +11,18 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from speed.build_clip import SIZES
 
 
-__all__ = ["add_options", "build_step", "compare", "report", "summarise"]
+__all__ = ["CHECKPOINTING", "add_options", "build_step", "compare", "report", "summarise"]
+
+
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 
 
 def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
@@ -35,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
 
 
-def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], float]:
+def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], torch.Tensor]:
     """Make a callable of a trainer's own step: loss, gradients, update.
 
     Args:
@@ -45,6 +51,8 @@ def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], flo
     Returns:
         callable: From the number of a batch to the loss.
     """
+    if getattr(trainer.args, CHECKPOINTING):
+        getattr(trainer.model, f"{CHECKPOINTING}_enable")()  # as `train()` does
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)

@@ -24,7 +24,7 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed.comparing import add_options, build_step, compare, report
+from speed.comparing import CHECKPOINTING, add_options, build_step, compare, report
 from speed.published import encode_padded, joint_contrast
 from speed.synthetic import build_model, build_processor, draw_triplets
 from trainer import RTDTrainer, RTDTrainingArguments
@@ -34,10 +34,6 @@ from trainer.noise import draw_noise
 
 __all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "measure"]
 
-# Renamed in transformers 5.23.
-_CHECKPOINTING = next(
-    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(RTDTrainingArguments, name)
-)
 # Arguments of each way.
 ARMS: dict[str, dict] = {
     "anchors cached": {"anchor_cache": "always"},
@@ -46,7 +42,7 @@ ARMS: dict[str, dict] = {
     "on the fly, one group": {"anchor_cache": "never", "length_groups": 1},
     "cached, two groups": {"anchor_cache": "always", "length_groups": 2},
     "cached, compiled": {"anchor_cache": "always", "torch_compile": True},
-    "cached, checkpointing": {"anchor_cache": "always", _CHECKPOINTING: True},
+    "cached, checkpointing": {"anchor_cache": "always", CHECKPOINTING: True},
     "cached, LoRA": {"anchor_cache": "always"},
     "on the fly, LoRA": {"anchor_cache": "never"},
 }

@@ -1,5 +1,6 @@
 """Every speed script runs at toy size; no times are asserted."""
 
+import argparse
 import importlib
 import json
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import query_algebra, train_memory
+from speed import query_algebra, train_memory, train_step
+from speed.comparing import build_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
+from speed.synthetic import build_model, build_processor, draw_triplets
 from tests.builders import build_clip, build_image_processor
 from trainer.small_world import build_tokenizer
 
@@ -86,6 +89,16 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert rows[0]["ours"] == "published"
     assert len(rows) > 6
     assert all(row["difference"] < 1e-4 for row in rows)
+
+
+def test_the_checkpointing_arm_checkpoints(tmp_path):
+    processor = build_processor()
+    options = argparse.Namespace(device="cpu", precision="float32", batch_size=4)
+    arguments = train_step.ARMS["cached, checkpointing"]
+    model = build_model("toy", "lincir", processor)
+    trainer = train_step.build_trainer(model, processor, draw_triplets(4), options, tmp_path, **arguments)
+    build_step(trainer, [])
+    assert any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
 
 
 def test_train_recipe_times_a_whole_run(compare):
