@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
 
     Args:
         parser (`argparse.ArgumentParser`): The script's.
-        defaults: Defaults that differ from `vit-b-32`, 64 rows and 5 repeats.
+        defaults: Defaults that differ from `vit-b-32`, 64 rows and 5 repeats; with `precision` there is that option.
     """
     defaults = {"size": "vit-b-32", "batch_size": 64, "repeats": 5} | defaults
     parser.add_argument("--size", choices=SIZES, default=defaults["size"])
@@ -38,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     parser.add_argument("--repeats", type=int, default=defaults["repeats"], help="timed steps, after one that is not")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    if "precision" in defaults:
+        parser.add_argument("--precision", choices=("float32", "bf16"), default=defaults["precision"])
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
 
 

@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
         "--steps 2 --rows 16 --repeats 1",
     ),
     "step, float32": ("train_step", f"{_L14} --repeats 20", "--repeats 1 --arms 'anchors cached'"),
-    "memory": ("train_memory", "--device cuda --hidden_size 768 --batch_size 128", "--hidden_size 64"),
+    "memory": ("train_memory", _BEST, "--repeats 1 --modes 'anchors cached'"),
     "step, compiled": (
         "train_step",
         f"{_BEST} --repeats 20 --arms 'cached, compiled'",
@@ -114,7 +114,7 @@ def main() -> None:
         script, real, toy = PARTS[name]
         flags = real
         if options.toy:
-            flags = toy if script in ("train_memory", "gallery") else f"--size toy --batch_size 4 {toy}"
+            flags = toy if script == "gallery" else f"--size toy --batch_size 4 {toy}"
         print(f"## {name}: {script} {flags}", flush=True)
         results["parts"][name] = _run(script, flags, options.seconds - (time.perf_counter() - start))
         results["parts"][name]["command"] = f"speed/{script}.py {flags}"

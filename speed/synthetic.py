@@ -43,18 +43,19 @@ def build_processor(projection: str = "lincir") -> RTDProcessor:
     return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection)
 
 
-def build_model(size: str, projection: str, processor: RTDProcessor) -> RTDModel:
+def build_model(size: str, projection: str, processor: RTDProcessor, with_vision: bool = True) -> RTDModel:
     """Put a fresh projection on a CLIP of random weights.
 
     Args:
         size (`str`): A key of [`SIZES`].
         projection (`str`): Name of a method.
         processor ([`RTDProcessor`]): Of `build_processor`.
+        with_vision (`bool`, defaults to `True`): See [`build_clip`].
 
     Returns:
         [`RTDModel`]: In evaluation mode, float32.
     """
-    return RTDModel.from_clip(build_clip(size), projection, tokenizer=processor.tokenizer)
+    return RTDModel.from_clip(build_clip(size, with_vision=with_vision), projection, tokenizer=processor.tokenizer)
 
 
 @cache

@@ -32,7 +32,7 @@ from trainer.adapters import add_lora
 from trainer.noise import draw_noise
 
 
-__all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "measure"]
+__all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "cut_batches", "measure"]
 
 # Arguments of each way.
 ARMS: dict[str, dict] = {
@@ -99,6 +99,11 @@ def collate_as_published(processor: RTDProcessor, rows: list[dict]) -> dict:
     return batch
 
 
+def cut_batches(rows: Dataset, size: int) -> list[list[dict]]:
+    """Cut rows into batches, in order."""
+    return [[rows[i] for i in range(start, start + size)] for start in range(0, len(rows), size)]
+
+
 def build_trainer(
     model: RTDModel,
     processor: RTDProcessor,
@@ -111,7 +116,7 @@ def build_trainer(
     """Build a trainer.
 
     Args:
-        model ([`RTDModel`]): Text tower (copied) and projection.
+        model ([`RTDModel`]): Text tower, trained in place, and projection.
         processor ([`RTDProcessor`]): Of [`build_processor`].
         rows (`datasets.Dataset`): Of [`draw_triplets`].
         options (`argparse.Namespace`): The script's.
@@ -122,9 +127,8 @@ def build_trainer(
     Returns:
         [`RTDTrainer`]: Ready to train.
     """
-    tower = copy.deepcopy(model.text_model)
     if lora:
-        add_lora(tower)
+        add_lora(model.text_model)
     args = RTDTrainingArguments(
         output_dir=str(folder / "run"),
         use_cpu=options.device == "cpu",
@@ -136,7 +140,9 @@ def build_trainer(
         anchor_cache_dir=str(folder / "anchors"),
         **arguments,
     )
-    return RTDTrainer(tower, args, projection=model.projection, train_dataset=rows, processing_class=processor)
+    return RTDTrainer(
+        model.text_model, args, projection=model.projection, train_dataset=rows, processing_class=processor
+    )
 
 
 def measure(options: argparse.Namespace) -> list[dict]:
@@ -149,15 +155,15 @@ def measure(options: argparse.Namespace) -> list[dict]:
         `list[dict]`: A row for each, the published step first; see [`compare`].
     """
     processor = build_processor()
-    model = build_model(options.size, "lincir", processor)
+    model = build_model(options.size, "lincir", processor, with_vision=False)
     device, half = torch.device(options.device), options.precision == "bf16"
     triplets = draw_triplets(options.batch_size * (options.repeats + 1))
     arms: dict[str, Callable] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in options.arms:
-            trainer = build_trainer(model, processor, triplets, options, Path(folder), "LoRA" in name, **ARMS[name])
-            rows, size = trainer.train_dataset, options.batch_size
-            chunks = [[rows[i] for i in range(start, start + size)] for start in range(0, len(rows), size)]
+            own = copy.deepcopy(model)
+            trainer = build_trainer(own, processor, triplets, options, Path(folder), "LoRA" in name, **ARMS[name])
+            chunks = cut_batches(trainer.train_dataset, options.batch_size)
             if not arms:
                 batches = [send_to_device(collate_as_published(processor, chunk), device) for chunk in chunks]
                 arms["published"] = build_published_step(copy.deepcopy(model).to(device), batches, trainer.args, half)
@@ -177,11 +183,10 @@ def _trains_other_weights(name: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser)
+    add_options(parser, precision="float32")
     # Compiling takes minutes on a CPU, and for all arms of its process.
     default = [name for name in ARMS if "torch_compile" not in ARMS[name]]
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=default)
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report(
