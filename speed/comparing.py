@@ -16,8 +16,7 @@ from transformers import Trainer, TrainingArguments
 from speed.build_clip import SIZES
 
 
-__all__ = ["CHECKPOINTING", "add_options", "build_step", "compare", "report", "summarise"]
-
+__all__ = ["CHECKPOINTING", "add_options", "build_step", "compare", "relate", "report", "summarise", "time_call"]
 
 # Renamed in transformers 5.23.
 CHECKPOINTING = next(
@@ -117,8 +116,8 @@ def compare(
             raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
         rows[name] = {
             "seconds": summarise(seconds[name][1:]),
-            "ratio": _relate(seconds[base], seconds[name]),
-            "processor's ratio": _relate(busy[base], busy[name]),
+            "ratio": relate(seconds[base][1:], seconds[name][1:]),
+            "processor's ratio": relate(busy[base][1:], busy[name][1:]),
             "results": results[name],
             "difference": difference,
         }
@@ -127,13 +126,23 @@ def compare(
     return rows
 
 
-def _relate(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    return summarise([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)])
-
-
 def summarise(values: Sequence[float]) -> list[float]:
     """Give the median, the least and the greatest of some values."""
     return [statistics.median(values), min(values), max(values)]
+
+
+def relate(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """Summarise the ratios of what was measured in the same turns."""
+    return summarise([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def time_call(call: Callable[[], object]) -> tuple[float, object]:
+    """Give the seconds that a call takes, until the device is done, and its result."""
+    _synchronise()
+    start = time.perf_counter()
+    result = call()
+    _synchronise()
+    return time.perf_counter() - start, result
 
 
 def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Namespace) -> None:
