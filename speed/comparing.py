@@ -72,57 +72,55 @@ def compare(
     repeats: int,
     tolerance: float = 1e-4,
     only_first: Callable[[str], bool] = lambda name: False,
+    untimed: int = 1,
 ) -> dict[str, dict]:
-    """Run things in turns, and check that they give the same number each time.
+    """Run things in turns, and tell whether they give the same number each time.
 
     Args:
         arms (`dict`):
-            By name, from the number of a turn to its result; the first is the baseline. Turn 0 is not timed.
+            By name, from the number of a turn to its result; the first is the baseline.
         repeats (`int`): Timed turns.
         tolerance (`float`, defaults to 1e-4): Largest difference of a result from the baseline's.
         only_first (callable): Tells by name what must agree at turn 0 alone, since it trains other weights.
+        untimed (`int`, defaults to 1): Turns before those that are timed.
 
     Returns:
-        `dict`: For each name `seconds`, `ratio` to the baseline's of the same turn, and `processor's ratio`, of the
-        time that this process was given, which other work on the machine disturbs less (each median, least, greatest);
-        `results`, `difference`, the largest from the baseline's, and on a GPU `peak MiB`.
-
-    Raises:
-        AssertionError: If results differ by more.
+        `dict`: For each name `seconds` and `ratio` to the baseline's of the same turn (each median, least, greatest);
+        `results`; `difference`, the largest from the baseline's, and `agrees`, whether that is within the tolerance.
+        On a CPU also `processor's ratio`, of the time that this process was given, which other work on the machine
+        disturbs less; on a GPU `added MiB`, the most that a step takes beside what all arms hold.
     """
-    seconds, busy, results, peaks = ({name: [] for name in arms} for _ in range(4))
-    for turn in range(repeats + 1):
+    seconds, busy, results, added = ({name: [] for name in arms} for _ in range(4))
+    for turn in range(untimed + repeats):
         for name, run in arms.items():
             torch.manual_seed(turn)  # the same dropout on both sides
-            _synchronise()
             on_gpu = torch.cuda.is_initialized()
             if on_gpu:
                 held = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-            start, start_busy = time.perf_counter(), time.process_time()
-            result = run(turn)
-            _synchronise()
-            seconds[name].append(time.perf_counter() - start)
-            busy[name].append(time.process_time() - start_busy)
+            start = time.process_time()
+            taken, result = time_call(lambda run=run, turn=turn: run(turn))
+            busy[name].append(time.process_time() - start)
+            seconds[name].append(taken)
             results[name].append(float(result))
-            if on_gpu:  # what all arms hold lies there all the time; this is what a step adds
-                peaks[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
+            if on_gpu:
+                added[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
     base = next(iter(arms))
     rows = {}
     for name in arms:
         compared = slice(1 if only_first(name) else None)
         difference = max(abs(a - b) for a, b in zip(results[name][compared], results[base][compared], strict=True))
-        if not difference <= tolerance:
-            raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
         rows[name] = {
-            "seconds": summarise(seconds[name][1:]),
-            "ratio": relate(seconds[base][1:], seconds[name][1:]),
-            "processor's ratio": relate(busy[base][1:], busy[name][1:]),
+            "seconds": summarise(seconds[name][untimed:]),
+            "ratio": relate(seconds[base][untimed:], seconds[name][untimed:]),
             "results": results[name],
             "difference": difference,
+            "agrees": difference <= tolerance,
         }
-        if peaks[name]:
-            rows[name]["peak MiB"] = max(peaks[name])
+        if added[name]:
+            rows[name]["added MiB"] = max(added[name])
+        else:
+            rows[name]["processor's ratio"] = relate(busy[base][untimed:], busy[name][untimed:])
     return rows
 
 
@@ -150,9 +148,14 @@ def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Names
 
     Args:
         rows (`list[dict]`): Rows.
-        columns (sequence of `str`): Keys to print; lists of three are median, least and greatest.
+        columns (sequence of `str`):
+            Keys to print, if any row has them; lists of three are median, least and greatest.
         options (`argparse.Namespace`): The script's; `out` is the JSON file, if any.
+
+    Raises:
+        AssertionError: If results of a row do not agree; what was measured is written before.
     """
+    columns = [name for name in columns if any(name in row for row in rows)]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
         print("| " + " | ".join(_show(row.get(name, "")) for name in columns) + " |", flush=True)
@@ -160,6 +163,8 @@ def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Names
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         facts = {**vars(options), "torch": torch.__version__, "transformers": transformers.__version__, "on": device}
         options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1, default=str))
+    if wrong := [row for row in rows if not row.get("agrees", True)]:
+        raise AssertionError(f"results differ from the baseline's: {wrong}")
 
 
 def _show(value) -> str:

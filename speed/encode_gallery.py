@@ -8,7 +8,8 @@ what reading and preprocessing the files alone takes on one core, in units of th
 
 On a CPU both sides have the same cores: the process is held to as many as torch has threads, so that on one core
 decoding is paid in full. With more `--cores` than `--threads` decoding goes on beside the tower, on cores that the
-limit leaves idle; that is what `Gallery.add` is built for, and the row says so. Beside a GPU the process has all cores.
+limit leaves idle; that is what `Gallery.add` is built for, and the row says so. Beside a GPU the process has all its
+cores.
 """
 
 from __future__ import annotations

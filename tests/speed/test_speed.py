@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import query_algebra, train_memory, train_step
-from speed.comparing import build_step
+from speed import comparing, query_algebra, train_memory, train_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
@@ -101,8 +100,16 @@ def test_the_checkpointing_arm_checkpoints(tmp_path):
     arguments = train_step.ARMS["cached, checkpointing"]
     model = build_model("toy", "lincir", processor)
     trainer = train_step.build_trainer(model, processor, draw_triplets(4), options, tmp_path, **arguments)
-    build_step(trainer, [])
+    comparing.build_step(trainer, [])
     assert any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
+
+
+def test_rows_are_written_before_a_difference_stops_the_script(tmp_path):
+    options = argparse.Namespace(out=tmp_path / "out.json")
+    rows = comparing.compare({"theirs": lambda turn: 1.0, "ours": lambda turn: 1.0 + turn}, repeats=1)
+    with pytest.raises(AssertionError, match="differ"):
+        comparing.report(list(rows.values()), ("ratio",), options)
+    assert [row["difference"] for row in json.loads(options.out.read_text())["rows"]] == [0, 1]
 
 
 def test_train_recipe_times_a_whole_run(compare):
@@ -113,7 +120,7 @@ def test_train_recipe_times_a_whole_run(compare):
 
 def test_query_has_all_parts(compare):
     (row,) = compare("query", "--galleries", "50", "--batch_sizes", "2")
-    assert {"preprocessing", "model", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
+    assert {"preprocessing", "vision", "text", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
 
 
 def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch):
