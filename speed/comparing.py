@@ -162,6 +162,7 @@ def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Names
     if options.out:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         facts = {**vars(options), "torch": torch.__version__, "transformers": transformers.__version__, "on": device}
+        facts["tf32"] = {"matmul": torch.get_float32_matmul_precision(), "cudnn": torch.backends.cudnn.allow_tf32}
         options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1, default=str))
     if wrong := [row for row in rows if not row.get("agrees", True)]:
         raise AssertionError(f"results differ from the baseline's: {wrong}")

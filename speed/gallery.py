@@ -27,7 +27,7 @@ from speed.comparing import relate, report, summarise, time_call
 
 __all__ = ["build", "search"]
 
-_TOP_K, _BATCH, _ROWS, _REPEATS = 10, 64, 50_000, 5
+_TOP_K, _BATCH, _ROWS = 10, 64, 50_000
 _COLUMNS = (
     *("engine", "size", "build_s", "save_s", "load_s", f"search_{_BATCH}_s", "search_1_s"),
     *("added_peak_mib", "disk_mib", "recall", "ratio"),
@@ -91,12 +91,13 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     return {"engine": engine, "size": size, "build_s": seconds_build, "save_s": seconds_save, "disk_mib": disk}
 
 
-def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu") -> dict:
+def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", repeats: int = 5) -> dict:
     """Measure how an engine loads and searches.
 
     Args:
         engine, size, dim, folder: See `build`, which was run before.
         device (`str`, defaults to `"cpu"`): Where the exact engine computes.
+        repeats (`int`, defaults to 5): Timed searches, after one that is not.
 
     Returns:
         `dict`: Seconds (of searches median, least, greatest) and MiB; `recall` is against float64 by numpy; for
@@ -127,7 +128,7 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu") -
         if share < (0.99 if device == "cpu" or not rest else 0.9):
             raise AssertionError(f"the engine and one matrix product agree on {share:.1%} of the rows found.")
     seconds = {name: [] for name in calls}
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         for name, call in calls.items():
             seconds[name].append(time_call(call)[0])
     gallery.close()
@@ -157,6 +158,7 @@ def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
         for step in ("build", "search"):
             command = [sys.executable, __file__, "--step", step, engine, str(size), folder]
             command += ["--dim", str(options.dim), "--device", options.device]
+            command += ["--repeats", str(options.repeats)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             row |= json.loads(done.stdout.splitlines()[-1])
     return row
@@ -169,13 +171,15 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="timed searches, after one that is not")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         step, engine, size, folder = options.step
         arguments = (engine, int(size), options.dim, folder)
-        print(json.dumps(build(*arguments) if step == "build" else search(*arguments, options.device)))
+        row = build(*arguments) if step == "build" else search(*arguments, options.device, options.repeats)
+        print(json.dumps(row))
         return
     rows = []
     try:
