@@ -109,7 +109,8 @@ def compare(
     rows = {}
     for name in arms:
         compared = slice(1 if only_first(name) else None)
-        difference = max(abs(a - b) for a, b in zip(results[name][compared], results[base][compared], strict=True))
+        ours, theirs = (torch.tensor(results[one][compared], dtype=torch.float64) for one in (name, base))
+        difference = (ours - theirs).abs().max().item()  # NaN where any is, unlike Python's `max`
         rows[name] = {
             "seconds": summarise(seconds[name][untimed:]),
             "ratio": relate(seconds[base][untimed:], seconds[name][untimed:]),

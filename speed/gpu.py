@@ -39,7 +39,12 @@ PARTS: dict[str, tuple[str, int, str, str]] = {
         f"{_BEST} --steps 2000 --repeats 5 {_THREADS}",
         "--steps 2 --rows 16 --repeats 1",
     ),
-    "memory": ("train_memory", 70, f"{_BEST} --repeats 2", "--repeats 1 --modes 'anchors cached'"),
+    "memory": (
+        "train_memory",
+        70,
+        f"{_BEST} --repeats 2 --modes 'cached, one group' 'on the fly, one group' 'cached, LoRA' 'on the fly, LoRA'",
+        "--repeats 1 --modes 'anchors cached'",
+    ),
     "step, float32": (
         "train_step",
         40,

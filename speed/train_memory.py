@@ -61,8 +61,7 @@ def measure(mode: str, options: argparse.Namespace) -> dict:
             args, on_gpu = RTDTrainingArguments(output_dir=folder), options.device == "cuda"
             step = build_published_step(model.to(options.device), batches, args, half=on_gpu)
         else:
-            arguments = ARMS[mode] | {"length_groups": None}  # as many as on such a device
-            trainer = build_trainer(model, processor, triplets, options, Path(folder), "LoRA" in mode, **arguments)
+            trainer = build_trainer(model, processor, triplets, options, Path(folder), "LoRA" in mode, **ARMS[mode])
             chunks = cut_batches(trainer.train_dataset, options.batch_size)
             step = build_step(
                 trainer, [send_to_device(trainer.data_collator(chunk), options.device) for chunk in chunks]

@@ -51,6 +51,7 @@ def test_gallery_measures_an_engine(engine, tmp_path):
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "disk_mib"))
     assert all(row[name][0] > 0 for name in ("search_64_s", "search_1_s"))
     assert ("ratio" in row) == engine.startswith("exact")
+    assert row.get("same", 1) == 1
 
 
 def test_train_memory_takes_the_same_first_step_each_way():
