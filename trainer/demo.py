@@ -281,7 +281,6 @@ class _DemoRun:
             "save_strategy": "no",
             "report_to": "none",
             "seed": self.seed,
-            "dataloader_pin_memory": False,
         }
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
