@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         _, losses = _time_steps(published, 1, 0)
         seconds, _ = _time_steps(published, options.repeats, 1)
         start = time.perf_counter()
-        finish_run(trainer, model, "rtd")
+        finish_run(trainer, model)
         ours = setup + time.perf_counter() - start
         seconds += _time_steps(published, options.repeats, 1 + options.repeats)[0]
     first = next(log["loss"] for log in trainer.state.log_history if "loss" in log)
