@@ -184,7 +184,9 @@ class RTDConfig(PreTrainedConfig):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
             if not isinstance(value, PreTrainedConfig):
-                setattr(self, name, config_class(**{k: v for k, v in value.items() if k != "model_type"}))
+                # Where a part was loaded from is a place of one machine, and no part of a model.
+                kept = {k: v for k, v in value.items() if k not in ("model_type", "_name_or_path")}
+                setattr(self, name, config_class(**kept))
         super().__post_init__(**kwargs)
 
     @property

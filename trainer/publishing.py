@@ -203,8 +203,8 @@ def _list_files(folder: Path) -> list[str]:
         raise ValueError(f"'{folder}' holds no model; {hint}")
     if strange := [name for name in names if not _OURS.fullmatch(name)]:
         raise ValueError(
-            f"'{folder}' holds what is no part of a model, and nothing else is published: {', '.join(strange[:5])}"
-            f"{', ...' if len(strange) > 5 else ''}; move it elsewhere."
+            f"'{folder}' holds files that are no part of a model: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}; move them elsewhere."
         )
     if {"config.json", _ADAPTER_FACTS} <= set(names):
         raise ValueError(f"'{folder}' holds a model and an adapter: save each in a folder of its own.")

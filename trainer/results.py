@@ -70,8 +70,11 @@ def sort_results(results: Mapping[str, dict | list]) -> dict:
 def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> dict | list:
     """Give a result with the Hub id for the place; what misses in it shows as one of Python's own errors."""
     if isinstance(content, list):
-        if not any(row["sha256"] == hashes for row in content):
-            raise ValueError(f"'{path}' compares other weights than these; publish the model of that demo.")
+        if not any(row.get("sha256") == hashes for row in content):
+            raise ValueError(
+                f"'{path}' compares other weights than these, or does not say which, as demos of earlier versions; "
+                "give that of the demo that made this model."
+            )
         format_table(content)
         return content
     if "system" in content:
