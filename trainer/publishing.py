@@ -262,7 +262,7 @@ def _check_base(base_model: str | None, is_adapter: bool) -> None:
 def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]:
     """Refuse a base that is not on the Hub, or that no CLIP of these sizes is; note what cannot be looked up."""
     try:
-        config = AutoConfig.from_pretrained(base_model)
+        config = AutoConfig.from_pretrained(base_model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if is_final:
             raise ValueError(
