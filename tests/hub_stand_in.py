@@ -1,4 +1,9 @@
-"""A stand-in of the Hub's HTTP interface on loopback: repositories of models, created, committed to and read."""
+"""A stand-in of the Hub's HTTP interface on loopback: repositories of models, created, committed to and read.
+
+    python -m tests.hub_stand_in 8000      # until it is interrupted; what was published is gone with it
+
+Clients then need `HF_ENDPOINT=http://127.0.0.1:8000`, `HF_HUB_DISABLE_XET=1` and a token of any kind.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,15 +24,21 @@ class HubStandIn:
 
     Large files go the way of LFS, as on the Hub with `HF_HUB_DISABLE_XET=1`.
 
+    Args:
+        port (`int`, defaults to a free one): Port.
+
     Attributes:
         url (`str`): Address, for `HF_ENDPOINT`.
         repos (`dict[str, dict[str, bytes]]`): Files of each repository by path.
         calls (`list[str]`): Method and path of each request.
     """
 
+    def __init__(self, port: int = 0):
+        self.port = port
+
     def __enter__(self):
         self.repos, self.calls, self._blobs = {}, [], {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
@@ -140,3 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+if __name__ == "__main__":
+    with HubStandIn(int(sys.argv[1])):
+        threading.Event().wait()

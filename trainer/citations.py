@@ -15,15 +15,13 @@ class Paper(NamedTuple):
         name (`str`): Name of the method, as its authors write it.
         key (`str`): Key of its BibTeX entry.
         title, authors (`str`): Of the paper.
-        year (`int`): Of its first publication.
-        arxiv (`str`): Its number there.
+        arxiv (`str`): Its number there, which begins with year and month.
     """
 
     name: str
     key: str
     title: str
     authors: str
-    year: int
     arxiv: str
 
 
@@ -33,15 +31,13 @@ PAPERS = {
         "byun2024rtd",
         "Reducing Task Discrepancy of Text Encoders for Zero-Shot Composed Image Retrieval",
         "Byun, Jaeseok and Jeong, Seokhyeon and Kim, Wonjae and Chun, Sanghyuk and Moon, Taesup",
-        2024,
         "2406.09188",
     ),
     "lincir": Paper(
         "LinCIR",
-        "gu2024lincir",
+        "gu2023lincir",
         "Language-only Efficient Training of Zero-shot Composed Image Retrieval",
         "Gu, Geonmo and Chun, Sanghyuk and Kim, Wonjae and Kang, Yoohoon and Yun, Sangdoo",
-        2024,
         "2312.01998",
     ),
     "searle": Paper(
@@ -49,7 +45,6 @@ PAPERS = {
         "baldrati2023searle",
         "Zero-Shot Composed Image Retrieval with Textual Inversion",
         "Baldrati, Alberto and Agnolucci, Lorenzo and Bertini, Marco and Del Bimbo, Alberto",
-        2023,
         "2303.15247",
     ),
     "pic2word": Paper(
@@ -58,23 +53,20 @@ PAPERS = {
         "Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval",
         "Saito, Kuniaki and Sohn, Kihyuk and Zhang, Xiang and Li, Chun-Liang and Lee, Chen-Yu and Saenko, Kate and "
         "Pfister, Tomas",
-        2023,
         "2302.03084",
     ),
     "context_i2w": Paper(
         "Context-I2W",
-        "tang2024contexti2w",
+        "tang2023contexti2w",
         "Context-I2W: Mapping Images to Context-dependent Words for Accurate Zero-Shot Composed Image Retrieval",
         "Tang, Yuanmin and Yu, Jing and Gai, Keke and Zhuang, Jiamin and Xiong, Gang and Hu, Yue and Wu, Qi",
-        2024,
         "2309.16137",
     ),
     "fti4cir": Paper(
         "FTI4CIR",
-        "lin2024fti4cir",
+        "lin2025fti4cir",
         "Fine-grained Textual Inversion Network for Zero-Shot Composed Image Retrieval",
         "Lin, Haoqiang and Wen, Haokun and Song, Xuemeng and Liu, Meng and Hu, Yupeng and Nie, Liqiang",
-        2024,
         "2503.19296",
     ),
 }
@@ -96,5 +88,5 @@ def write_bibtex(method: str) -> str:
     paper = PAPERS[method]
     return (
         f"@article{{{paper.key},\n  title = {{{paper.title}}},\n  author = {{{paper.authors}}},\n"
-        f"  journal = {{arXiv:{paper.arxiv}}},\n  year = {{{paper.year}}}\n}}"
+        f"  journal = {{arXiv:{paper.arxiv}}},\n  year = {{20{paper.arxiv[:2]}}}\n}}"
     )

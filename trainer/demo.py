@@ -35,7 +35,7 @@ from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.provenance import describe_hardware, describe_versions, write_stages
 from trainer.rtd_trainer import RTDTrainer
-from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip
+from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
 from trainer.systems import hash_parts
 from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows
@@ -73,8 +73,9 @@ def run_demo(
     """Run the whole demo and write its results.
 
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
-    read by the row's own text tower), `report.md`, `results.png`, `losses.png`, and of the first seed `model` and
-    the plain `clip` underneath. A folder that holds an earlier demo is renamed, never overwritten.
+    read by the row's own text tower), `report.md`, `results.png`, `losses.png`, and of the first seed `model`, the
+    plain `clip` underneath and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo
+    is renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
@@ -109,6 +110,7 @@ def run_demo(
         (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
         if seed == 0:
             facts = run.facts
+            write_world(run.world, folder / "world", split)
             experiment_rows = run.run_experiments() if experiments else []
     panels = {
         "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],

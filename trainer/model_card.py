@@ -36,7 +36,8 @@ class CardFacts:
         projection (`str`): Method of the projection.
         prompt (`str`): Prompt template.
         is_adapter (`bool`): Whether the repository holds an adapter, not a whole model.
-        is_tuned (`bool`): Whether RTD has trained the text tower.
+        plain_tower (`str`, *optional*):
+            Which text tower reads plain text queries, where RTD has trained the one that reads composed ones.
         base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
         licence (`str`, *optional*): Licence of the weights, as the Hub names it.
         stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
@@ -50,7 +51,7 @@ class CardFacts:
     projection: str
     prompt: str
     is_adapter: bool
-    is_tuned: bool
+    plain_tower: str | None = None
     base_model: str | None = None
     licence: str | None = None
     stages: Sequence[Mapping] = ()
@@ -83,7 +84,7 @@ class CardFacts:
                 "results; --results FILE of `rtd evaluate`, or --without evaluation",
             ),
             "alignment": (
-                self.is_tuned and self.alignment is None and "alignment" not in self.without,
+                self.plain_tower is not None and self.alignment is None and "alignment" not in self.without,
                 "alignment with images; --results diagnosis.json of `rtd diagnose`, or --without alignment",
             ),
         }
@@ -102,15 +103,27 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
     Returns:
         [`CardFacts`]: For [`render_card`].
     """
-    is_adapter = has_adapters(model.text_model)
     return CardFacts(
         repo=repo,
         projection=model.projection.config.projection_type,
         prompt=processor.prompt_templates[processor.default_template],
-        is_adapter=is_adapter,
-        is_tuned=is_adapter or model.config.original_text_model is not None,
+        is_adapter=has_adapters(model.text_model),
+        plain_tower=_describe_plain_tower(model, facts.get("base_model")),
         **facts,
     )
+
+
+def _describe_plain_tower(model: RTDModel, base_model: str | None) -> str | None:
+    original = model.config.original_text_model
+    if has_adapters(model.text_model):
+        return "that of the base, with the adapter switched off"
+    if original is None:
+        return None
+    if original["repo"] is None:
+        return f"the one in `{original['subfolder']}`, which this repository carries"
+    # The base may have another name on the Hub than where the model was made.
+    repo = base_model if original["repo"] == model.config.base_model else original["repo"]
+    return f"that of {f'`{repo}`' if repo else 'the CLIP underneath'}, which is fetched from there"
 
 
 def render_card(facts: CardFacts) -> ModelCard:
@@ -123,7 +136,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         `huggingface_hub.ModelCard`: With metadata, results among them, in the Hub's form.
     """
     base = facts.base_model
-    methods = (["rtd"] if facts.is_tuned else []) + [facts.projection]
+    methods = (["rtd"] if facts.plain_tower else []) + [facts.projection]
     return ModelCard.from_template(
         _write_metadata(facts),
         template_path=str(_TEMPLATE),
@@ -132,11 +145,12 @@ def render_card(facts: CardFacts) -> ModelCard:
         summary=_write_summary(facts),
         is_adapter=facts.is_adapter,
         base_model=base or _UNFILLED.format(facts.unfilled.get("base_model")),
-        base_text="a CLIP that is in this repository only" if base == "none" else f"`{base or 'a CLIP'}`",
+        base_text="a CLIP that is in this repository only" if base == "none" else _name_base(facts),
         prompt=facts.prompt,
         stages=[_describe_stage(stage) for stage in facts.stages],
         records=[_describe_record(record) for record in facts.evaluations],
         comparison=_describe_comparison(facts.comparison),
+        plain_tower=facts.plain_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
         licence=facts.licence,
@@ -175,7 +189,6 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             metric_type=metric,
             metric_name=metric,
             metric_value=_scale(metric, value),
-            metric_args={name: value for name, value in record["protocol"].items() if value is not None},
         )
         for record in facts.evaluations
         for metric, value in record["metrics"].items()
@@ -195,21 +208,23 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "zero-shot",
             "clip",
             facts.projection.replace("_", "-"),
-            *(["rtd"] if facts.is_tuned else []),
+            *(["rtd"] if facts.plain_tower else []),
             *(["lora"] if facts.is_adapter else []),
         ],
         eval_results=results or None,
     )
 
 
+def _name_base(facts: CardFacts) -> str:
+    return f"`{facts.base_model}`" if facts.base_model else "a CLIP"
+
+
 def _write_summary(facts: CardFacts) -> str:
-    base = "a CLIP of its own" if facts.base_model == "none" else f"`{facts.base_model or 'a CLIP'}`"
-    name, arxiv = PAPERS[facts.projection].name, PAPERS[facts.projection].arxiv
-    text = (
-        f"A [{name}](https://arxiv.org/abs/{arxiv}) projection on {base} turns an image into words for the text tower"
-    )
-    if not facts.is_tuned:
-        return f"{text}, which is CLIP's own."
+    base = "a CLIP of its own" if facts.base_model == "none" else _name_base(facts)
+    name, address = PAPERS[facts.projection].name, f"https://arxiv.org/abs/{PAPERS[facts.projection].arxiv}"
+    text = f"A [{name}]({address}) projection on {base} turns an image into words for its text tower"
+    if facts.plain_tower is None:
+        return f"{text}."
     return f"{text}, and [RTD](https://arxiv.org/abs/{PAPERS['rtd'].arxiv}) has taught that tower to compose."
 
 
@@ -241,7 +256,11 @@ def _format(value) -> str:
 
 
 def _scale(metric: str, value: float) -> float:
-    return round(value if metric.endswith("_rank") else 100 * value, 2)
+    return round(value if _is_rank(metric) else 100 * value, 2)
+
+
+def _is_rank(metric: str) -> bool:
+    return metric.endswith("_rank")
 
 
 def _describe_record(record: Mapping) -> dict:
@@ -255,7 +274,7 @@ def _describe_record(record: Mapping) -> dict:
     return {
         "title": f"{record['benchmark']}, {record['split']}",
         "rows": [
-            (f"{metric}{part}", f"{_scale(metric, value):.2f}")
+            (f"{metric}{part}", f"{_scale(metric, value):.2f}{'' if _is_rank(metric) else ' %'}")
             for part, scores in columns.items()
             for metric, value in scores.items()
         ],
@@ -276,9 +295,7 @@ def _describe_comparison(rows: Sequence[Mapping]) -> dict | None:
 
 
 def _describe_alignment(facts: CardFacts) -> str | None:
-    if not facts.is_tuned:
-        return "Nothing: the text tower is CLIP's own."
-    if facts.alignment is None:
+    if facts.plain_tower is None or facts.alignment is None:
         return None
     before, after, recall = (facts.alignment[part] for part in ("before", "after", "recall"))
     about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
@@ -286,8 +303,8 @@ def _describe_alignment(facts: CardFacts) -> str | None:
         f"RTD trades plain caption retrieval for composition. On {about['benchmark']} ({about['split']}), the mean "
         f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its "
         f"margin over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their "
-        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. Plain text queries therefore go "
-        "to the text tower from before RTD, which this model names or carries."
+        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. That is why plain text "
+        "queries go to the tower from before."
     )
 
 

@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from huggingface_hub import ModelCard, ModelCardData
 
 from modeling_rtd import suggest
 from trainer.citations import PAPERS, write_bibtex
-from trainer.model_card import CardFacts, render_card
+from trainer.model_card import PIPELINE_TAG, CardFacts, render_card
 
 
 __all__ = ["RECIPE_NAMES", "render_cards", "render_recipe_card"]
@@ -25,7 +25,7 @@ _PLACES = ("model", "projection", "projection_from", "original_text_model", "out
 # What each method's projection is trained on, beside the CLIP.
 _TRAINING = {
     "lincir": "--captions captions.txt --recipe lincir",
-    "searle": "--images DIR --concepts names.txt --phrases lm --phrase_model EleutherAI/gpt-neo-2.7B",
+    "searle": "--images DIR --concepts names.txt --phrases lm --phrase-model EleutherAI/gpt-neo-2.7B",
     "pic2word": "--images DIR",
     "context_i2w": "--images DIR --captions captions.jsonl",
     "fti4cir": "--images DIR --captions captions.jsonl",
@@ -51,10 +51,19 @@ def render_recipe_card(name: str) -> str:
         raise ValueError(suggest("recipe", name, RECIPE_NAMES))
     recipe = yaml.safe_load((_HERE / f"configs/{name}.yaml").read_text(encoding="utf-8"))
     backbone, method = name.split("-")[1], recipe["projection_from"]
-    environment = Environment(loader=FileSystemLoader(_HERE / "templates"), undefined=StrictUndefined)
     figures = _list_figures(backbone, method)
     is_published = (backbone, method) == ("vitl", "lincir")
-    card = environment.get_template("recipe_card.md").render(
+    card = ModelCard.from_template(
+        ModelCardData(
+            license="apache-2.0",
+            library_name="transformers",
+            pipeline_tag=PIPELINE_TAG,
+            base_model=recipe["model"],
+            base_model_relation="finetune",
+            language="en",
+            tags=["composed-image-retrieval", "zero-shot", "clip", "rtd", method.replace("_", "-"), "recipe"],
+        ),
+        template_path=str(_HERE / "templates/recipe_card.md"),
         name=name,
         rtd_arxiv=PAPERS["rtd"].arxiv,
         backbone=_BACKBONES[backbone],
@@ -72,7 +81,7 @@ def render_recipe_card(name: str) -> str:
         has_genecis=any(row["title"].startswith("GeneCIS") for row in figures),
         citation="\n\n".join(write_bibtex(paper) for paper in ("rtd", method)),
     )
-    return card.rstrip() + "\n"
+    return f"{card}".rstrip() + "\n"
 
 
 def _list_commands(name: str, backbone: str, recipe: dict) -> list[str]:
@@ -81,16 +90,18 @@ def _list_commands(name: str, backbone: str, recipe: dict) -> list[str]:
     if "projection" not in recipe:
         place = f"runs/{method}-{backbone}"
         commands.append(
-            f"rtd train-projection --clip {recipe['model']} --method {method} {_TRAINING[method]} --output_dir {place}"
+            f"rtd train-projection --clip {recipe['model']} --method {method} {_TRAINING[method]} --output-dir {place}"
         )
         train += f" --projection {place}/model"
     if method in ("context_i2w", "fti4cir"):
         train += " --images DIR"
-    record = f"runs/evaluate/{name}"
+    record, submission = f"runs/evaluate/{name}", f"runs/submit/{name}"
     return [
         *commands,
         train,
-        f"rtd evaluate {folder}/model --benchmark cirr,circo,fashioniq --root data --output-dir {record}",
+        f"rtd evaluate {folder}/model --benchmark cirr,circo,fashioniq,genecis --root data --output-dir {record}",
+        f"rtd submit {folder}/model --benchmark cirr --root data/cirr --output-dir {submission}",
+        f"rtd submit {folder}/model --benchmark circo --root data/circo --output-dir {submission}",
         f"rtd publish {folder}/model org/{name} --licence ID --results {record}/*.json --without alignment",
     ]
 

@@ -1,6 +1,11 @@
-"""The notebooks run from top to bottom on a toy demo, offline; none stores outputs."""
+"""The notebooks run from top to bottom on a toy demo, offline; none stores outputs.
+
+Trainings are cut short here. So this tells that every cell works, and nothing of results or of the time that the
+notebooks take at the size of the demo.
+"""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -35,16 +40,25 @@ def place(tmp_path_factory):
     return place
 
 
+def shorten(source):
+    """Cut a training to what the toy demo has data for."""
+    source = re.sub(r"\bmax_steps=\d+", "max_steps=4", source)
+    return re.sub(r"\bper_device_train_batch_size=\d+", "per_device_train_batch_size=16", source)
+
+
 @pytest.mark.slow
 @every_notebook
-def test_a_notebook_runs(path, place, monkeypatch):
+def test_a_notebook_runs_and_shows_pictures(path, place, monkeypatch):
     for name, value in {"PYTHONPATH": ROOT, "RTD_CHECKOUT": ROOT, "MPLBACKEND": "inline"}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("IPYTHONDIR", os.environ["HF_HOME"])
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(place)}})
+    for cell in notebook.cells:
+        cell.source = shorten(cell.source)
+    # The limit is a cell's, and there for one that hangs.
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(place)}})
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("image/png" in output.get("data", {}) for output in outputs), "it shows a picture"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
     nbformat.write(notebook, place / path.name)  # to be looked at

@@ -4,10 +4,12 @@ import pytest
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_images
 from trainer.cli.main import main
 from trainer.demo_report import format_table
+from trainer.pairs import load_pairs
+from trainer.small_world import build_small_world
 from trainer.systems import hash_parts
+from trainer.triplets import load_table, load_triplets
 
 
 VARIANTS = [
@@ -68,17 +70,23 @@ def test_the_demo_leaves_a_report_and_pictures(folder):
             assert picture.width > 400
 
 
-def test_the_demo_leaves_a_model_that_search_takes(folder, tmp_path, capsys):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i, image in enumerate(build_images(4)):
-        image.save(photos / f"{i}.png")
-    command = ["search", str(folder / "model"), "--gallery", str(photos), "--image", str(photos / "0.png")]
-    assert main([*command, "--text", "is red", "--sheet", str(tmp_path / "sheet.jpg")]) == 0
-    assert "3.png" in capsys.readouterr().out
-    assert {path.name for path in folder.iterdir()} >= {"clip", "model"}
+def test_the_demo_leaves_a_model_and_a_world_that_search_takes(folder, tmp_path, capsys):
+    query = json.loads((folder / "world/queries.jsonl").read_text().splitlines()[0])
+    gallery, reference = folder / "world/gallery", folder / "world/references" / query["reference"]
+    command = ["search", str(folder / "model"), "--gallery", str(gallery), "--image", str(reference)]
+    assert main([*command, "--text", query["condition"], "--sheet", str(tmp_path / "sheet.jpg")]) == 0
+    assert "gallery/test-0" in capsys.readouterr().out
+    assert all((gallery / target).is_file() for target in query["targets"])
     model, processor = RTDModel.from_pretrained(folder / "model"), RTDProcessor.from_pretrained(folder / "model")
     assert model.get_text_features(**processor(text="a red circle")).pooler_output.shape == (1, 32)
+
+
+def test_the_files_of_the_world_are_data_that_training_takes(folder):
+    world = build_small_world("toy")
+    pairs = load_pairs(folder / "world/images", folder / "world/images.jsonl")
+    assert pairs["text"][:] == [captions[0] for captions in world.images["captions"]]
+    assert load_triplets(folder / "world/triplets.jsonl").to_list() == world.triplets.to_list()
+    assert load_table(folder / "world/captions.txt")["text"][:] == world.captions["text"][:]
 
 
 def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path):

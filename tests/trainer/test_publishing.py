@@ -18,6 +18,7 @@ from trainer.cli.main import main
 from trainer.diagnosis import run_diagnosis
 from trainer.judging import judge, write_record
 from trainer.leaks import find_leaks
+from trainer.model_card import describe_model, render_card
 from trainer.provenance import read_stages, write_stages
 from trainer.saving import save_rtd_model
 from trainer.systems import ModelSystem
@@ -163,7 +164,7 @@ def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     card = ModelCard(stored["README.md"].decode())
     found = {result.metric_type: result for result in card.data.eval_results}
     assert found["recall@10"].metric_value == pytest.approx(100 * record["metrics"]["recall@10"], abs=0.005)
-    assert found["recall@10"].metric_args["exclude_reference"] is True
+    assert card.text.count("exclude_reference: True") == 1
     assert found["recall@10"].dataset_split == "test"
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-feature-extraction")
     assert card.data.datasets == ["org/captions"]
@@ -172,6 +173,37 @@ def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     assert f"from {alignment['before']['own']:.3f} to {alignment['after']['own']:.3f}" in card.text
     assert "unfilled" not in card.text
     assert json.loads(stored[f"evaluation/{Path(results[0]).name}"])["system"]["name_or_path"] == REPO
+
+
+def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_folder):
+    def render(model):
+        return render_card(describe_model(model, processor, REPO, base_model="org/clip")).text
+
+    adapter, clip = map(str, adapter_folder)
+    model = RTDModel.from_clip(clip, "lincir")
+    assert "before RTD" not in render(model)
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)), original_repo=clip)
+    assert "before RTD: that of `org/clip`, which is fetched from there." in render(model)
+    carrying, adapted = RTDModel.from_pretrained(folder), RTDModel.from_adapter(adapter)
+    assert "before RTD: the one in `original_text`, which this repository carries." in render(carrying)
+    assert "before RTD: that of the base, with the adapter switched off." in render(adapted)
+
+
+def test_a_rank_is_no_percentage(folder, processor):
+    record = {
+        "benchmark": "coco",
+        "split": "val",
+        "metrics": {"recall@1": 0.125, "mean_rank": 12.5},
+        "parts": {},
+        "numbers": {"coco": {"queries": 8, "gallery": 9}},
+        "protocol": {"ties": "gallery"},
+        "comparable": True,
+        "deviations": [],
+        "data": {"licence": "CC BY 4.0"},
+    }
+    card = render_card(describe_model(RTDModel.from_pretrained(folder), processor, REPO, evaluations=[record]))
+    assert "| recall@1 | 12.50 % |" in card.text
+    assert "| mean_rank | 12.50 |" in card.text
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_images, build_triplets
 from trainer import published_files
 from trainer.arguments import RTDTrainingArguments
+from trainer.citations import PAPERS, write_bibtex
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train import TrainCommand
@@ -148,6 +150,44 @@ def test_a_recipe_card_is_honest_and_names_its_command(name):
     assert f"rtd train --recipe {name} --triplets" in card
     assert ("Secondary source" in card) != ("None was found." in card)
     assert "unfilled" not in card
+
+
+@every_recipe
+def test_a_recipe_card_has_metadata_as_the_hub_reads_it(name):
+    command, _ = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
+    data = ModelCard(render_recipe_card(name)).data
+    assert (data.base_model, data.base_model_relation) == (command.model, "finetune")
+    assert (data.license, data.library_name) == ("apache-2.0", "transformers")
+    assert {"composed-image-retrieval", "rtd", "recipe", command.projection_from.replace("_", "-")} <= set(data.tags)
+    assert data.eval_results is None
+
+
+@every_recipe
+def test_a_recipe_card_tells_how_to_get_figures_of_the_test_servers(name):
+    card = render_recipe_card(name)
+    for benchmark in ("cirr", "circo"):
+        assert f"rtd submit runs/{name}/model --benchmark {benchmark} --root data/{benchmark}" in card
+
+
+@every_recipe
+def test_a_projection_that_a_card_names_was_trained_by_its_first_command(name):
+    commands = render_recipe_card(name).partition("```bash\n")[2].partition("```")[0].splitlines()
+    places = [command.partition(" --projection ")[2].split()[0] for command in commands if " --projection " in command]
+    assert places == [f"{command.rpartition(' ')[2]}/model" for command in commands if "train-projection" in command]
+
+
+def test_figures_of_other_methods_on_genecis_are_told_as_run_again_for_lincir():
+    for name in ("rtd-vitl-pic2word", "rtd-vitl-searle"):
+        assert "quotes the paper of LinCIR, which ran this method again" in render_recipe_card(name)
+    assert "Table 10 of RTD" not in render_recipe_card("rtd-vitl")
+    assert "Table 10 of RTD" in render_recipe_card("rtd-vitb32")
+
+
+@pytest.mark.parametrize("method", PAPERS)
+def test_the_year_of_an_entry_is_that_of_its_number(method):
+    entry = write_bibtex(method)
+    assert f"year = {{20{PAPERS[method].arxiv[:2]}}}" in entry
+    assert PAPERS[method].key.strip("abcdefghijklmnopqrstuvwxyz").startswith(f"20{PAPERS[method].arxiv[:2]}")
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest():

@@ -36,7 +36,8 @@ def run(arguments: list[str]) -> None:
 
     folder = run_demo(**vars(options))
     print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
-    print(
-        f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next, on your own images:\n"
-    )
-    print(f'  rtd search {folder}/model --gallery DIR --image X --text "..."\n')
+    print(f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next:\n")
+    query = json.loads((folder / "world/queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
+    image, gallery = folder / "world/references" / query["reference"], folder / "world/gallery"
+    print(f'  rtd search {folder}/model --gallery {gallery} --image {image} --text "{query["condition"]}"\n')
+    print("or the same on a folder of your own images: --gallery DIR --image FILE --text TEXT.")

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 
 __all__ = ["parse_options"]
+
+# What the help shows of transformers' own arguments.
+_USUAL = {
+    "output_dir",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "seed",
+    "bf16",
+    "torch_compile",
+    "activation_checkpointing",
+    "dataloader_num_workers",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "eval_strategy",
+    "eval_steps",
+    "report_to",
+    "use_cpu",
+}
 
 
 def parse_options(
@@ -41,8 +68,24 @@ def parse_options(
         arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
     if base_recipe is not None and (name := base_recipe(_list_values(arguments))):
         arguments = [*_read_recipe(Path(name)), *arguments]
-    hint = "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it."
-    return HfArgumentParser(classes, prog=verb, description=hint).parse_args_into_dataclasses(arguments)
+    hint = (
+        "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it. "
+        "--help-all also lists the other arguments of transformers' Trainer, which are all accepted."
+    )
+    parser = HfArgumentParser(classes, prog=verb, usage=f"{verb} [options]", description=hint)
+    if "--help-all" in arguments:
+        arguments = ["--help"]
+    else:
+        _hide_rare_options(parser)
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def _hide_rare_options(parser: HfArgumentParser) -> None:
+    """Leave out of the help what nearly nobody sets: over a hundred arguments of transformers' Trainer."""
+    rare = {field.name for field in fields(TrainingArguments)} - _USUAL
+    for action in parser._actions:
+        if action.dest.removeprefix("no_") in rare:
+            action.help = SUPPRESS
 
 
 def _list_values(arguments: list[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from trainer.small_world.clip import build_tokenizer, train_clip
 from trainer.small_world.concepts import list_concepts, list_phrases, write_searle_files
 from trainer.small_world.data import SmallWorld, build_benchmark, build_small_world
+from trainer.small_world.files import write_world
 from trainer.small_world.scenes import PRESETS, SmallWorldPreset, find_preset
 
 
@@ -18,4 +19,5 @@ __all__ = [
     "list_phrases",
     "train_clip",
     "write_searle_files",
+    "write_world",
 ]

@@ -317,3 +317,12 @@ def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
         main(["train", "--model", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     )
     assert "nowhere' is no directory of a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "is_shown"), [("--help", False), ("--help-all", True)])
+def test_the_help_of_training_leaves_out_what_nearly_nobody_sets(flag, is_shown, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", flag])
+    shown = capsys.readouterr().out
+    assert ("--adam_beta2" in shown) == is_shown
+    assert all(option in shown for option in ("--triplets", "--max_steps", "--noise_scale"))
