@@ -55,6 +55,12 @@ class _RecipeArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.push_to_hub or self.hub_token is not None:
+            # The stock Trainer would upload a pickle of these arguments, with the token and the places in them.
+            raise ValueError(
+                "runs are not uploaded while they train: leave `push_to_hub` and `hub_token` out, and publish the "
+                "result with `rtd publish`; the token belongs in the variable HF_TOKEN."
+            )
         if self.length_groups is not None and self.length_groups < 1:
             raise ValueError(f"`length_groups` must be 1 or more, got {self.length_groups}.")
         if self.anchor_cache not in ("auto", "always", "never"):
