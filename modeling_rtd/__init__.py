@@ -5,7 +5,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_rtd.algebra_rtd import exclude_text, join_references, weigh_condition
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
-from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig, suggest
+from modeling_rtd.configuration_rtd import (
+    PLACEHOLDER,
+    RTDConfig,
+    RTDProjectionConfig,
+    RTDTextConfig,
+    settle_place,
+    suggest,
+)
 from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.encoding_rtd import encode_images
@@ -50,6 +57,7 @@ __all__ = [
     "join_references",
     "load_projection",
     "read_checkpoint",
+    "settle_place",
     "suggest",
     "weigh_condition",
 ]

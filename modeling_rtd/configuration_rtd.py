@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
@@ -14,6 +15,7 @@ __all__ = [
     "RTDTextConfig",
     "find_context_token_id",
     "find_placeholder_token_id",
+    "settle_place",
     "suggest",
 ]
 
@@ -40,6 +42,18 @@ def suggest(kind: str, name: str, known) -> str:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" did you mean '{close[0]}'?" if close else ""
     return f"unknown {kind} '{name}';{hint} Known: {', '.join(sorted(known))}."
+
+
+def settle_place(place: str | None) -> str | None:
+    """Write the place of a model so that it means the same from any folder.
+
+    Args:
+        place (`str`, *optional*): Directory or Hub id.
+
+    Returns:
+        `str`: A directory from the root on, a Hub id as it is; `None` where there is none.
+    """
+    return str(Path(place).absolute()) if place and Path(place).is_dir() else place or None
 
 
 def find_placeholder_token_id(tokenizer) -> int:
@@ -143,7 +157,7 @@ class RTDConfig(PreTrainedConfig):
         context_token_id (`int`, *optional*):
             Stands in the context's text in place of the pseudo-word, where the projection reads a context. Resolved
             from the tokenizer by [`RTDModel.from_clip`].
-        base_model (`str`, *optional*): Hub id or directory of the CLIP underneath.
+        base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder`,
             `revision` and `sha256`. `None` says that the text tower is CLIP's own.
@@ -170,7 +184,9 @@ class RTDConfig(PreTrainedConfig):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
             if not isinstance(value, PreTrainedConfig):
-                setattr(self, name, config_class(**{k: v for k, v in value.items() if k != "model_type"}))
+                # Where a part was loaded from is a place of one machine, and no part of a model.
+                kept = {k: v for k, v in value.items() if k not in ("model_type", "_name_or_path")}
+                setattr(self, name, config_class(**kept))
         super().__post_init__(**kwargs)
 
     @property

@@ -15,7 +15,13 @@ from transformers.utils import ModelOutput
 
 from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin
 from .auto_projection_rtd import build_projection, load_projection
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .configuration_rtd import (
+    RTDConfig,
+    RTDProjectionConfig,
+    find_context_token_id,
+    find_placeholder_token_id,
+    settle_place,
+)
 from .interpolation_rtd import interpolate_towers, remove_adapters
 from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_rtd import RTDProjection
@@ -148,7 +154,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         )
         if "context_embeds" in projection.consumes:
             config.context_token_id = find_context_token_id(tokenizer)
-        config.base_model = clip.name_or_path or None
+        config.base_model = settle_place(clip.name_or_path)
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
@@ -214,7 +220,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """
         self._original_text_model[:] = [tower.eval().requires_grad_(False)]
         self.config.original_text_model = {
-            "repo": repo,
+            "repo": settle_place(repo),
             "subfolder": "" if repo else "original_text",
             "revision": revision,
             "dtype": str(tower.dtype).removeprefix("torch."),

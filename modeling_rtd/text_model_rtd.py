@@ -83,6 +83,17 @@ def refuse_missing(report: dict, place: str, what: str) -> None:
         )
 
 
+def _check_groups(groups: Sequence[tuple[int, int, int]], batch_size: int, seq_len: int) -> None:
+    lengths = [longest for _, _, longest in groups]
+    stops = [0, *(stop for start, stop, _ in groups if start < stop)]
+    covers = [start for start, _, _ in groups] == stops[:-1] and stops[-1] == batch_size
+    if not covers or min(lengths) < 1 or max(lengths) != seq_len:
+        raise ValueError(
+            f"`length_groups` must cover {batch_size} rows one after the other, with lengths of 1 to {seq_len}, which "
+            f"the longest group has; got {groups}."
+        )
+
+
 class RTDTextModel(CLIPTextModel):
     """CLIP's text tower with its projection, able to read pseudo-words and two prompts in one sequence.
 
@@ -159,7 +170,9 @@ class RTDTextModel(CLIPTextModel):
                 then carries two prompts: itself without that token, and itself up to and including it.
             length_groups (`list[tuple[int, int, int]]`, *optional*):
                 Groups of rows that the layers run one after the other, none padded further than it needs: first row,
-                row behind the last, and longest length, start to end of the batch. Embeddings are the same.
+                row behind the last, and longest length, start to end of the batch. Embeddings are the same. That a
+                group's rows do end within its length is not checked, which would wait for the device: what lies
+                behind is not seen. Groups are not used where hidden states or attentions are asked for.
 
         Returns:
             [`RTDTextOutput`]: With two embeddings a row where `branch_index` is given.
@@ -191,8 +204,8 @@ class RTDTextModel(CLIPTextModel):
         mask = self._build_mask(hidden, attention_mask, branch_index)
         kwargs.pop("is_causal", None)
         is_dense = torch.is_tensor(mask) and mask.ndim == 4
-        if mask is not None and not is_dense:
-            length_groups = None  # masks of flash and flex attention are of a whole batch
+        if (mask is not None and not is_dense) or self._captures(kwargs):
+            length_groups = None  # masks of flash and flex attention, and what is captured, are of a whole batch
         parts = []
         for start, stop, longest in length_groups or [(0, batch_size, seq_len)]:
             part = self.encoder(
@@ -214,6 +227,10 @@ class RTDTextModel(CLIPTextModel):
             ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
+
+    def _captures(self, kwargs: dict) -> bool:
+        names = ("output_hidden_states", "output_attentions")
+        return any(kwargs.get(name, getattr(self.config, name, False)) for name in names)
 
     def _build_mask(self, hidden, attention_mask, branch_index):
         and_mask = None
@@ -253,9 +270,8 @@ class RTDTextModel(CLIPTextModel):
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
         batch_size, seq_len = input_ids.shape
-        starts, stops, _ = zip(*length_groups or [(0, batch_size, seq_len)], strict=True)
-        if (*starts, batch_size) != (0, *stops):
-            raise ValueError(f"`length_groups` must cover {batch_size} rows one after the other, got {length_groups}.")
+        if length_groups is not None:
+            _check_groups(length_groups, batch_size, seq_len)
         # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
         slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
         longest = self.config.max_position_embeddings + (branch_index is not None) + slots

@@ -41,12 +41,13 @@ def build_clip_tokenizer(merges: Path) -> CLIPTokenizer:
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=pairs, model_max_length=77)
 
 
-def build_clip(size: str, seed: int = 0) -> CLIPModel:
+def build_clip(size: str, seed: int = 0, with_vision: bool = True) -> CLIPModel:
     """Build a CLIP of published size with random weights.
 
     Args:
         size (`str`): A key of `SIZES`.
         seed (`int`, defaults to 0): Seed of the weights.
+        with_vision (`bool`, defaults to `True`): Otherwise the vision tower has no layers, where only text matters.
 
     Returns:
         `CLIPModel`: In evaluation mode, float32.
@@ -63,7 +64,7 @@ def build_clip(size: str, seed: int = 0) -> CLIPModel:
     vision = {
         "hidden_size": vision_width,
         "intermediate_size": 4 * vision_width,
-        "num_hidden_layers": vision_layers,
+        "num_hidden_layers": vision_layers if with_vision else 0,
         "num_attention_heads": vision_heads,
         "patch_size": patch,
         "projection_dim": joint,

@@ -11,12 +11,17 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from speed.build_clip import SIZES
 
 
-__all__ = ["add_options", "build_step", "compare", "report", "summarise"]
+__all__ = ["CHECKPOINTING", "add_options", "build_step", "compare", "relate", "report", "summarise", "time_call"]
+
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 
 
 def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
@@ -24,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
 
     Args:
         parser (`argparse.ArgumentParser`): The script's.
-        defaults: Defaults that differ from `vit-b-32`, 64 rows and 5 repeats.
+        defaults: Defaults that differ from `vit-b-32`, 64 rows and 5 repeats; with `precision` there is that option.
     """
     defaults = {"size": "vit-b-32", "batch_size": 64, "repeats": 5} | defaults
     parser.add_argument("--size", choices=SIZES, default=defaults["size"])
@@ -32,10 +37,12 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     parser.add_argument("--repeats", type=int, default=defaults["repeats"], help="timed steps, after one that is not")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    if "precision" in defaults:
+        parser.add_argument("--precision", choices=("float32", "bf16"), default=defaults["precision"])
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
 
 
-def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], float]:
+def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], torch.Tensor]:
     """Make a callable of a trainer's own step: loss, gradients, update.
 
     Args:
@@ -45,6 +52,8 @@ def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], flo
     Returns:
         callable: From the number of a batch to the loss.
     """
+    if getattr(trainer.args, CHECKPOINTING):
+        getattr(trainer.model, f"{CHECKPOINTING}_enable")()  # as `train()` does
     trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
@@ -63,62 +72,57 @@ def compare(
     repeats: int,
     tolerance: float = 1e-4,
     only_first: Callable[[str], bool] = lambda name: False,
+    untimed: int = 1,
 ) -> dict[str, dict]:
-    """Run things in turns, and check that they give the same number each time.
+    """Run things in turns, and tell whether they give the same number each time.
 
     Args:
         arms (`dict`):
-            By name, from the number of a turn to its result; the first is the baseline. Turn 0 is not timed.
+            By name, from the number of a turn to its result; the first is the baseline.
         repeats (`int`): Timed turns.
         tolerance (`float`, defaults to 1e-4): Largest difference of a result from the baseline's.
         only_first (callable): Tells by name what must agree at turn 0 alone, since it trains other weights.
+        untimed (`int`, defaults to 1): Turns before those that are timed.
 
     Returns:
-        `dict`: For each name `seconds`, `ratio` to the baseline's of the same turn, and `processor's ratio`, of the
-        time that this process was given, which other work on the machine disturbs less (each median, least, greatest);
-        `results`, `difference`, the largest from the baseline's, and on a GPU `peak MiB`.
-
-    Raises:
-        AssertionError: If results differ by more.
+        `dict`: For each name `seconds` and `ratio` to the baseline's of the same turn (each median, least, greatest);
+        `results`; `difference`, the largest from the baseline's, and `agrees`, whether that is within the tolerance.
+        On a CPU also `processor's ratio`, of the time that this process was given, which other work on the machine
+        disturbs less; on a GPU `added MiB`, the most that a step takes beside what all arms hold.
     """
-    seconds, busy, results, peaks = ({name: [] for name in arms} for _ in range(4))
-    for turn in range(repeats + 1):
+    seconds, busy, results, added = ({name: [] for name in arms} for _ in range(4))
+    for turn in range(untimed + repeats):
         for name, run in arms.items():
             torch.manual_seed(turn)  # the same dropout on both sides
-            _synchronise()
             on_gpu = torch.cuda.is_initialized()
             if on_gpu:
                 held = torch.cuda.memory_allocated()
                 torch.cuda.reset_peak_memory_stats()
-            start, start_busy = time.perf_counter(), time.process_time()
-            result = run(turn)
-            _synchronise()
-            seconds[name].append(time.perf_counter() - start)
-            busy[name].append(time.process_time() - start_busy)
+            start = time.process_time()
+            taken, result = time_call(lambda run=run, turn=turn: run(turn))
+            busy[name].append(time.process_time() - start)
+            seconds[name].append(taken)
             results[name].append(float(result))
-            if on_gpu:  # what all arms hold lies there all the time; this is what a step adds
-                peaks[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
+            if on_gpu:
+                added[name].append((torch.cuda.max_memory_allocated() - held) / 2**20)
     base = next(iter(arms))
     rows = {}
     for name in arms:
         compared = slice(1 if only_first(name) else None)
-        difference = max(abs(a - b) for a, b in zip(results[name][compared], results[base][compared], strict=True))
-        if not difference <= tolerance:
-            raise AssertionError(f"'{name}' differs from '{base}' by {difference}: {results[name]}, {results[base]}")
+        ours, theirs = (torch.tensor(results[one][compared], dtype=torch.float64) for one in (name, base))
+        difference = (ours - theirs).abs().max().item()  # NaN where any is, unlike Python's `max`
         rows[name] = {
-            "seconds": summarise(seconds[name][1:]),
-            "ratio": _relate(seconds[base], seconds[name]),
-            "processor's ratio": _relate(busy[base], busy[name]),
+            "seconds": summarise(seconds[name][untimed:]),
+            "ratio": relate(seconds[base][untimed:], seconds[name][untimed:]),
             "results": results[name],
             "difference": difference,
+            "agrees": difference <= tolerance,
         }
-        if peaks[name]:
-            rows[name]["peak MiB"] = max(peaks[name])
+        if added[name]:
+            rows[name]["added MiB"] = max(added[name])
+        else:
+            rows[name]["processor's ratio"] = relate(busy[base][untimed:], busy[name][untimed:])
     return rows
-
-
-def _relate(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
-    return summarise([a / b for a, b in zip(theirs[1:], ours[1:], strict=True)])
 
 
 def summarise(values: Sequence[float]) -> list[float]:
@@ -126,21 +130,43 @@ def summarise(values: Sequence[float]) -> list[float]:
     return [statistics.median(values), min(values), max(values)]
 
 
+def relate(theirs: Sequence[float], ours: Sequence[float]) -> list[float]:
+    """Summarise the ratios of what was measured in the same turns."""
+    return summarise([a / b for a, b in zip(theirs, ours, strict=True)])
+
+
+def time_call(call: Callable[[], object]) -> tuple[float, object]:
+    """Give the seconds that a call takes, until the device is done, and its result."""
+    _synchronise()
+    start = time.perf_counter()
+    result = call()
+    _synchronise()
+    return time.perf_counter() - start, result
+
+
 def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Namespace) -> None:
     """Print rows as a table, and write them with what they were made with.
 
     Args:
         rows (`list[dict]`): Rows.
-        columns (sequence of `str`): Keys to print; lists of three are median, least and greatest.
+        columns (sequence of `str`):
+            Keys to print, if any row has them; lists of three are median, least and greatest.
         options (`argparse.Namespace`): The script's; `out` is the JSON file, if any.
+
+    Raises:
+        AssertionError: If results of a row do not agree; what was measured is written before.
     """
+    columns = [name for name in columns if any(name in row for row in rows)]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
     for row in rows:
         print("| " + " | ".join(_show(row.get(name, "")) for name in columns) + " |", flush=True)
     if options.out:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         facts = {**vars(options), "torch": torch.__version__, "transformers": transformers.__version__, "on": device}
+        facts["tf32"] = {"matmul": torch.get_float32_matmul_precision(), "cudnn": torch.backends.cudnn.allow_tf32}
         options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1, default=str))
+    if wrong := [row for row in rows if not row.get("agrees", True)]:
+        raise AssertionError(f"results differ from the baseline's: {wrong}")
 
 
 def _show(value) -> str:

@@ -1,6 +1,10 @@
 """Measure galleries of random vectors as they grow: one process builds and saves, another loads and searches.
 
-PYTHONPATH=. python speed/gallery.py --engines exact "faiss Flat" milvus --sizes 1000 10000 100000
+    PYTHONPATH=. python speed/gallery.py --engines exact "faiss Flat" milvus --sizes 1000 10000 100000
+
+`ratio` is what the batch of 64 queries takes in the exact engine in units of one matrix product and one `topk` over
+all rows in memory; both take turns and must find the same rows. Rows are in float32; on a GPU, rows that are stored in
+float16 are multiplied in it, where a few of the last places may differ. `same` is the share that both have found.
 """
 
 from __future__ import annotations
@@ -11,17 +15,23 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
+
+from speed.comparing import relate, report, summarise, time_call
 
 
 __all__ = ["build", "search"]
 
 _TOP_K, _BATCH, _ROWS = 10, 64, 50_000
+_COLUMNS = (
+    *("engine", "size", "build_s", "save_s", "load_s", f"search_{_BATCH}_s", "search_1_s"),
+    *("added_peak_mib", "disk_mib", "recall", "same", "ratio"),
+)
 
 
 def _draw(count: int, dim: int, seed: int) -> np.ndarray:
@@ -30,16 +40,6 @@ def _draw(count: int, dim: int, seed: int) -> np.ndarray:
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _time(call, repeats: int = 1) -> tuple[float, object]:
-    """Give the seconds of the fastest of some runs, and the result."""
-    best, result = float("inf"), None
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = call()
-        best = min(best, time.perf_counter() - start)
-    return best, result
 
 
 def _draw_blocks(size: int, dim: int) -> Iterator[tuple[range, np.ndarray]]:
@@ -84,53 +84,70 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
             gallery.add_embeddings(rows, [f"{i}" for i in places])
         return gallery
 
-    seconds_build, gallery = _time(add)
-    seconds_save, _ = _time(lambda: gallery.save(f"{folder}/b"))
+    seconds_build, gallery = time_call(add)
+    seconds_save, _ = time_call(lambda: gallery.save(f"{folder}/b"))
     gallery.close()
     disk = sum(path.stat().st_size for path in Path(folder, "a").rglob("*")) / 2**20
     return {"engine": engine, "size": size, "build_s": seconds_build, "save_s": seconds_save, "disk_mib": disk}
 
 
-def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu") -> dict:
+def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", repeats: int = 5) -> dict:
     """Measure how an engine loads and searches.
 
     Args:
         engine, size, dim, folder: See `build`, which was run before.
         device (`str`, defaults to `"cpu"`): Where the exact engine computes.
+        repeats (`int`, defaults to 5): Timed searches, after one that is not.
 
     Returns:
-        `dict`: Seconds and MiB; `recall` is against float64 by numpy, `ratio` is the batch of 64 queries against one
-        matrix product and one topk.
+        `dict`: Seconds (of searches median, least, greatest) and MiB; `recall` is against float64 by numpy; for
+        `ratio` see above.
     """
     from modeling_rtd import Gallery
 
     name, _, rest = engine.partition(" ")
     queries = _draw(_BATCH, dim, seed=1)
     before = _peak_mib()
-    seconds_load, gallery = _time(
+    seconds_load, gallery = time_call(
         lambda: Gallery.load(f"{folder}/a", **({"device": device} if name == "exact" else {}))
     )
     hits = gallery.search(queries, _TOP_K)
-    batch, _ = _time(lambda: gallery.search(queries, _TOP_K), 5)
-    single, _ = _time(lambda: gallery.search(queries[:1], _TOP_K), 5)
-    row = {
-        "load_s": seconds_load,
-        f"search_{_BATCH}_s": batch,
-        "search_1_s": single,
-        "added_peak_mib": _peak_mib() - before,
+    calls = {
+        f"search_{_BATCH}_s": lambda: gallery.search(queries, _TOP_K),
+        "search_1_s": lambda: gallery.search(queries[:1], _TOP_K),
     }
+    calls["search_1_s"]()
+    row = {"load_s": seconds_load, "added_peak_mib": _peak_mib() - before}
+    found = [{hit["id"] for hit in ours} for ours in hits]
     true = _rank_by_brute_force(queries, size)
-    shares = [len({hit["id"] for hit in ours} & best) / len(best) for ours, best in zip(hits, true, strict=True)]
-    row["recall"] = float(np.mean(shares))
+    row["recall"] = _share(found, true)
     if name == "exact":
-        rows = torch.from_numpy(np.concatenate([part for _, part, _ in gallery._engine.read()])).to(device)
-        if device != "cpu" and rest == "float16":
-            rows = rows.half()
-        ready = torch.from_numpy(queries).to(device, rows.dtype)
-        plain, _ = _time(lambda: (ready @ rows.T).topk(_TOP_K).indices.tolist(), 5)
-        row["ratio"] = batch / plain
+        calls["plain"] = _prepare_product(queries, size, device, half=rest == "float16")
+        plain = [{f"{place}" for place in places} for places in calls["plain"]()]
+        row["same"] = _share(found, plain)
+        row["agrees"] = row["same"] >= (0.99 if device == "cpu" or not rest else 0.9)
+    seconds = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            seconds[name].append(time_call(call)[0])
     gallery.close()
-    return row
+    if plain := seconds.pop("plain", None):
+        row["ratio"] = relate(seconds[f"search_{_BATCH}_s"], plain)
+    return row | {name: summarise(values) for name, values in seconds.items()}
+
+
+def _share(found: list[set[str]], expected: list[set[str]]) -> float:
+    return float(np.mean([len(ours & theirs) / len(theirs) for ours, theirs in zip(found, expected, strict=True)]))
+
+
+def _prepare_product(queries: np.ndarray, size: int, device: str, half: bool) -> Callable[[], list]:
+    """Make a call of one matrix product and one topk, over the rows as the gallery stores them."""
+    rows = torch.cat([normalize(torch.from_numpy(part), dim=1) for _, part in _draw_blocks(size, queries.shape[1])])
+    if half:
+        rows = rows.half() if device != "cpu" else rows.half().float()
+    rows = rows.to(device)
+    ready = torch.from_numpy(queries).to(rows)
+    return lambda: (ready @ rows.T).topk(_TOP_K).indices.tolist()
 
 
 def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
@@ -140,6 +157,7 @@ def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
         for step in ("build", "search"):
             command = [sys.executable, __file__, "--step", step, engine, str(size), folder]
             command += ["--dim", str(options.dim), "--device", options.device]
+            command += ["--repeats", str(options.repeats)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             row |= json.loads(done.stdout.splitlines()[-1])
     return row
@@ -152,24 +170,23 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5, help="timed searches, after one that is not")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
         step, engine, size, folder = options.step
         arguments = (engine, int(size), options.dim, folder)
-        print(json.dumps(build(*arguments) if step == "build" else search(*arguments, options.device)))
+        row = build(*arguments) if step == "build" else search(*arguments, options.device, options.repeats)
+        print(json.dumps(row))
         return
     rows = []
-    for engine in options.engines:
-        for size in options.sizes:
-            rows.append(_measure(engine, size, options))
-            if len(rows) == 1:
-                print("| " + " | ".join([*rows[0], *([] if "ratio" in rows[0] else ["ratio"])]) + " |")
-            shown = [f"{value:.3g}" if isinstance(value, float) else f"{value}" for value in rows[-1].values()]
-            print("| " + " | ".join(shown) + " |", flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1))
+    try:
+        for engine in options.engines:
+            for size in options.sizes:
+                rows.append(_measure(engine, size, options))
+    finally:
+        report(rows, _COLUMNS, options)
 
 
 if __name__ == "__main__":

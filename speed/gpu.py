@@ -3,7 +3,8 @@
     python speed/gpu.py --out results.json
     python speed/gpu.py --out results.json --toy        # the same scripts at toy size on a CPU, to try this one
 
-Each part is a script of this folder in a process of its own. A part that fails or runs out of time is recorded as
+Each part is a script of this folder in a process of its own, the weightiest first. It may take its share of the time
+that is left, so that what one does not use goes to those behind it. A part that fails or is stopped is recorded as
 such, and the others go on; the file is written after each.
 """
 
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,39 +29,56 @@ __all__ = ["PARTS"]
 _HERE = Path(__file__).parent
 _L14 = "--size vit-l-14 --device cuda --batch_size 128"
 _BEST = f"{_L14} --precision bf16"
-# By name, in order of weight: script, options, and options at toy size on a CPU.
-PARTS: dict[str, tuple[str, str, str]] = {
-    "step, best precision": ("train_step", f"{_BEST} --repeats 20", "--repeats 1"),
+_THREADS = f"--threads {os.cpu_count()}"  # where the CPU has a part in it
+# By name, in order of weight: script, share of the time, options, and options at toy size on a CPU.
+PARTS: dict[str, tuple[str, int, str, str]] = {
+    "step, best precision": ("train_step", 80, f"{_BEST} --repeats 10", "--repeats 1"),
     "recipe, best precision": (
         "train_recipe",
-        f"{_BEST} --steps 2000 --repeats 10",
+        130,
+        f"{_BEST} --steps 2000 --repeats 5 {_THREADS}",
         "--steps 2 --rows 16 --repeats 1",
     ),
-    "step, float32": ("train_step", f"{_L14} --repeats 20", "--repeats 1 --arms 'anchors cached'"),
-    "memory": ("train_memory", "--device cuda --hidden_size 768 --batch_size 128", "--hidden_size 64"),
-    "step, compiled": (
+    "memory": (
+        "train_memory",
+        70,
+        f"{_BEST} --repeats 2 --modes 'cached, one group' 'on the fly, one group' 'cached, LoRA' 'on the fly, LoRA'",
+        "--repeats 1 --modes 'anchors cached'",
+    ),
+    "step, float32": (
         "train_step",
-        f"{_BEST} --repeats 20 --arms 'cached, compiled'",
+        40,
+        f"{_L14} --repeats 20 --arms 'anchors cached' 'anchors on the fly'",
         "--repeats 1 --arms 'anchors cached'",
     ),
-    "query": (
-        "query",
-        "--size vit-l-14 --device cuda --galleries 100000 1000000 --batch_sizes 1 64",
-        "--galleries 50 --batch_sizes 1 --repeats 1",
+    "step, compiled": (
+        "train_step",
+        80,
+        f"{_BEST} --repeats 10 --arms 'cached, one group' 'cached, compiled'",
+        "--repeats 1 --arms 'anchors cached'",
     ),
     "gallery": (
         "encode_gallery",
-        "--size vit-l-14 --device cuda --batch_size 64 --images 1024 --workers 4 8 16",
+        50,
+        f"--size vit-l-14 --device cuda --batch_size 64 --images 512 --workers 8 16 --repeats 2 {_THREADS}",
         "--images 4 --repeats 1 --workers 1",
+    ),
+    "query": (
+        "query",
+        50,
+        f"--size vit-l-14 --device cuda --galleries 100000 1000000 --batch_sizes 1 64 --repeats 10 {_THREADS}",
+        "--galleries 50 --batch_sizes 1 --repeats 1",
     ),
     "projections": (
         "train_projection",
-        "--size vit-l-14 --device cuda --batch_size 64 --repeats 5",
+        60,
+        "--size vit-l-14 --device cuda --batch_size 64 --repeats 3",
         "--repeats 1 --methods lincir",
     ),
     "search": (
         "gallery",
-        "--engines exact 'exact float16' --sizes 1000000 --device cuda",
+        40,
+        "--engines exact 'exact float16' --sizes 1000000 --device cuda --repeats 2",
         "--engines exact --sizes 50",
     ),
 }
@@ -72,15 +91,12 @@ def _describe_machine() -> dict:
         gpu = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         gpu = None
-    versions = {name: version(name) for name in ("torch", "transformers", "accelerate", "peft")}
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    versions = {name: version(name) for name in ("torch", "transformers", "accelerate", "datasets", "peft")}
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return {
-        "gpu": gpu,
-        "cpu": platform.processor(),
-        "cores": os.cpu_count(),
-        "versions": versions,
-        "date": when,
-    }
+    return {"gpu": gpu, "cpu": cpu, "cores": os.cpu_count(), "versions": versions, "date": when}
 
 
 def _run(script: str, options: str, seconds: float) -> dict:
@@ -91,14 +107,19 @@ def _run(script: str, options: str, seconds: float) -> dict:
         out = Path(folder, "rows.json")
         command = [sys.executable, str(_HERE / f"{script}.py"), *shlex.split(options), "--out", str(out)]
         start = time.perf_counter()
-        try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
-        except subprocess.TimeoutExpired:
-            return {"error": f"stopped after {seconds:.0f} s"}
-        if done.returncode:
-            return {"error": done.stderr[-2000:]}
-        print(done.stdout, flush=True)
-        return {"seconds": time.perf_counter() - start, "result": json.loads(out.read_text())}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, start_new_session=True, **pipes) as process:
+            try:
+                shown, errors = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # its workers too
+                return {"error": f"stopped after {seconds:.0f} s"}
+        print(shown, flush=True)
+        # Rows are written before a script fails over a difference.
+        result = {"result": json.loads(out.read_text())} if out.exists() else {}
+        if process.returncode:
+            result["error"] = errors[-2000:]
+        return {"seconds": time.perf_counter() - start, **result}
 
 
 def main() -> None:
@@ -110,14 +131,14 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     results: dict = {"machine": _describe_machine(), "parts": {}}
-    for name in options.parts:
-        script, real, toy = PARTS[name]
-        flags = real
+    shares = [PARTS[name][1] for name in options.parts]
+    for i, name in enumerate(options.parts):
+        script, share, flags, toy = PARTS[name]
         if options.toy:
-            flags = toy if script in ("train_memory", "gallery") else f"--size toy --batch_size 4 {toy}"
+            flags = toy if script == "gallery" else f"--size toy --batch_size 4 {toy}"
         print(f"## {name}: {script} {flags}", flush=True)
-        results["parts"][name] = _run(script, flags, options.seconds - (time.perf_counter() - start))
-        results["parts"][name]["command"] = f"speed/{script}.py {flags}"
+        seconds = (options.seconds - (time.perf_counter() - start)) * share / sum(shares[i:])
+        results["parts"][name] = _run(script, flags, seconds) | {"command": f"speed/{script}.py {flags}"}
         options.out.write_text(json.dumps(results, indent=1))
     if failed := [name for name, part in results["parts"].items() if "error" in part]:
         raise SystemExit(f"not measured: {', '.join(failed)}; see {options.out}")

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from accelerate.utils import send_to_device
 from torch.nn.functional import normalize
 
 from modeling_rtd import Gallery
-from speed.comparing import add_options, build_step, report, summarise
-from speed.synthetic import build_model, build_processor
+from speed.comparing import add_options, build_step, report, summarise, time_call
+from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_trainer
 
 
@@ -33,22 +33,17 @@ __all__ = ["AXES", "measure"]
 
 
 def _time(run: Callable, repeats: int) -> list[float]:
-    seconds = []
-    for turn in range(repeats + 1):
-        start = time.perf_counter()
-        float(run(turn))  # reads the result, so that a GPU is waited for
-        seconds.append(time.perf_counter() - start)
-    return summarise(seconds[1:])
+    return summarise([time_call(lambda turn=turn: run(turn))[0] for turn in range(repeats + 1)][1:])
 
 
 def _measure_steps(
     options: argparse.Namespace, folder: Path, batch_size: int, length: int | None = None
 ) -> list[float]:
     processor = build_processor()
-    model = build_model(options.size, "lincir", processor)
+    model = build_model(options.size, "lincir", processor, with_vision=False)
     sizes = argparse.Namespace(**vars(options) | {"batch_size": batch_size, "precision": "float32"})
-    trainer = build_trainer(model, processor, sizes, folder, anchor_cache="never")
     count = options.repeats + 1
+    trainer = build_trainer(model, processor, draw_triplets(count * batch_size), sizes, folder, anchor_cache="never")
     rows = [trainer.train_dataset[row] for row in range(count * batch_size)]
     if length:
         columns = ("reference_caption", "conditioning_caption", "target_caption")
@@ -70,45 +65,37 @@ def _triplets(options: argparse.Namespace, folder: Path, count: int) -> list[flo
     """Set-up: reading, checking, hashing; the tower is hashed too, which does not depend on the triplets."""
     processor = build_processor()
     model = build_model("toy", "lincir", processor)
-    sizes = argparse.Namespace(**vars(options) | {"precision": "float32"})
+    sizes, triplets = argparse.Namespace(**vars(options) | {"precision": "float32"}), draw_triplets(count)
 
-    def run(turn: int) -> float:
-        build_trainer(model, processor, sizes, folder / str(turn), num_rows=count, anchor_cache="never")
-        return 0.0
+    def run(turn: int) -> None:
+        build_trainer(model, processor, triplets, sizes, folder / str(turn), anchor_cache="never")
 
     return _time(run, options.repeats)
 
 
 def _gallery(options: argparse.Namespace, folder: Path, count: int) -> list[float]:
     rows = normalize(torch.randn(count, options.dim), dim=-1)
-    gallery, queries = Gallery(rows, [str(i) for i in range(count)]), torch.randn(64, options.dim)
-    return _time(lambda turn: gallery.search(queries, 10)[0][0]["score"], options.repeats)
+    gallery = Gallery(rows, [str(i) for i in range(count)], device=options.device)
+    queries = torch.randn(64, options.dim)
+    return _time(lambda turn: gallery.search(queries, 10), options.repeats)
 
 
 def _processes(options: argparse.Namespace, folder: Path, count: int) -> list[float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", __file__]
     command += ["--worker", "--size", options.size, "--batch_size", str(options.batch_size // count)]
     command += ["--repeats", str(options.repeats), "--device", options.device]
+    command += ["--threads", str(options.threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[")))
 
 
 def _work(options: argparse.Namespace) -> None:
-    """Train a few steps as one of several processes; the first one prints seconds a step."""
-    processor = build_processor()
-    model = build_model(options.size, "lincir", processor)
-    options.precision = "float32"
+    """Take steps as one of several processes; the first one prints seconds a step."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = options.batch_size * (options.repeats + 1) * 8
-        trainer = build_trainer(model, processor, options, Path(folder), num_rows=rows, max_steps=options.repeats + 1)
-        start = time.perf_counter()
-        trainer.train()
-        seconds = (time.perf_counter() - start) / (options.repeats + 1)
-        if trainer.is_world_process_zero():
-            print(json.dumps([seconds] * 3), flush=True)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-            torch.distributed.destroy_process_group()
+        seconds = _measure_steps(options, Path(folder), options.batch_size)
+    if int(os.environ["RANK"]) == 0:
+        print(json.dumps(seconds), flush=True)
+    torch.distributed.destroy_process_group()
 
 
 # By name: how to measure, what to go through, the same at toy size, and how many units a value is.

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from modeling_rtd import RTDModel, RTDProcessor
 from speed.build_clip import build_clip
+from speed.count_lengths import LENGTHS
 from trainer.triplets import TRIPLET_COLUMNS
 
 
 __all__ = ["build_model", "build_processor", "draw_images", "draw_texts", "draw_triplets"]
 
-_NOUNS = [f"n{i}" for i in range(2000)]
-_BETWEEN = "is in of on with near under behind".split()
-_LENGTHS = Path(__file__).with_name("lengths.json")
+_NOUNS = np.array([f"n{i}" for i in range(2000)])
+_BETWEEN = np.array("is in of on with near under behind".split())
 
 
 def build_processor(projection: str = "lincir") -> RTDProcessor:
@@ -32,7 +32,7 @@ def build_processor(projection: str = "lincir") -> RTDProcessor:
     Returns:
         [`RTDProcessor`]: With CLIP's preprocessing, 224 pixels.
     """
-    words = ["unknown", "jekyll", *_BETWEEN, *_NOUNS]
+    words = ["unknown", "jekyll", *_BETWEEN.tolist(), *_NOUNS.tolist()]
     vocabulary = {word: 1000 + i for i, word in enumerate(words)}
     vocabulary |= {"$": 259, "<|startoftext|>": 49406, "<|endoftext|>": 49407}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="unknown"))
@@ -43,23 +43,24 @@ def build_processor(projection: str = "lincir") -> RTDProcessor:
     return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection)
 
 
-def build_model(size: str, projection: str, processor: RTDProcessor) -> RTDModel:
+def build_model(size: str, projection: str, processor: RTDProcessor, with_vision: bool = True) -> RTDModel:
     """Put a fresh projection on a CLIP of random weights.
 
     Args:
         size (`str`): A key of [`SIZES`].
         projection (`str`): Name of a method.
         processor ([`RTDProcessor`]): Of `build_processor`.
+        with_vision (`bool`, defaults to `True`): See [`build_clip`].
 
     Returns:
         [`RTDModel`]: In evaluation mode, float32.
     """
-    return RTDModel.from_clip(build_clip(size), projection, tokenizer=processor.tokenizer)
+    return RTDModel.from_clip(build_clip(size, with_vision=with_vision), projection, tokenizer=processor.tokenizer)
 
 
 @cache
 def _read_lengths(column: str) -> tuple[np.ndarray, np.ndarray]:
-    counts = json.loads(_LENGTHS.read_text())[column]
+    counts = json.loads(LENGTHS.read_text())[column]
     shares = np.array(list(counts.values()), float)
     return np.array([int(length) for length in counts]), shares / shares.sum()
 
@@ -76,13 +77,13 @@ def draw_texts(column: str, count: int, rng: np.random.Generator) -> list[str]:
         `list[str]`: Texts.
     """
     lengths, shares = _read_lengths(column)
-    return [
-        " ".join(str(rng.choice(_BETWEEN if place % 2 else _NOUNS)) for place in range(length))
-        for length in rng.choice(lengths, count, p=shares)
-    ]
+    drawn = rng.choice(lengths, count, p=shares)
+    shape = count, drawn.max()
+    words = np.where(np.arange(shape[1]) % 2, rng.choice(_BETWEEN, shape), rng.choice(_NOUNS, shape)).tolist()
+    return [" ".join(row[:length]) for row, length in zip(words, drawn, strict=True)]
 
 
-def draw_triplets(count: int, seed: int = 0) -> dict[str, list[str]]:
+def draw_triplets(count: int, seed: int = 0) -> Dataset:
     """Draw text triplets.
 
     Args:
@@ -90,10 +91,10 @@ def draw_triplets(count: int, seed: int = 0) -> dict[str, list[str]]:
         seed (`int`, defaults to 0): Decides.
 
     Returns:
-        `dict[str, list[str]]`: The three columns.
+        `datasets.Dataset`: With the three columns.
     """
     rng = np.random.default_rng(seed)
-    return {name: draw_texts(name, count, rng) for name in TRIPLET_COLUMNS}
+    return Dataset.from_dict({name: draw_texts(name, count, rng) for name in TRIPLET_COLUMNS})
 
 
 def draw_images(count: int, size: tuple[int, int] = (224, 224), seed: int = 0) -> list[Image.Image]:

@@ -18,28 +18,19 @@ import copy
 import itertools
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import send_to_device
 
-from speed.comparing import add_options, report, summarise
-from speed.synthetic import build_model, build_processor
+from speed.comparing import add_options, report, summarise, time_call
+from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_published_step, build_trainer, collate_as_published
 from trainer.assembly import finish_run
 
 
 __all__ = ["measure"]
-
-
-def _time_steps(step, count: int, first: int) -> tuple[list[float], list[float]]:
-    seconds, losses = [], []
-    for index in range(first, first + count):
-        start = time.perf_counter()
-        losses.append(float(step(index)))  # reading the loss waits for the device
-        seconds.append(time.perf_counter() - start)
-    return seconds, losses
 
 
 def measure(options: argparse.Namespace) -> list[dict]:
@@ -53,38 +44,37 @@ def measure(options: argparse.Namespace) -> list[dict]:
     """
     processor = build_processor()
     model = build_model(options.size, "lincir", processor).to(options.device)
-    start_model = copy.deepcopy(model)
+    start_model, triplets = copy.deepcopy(model), draw_triplets(options.rows)
+    trained = model.with_parts(copy.deepcopy(model.text_model), model.projection)
     with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
         arguments = {"max_steps": options.steps, "logging_steps": 10, "anchor_cache": "auto"}
-        trainer = build_trainer(model, processor, options, Path(folder), num_rows=options.rows, **arguments)
-        setup = time.perf_counter() - start
+        setup, trainer = time_call(
+            lambda: build_trainer(trained, processor, triplets, options, Path(folder), **arguments)
+        )
         # The same rows as in the first steps of our run: a sampler with a seed draws them again.
         drawn = itertools.islice(trainer.get_train_dataloader(), 2 * options.repeats + 1)
         chunks = [[trainer.train_dataset[row] for row in batch["row"]] for batch in drawn]
         batches = [send_to_device(collate_as_published(processor, chunk), options.device) for chunk in chunks]
         published = build_published_step(start_model, batches, trainer.args, options.precision == "bf16")
-        _, losses = _time_steps(published, 1, 0)
-        seconds, _ = _time_steps(published, options.repeats, 1)
-        start = time.perf_counter()
-        finish_run(trainer, model, "rtd")
-        ours = setup + time.perf_counter() - start
-        seconds += _time_steps(published, options.repeats, 1 + options.repeats)[0]
-    first = next(log["loss"] for log in trainer.state.log_history if "loss" in log)
-    difference = abs(first - losses[0])
-    assert difference < (0.1 if options.precision == "bf16" else 1e-4), f"first losses differ: {first} and {losses[0]}"
+        turns = (time_call(partial(published, index)) for index in range(len(batches)))
+        (_, loss), *timed = itertools.islice(turns, 1 + options.repeats)
+        running, _ = time_call(lambda: finish_run(trainer, model))
+        timed += turns
+    seconds, ours = [taken for taken, _ in timed], setup + running
+    difference = abs(next(log["loss"] for log in trainer.state.log_history if "loss" in log) - float(loss))
+    agrees = difference < (0.1 if options.precision == "bf16" else 1e-4)
     runtime = trainer.state.log_history[-1]["train_runtime"]
     estimate = statistics.median(seconds) * options.steps
     row = {"steps": options.steps, "ratio": estimate / ours, "ours seconds": ours, "of it training": runtime}
-    return [row | {"published seconds": estimate, "published step": summarise(seconds), "difference": difference}]
+    row |= {"published seconds": estimate, "published step": summarise(seconds)}
+    return [row | {"difference": difference, "agrees": agrees}]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, repeats=2)
+    add_options(parser, repeats=2, precision="float32")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rows", type=int, default=29_773, help="triplets; as many as in `lengths.json`")
-    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = measure(options)

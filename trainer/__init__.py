@@ -18,6 +18,7 @@ _MODULES = {
     "load_benchmark": "trainer.benchmarks",
     "load_triplets": "trainer.triplets",
     "run_diagnosis": "trainer.diagnosis",
+    "save_rtd_model": "trainer.saving",
     "target_anchored_loss": "trainer.losses",
 }
 
@@ -34,6 +35,7 @@ __all__ = [
     "load_triplets",
     "refuse_other_trainer",
     "run_diagnosis",
+    "save_rtd_model",
     "target_anchored_loss",
 ]
 

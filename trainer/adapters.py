@@ -90,4 +90,6 @@ def merge_adapter(name_or_path: str, base: str | None = None) -> RTDModel:
     Raises:
         ValueError: As [`RTDModel.from_adapter`].
     """
-    return RTDModel.from_adapter(name_or_path, base).interpolate_text_model(1.0)
+    model = RTDModel.from_adapter(name_or_path, base).interpolate_text_model(1.0)
+    model.name_or_path = str(name_or_path)  # where `save_rtd_model` finds what made it
+    return model

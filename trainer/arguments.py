@@ -20,6 +20,19 @@ class _RecipeArguments(TrainingArguments):
     max_grad_norm: float = field(default=0.0, metadata={"help": "Published: no clipping (0 switches it off)."})
     weight_decay: float = field(default=0.01, metadata={"help": "Published; applied to all parameters."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Published: a partial batch is dropped."})
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Processes that collate batches; 4 on a GPU, whose steps are short, and 0 elsewhere. With any, a "
+            "resumed run draws other crops and phrases than one that went through."
+        },
+    )
+    dataloader_pin_memory: bool | None = field(
+        default=None, metadata={"help": "Send batches from pinned memory; where there is an accelerator if left out."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "All that is trained is used at each step, which need not be searched for."}
+    )
     seed: int = field(default=12345, metadata={"help": "Published."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
@@ -42,12 +55,22 @@ class _RecipeArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.push_to_hub or self.hub_token is not None:
+            # The stock Trainer would upload a pickle of these arguments, with the token and the places in them.
+            raise ValueError(
+                "runs are not uploaded while they train: leave `push_to_hub` and `hub_token` out, and publish the "
+                "result with `rtd publish`; the token belongs in the variable HF_TOKEN."
+            )
         if self.length_groups is not None and self.length_groups < 1:
             raise ValueError(f"`length_groups` must be 1 or more, got {self.length_groups}.")
         if self.anchor_cache not in ("auto", "always", "never"):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
+        if self.dataloader_pin_memory is None:  # torch warns where there is nothing to send to
+            self.dataloader_pin_memory = torch.accelerator.is_available()
         super().__post_init__()
-        # Batches are sent to a GPU while it works; from pinned memory, which is transformers' own default.
+        # Batches are sent to a GPU while it works.
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory
 
     @property
@@ -81,10 +104,6 @@ class RTDTrainingArguments(_RecipeArguments):
     learning_rate: float = field(default=1e-5, metadata={"help": "Published."})
     max_steps: int = field(default=2000, metadata={"help": "Published."})
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Published; triplets."})
-    dataloader_num_workers: int | None = field(
-        default=None,
-        metadata={"help": "Processes that tokenise batches; 4 on a GPU, whose steps are short, and 0 elsewhere."},
-    )
     temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
     loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
     noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
@@ -101,8 +120,6 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
         if not self.refined_concatenation and not self.composition:
             raise ValueError("`composition=False` needs `refined_concatenation=True`: it reads pseudo-words only.")
-        if self.dataloader_num_workers is None:
-            self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
         super().__post_init__()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,9 +13,12 @@ import torch
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from modeling_rtd import RTDProcessor, RTDTextModel
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel
+from trainer.adapters import has_adapters
 from trainer.caption_embeddings import CaptionEmbeddings
 from trainer.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
+from trainer.provenance import describe_stage, read_stages
+from trainer.saving import record_run, save_rtd_model
 
 
 __all__ = ["BaseTrainer", "check_batch_fills"]
@@ -68,14 +71,16 @@ class BaseTrainer(Trainer):
             Trainer would write the tokenizer's special tokens into the model's configuration.
         run_facts (`dict`): What identifies a run besides its arguments, such as hashes of companions and data;
             stored with each checkpoint and compared on resume.
+        stage (`str`): What is trained, for the record: `"rtd"` or the projection's method.
+        data (`Mapping[str, str]`): Names of what is trained on, for the record.
         args, kwargs: As for `transformers.Trainer`.
     """
 
     loss_is_scaled_for_ga = False
 
-    def __init__(self, *args, processor: RTDProcessor, run_facts: dict, **kwargs):
+    def __init__(self, *args, processor: RTDProcessor, run_facts: dict, stage: str, data: Mapping[str, str], **kwargs):
         super().__init__(*args, **kwargs)
-        self.processor = processor
+        self.processor, self.stage, self.data = processor, stage, data
         # What a run cannot be resumed with otherwise; as JSON holds it, so that it compares equal when read back.
         self.run_facts = json.loads(json.dumps({**run_facts, **self._describe_recipe()}))
         if self.args.n_gpu > 1:
@@ -182,6 +187,59 @@ class BaseTrainer(Trainer):
             self.state = state
             return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
+
+    def save_rtd_model(
+        self,
+        model: RTDModel,
+        folder: str | Path | None = None,
+        original_repo: str | None = None,
+        data: Mapping[str, str] | None = None,
+        earlier: Sequence[Mapping] | None = None,
+    ) -> Path | None:
+        """Put what was trained in its model, and save that, or its adapter, as it can be used and published.
+
+        With the weights go the processor, the record of how the model was made, and a card; `training.json` and
+        `losses.png` go to the output folder.
+
+        Args:
+            model ([`RTDModel`]): The model that the trained part belongs to.
+            folder (`str` or `Path`, *optional*): `model` or `adapter` in the output folder by default.
+            original_repo (`str`, *optional*): Where the text tower from before RTD stays; see `replace_text_model`.
+            data (`Mapping[str, str]`, *optional*): Names of what was trained on, where others tell more.
+            earlier (`Sequence[Mapping]`, *optional*):
+                What made the model so far, see [`read_stages`]; what is recorded at the place that it was loaded from
+                by default.
+
+        Returns:
+            `Path` or `None`: The folder; `None` in all processes but the first.
+
+        Raises:
+            OSError: If it cannot be saved; the checkpoints stay.
+        """
+        if not self.is_world_process_zero():
+            return None
+        trained = self.accelerator.unwrap_model(self.model)
+        is_adapter = has_adapters(trained)
+        is_in_place = trained is model.text_model and model.config.original_text_model is not None
+        if isinstance(trained, RTDTextModel) and not is_adapter and not is_in_place:
+            model.replace_text_model(trained, original_repo)
+        earlier = read_stages(model.name_or_path) if earlier is None else earlier
+        stages = [*earlier, describe_stage(record_run(self, data or self.data))]
+        folder = folder or Path(self.args.output_dir, "adapter" if is_adapter else "model")
+        try:
+            return save_rtd_model(model, self.processor, folder, stages)
+        except OSError as error:
+            raise OSError(
+                f"{error} Free some space and start the same run again: it goes on from the last checkpoint."
+            ) from error
+
+    def push_to_hub(self, *args, **kwargs):
+        """Refuse: the stock Trainer would upload a part of a model, and a pickle of the arguments.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("save with `save_rtd_model`, and publish that folder with `rtd publish`.")
 
     def _check_run(self, checkpoint: Path) -> None:
         recorded = json.loads((checkpoint / RUN_FILE).read_text())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import platform
 import re
 import shutil
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
 from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
@@ -35,9 +33,10 @@ from trainer.model_card import describe_model, render_card
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
-from trainer.provenance import describe_hardware, write_stages
+from trainer.provenance import describe_hardware, describe_versions, write_stages
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
+from trainer.systems import hash_parts
 from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows
 
@@ -281,7 +280,6 @@ class _DemoRun:
             "save_strategy": "no",
             "report_to": "none",
             "seed": self.seed,
-            "dataloader_pin_memory": False,
         }
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
@@ -300,6 +298,7 @@ class _DemoRun:
             "rtd": rtd,
             "seed": self.seed,
             **metrics,
+            "sha256": hash_parts(model),
             "seconds": {stage: self.seconds[stage] for stage in stages},
             "final_loss": losses[-1][1] if losses else None,
         }
@@ -318,11 +317,7 @@ class _DemoRun:
             "methods": self.methods,
             "rms": self.rms,
             "prompt": self.processor.prompt_templates[self.processor.default_template],
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-            },
+            "versions": describe_versions(),
             "threads": torch.get_num_threads(),
             "hardware": describe_hardware(),
             "captions": hash_rows(self.world.captions, ["text"]),

@@ -74,7 +74,10 @@ class CardFacts:
         missing = {
             "licence": (self.licence is None, "the licence of the weights; --licence ID"),
             "base_model": (self.base_model is None, "the CLIP underneath; --base-model ID, or none"),
-            "stages": (not self.stages, "how it was made; provenance.json, which every run writes, is not there"),
+            "stages": (
+                not self.stages,
+                "how it was made; provenance.json, which runs and `save_rtd_model` write, is not there",
+            ),
             "data": (bool(nameless), f"what {' and '.join(nameless)} was trained on; see provenance.json"),
             "evaluation": (
                 not self.evaluations and "evaluation" not in self.without,

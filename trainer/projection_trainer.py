@@ -10,6 +10,7 @@ from modeling_rtd import RTDModel, RTDProcessor
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import BaseTrainer
 from trainer.objectives import find_objective
+from trainer.provenance import name_data
 
 
 __all__ = ["ProjectionTrainer"]
@@ -45,10 +46,12 @@ class ProjectionTrainer(BaseTrainer):
             raise ValueError("projections are judged after training: pass the model to a RetrievalEvaluator.")
         tower = model.text_model.config
         model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
-        objective_class = find_objective(model.projection.config.projection_type)
+        method = model.projection.config.projection_type
+        objective_class = find_objective(method)
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = objective_class(args, model, processing_class)
+        data = {self.objective.reads: name_data(train_dataset)}
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
             model.projection,
@@ -56,7 +59,9 @@ class ProjectionTrainer(BaseTrainer):
             train_dataset=train_dataset,
             processor=processing_class,
             data_collator=self.objective.collate,
-            run_facts={"method": model.projection.config.projection_type, **self.objective.describe(train_dataset)},
+            stage=method,
+            data=data,
+            run_facts={"method": method, **self.objective.describe(train_dataset)},
             **kwargs,
         )
         if "text" in train_dataset.column_names:

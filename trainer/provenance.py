@@ -6,13 +6,24 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+import transformers
 from transformers.utils import cached_file
 
 
-__all__ = ["PROVENANCE_FILE", "describe_hardware", "describe_stage", "name_source", "read_stages", "write_stages"]
+__all__ = [
+    "PROVENANCE_FILE",
+    "describe_hardware",
+    "describe_stage",
+    "describe_versions",
+    "name_data",
+    "name_source",
+    "read_stages",
+    "write_stages",
+]
 
 PROVENANCE_FILE = "provenance.json"
 _CURVES = ("losses", "evaluations")  # too long to keep beside the weights
@@ -35,6 +46,31 @@ def name_source(place: str | Path) -> str:
     """
     path = Path(place)
     return path.resolve().name if path.is_absolute() or path.exists() else str(place)
+
+
+def name_data(data) -> str:
+    """Name what is trained on.
+
+    Args:
+        data (`str`, `Path` or `datasets.Dataset`): As a trainer takes it.
+
+    Returns:
+        `str`: As [`name_source`]; for rows in memory, their number.
+    """
+    return name_source(data) if isinstance(data, str | Path) else f"{len(data)} rows from memory"
+
+
+def describe_versions() -> dict[str, str]:
+    """Give the versions of what a run ran with.
+
+    Returns:
+        `dict[str, str]`: Of this package, where it is installed, of Python, torch and transformers.
+    """
+    found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    try:
+        return {"rtd-cir": version("rtd-cir"), **found}
+    except PackageNotFoundError:
+        return found
 
 
 def describe_hardware(processes: int = 1) -> dict[str, str | int]:
@@ -67,7 +103,7 @@ def read_stages(name_or_path: str | Path) -> list[dict]:
     """Read what made a model.
 
     Args:
-        name_or_path (`str` or `Path`): Directory or Hub id.
+        name_or_path (`str` or `Path`): Directory or Hub id; empty for a model that was put together in memory.
 
     Returns:
         `list[dict]`: Stages in the order in which they were run; empty where nothing is recorded.
@@ -75,6 +111,8 @@ def read_stages(name_or_path: str | Path) -> list[dict]:
     Raises:
         ValueError: If the record cannot be read.
     """
+    if not name_or_path:
+        return []  # a model that was put together in memory
     try:
         file = cached_file(str(name_or_path), PROVENANCE_FILE, _raise_exceptions_for_missing_entries=False)
     except OSError:
@@ -82,9 +120,12 @@ def read_stages(name_or_path: str | Path) -> list[dict]:
     if file is None:
         return []
     try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))["stages"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"'{file}' is no record of how a model was made; remove it or restore it.") from error
+        stages = json.loads(Path(file).read_text(encoding="utf-8"))["stages"]
+        if all(isinstance(stage["stage"], str) for stage in stages):
+            return stages
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"'{file}' is no record of how a model was made; remove it or restore it.")
 
 
 def write_stages(stages: Sequence[Mapping], folder: str | Path) -> None:

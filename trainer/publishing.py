@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import huggingface_hub
 import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDConfig, RTDModel, RTDProcessor
 from trainer.assembly import load_model_and_processor
 from trainer.leaks import find_leaks
+from trainer.licences import check_licence
 from trainer.model_card import CardFacts, describe_model, render_card
 from trainer.provenance import read_stages
+from trainer.results import read_results, sort_results
 from trainer.systems import hash_parts
 
 
-__all__ = ["Publication", "prepare_publication", "push"]
+__all__ = ["Publication", "list_removals", "prepare_publication", "push"]
 
 _ADAPTER_FACTS = "rtd_adapter.json"
-_LEFT_OUT = ("README.md", ".git", ".cache", ".gitattributes", "__pycache__", "evaluation")
-# What an earlier publication may have left on the Hub; everything else there is somebody's own.
-_OWNED = (".safetensors", ".safetensors.index.json", "_rtd.py")
+# All that goes up, beside the card. On the Hub a file of another name is somebody's own.
+_OURS = re.compile(
+    r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
+    r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
+    r"|(?:(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,16 @@ def prepare_publication(
         [`Publication`]: Checked.
 
     Raises:
-        ValueError: If the folder is no complete model, the base is another, results are of another model, facts of
-            the card are missing, or a file holds a pickle, a token or a path of this machine.
+        ValueError: If the folder is no complete model or holds more than one, the base or the licence is none,
+            results are of another model or come twice, facts of the card are missing, or a file holds a secret or a
+            path of this machine.
     """
     folder = Path(folder)
     validate_repo_id(repo)
     if "/" not in repo:
         raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
+    if licence is not None:
+        check_licence(licence)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     files |= _list_code(_ADAPTER_FACTS in names)
@@ -92,9 +104,10 @@ def prepare_publication(
     files |= _name_base(folder, names, recorded, None if base_model == "none" else base_model)
     _check_complete(files)
     model, processor, notes = _load(folder, base_model, recorded, is_final)
-    own = _read_results(results or sorted(folder.glob("evaluation/*.json")), model, repo)
+    if not notes and base_model not in (None, "none"):
+        notes += _compare_base(model, base_model, is_final)
+    own = read_results(results or sorted(folder.glob("evaluation/*.json")), hash_parts(model), repo)
     files |= {f"evaluation/{name}": _to_bytes(content) for name, content in own.items()}
-    kinds = _sort_results(own)
     card = describe_model(
         model,
         processor,
@@ -103,7 +116,7 @@ def prepare_publication(
         licence=licence,
         stages=read_stages(folder),
         without=without,
-        **kinds,
+        **sort_results(own),
     )
     if card.unfilled:
         missing = "\n".join(f"  {name}: {text}" for name, text in card.unfilled.items())
@@ -114,11 +127,33 @@ def prepare_publication(
     return Publication(repo, dict(sorted(files.items())), card, notes)
 
 
+def list_removals(publication: Publication, endpoint: str | None = None) -> list[str]:
+    """List what an earlier publication has left on the Hub and this one has not.
+
+    Args:
+        publication ([`Publication`]): What goes up.
+        endpoint (`str`, *optional*): Another Hub; that of `HF_ENDPOINT` by default.
+
+    Returns:
+        `list[str]`: Files that [`push`] removes; files that no publication writes are never among them.
+
+    Raises:
+        OSError: If the Hub cannot be reached or refuses.
+    """
+    with _reach_hub(endpoint):
+        try:
+            remote = HfApi(endpoint=endpoint).model_info(publication.repo, timeout=10).siblings or []
+        except RepositoryNotFoundError:
+            return []
+    names = [file.rfilename for file in remote]
+    return [name for name in names if _OURS.fullmatch(name) and name not in publication.files]
+
+
 def push(publication: Publication, private: bool = False, endpoint: str | None = None) -> tuple[str, list[str]]:
     """Put a publication on the Hub, in one commit.
 
-    Weights and code of an earlier publication that are no longer among the files are removed by the same commit, so
-    that the repository is never half of one and half of another.
+    What an earlier publication has left is removed by the same commit, so that the repository is never half of one
+    and half of another.
 
     Args:
         publication ([`Publication`]): What goes up.
@@ -132,27 +167,47 @@ def push(publication: Publication, private: bool = False, endpoint: str | None =
         OSError: If the Hub cannot be reached or refuses.
     """
     api = HfApi(endpoint=endpoint)
-    address = api.create_repo(publication.repo, private=private, exist_ok=True)
-    remote = api.list_repo_files(publication.repo)
-    stale = [name for name in remote if name.endswith(_OWNED) and name not in publication.files]
-    additions = [
-        CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
-        for name, content in publication.files.items()
-    ]
-    removals = [CommitOperationDelete(name) for name in stale]
-    api.create_commit(publication.repo, [*additions, *removals], commit_message="Publish with rtd-cir")
-    return str(address), stale
+    with _reach_hub(endpoint):
+        address = api.create_repo(publication.repo, private=private, exist_ok=True)
+        removals = list_removals(publication, endpoint)
+        additions = [
+            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+            for name, content in publication.files.items()
+        ]
+        operations = [*additions, *map(CommitOperationDelete, removals)]
+        api.create_commit(publication.repo, operations, commit_message="Publish with rtd-cir")
+    return str(address), removals
+
+
+@contextmanager
+def _reach_hub(endpoint: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        # Errors of connection are those of the client's own library, which was another one before.
+        reason = " ".join(str(error).split())
+        place = endpoint or huggingface_hub.constants.ENDPOINT
+        raise OSError(f"the Hub at '{place}' cannot be reached, or refuses: {reason}") from error
 
 
 def _list_files(folder: Path) -> list[str]:
+    """List what of the folder goes up; card, results and code are written anew, and what is hidden stays here."""
     if not folder.is_dir():
         raise ValueError(f"there is no directory '{folder}'.")
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    names = [path.as_posix() for path in paths if path.parts[0] not in _LEFT_OUT and path.name not in _LEFT_OUT]
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [path.as_posix() for path in paths if not any(part.startswith((".", "__")) for part in path.parts)]
+    names = [name for name in names if not name.startswith(("README.md", "evaluation/")) and name[-7:] != "_rtd.py"]
     if not {"config.json", _ADAPTER_FACTS} & set(names):
         inner = next((name for name in ("model", "adapter") if (folder / name).is_dir()), None)
         hint = f"it is a run: publish '{folder / inner}'." if inner else "name the folder of a model or an adapter."
         raise ValueError(f"'{folder}' holds no model; {hint}")
+    if strange := [name for name in names if not _OURS.fullmatch(name)]:
+        raise ValueError(
+            f"'{folder}' holds files that are no part of a model: {', '.join(strange[:5])}"
+            f"{', ...' if len(strange) > 5 else ''}; move them elsewhere."
+        )
+    if {"config.json", _ADAPTER_FACTS} <= set(names):
+        raise ValueError(f"'{folder}' holds a model and an adapter: save each in a folder of its own.")
     return names
 
 
@@ -164,11 +219,29 @@ def _list_code(is_adapter: bool) -> dict[str, Path]:
 
 
 def _read(folder: Path, name: str) -> dict:
-    return json.loads((folder / name).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{folder / name}' is no JSON ({error}): save the model again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{folder / name}' is no JSON object: save the model again.")
+    return content
 
 
 def _find_base(folder: Path, names: Sequence[str]) -> str | None:
-    return _read(folder, _ADAPTER_FACTS if _ADAPTER_FACTS in names else "config.json").get("base_model")
+    if _ADAPTER_FACTS in names:
+        return _read(folder, _ADAPTER_FACTS).get("base_model")
+    config = _read(folder, "config.json")
+    if config.get("model_type") != RTDConfig.model_type:
+        raise ValueError(
+            f"'{folder}' is no RTD model, its config.json says '{config.get('model_type')}': put a projection on a "
+            "CLIP with `rtd train-projection`."
+        )
+    return config.get("base_model")
+
+
+def _is_on_this_machine(name: str) -> bool:
+    return name.count("/") != 1 or Path(name).exists()
 
 
 def _check_base(base_model: str | None, is_adapter: bool) -> None:
@@ -178,11 +251,36 @@ def _check_base(base_model: str | None, is_adapter: bool) -> None:
         if is_adapter:
             raise ValueError("an adapter is nothing without its base: publish that first, and name it (--base-model).")
         return
-    if Path(base_model).exists() or base_model.count("/") > 1:
+    if _is_on_this_machine(base_model):
         raise ValueError(
             f"the model was made of '{base_model}' on this machine, which nobody else has: name the same CLIP as it "
             "is on the Hub (--base-model ID), or say --base-model none where it is not there."
         )
+    validate_repo_id(base_model)
+
+
+def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]:
+    """Refuse a base that is not on the Hub, or that no CLIP of these sizes is; note what cannot be looked up."""
+    try:
+        config = AutoConfig.from_pretrained(base_model, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if is_final:
+            raise ValueError(
+                f"the base '{base_model}' cannot be had from the Hub: name the CLIP underneath as it is there "
+                "(--base-model ID), or say --base-model none where it is not there."
+            ) from error
+        return [f"'{base_model}' cannot be had here: that it is on the Hub is checked on pushing"]
+    if _measure(config) != _measure(model.config):
+        raise ValueError(f"'{base_model}' is not the base of this model: it is no CLIP of these sizes.")
+    return []
+
+
+def _measure(config) -> list[int | None]:
+    sizes = [getattr(config, "projection_dim", None)]
+    for tower in ("text_config", "vision_config"):
+        part = getattr(config, tower, None)
+        sizes += [getattr(part, name, None) for name in ("hidden_size", "num_hidden_layers")]
+    return sizes
 
 
 def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_model: str | None) -> dict[str, bytes]:
@@ -195,7 +293,7 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
         return {_ADAPTER_FACTS: _to_bytes(facts), "adapter_config.json": _to_bytes(adapter)}
     config = _read(folder, "config.json") | {"base_model": base_model}
     original = config.get("original_text_model")
-    if original and original["repo"] is not None and original["repo"] == recorded:
+    if base_model and original and original["repo"] == recorded:
         config["original_text_model"] = {**original, "repo": base_model}
     return {"config.json": _to_bytes(config)}
 
@@ -220,10 +318,11 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         original = config.get("original_text_model")
         if original and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and original["repo"] is not None and Path(original["repo"]).exists():
+        elif original and _is_on_this_machine(original["repo"]):
             raise ValueError(
                 f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
-                "holds it as it is on the Hub (--base-model ID), or train without --original_text_model."
+                "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
+                "model carries it."
             )
     if missing := sorted(needed - files.keys()):
         raise ValueError(
@@ -235,7 +334,11 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
 def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: bool):
     """Load what is published, from the base that is named, so that a wrong one is found before others find it."""
     if base_model in (None, "none", recorded):
-        return *load_model_and_processor(str(folder)), []
+        model, processor = load_model_and_processor(str(folder))
+        original = model.config.original_text_model
+        if original and original["repo"] is None:
+            _ = model.original_text_model  # compares its hash
+        return model, processor, []
     try:
         if (folder / _ADAPTER_FACTS).exists():
             model = RTDModel.from_adapter(str(folder), base=base_model, dtype=torch.float32)
@@ -252,40 +355,3 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
             raise ValueError(f"'{base_model}' is not the base of this model, or cannot be had: {error}") from error
     note = f"'{base_model}' cannot be had here: that it is the base of this model is checked on pushing"
     return *load_model_and_processor(str(folder)), [note]
-
-
-def _read_results(paths: Sequence[str | Path], model: RTDModel, repo: str) -> dict[str, dict | list]:
-    """Read what other commands have written, and refuse what they have written about another model."""
-    results, hashes = {}, hash_parts(model)
-    for path in map(Path, paths):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"'{path}' cannot be read as results: {error}") from error
-        if isinstance(content, dict) and {"benchmark", "system", "metrics"} <= content.keys():
-            system = content["system"]
-            if system.get("sha256") != hashes or system.get("alpha") is not None or system.get("mode") != "composed":
-                raise ValueError(f"'{path}' judges other weights than these; judge the model that is published.")
-            content = copy.deepcopy(content)
-            content["system"]["name_or_path"] = repo
-        elif isinstance(content, dict) and {"about", "alignment"} <= content.keys():
-            about = content["about"]
-            if any(about[f"{part}_sha256"] != hashes[part] for part in ("text_model", "projection")):
-                raise ValueError(f"'{path}' diagnoses other weights than these; diagnose the model that is published.")
-            content = {"about": about | {"model": repo}, "alignment": content["alignment"]}
-        elif not (isinstance(content, list) and content and all("variant" in row for row in content)):
-            raise ValueError(
-                f"'{path}' is no result: give records of `rtd evaluate`, diagnosis.json of `rtd diagnose` or "
-                "metrics.json of `rtd demo`."
-            )
-        results[path.name] = content
-    return results
-
-
-def _sort_results(results: Mapping[str, dict | list]) -> dict:
-    contents = list(results.values())
-    return {
-        "evaluations": [content for content in contents if isinstance(content, dict) and "system" in content],
-        "diagnosis": next((c for c in contents if isinstance(c, dict) and "about" in c), None),
-        "comparison": next((content for content in contents if isinstance(content, list)), ()),
-    }

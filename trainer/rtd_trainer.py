@@ -21,6 +21,7 @@ from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
 from trainer.metrics import recall_at_k
 from trainer.noise import draw_noise
+from trainer.provenance import name_data
 from trainer.ranking import rank_gallery
 from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
@@ -103,6 +104,7 @@ class RTDTrainer(BaseTrainer):
                 "pass token_lift=fit_token_lift(...) (on the command line --images DIR), or "
                 "invert_visual_projection(model)."
             )
+        data = {"triplets": name_data(train_dataset)}
         train_dataset = prepare_triplets(train_dataset)
         if "context_embeds" in projection.consumes:
             train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
@@ -121,6 +123,8 @@ class RTDTrainer(BaseTrainer):
             eval_dataset=_prepare_evaluation(eval_dataset),
             processor=processing_class,
             run_facts=run_facts,
+            stage="rtd",
+            data=data,
             **kwargs,
         )
         # A copy, since the user's own may be of another type and in another place.

@@ -67,7 +67,8 @@ class TextualInversion:
             `torch.Tensor`: Scalar, `(L_cos + 0.5 * L_gpt) / 1.5`.
         """
         longest, words = int(self.lengths[templates].max()), words[:, None]
-        shown = {name: tensor[templates.to(self.device), :longest] for name, tensor in self.templates.items()}
+        templates = templates.to(self.device, non_blocking=True)
+        shown = {name: tensor[templates, :longest] for name, tensor in self.templates.items()}
         text_embeds = self.text_model(**shown, pseudo_token_embeds=words).text_embeds.float()
         phrase_loss = compute_phrase_loss(self.text_model, words, batch)
         return (cosine_loss(text_embeds, image_embeds) + _PHRASE_WEIGHT * phrase_loss) / (1 + _PHRASE_WEIGHT)
@@ -96,7 +97,8 @@ class TextualInversion:
         half = torch.float16 if args.fp16 else torch.bfloat16
         image_embeds = image_embeds.to(self.device)
         for step in range(args.oti_steps):
-            batch = send_to_device(self.bank.collate(drawn[:, step], phrases[:, step]), self.device)
+            batch = self.bank.collate(drawn[:, step], phrases[:, step])
+            batch = send_to_device(batch, self.device, non_blocking=True)
             with torch.autocast(self.device.type, half, enabled=args.fp16 or args.bf16):
                 loss = self.compute_loss(words, image_embeds, torch.from_numpy(templates[:, step]), batch)
             optimizer.zero_grad()

@@ -104,9 +104,18 @@ def test_groups_by_length_give_the_same_embeddings_and_gradients(model, processo
         torch.testing.assert_close(parts, whole, atol=tolerance, rtol=tolerance)
 
 
-def test_groups_that_leave_rows_out_are_refused(model):
-    with pytest.raises(ValueError, match="`length_groups` must cover 2 rows"):
-        model.text_model(torch.tensor([[1, 5, 3], [1, 6, 3]]), length_groups=[(0, 1, 3)])
+@pytest.mark.parametrize(
+    "groups", [[(0, 1, 3)], [(0, 2, 2)], [(0, 2, 4)], [(0, 1, 0), (1, 2, 3)], [(0, 0, 3), (0, 2, 3)], []], ids=str
+)
+def test_groups_that_leave_out_rows_or_tokens_are_refused(model, groups):
+    with pytest.raises(ValueError, match="`length_groups` must cover 2 rows .* with lengths of 1 to 3"):
+        model.text_model(torch.tensor([[1, 5, 3], [1, 6, 3]]), length_groups=groups)
+
+
+def test_what_is_captured_is_of_the_whole_batch_where_groups_are_given(model):
+    rows = torch.tensor([[1, 3, 3], [1, 6, 3]])
+    output = model.text_model(rows, length_groups=[(0, 1, 2), (1, 2, 3)], output_hidden_states=True)
+    assert {states.shape[:2] for states in output.hidden_states} == {(2, 3)}
 
 
 def test_unused_pseudo_word_slots_equal_the_compact_sequence(model, processor):

@@ -1,5 +1,6 @@
 """Every speed script runs at toy size; no times are asserted."""
 
+import argparse
 import importlib
 import json
 import os
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import query_algebra, train_memory
+from speed import comparing, query_algebra, train_memory, train_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
+from speed.synthetic import build_model, build_processor, draw_triplets
 from tests.builders import build_clip, build_image_processor
 from trainer.small_world import build_tokenizer
 
@@ -46,23 +48,28 @@ def compare(tmp_path, monkeypatch, capsys):
 def test_gallery_measures_an_engine(engine, tmp_path):
     row = build(engine, 64, 16, str(tmp_path)) | search(engine, 64, 16, str(tmp_path))
     assert row["recall"] == 1
-    assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "search_64_s", "search_1_s", "disk_mib"))
+    assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "disk_mib"))
+    assert all(row[name][0] > 0 for name in ("search_64_s", "search_1_s"))
     assert ("ratio" in row) == engine.startswith("exact")
+    assert row.get("same", 1) == 1
 
 
-def test_train_memory_compares_four_ways():
-    rows = [train_memory.measure(mode, hidden_size=64, batch_size=4, steps=2) for mode in train_memory.MODES]
-    assert rows[0]["loss"] == rows[1]["loss"]  # cached anchors are the same anchors
-    assert rows[2]["trainable"] < rows[0]["trainable"] / 2
-    assert rows[3]["trainable"] == rows[0]["trainable"]
+def test_train_memory_takes_the_same_first_step_each_way():
+    options = argparse.Namespace(size="toy", batch_size=4, repeats=1, device="cpu", precision="float32")
+    modes = ("published", "anchors cached", "anchors on the fly", "on the fly, LoRA")
+    rows = [train_memory.measure(mode, options) for mode in modes]
+    assert [row["loss"] for row in rows] == pytest.approx([rows[0]["loss"]] * 4, abs=1e-4)
+    assert rows[0]["trainable"] == rows[1]["trainable"] > 2 * rows[3]["trainable"]
 
 
 @pytest.mark.slow
 def test_train_memory_measures_each_way_in_a_process_of_its_own(tmp_path):
-    options = ("--hidden_size", "64", "--batch_size", "4", "--steps", "1", "--modes", "LoRA, anchors on the fly")
-    run("train_memory.py", *options, "--out", str(tmp_path / "out.json"))
-    (row,) = json.loads((tmp_path / "out.json").read_text())
-    assert row["peak_mib"] > 0
+    out = tmp_path / "out.json"
+    options = ("--size", "toy", "--batch_size", "4", "--repeats", "1", "--modes", "on the fly, LoRA")
+    run("train_memory.py", *options, "--out", str(out))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["mode"] for row in rows] == ["published", "on the fly, LoRA"]
+    assert all(row["peak MiB"] > 0 for row in rows)
 
 
 def test_train_projection_compares_all_methods(compare):
@@ -88,6 +95,24 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+def test_the_checkpointing_arm_checkpoints(tmp_path):
+    processor = build_processor()
+    options = argparse.Namespace(device="cpu", precision="float32", batch_size=4)
+    arguments = train_step.ARMS["cached, checkpointing"]
+    model = build_model("toy", "lincir", processor)
+    trainer = train_step.build_trainer(model, processor, draw_triplets(4), options, tmp_path, **arguments)
+    comparing.build_step(trainer, [])
+    assert any(getattr(module, "gradient_checkpointing", False) for module in trainer.model.modules())
+
+
+def test_rows_are_written_before_a_difference_stops_the_script(tmp_path):
+    options = argparse.Namespace(out=tmp_path / "out.json")
+    rows = comparing.compare({"theirs": lambda turn: 1.0, "ours": lambda turn: 1.0 + turn}, repeats=1)
+    with pytest.raises(AssertionError, match="differ"):
+        comparing.report(list(rows.values()), ("ratio",), options)
+    assert [row["difference"] for row in json.loads(options.out.read_text())["rows"]] == [0, 1]
+
+
 def test_train_recipe_times_a_whole_run(compare):
     (row,) = compare("train_recipe", "--steps", "2", "--rows", "16")
     assert row["ours seconds"] > row["of it training"] > 0
@@ -96,12 +121,15 @@ def test_train_recipe_times_a_whole_run(compare):
 
 def test_query_has_all_parts(compare):
     (row,) = compare("query", "--galleries", "50", "--batch_sizes", "2")
-    assert {"preprocessing", "model", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
+    assert {"preprocessing", "vision", "text", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
 
 
-def test_encode_gallery_relates_to_the_bare_tower(compare):
+def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch):
+    held = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: held.append(len(cores)))
     rows = compare("encode_gallery", "--images", "4", "--workers", "1", "2")
-    assert [row["workers"] for row in rows] == [1, 2]
+    assert held == [1]  # as many cores as torch has threads
+    assert [(row["cores"], row["workers"]) for row in rows] == [(1, 1), (1, 2)]
 
 
 def test_scaling_goes_along_its_axes(compare):

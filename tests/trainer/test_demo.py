@@ -8,6 +8,7 @@ from trainer.cli.main import main
 from trainer.demo_report import format_table
 from trainer.pairs import load_pairs
 from trainer.small_world import build_small_world
+from trainer.systems import hash_parts
 from trainer.triplets import load_table, load_triplets
 
 
@@ -43,6 +44,11 @@ def test_the_demo_writes_a_row_for_every_variant(folder):
         assert set(row) >= {"variant", "projection", "rtd", "seed", "seconds", "final_loss", *METRICS}
         assert all(0 <= row[metric] <= 1 for metric in METRICS)
     assert [row["rtd"] for row in rows] == ["rtd" in name or "control" in name for name in VARIANTS]
+
+
+def test_a_row_names_the_weights_of_the_model_that_is_left(folder):
+    rows = {row["variant"]: row for row in json.loads((folder / "metrics.json").read_text())}
+    assert rows["lincir + rtd"]["sha256"] == hash_parts(RTDModel.from_pretrained(folder / "model"))
 
 
 def test_unknown_projections_are_refused(tmp_path, capsys):

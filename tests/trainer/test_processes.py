@@ -49,10 +49,42 @@ if torch.distributed.is_initialized():
 """
 
 
-def launch(folder, processes, batch_size, mode="lives"):
+ABLATIONS = """
+import copy, sys
+import torch
+from datasets import Dataset
+from modeling_rtd import RTDModel
+from tests.builders import build_clip, build_processor, build_triplets
+from trainer import RTDTrainer, RTDTrainingArguments
+from trainer.adapters import add_lora
+
+folder = sys.argv[1]
+torch.set_num_threads(1)
+processor = build_processor()
+torch.manual_seed(0)
+model = RTDModel.from_clip(build_clip(), tokenizer=processor.tokenizer)
+for ablation in ("target_anchored", "refined_batch", "refined_concatenation", "composition", "lora"):
+    tower = copy.deepcopy(model.text_model)
+    if ablation == "lora":
+        add_lora(tower, r=4)
+    arguments = {} if ablation == "lora" else {ablation: False}
+    args = RTDTrainingArguments(output_dir=f"{folder}/{ablation}", max_steps=3, per_device_train_batch_size=8,
+        save_strategy="no", use_cpu=True, disable_tqdm=True, **arguments)
+    trainer = RTDTrainer(tower, args, projection=model.projection, processing_class=processor,
+        train_dataset=Dataset.from_list(build_triplets(64)))
+    trainer.train()
+    assert not trainer.model_wrapped.find_unused_parameters
+    if trainer.is_world_process_zero():
+        print("trained:", ablation)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
+"""
+
+
+def launch(folder, processes, batch_size, mode="lives", text=SCRIPT):
     script = folder / "train.py"
     folder.mkdir()
-    script.write_text(SCRIPT)
+    script.write_text(text)
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -74,6 +106,12 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
     assert results[2]["losses"] == pytest.approx(results[1]["losses"], abs=1e-5)
     for name, tensor in results[1]["weights"].items():
         torch.testing.assert_close(results[2]["weights"][name], tensor, atol=1e-7, rtol=0, msg=name)
+
+
+def test_all_ablations_train_in_two_processes_without_a_search_for_unused_weights(tmp_path):
+    run = launch(tmp_path / "run", 2, 8, text=ABLATIONS)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count("trained: ") == 5
 
 
 def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(tmp_path):

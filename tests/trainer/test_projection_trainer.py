@@ -7,7 +7,7 @@ from datasets import Dataset
 from modeling_rtd import build_projection
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
-from trainer.arguments import ProjectionTrainingArguments
+from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.noise import draw_noise
 from trainer.objectives import find_objective
 from trainer.projection_trainer import ProjectionTrainer
@@ -48,6 +48,15 @@ def test_defaults_are_lincirs_published_recipe():
     args = ProjectionTrainingArguments(use_cpu=True)
     assert (args.learning_rate, args.weight_decay, args.max_steps, args.noise_scale) == (1e-4, 0.01, 20000, 1.0)
     assert (args.per_device_train_batch_size, args.lr_scheduler_type, args.seed) == (512, "constant", 12345)
+
+
+@pytest.mark.parametrize("arguments", [ProjectionTrainingArguments, RTDTrainingArguments])
+@pytest.mark.parametrize("there", [True, False])
+def test_memory_is_pinned_where_there_is_an_accelerator(arguments, there, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
+    args = arguments()
+    assert args.dataloader_pin_memory == args.accelerator_config.non_blocking == there
+    assert arguments(dataloader_pin_memory=not there).dataloader_pin_memory != there
 
 
 def test_the_loss_is_lincirs_formula(build, model, processor):

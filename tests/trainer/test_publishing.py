@@ -1,21 +1,26 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import save as save_tensors
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_images, shake
-from trainer.adapters import add_lora
+from tests.builders import build_clip, build_images, build_processor, shake
+from trainer.adapters import add_lora, merge_adapter
+from trainer.assembly import load_model_and_processor
 from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
 from trainer.diagnosis import run_diagnosis
 from trainer.judging import judge, write_record
+from trainer.leaks import find_leaks
 from trainer.model_card import describe_model, render_card
-from trainer.provenance import write_stages
+from trainer.provenance import read_stages, write_stages
+from trainer.saving import save_rtd_model
 from trainer.systems import ModelSystem
 
 
@@ -26,30 +31,41 @@ STAGES = [
 ]
 
 
-@pytest.fixture
-def tuned(model):
-    """A model that RTD has changed."""
-    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
-    return model
-
-
-@pytest.fixture
-def folder(tuned, processor, tmp_path):
-    """Directory of such a model."""
-    return save(tuned.save_pretrained, processor, tmp_path / "model")
-
-
-@pytest.fixture
-def adapter_folder(clip, processor, tmp_path):
-    """Directory of an adapter, and that of the CLIP underneath."""
-    base = tmp_path / "clip"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Places of a model that RTD has changed, of an adapter, and of the CLIP underneath; to be copied."""
+    place, clip, processor = tmp_path_factory.mktemp("saved"), build_clip(), build_processor()
     for part in (clip, processor.tokenizer, processor.image_processor):
-        part.save_pretrained(base)
-    model = RTDModel.from_clip(str(base), "lincir")
-    for name, parameter in add_lora(model.text_model, r=2).named_parameters():
+        part.save_pretrained(place / "clip")
+    torch.manual_seed(1)
+    model = RTDModel.from_clip(clip, "lincir", tokenizer=processor.tokenizer)
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    save(model.save_pretrained, processor, place / "model")
+    adapted = RTDModel.from_clip(str(place / "clip"), "lincir")
+    for name, parameter in add_lora(adapted.text_model, r=2).named_parameters():
         if ".lora_" in name:
             torch.nn.init.normal_(parameter)
-    return save(model.save_adapter, processor, tmp_path / "adapter"), base
+    save(adapted.save_adapter, processor, place / "adapter")
+    return place
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """Directory of such a model."""
+    return Path(shutil.copytree(saved / "model", tmp_path / "model"))
+
+
+@pytest.fixture
+def adapter_folder(saved, tmp_path):
+    """Directory of an adapter, and that of the CLIP underneath."""
+    return Path(shutil.copytree(saved / "adapter", tmp_path / "adapter")), saved / "clip"
+
+
+@pytest.fixture
+def clip_on_hub(saved, hub):
+    """The CLIP underneath, as `org/clip` on the Hub."""
+    hub.repos["org/clip"] = {path.name: path.read_bytes() for path in (saved / "clip").iterdir()}
+    return hub
 
 
 def save(save_model, processor, folder):
@@ -59,6 +75,7 @@ def save(save_model, processor, folder):
     return folder
 
 
+ADAPTER_WAYS = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
 WAYS = ["--licence", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
 
 
@@ -82,7 +99,8 @@ def test_a_dry_run_lists_every_file_and_uploads_none(folder, hub, capsys):
     for name in ("README.md", "pipeline_rtd.py", "model.safetensors", "original_text/model.safetensors"):
         assert f"  {name}" in shown
     assert "Nothing was uploaded" in shown
-    assert hub.calls == []
+    assert not [call for call in hub.calls if not call.startswith(("GET", "HEAD"))]
+    assert hub.repos == {}
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -97,7 +115,12 @@ def test_what_is_on_the_hub_equals_what_is_here(folder, hub):
 
 def test_publishing_again_updates_and_never_orphans_the_pipeline(folder, hub, capsys):
     assert publish(folder, *WAYS, "--push") == 0
-    hub.repos[REPO] |= {"old_rtd.py": b"", "model-00001-of-00002.safetensors": b"", "notes.txt": b"mine"}
+    theirs = {"notes.txt": b"mine", "x.safetensors": b"mine", "runs/config.json": b"mine"}
+    hub.repos[REPO] |= {
+        "old_rtd.py": b"",
+        "model-00001-of-00002.safetensors": b"",
+        "evaluation/old.json": b"",
+    } | theirs
     (folder / "pipeline_rtd.py").unlink()  # as loading with AutoModel and saving again left it in older versions
     assert publish(folder, *WAYS, "--push", "--licence", "mit") == 0
     stored = hub.repos[REPO]
@@ -105,9 +128,28 @@ def test_publishing_again_updates_and_never_orphans_the_pipeline(folder, hub, ca
     for place in (*config["auto_map"].values(), config["custom_pipelines"]["composed-image-retrieval"]["impl"]):
         assert f"{place.partition('.')[0]}.py" in stored
     assert ModelCard(stored["README.md"].decode()).data.license == "mit"
-    assert stored["notes.txt"] == b"mine"
-    assert not {"old_rtd.py", "model-00001-of-00002.safetensors"} & stored.keys()
+    assert {name: stored[name] for name in theirs} == theirs
+    assert not {"old_rtd.py", "model-00001-of-00002.safetensors", "evaluation/old.json"} & stored.keys()
     assert "removed from the Hub: old_rtd.py" in capsys.readouterr().out
+
+
+def test_a_model_and_an_adapter_can_follow_each_other(folder, adapter_folder, clip_on_hub, capsys):
+    assert publish(folder, *WAYS, "--push") == 0
+    alone = set(clip_on_hub.repos[REPO])
+    assert publish(adapter_folder[0], *ADAPTER_WAYS) == 0
+    assert "would be removed from the Hub: config.json" in capsys.readouterr().out
+    assert publish(adapter_folder[0], *ADAPTER_WAYS, "--push") == 0
+    assert not {"config.json", "modeling_rtd.py", "original_text/model.safetensors"} & clip_on_hub.repos[REPO].keys()
+    assert load_model_and_processor(REPO)[0].text_model.active_adapters() == ["default"]
+    assert publish(folder, *WAYS, "--push") == 0
+    assert set(clip_on_hub.repos[REPO]) == alone
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "nonsense"])
+def test_a_hub_that_is_not_there_is_no_matter_until_pushing(folder, capsys, endpoint):
+    assert publish(folder, *WAYS, "--endpoint", endpoint) == 0
+    assert publish(folder, *WAYS, "--endpoint", endpoint, "--push") == 2
+    assert f"the Hub at '{endpoint}' cannot be reached, or refuses: " in capsys.readouterr().err
 
 
 def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
@@ -164,15 +206,6 @@ def test_a_rank_is_no_percentage(folder, processor):
     assert "| mean_rank | 12.50 |" in card.text
 
 
-def test_results_of_other_weights_are_refused(folder, model, processor, tmp_path, capsys):
-    record = judge(ModelSystem(str(folder), cache_dir=tmp_path / "cache"), "small_world/toy", "test")
-    path = write_record(record, tmp_path)
-    shake(model.text_model, seed=3)
-    model.save_pretrained(folder)
-    assert publish(folder, *WAYS, "--results", str(path)) == 2
-    assert "judges other weights than these" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("left_out", "missing"),
     [("--licence", "licence: the licence of the weights"), ("--without", "evaluation: results; --results FILE")],
@@ -190,40 +223,109 @@ def test_a_model_whose_making_is_not_recorded_is_refused(folder, capsys):
     assert "stages: how it was made" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("record", ["{", "[1]", '{"stages": [1]}', '{"stages": [{}]}'])
+def test_a_record_that_is_none_is_refused(folder, capsys, record):
+    (folder / "provenance.json").write_text(record)
+    assert publish(folder, *WAYS) == 2
+    assert "provenance.json' is no record of how a model was made" in capsys.readouterr().err
+
+
+def test_models_made_of_others_tell_how_they_were_made(folder, adapter_folder, processor, tmp_path):
+    half, merged, (adapter, base) = tmp_path / "half", tmp_path / "merged", adapter_folder
+    assert main(["interpolate", str(folder), "--alpha", "0.5", "-o", str(half)]) == 0
+    assert [stage["stage"] for stage in read_stages(half)] == ["lincir", "rtd", "interpolation"]
+    save_rtd_model(merge_adapter(str(adapter), str(base)), processor, merged)
+    assert read_stages(merged) == STAGES
+    for place in (half, merged):
+        assert publish(place, *WAYS) == 0
+
+
+def test_saving_replaces_a_model_and_nothing_else(folder, processor):
+    model = RTDModel.from_pretrained(folder)
+    save_rtd_model(model, processor, folder)
+    assert read_stages(folder) == STAGES
+    with pytest.raises(ValueError, match="holds something that is no model"):
+        save_rtd_model(model, processor, folder.parent)
+    assert folder.is_dir()
+
+
 TOKEN = "hf_" + "aB3dE6gH9j" * 3 + "kLmN"
-PLANTS = {
-    "a pickle by name": ("optimizer.pt", "x", "may be a pickle"),
-    "training arguments": ("training_args.bin", "x", "may be a pickle"),
-    "a token": ("notes.md", f"use {TOKEN} here", "holds a token"),
-    "a path": ("notes.md", "it lies in /data/models/clip", "path of a machine, /data/models/clip"),
-    "a path of Windows": ("extra.json", json.dumps({"at": "C:\\Users\\me\\clip"}), "path of a machine"),
-}
 
 
-@pytest.mark.parametrize("plant", PLANTS)
-def test_what_must_not_be_published_is_named_and_refused(folder, hub, capsys, plant):
-    name, text, complaint = PLANTS[plant]
-    put_text(folder, name, text)
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "training_args.bin", "notes.md", "original_text/log.txt", "a/config.json"]
+)
+def test_what_is_no_part_of_a_model_is_refused_by_name(folder, hub, capsys, name):
+    put_text(folder, name, "x")
     assert publish(folder, *WAYS, "--push") == 2
-    error = capsys.readouterr().err
-    assert name in error
-    assert complaint in error
-    assert TOKEN not in error
+    assert f"no part of a model: {name};" in capsys.readouterr().err
     assert hub.repos == {}
 
 
-def test_a_pickle_in_disguise_a_secret_and_a_place_in_the_weights_are_found(folder, monkeypatch, capsys):
-    torch.save({"a": torch.zeros(1)}, folder / "tokens.dat")
-    monkeypatch.setenv("MY_SECRET", "open-sesame-now")
-    with (folder / "model.safetensors").open("ab") as file:
-        file.write(b"....open-sesame-now....")
-    with (folder / "original_text/model.safetensors").open("ab") as file:
-        file.write(f"....{folder.absolute()}/x".encode())
-    from trainer.leaks import find_leaks
+def test_what_is_hidden_stays_here(folder, capsys):
+    for name in (".env", ".git/config", ".ipynb_checkpoints/a.md", "__pycache__/a.pyc"):
+        put_text(folder, name, TOKEN)
+    assert publish(folder, *WAYS) == 0
+    shown = capsys.readouterr().out
+    assert not [name for name in (".env", ".git", ".ipynb", "__pycache__") if name in shown]
 
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    leaks = {leak.partition(":")[0] for leak in find_leaks(files, folder)}
-    assert leaks == {"tokens.dat", "model.safetensors", "original_text/model.safetensors"}
+
+PLANTS = {
+    f"use {TOKEN} here": "holds a token",
+    "https://me:s3cret@example.org/x": "holds a token or a password",
+    "it lies in /data/models/clip": "path of a machine, /data/models/clip",
+    "at:/data/models/clip": "path of a machine, /data/models/clip",
+    "C:\\Users\\me\\clip": "path of a machine, C:",
+    "C:/Users/me/clip": "path of a machine, /Users/me/clip",
+    "/données/modèles/clip": "path of a machine, /données/modèles/clip",
+    "file:///data": "path of a machine, file:///data",
+}
+
+
+@pytest.mark.parametrize("text", PLANTS)
+def test_what_a_text_must_not_hold_is_refused_without_repeating_a_secret(tmp_path, text):
+    for is_escaped in (True, False):
+        content = json.dumps({"at": text}, ensure_ascii=is_escaped)
+        (leak,) = find_leaks({"config.json": content.encode()}, tmp_path)
+        assert leak.startswith("config.json: it holds")
+        assert PLANTS[text] in leak
+        assert not [secret for secret in (TOKEN, "s3cret") if secret in leak]
+
+
+def test_addresses_and_fractions_are_no_paths(tmp_path):
+    text = b"https://example.org/a/b, http://127.0.0.1:8000/a/b, 3/4/5, org/name, and/or/x, ~/clip/x, </a/b>"
+    assert find_leaks({"README.md": text}, tmp_path) == []
+
+
+def test_a_leak_is_refused_by_the_command(folder, hub, capsys):
+    edit_json(folder / "tokenizer_config.json", name_or_path="/data/models/clip")
+    assert publish(folder, *WAYS, "--push") == 2
+    assert "tokenizer_config.json: it holds a path of a machine, /data/models/clip" in capsys.readouterr().err
+    assert hub.repos == {}
+
+
+def test_a_secret_of_the_environment_is_named_and_never_shown(folder, monkeypatch):
+    for name, value in {"LONG_TOKEN": "ey" + "a" * 600, "QUOTED_SECRET": 'with "quotes" in it'}.items():
+        monkeypatch.setenv(name, value)
+        files = {"config.json": json.dumps({"note": value}).encode()}
+        assert find_leaks(files, folder) == [
+            f"config.json: it holds the secret in {name}; remove it, and revoke it if it was ever public"
+        ]
+    monkeypatch.setenv("TOKEN_TYPE", "projection")
+    assert find_leaks({"config.json": b"projection"}, folder) == []
+
+
+def test_a_secret_and_places_in_weights_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET", "open-sesame-right-now")
+    header = save_tensors({"a": torch.zeros(1)}, metadata={"from": "/srv/models/clip"})
+    files = {
+        "model.safetensors": save_tensors({"a": torch.zeros(1)}) + b"....open-sesame-right-now....",
+        "original_text/model.safetensors": save_tensors({}) + f"....{tmp_path.absolute()}/x".encode(),
+        "projection/model.safetensors": header,
+        "adapter_model.safetensors": save_tensors({"a": torch.zeros(1)}) + b"/srv/models/clip",  # bytes of weights
+    }
+    leaks = {leak.partition(":")[0] for leak in find_leaks(files, tmp_path)}
+    assert leaks == {"model.safetensors", "original_text/model.safetensors", "projection/model.safetensors"}
 
 
 def test_no_byte_that_goes_up_holds_a_place_of_this_machine(folder, hub, tmp_path):
@@ -253,13 +355,11 @@ def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder,
         torch.testing.assert_close(loaded.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_an_adapter_with_another_base_is_refused(adapter_folder, clip, hub, capsys, tmp_path):
-    folder, base = adapter_folder
-    shake(clip, seed=5).save_pretrained(base.parent / "other")
-    files = {path.name: path.read_bytes() for path in base.iterdir()}
-    hub.repos["org/other"] = files | {"model.safetensors": (base.parent / "other/model.safetensors").read_bytes()}
-    ways = ["--licence", "mit", "--without", "evaluation", "alignment"]
-    assert publish(folder, *ways, "--base-model", "org/other") == 2
+def test_an_adapter_with_another_base_is_refused(adapter_folder, clip, clip_on_hub, capsys, tmp_path):
+    shake(clip, seed=5).save_pretrained(tmp_path / "other")
+    weights = {"model.safetensors": (tmp_path / "other/model.safetensors").read_bytes()}
+    clip_on_hub.repos["org/other"] = clip_on_hub.repos["org/clip"] | weights
+    assert publish(adapter_folder[0], *ADAPTER_WAYS, "--base-model", "org/other") == 2
     assert "is not the base of this model" in capsys.readouterr().err
 
 
@@ -272,6 +372,50 @@ def test_a_base_that_cannot_be_had_is_noted_in_a_dry_run_and_refused_on_pushing(
 
 
 @pytest.mark.parametrize(
+    ("base", "complaint"),
+    [
+        ("clip", "made of 'clip' on this machine"),
+        ("../x/y", "made of '../x/y' on this machine"),
+        ("org/clip name", "Repo id must use alphanumeric chars"),
+        ("runs/clip", "the base 'runs/clip' cannot be had from the Hub"),
+        ("org/small", "'org/small' is not the base of this model: it is no CLIP of these sizes"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(folder, clip_on_hub, capsys, base, complaint):
+    small = json.dumps(json.loads(clip_on_hub.repos["org/clip"]["config.json"]) | {"projection_dim": 8})
+    clip_on_hub.repos["org/small"] = {"config.json": small.encode()}
+    assert publish(folder, *WAYS, "--base-model", base, "--push") == 2
+    assert complaint in capsys.readouterr().err
+    edit_json(folder / "config.json", base_model=base)  # as it may have been recorded
+    assert publish(folder, *WAYS[:2], *WAYS[4:], "--push") == 2
+    assert complaint in capsys.readouterr().err
+    assert REPO not in clip_on_hub.repos
+
+
+def test_the_place_of_a_base_is_recorded_from_the_root_on(saved, processor, monkeypatch):
+    monkeypatch.chdir(saved)
+    model = RTDModel.from_clip("clip", "lincir")
+    model.replace_text_model(copy.deepcopy(model.text_model), "clip")
+    assert model.config.base_model == model.config.original_text_model["repo"] == str(saved / "clip")
+
+
+def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, tmp_path, capsys):
+    model = RTDModel.from_clip(str(saved / "clip"), "lincir")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)), str(saved / "clip"))
+    folder = save(model.save_pretrained, processor, tmp_path / "model")
+    assert publish(folder, *WAYS) == 2
+    assert "the text tower from before RTD lies in" in capsys.readouterr().err
+    assert publish(folder, *ADAPTER_WAYS, "--push") == 0
+    assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
+
+
+@pytest.mark.parametrize(("licence", "near"), [("ID", "such as apache-2.0"), ("Apache 2.0", "write apache-2.0")])
+def test_a_licence_that_is_none_is_refused(folder, capsys, licence, near):
+    assert publish(folder, *WAYS, "--licence", licence) == 2
+    assert near in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
         ("a run", "it is a run: publish"),
@@ -279,6 +423,9 @@ def test_a_base_that_cannot_be_had_is_noted_in_a_dry_run_and_refused_on_pushing(
         ("no processor", "processor_config.json is missing"),
         ("no original tower", "original_text/model.safetensors is missing"),
         ("no organisation", "write org/name"),
+        ("no RTD model", "is no RTD model, its config.json says 'clip'"),
+        ("no JSON", "config.json' is no JSON"),
+        ("both kinds", "holds a model and an adapter"),
     ],
 )
 def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
@@ -291,6 +438,12 @@ def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
         (folder / "processor_config.json").unlink()
     elif mistake == "no original tower":
         (folder / "original_text/model.safetensors").unlink()
+    elif mistake == "no RTD model":
+        edit_json(folder / "config.json", model_type="clip")
+    elif mistake == "no JSON":
+        (folder / "config.json").write_text("{")
+    elif mistake == "both kinds":
+        (folder / "rtd_adapter.json").write_text("{}")
     else:
         repo = "tiny"
     assert main(["publish", str(place), repo, *WAYS]) == 2
@@ -306,12 +459,9 @@ def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
     assert sorted(run_last(block)[0].tolist()) == [0, 1, 2]
 
 
-def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, hub, tmp_path, monkeypatch):
-    folder, base = adapter_folder
-    hub.repos["org/clip"] = {path.name: path.read_bytes() for path in base.iterdir()}
-    ways = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
-    assert publish(folder, *ways, "--push") == 0
-    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, clip_on_hub, tmp_path, monkeypatch):
+    assert publish(adapter_folder[0], *ADAPTER_WAYS, "--push") == 0
+    block = re.search(r"```python\n(.*?)```", clip_on_hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
     monkeypatch.chdir(tmp_path)
     for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
         image.save(f"{name}.jpg")

@@ -13,12 +13,13 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from modeling_rtd import RTDTextModel, build_projection
+from modeling_rtd import RTDModel, RTDTextModel, build_projection, fingerprint
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
 from trainer.arguments import RTDTrainingArguments
 from trainer.checkpoints import find_last_complete_checkpoint
 from trainer.noise import draw_noise
+from trainer.provenance import read_stages, write_stages
 from trainer.rtd_trainer import RTDTrainer
 
 
@@ -469,3 +470,34 @@ def test_several_gpus_in_one_process_are_refused(build, monkeypatch):
     monkeypatch.setattr(RTDTrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
         build()
+
+
+@pytest.mark.parametrize("argument", [{"push_to_hub": True}, {"hub_token": "hf_secret"}])
+def test_a_run_is_never_uploaded_with_its_arguments(argument, tmp_path):
+    with pytest.raises(ValueError, match="publish the result with `rtd publish`") as refused:
+        RTDTrainingArguments(output_dir=str(tmp_path), **argument)
+    assert "hf_secret" not in str(refused.value)
+
+
+def test_what_is_trained_in_python_is_saved_with_its_record(build, model, processor, tmp_path):
+    model.save_pretrained(tmp_path / "lincir")
+    write_stages([{"stage": "lincir", "data": {"captions": "org/captions"}}], tmp_path / "lincir")
+    model = RTDModel.from_pretrained(tmp_path / "lincir")
+    trainer = build(max_steps=1)
+    with pytest.raises(ValueError, match="rtd publish"):
+        trainer.push_to_hub()
+    trainer.train()
+    folder = trainer.save_rtd_model(model)
+    assert folder == tmp_path / "run/model"
+    first, second = read_stages(folder)
+    assert (first["stage"], second["stage"], second["steps"]) == ("lincir", "rtd", 1)
+    assert second["data"] == {"triplets": "48 rows from memory"}
+    assert second["versions"].keys() >= {"python", "torch", "transformers"}
+    assert "RTD" in (folder / "README.md").read_text()
+    assert (tmp_path / "run/training.json").exists()
+    saved = RTDModel.from_pretrained(folder)
+    assert fingerprint(saved.text_model) == fingerprint(trainer.model)
+    before = RTDModel.from_pretrained(tmp_path / "lincir")
+    assert fingerprint(saved.original_text_model) == fingerprint(before.text_model)
+    trainer.save_rtd_model(model, tmp_path / "again")  # what was trained is in the model already
+    assert fingerprint(RTDModel.from_pretrained(tmp_path / "again").text_model) == fingerprint(trainer.model)

@@ -35,15 +35,14 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
-    from trainer.provenance import read_stages, write_stages
+    from trainer.provenance import read_stages
     from trainer.published_files import describe_conversion
+    from trainer.saving import save_rtd_model
 
     model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
-    model.save_pretrained(options.output)
     processor = RTDProcessor.from_clip(options.clip, model.projection)
     if options.method == "rtd" and model.projection.rtd_template:
         processor = processor.with_template(model.projection.rtd_template)
-    processor.save_pretrained(options.output)
-    earlier = read_stages(options.projection) if options.projection else []
-    write_stages([*earlier, describe_conversion(options.file, options.method)], options.output)
+    stages = [*read_stages(options.projection or ""), describe_conversion(options.file, options.method)]
+    save_rtd_model(model, processor, options.output, stages)
     print(f"model: {options.output}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -29,13 +28,15 @@ def run(arguments: list[str]) -> None:
 
     from modeling_rtd import fingerprint
     from trainer.assembly import load_model_and_processor
-    from trainer.provenance import read_stages, write_stages
+    from trainer.provenance import read_stages
+    from trainer.saving import save_rtd_model
 
     model, processor = load_model_and_processor(options.model, alpha=options.alpha)
-    model.save_pretrained(options.output)
-    processor.save_pretrained(options.output)
-    facts = {"model": options.model, "alpha": options.alpha, "text_model_sha256": fingerprint(model.text_model)}
-    (options.output / "interpolation.json").write_text(json.dumps(facts, indent=2))
-    stage = {"stage": "interpolation", "data": {"towers": "from before and after RTD"}, "alpha": options.alpha}
-    write_stages([*read_stages(options.model), stage], options.output)
+    stage = {
+        "stage": "interpolation",
+        "data": {"towers": "from before and after RTD"},
+        "alpha": options.alpha,
+        "text_model": fingerprint(model.text_model),
+    }
+    save_rtd_model(model, processor, options.output, [*read_stages(options.model), stage])
     print(f"model: {options.output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 
 
@@ -38,7 +39,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from trainer.model_card import write_card
-    from trainer.publishing import prepare_publication, push
+    from trainer.publishing import list_removals, prepare_publication, push
 
     publication = prepare_publication(
         options.folder,
@@ -58,6 +59,9 @@ def run(arguments: list[str]) -> None:
     for note in publication.notes:
         print(f"Note: {note}.")
     if not options.push:
+        with contextlib.suppress(OSError):  # no network is needed to see what would go up
+            for name in list_removals(publication, options.endpoint):
+                print(f"would be removed from the Hub: {name}")
         print(f"Nothing was uploaded. With --push these {len(publication.files)} files go to {options.repo}.")
         return
     address, removed = push(publication, options.private, options.endpoint)

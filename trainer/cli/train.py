@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> None:
     import copy
     from pathlib import Path
 
-    from modeling_rtd import PROJECTIONS
+    from modeling_rtd import PROJECTIONS, settle_place
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run
@@ -101,7 +101,7 @@ def run(arguments: list[str]) -> None:
     processor = processor.with_template(args.template or model.projection.rtd_template or processor.default_template)
     lift = _fit_lift(model, processor, triplets, command, args)
     if command.lora_r:
-        model.config.base_model = model.config.base_model or command.model
+        model.config.base_model = model.config.base_model or settle_place(command.model)
         tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
     else:
         tower = copy.deepcopy(model.text_model)
@@ -121,7 +121,7 @@ def run(arguments: list[str]) -> None:
     )
     sources = {name: getattr(command, name) for name in ("triplets", "captions", "images")}
     data = {name: name_source(place) for name, place in sources.items() if place is not None}
-    if folder := finish_run(trainer, model, "rtd", command.original_text_model, data, earlier):
+    if folder := finish_run(trainer, model, command.original_text_model, data, earlier):
         print(f"{folder.name}: {folder}")
 
 

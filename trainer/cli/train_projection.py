@@ -68,5 +68,5 @@ def run(arguments: list[str]) -> None:
     model, processor = load_model_and_processor(command.clip, command.method)
     trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
     data = {name: name_source(getattr(command, name)) for name in needed}
-    if folder := finish_run(trainer, model, command.method, data=data):
+    if folder := finish_run(trainer, model, data=data):
         print(f"model: {folder}")

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset, concatenate_datasets
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
@@ -46,7 +47,8 @@ class FTI4CIRObjective:
         self.args = args
         self.model = model
         self.processor = processor
-        self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        # One row. Sent here and not at each step, which would wait for the device.
+        self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.features = None
         self.caption_embeddings = None
 
@@ -137,7 +139,7 @@ class FTI4CIRObjective:
         """
         images = batch["image_embeds"]
         embeds, mask, features = projection(images, batch["image_tokens"], return_features=True)
-        prompt = {name: self.prompt[name].expand(len(images), -1).to(images.device) for name in self.prompt}
+        prompt = {name: self.prompt[name].expand(len(images), -1) for name in self.prompt}
         whole = self._encode(prompt, embeds, mask)
         subject = self._encode(_take(batch, "subject"), embeds[:, :1], None)
         attribute = self._encode(_take(batch, "attribute"), embeds[:, 1:], mask[:, 1:])

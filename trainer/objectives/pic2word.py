@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import normalize
@@ -43,7 +44,8 @@ class Pic2WordObjective:
         self.args = args
         self.model = model
         self.processor = processor
-        self.prompt = processor.pad(processor.build_prompts([""])[0])  # one row
+        # One row. Sent here and not at each step, which would wait for the device.
+        self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step
         self.features = None
 
@@ -104,10 +106,8 @@ class Pic2WordObjective:
             batch = batch | {name: tensor.float() for name, tensor in features.items()}
         embeds, mask = projection(**{name: batch[name] for name in self.model.projection.consumes})
         image_embeds = batch["image_embeds"]
-        prompt = {
-            name: self.prompt[name].expand(len(image_embeds), -1).to(image_embeds.device)
-            for name in ("input_ids", "placeholder_mask")
-        }
+        names = ("input_ids", "placeholder_mask")
+        prompt = {name: self.prompt[name].expand(len(image_embeds), -1) for name in names}
         text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
         joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
         return target_anchored_loss(*joined, self.temperature, "info_nce")
@@ -137,7 +137,8 @@ class Pic2WordObjective:
 def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float, float] = (0.9, 1.0)) -> Image.Image:
     """Crop a random part of an image and resize it, as torchvision's `RandomResizedCrop` does.
 
-    Random numbers come from torch's default generator, so that a resumed run draws the same.
+    Random numbers come from torch's default generator, so that a resumed run draws the same, unless other processes
+    collate (`dataloader_num_workers`).
 
     Args:
         image (`PIL.Image.Image`): Image.

@@ -160,7 +160,8 @@ class SEARLEObjective:
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows, and draw a concept and a phrase for each.
 
-        Random numbers come from torch's default generator, so that a resumed run draws the same.
+        Random numbers come from torch's default generator, so that a resumed run draws the same, unless other
+        processes collate (`dataloader_num_workers`).
 
         Args:
             rows (`list[dict]`): Rows of [`prepare`].

@@ -9,6 +9,7 @@ from tests.stand_ins import build_stand_in
 from trainer.assembly import load_model_and_processor
 from trainer.cli.main import main
 from trainer.judging import judge
+from trainer.provenance import read_stages
 from trainer.small_world import build_small_world, build_tokenizer
 from trainer.systems import ModelSystem
 
@@ -146,8 +147,8 @@ def test_interpolate_saves_a_model_that_knows_both_towers(place, tmp_path, capsy
     expected = tuned.interpolate_text_model(0.5)
     assert fingerprint(half.text_model) == fingerprint(expected.text_model)
     assert fingerprint(half.original_text_model) == fingerprint(tuned.original_text_model)
-    facts = json.loads((out / "interpolation.json").read_text())
-    assert facts == {"model": place, "alpha": 0.5, "text_model_sha256": fingerprint(half.text_model)}
+    stage = read_stages(out)[-1]
+    assert (stage["alpha"], stage["text_model"]) == (0.5, fingerprint(half.text_model))
     loaded, _ = load_model_and_processor(place, alpha=0.5)
     assert fingerprint(loaded.text_model) == fingerprint(half.text_model)
 

@@ -1,0 +1,102 @@
+"""Results for a card: what `rtd evaluate`, `rtd diagnose` and `rtd demo` have written about the very model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.demo_report import format_table
+
+
+__all__ = ["read_results", "sort_results"]
+
+_RECORD = {"benchmark", "comparable", "data", "deviations", "metrics", "numbers", "parts", "protocol", "split"}
+_ABOUT = {"benchmark", "k", "split"}
+
+
+def read_results(paths: Sequence[str | Path], hashes: Mapping[str, str], repo: str) -> dict[str, dict | list]:
+    """Read results, and refuse those of another model and those that come twice.
+
+    Args:
+        paths (`Sequence[str | Path]`):
+            Records of `rtd evaluate`, `diagnosis.json` of `rtd diagnose`, `metrics.json` of `rtd demo`.
+        hashes (`Mapping[str, str]`): Of the parts of the model, see [`hash_parts`].
+        repo (`str`): Hub id that stands in them for the model's place.
+
+    Returns:
+        `dict[str, dict | list]`: By name of the file.
+
+    Raises:
+        ValueError: If a file is none of these or judges other weights, or two have one name or tell the same.
+    """
+    results: dict[str, dict | list] = {}
+    for path in map(Path, paths):
+        try:
+            content = _check_result(path, json.loads(path.read_text(encoding="utf-8")), hashes, repo)
+        except OSError as error:
+            raise ValueError(f"'{path}' cannot be read as results: {error}") from error
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"'{path}' is no result: give records of `rtd evaluate`, diagnosis.json of `rtd diagnose` or "
+                "metrics.json of `rtd demo`."
+            ) from error
+        if path.name in results:
+            raise ValueError(f"two results are named '{path.name}', and only one of them would go up: rename one.")
+        twin = next((name for name, other in results.items() if _name_subject(other) == _name_subject(content)), None)
+        if twin is not None:
+            raise ValueError(f"'{twin}' and '{path.name}' tell the same of the model: give one of them.")
+        results[path.name] = content
+    return results
+
+
+def sort_results(results: Mapping[str, dict | list]) -> dict:
+    """Sort results as a card takes them.
+
+    Args:
+        results (`Mapping[str, dict | list]`): What [`read_results`] gives.
+
+    Returns:
+        `dict`: `evaluations`, `diagnosis` and `comparison` of [`CardFacts`].
+    """
+    contents = list(results.values())
+    return {
+        "evaluations": [content for content in contents if isinstance(content, dict) and "system" in content],
+        "diagnosis": next((c for c in contents if isinstance(c, dict) and "about" in c), None),
+        "comparison": next((content for content in contents if isinstance(content, list)), ()),
+    }
+
+
+def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> dict | list:
+    """Give a result with the Hub id for the place; what misses in it shows as one of Python's own errors."""
+    if isinstance(content, list):
+        if not any(row.get("sha256") == hashes for row in content):
+            raise ValueError(
+                f"'{path}' compares other weights than these, or does not say which, as demos of earlier versions; "
+                "give that of the demo that made this model."
+            )
+        format_table(content)
+        return content
+    if "system" in content:
+        _require(content, _RECORD)
+        system = content["system"]
+        if system.get("sha256") != hashes or system.get("alpha") is not None or system.get("mode") != "composed":
+            raise ValueError(f"'{path}' judges other weights than these; judge the model that is published.")
+        return content | {"system": system | {"name_or_path": repo}}
+    about = content["about"]
+    _require(about, _ABOUT)
+    if any(about[f"{part}_sha256"] != hashes[part] for part in ("text_model", "projection")):
+        raise ValueError(f"'{path}' diagnoses other weights than these; diagnose the model that is published.")
+    return {"about": about | {"model": repo}, "alignment": content["alignment"]}
+
+
+def _require(content: Mapping, names: set[str]) -> None:
+    if missing := names - content.keys():
+        raise KeyError(*missing)
+
+
+def _name_subject(content: dict | list) -> tuple:
+    """Name what a card tells once: the demo's table, a diagnosis, a benchmark in one protocol."""
+    if isinstance(content, list) or "about" in content:
+        return (type(content),)
+    return (content["benchmark"], content["split"], json.dumps(content["protocol"], sort_keys=True))
