@@ -238,8 +238,9 @@ def _draw(turn: dict, gallery, processor):
         except ValueError:  # an id that is no path, or an image that has been moved
             return Image.new("RGB", (1, 1), "lightgrey")
 
-    query, results = turn["query"], turn["results"]
-    references = gallery.locate(_list_references(query))
+    query, results, references = turn["query"], turn["results"], _list_references(turn["query"])
+    if turn["chosen"] is not None:  # ids, and no files of the one who searches
+        references = gallery.locate(references)
     text = ", ".join(filter(None, [query.get("text"), "negative" in query and f"without: {query['negative']}"]))
     rows = []
     for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
