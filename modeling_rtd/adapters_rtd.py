@@ -15,7 +15,7 @@ from .configuration_rtd import suggest
 from .text_model_rtd import RTDTextModel, fingerprint
 
 
-__all__ = ["AdaptersDisabled", "RTDAdapterMixin"]
+__all__ = ["AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]
 
 _ADAPTER_FACTS = "rtd_adapter.json"
 _BASE = "__base__"  # peft's own name for no adapter
@@ -211,6 +211,22 @@ class AdaptersDisabled:
 
     def __getattr__(self, name):
         return getattr(self._tower, name)
+
+
+def refuse_adapter(place, subfolder: str | None = None) -> None:
+    """Refuse the directory of an adapter where a whole model is loaded.
+
+    Args:
+        place (`str` or `Path`, *optional*): What is to be loaded.
+        subfolder (`str`, *optional*): Folder in it.
+
+    Raises:
+        ValueError: If an adapter lies there.
+    """
+    # transformers would load the base in its place, and then hand the adapter to a method of another signature.
+    folder = None if place is None else Path(place, subfolder or "")
+    if folder is not None and (folder / _ADAPTER_FACTS).is_file():
+        raise ValueError(f"'{folder}' is an adapter: load it with RTDModel.from_adapter('{folder}').")
 
 
 def _read_adapter_facts(name_or_path: str) -> dict:

@@ -108,8 +108,11 @@ def hold_lock(folder: Path):
         folder (`Path`): Folder.
 
     Raises:
-        ValueError: If another process holds it.
+        ValueError: If another process holds it, or the folder holds something that is no gallery.
     """
+    # With a lock and no manifest, a gallery is being made or was interrupted.
+    if not (Manifest.is_in(folder) or (folder / _LOCK).exists()) and any(folder.iterdir()):
+        raise ValueError(f"'{folder}' holds something that is no gallery; choose another folder.")
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(WeakFileLock(folder / _LOCK, timeout=0.2))

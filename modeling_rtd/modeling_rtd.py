@@ -13,7 +13,7 @@ from transformers.conversion_mapping import WeightRenaming, register_checkpoint_
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin
+from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin, refuse_adapter
 from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import (
     RTDConfig,
@@ -84,8 +84,10 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """Load as every transformers model does, but never leave a tower or the projection at random.
 
         Raises:
-            ValueError: If tensors are missing, as those of the projection are in a plain CLIP.
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, or it is the directory
+                of an adapter.
         """
+        refuse_adapter(pretrained_model_name_or_path, kwargs.get("subfolder"))
         wants_report = kwargs.pop("output_loading_info", False)
         try:
             model, report = super().from_pretrained(

@@ -242,3 +242,11 @@ def test_a_model_with_an_adapter_is_not_saved_as_a_whole(model, tmp_path):
 def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
     with pytest.raises(ValueError, match="no adapter"):
         model.save_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("subfolder", [None, "adapter"])
+def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, subfolder):
+    add_lora(model.text_model)
+    model.save_adapter(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"):
+        RTDModel.from_pretrained(tmp_path / ("adapter" if subfolder is None else ""), subfolder=subfolder or "")

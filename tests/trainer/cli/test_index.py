@@ -157,7 +157,7 @@ def test_a_folder_with_the_manifest_of_another_program_is_a_folder_of_images(pla
     status, out, _ = search(place, photos, tmp_path, capsys, "--text", "a dog", "--top-k", "3")
     assert (status, len(out.splitlines())) == (0, 5)
     assert main(["index", place, "--images", str(photos), "--out", str(photos)]) == 2
-    assert "is not that of a gallery; choose another folder" in capsys.readouterr().err
+    assert f"'{photos}' holds something that is no gallery; choose another folder" in capsys.readouterr().err
     assert (photos / "manifest.json").read_text() == '{"name": "site"}'
 
 
