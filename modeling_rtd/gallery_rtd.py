@@ -378,7 +378,7 @@ class Gallery(GalleryRows):
             options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, or there is a gallery or something else in the folder or, with Milvus, a
+            ValueError: If the gallery is empty, or there is a gallery or something else in the folder, or, with Milvus, a
                 gallery under the same `uri` and `collection`.
         """
         folder = Path(folder)

@@ -12,13 +12,46 @@ from accelerate import PartialState
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from modeling_rtd import RTDConfig, RTDModel, RTDProcessor
+from modeling_rtd import PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
 from trainer.base_trainer import BaseTrainer
 from trainer.checkpoints import RUN_FILE, find_checkpoints
 from trainer.progress import LossBarCallback
 
 
-__all__ = ["finish_run", "load_model_and_processor"]
+__all__ = ["ADAPTER_FACTS", "check_place", "finish_run", "load_model_and_processor"]
+
+ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
+
+
+def check_place(name_or_path: str | Path) -> None:
+    """Refuse a directory that holds no model, and a path at which there is none, without asking the Hub.
+
+    A name is a path if it begins with `.`, `/` or `~`, has more than one slash, or begins with a folder that is here.
+
+    Args:
+        name_or_path (`str` or `Path`): What a user names: directory or Hub id of a model, adapter, CLIP or projection.
+
+    Raises:
+        ValueError: If it is such a directory or path; names the model of a run.
+    """
+    name, folder = str(name_or_path), Path(name_or_path)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ("config.json", ADAPTER_FACTS)):
+            inner = _find_result(folder)
+            hint = f"it is a run: name '{inner}'." if inner else "name the folder of a model or an adapter."
+            raise ValueError(f"'{folder}' holds no model; {hint}")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or _is_below_a_folder(name):
+        near = _find_result(folder.parent)
+        hint = f"; did you mean '{near}'?" if near else "."
+        raise ValueError(f"there is no directory '{folder}'{hint}")
+
+
+def _find_result(run: Path) -> Path | None:
+    return next((run / name for name in ("model", "adapter") if (run / name).is_dir()), None)
+
+
+def _is_below_a_folder(name: str) -> bool:
+    return "/" in name and Path(name.partition("/")[0]).is_dir()
 
 
 def load_model_and_processor(
@@ -38,11 +71,14 @@ def load_model_and_processor(
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
-        ValueError: If there is no such model, a CLIP comes without a projection, anything else with one, or `alpha` is
+        ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else with one, or `alpha` is
             not accepted.
     """
+    for place in (name_or_path, projection):
+        if place is not None and place not in PROJECTIONS:
+            check_place(place)
     try:
-        is_adapter = bool(cached_file(name_or_path, "rtd_adapter.json", _raise_exceptions_for_missing_entries=False))
+        is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
         is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
     except OSError as error:
         raise ValueError(

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from huggingface_hub import hf_hub_download
 
 from modeling_rtd import RTDModel, RTDProcessor, convert_checkpoint
-from trainer.assembly import load_model_and_processor
+from trainer.assembly import check_place, load_model_and_processor
 from trainer.provenance import name_source, read_stages
 
 
@@ -96,6 +96,7 @@ def load_start(
         return model, processor, read_stages(projection or name_or_path)
     if projection_from is None:
         raise ValueError(f"'{projection}' is a published file: say of which method, with --projection_from METHOD.")
+    check_place(name_or_path)
     with PartialState().local_main_process_first():
         file = fetch_file(projection)
     model = convert_checkpoint(file, projection_from, name_or_path).float().to(PartialState().device)

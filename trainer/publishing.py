@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_rtd import RTDConfig, RTDModel, RTDProcessor
-from trainer.assembly import load_model_and_processor
+from trainer.assembly import ADAPTER_FACTS, check_place, load_model_and_processor
 from trainer.leaks import find_leaks
 from trainer.licences import check_licence
 from trainer.model_card import CardFacts, describe_model, render_card
@@ -30,7 +30,6 @@ from trainer.systems import hash_parts
 
 __all__ = ["Publication", "list_removals", "prepare_publication", "push"]
 
-_ADAPTER_FACTS = "rtd_adapter.json"
 # All that goes up, beside the card. On the Hub a file of another name is somebody's own.
 _OURS = re.compile(
     r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
@@ -97,10 +96,10 @@ def prepare_publication(
         check_licence(licence)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
-    files |= _list_code(_ADAPTER_FACTS in names)
+    files |= _list_code(ADAPTER_FACTS in names)
     recorded = _find_base(folder, names)
     base_model = base_model or recorded
-    _check_base(base_model, _ADAPTER_FACTS in names)
+    _check_base(base_model, ADAPTER_FACTS in names)
     files |= _name_base(folder, names, recorded, None if base_model == "none" else base_model)
     _check_complete(files)
     model, processor, notes = _load(folder, base_model, recorded, is_final)
@@ -192,21 +191,18 @@ def _reach_hub(endpoint: str | None) -> Iterator[None]:
 
 def _list_files(folder: Path) -> list[str]:
     """List what of the folder goes up; card, results and code are written anew, and what is hidden stays here."""
-    if not folder.is_dir():
+    check_place(folder)
+    if not folder.is_dir():  # a name that the Hub may know
         raise ValueError(f"there is no directory '{folder}'.")
     paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     names = [path.as_posix() for path in paths if not any(part.startswith((".", "__")) for part in path.parts)]
     names = [name for name in names if not name.startswith(("README.md", "evaluation/")) and name[-7:] != "_rtd.py"]
-    if not {"config.json", _ADAPTER_FACTS} & set(names):
-        inner = next((name for name in ("model", "adapter") if (folder / name).is_dir()), None)
-        hint = f"it is a run: publish '{folder / inner}'." if inner else "name the folder of a model or an adapter."
-        raise ValueError(f"'{folder}' holds no model; {hint}")
     if strange := [name for name in names if not _OURS.fullmatch(name)]:
         raise ValueError(
             f"'{folder}' holds files that are no part of a model: {', '.join(strange[:5])}"
             f"{', ...' if len(strange) > 5 else ''}; move them elsewhere."
         )
-    if {"config.json", _ADAPTER_FACTS} <= set(names):
+    if {"config.json", ADAPTER_FACTS} <= set(names):
         raise ValueError(f"'{folder}' holds a model and an adapter: save each in a folder of its own.")
     return names
 
@@ -229,8 +225,8 @@ def _read(folder: Path, name: str) -> dict:
 
 
 def _find_base(folder: Path, names: Sequence[str]) -> str | None:
-    if _ADAPTER_FACTS in names:
-        return _read(folder, _ADAPTER_FACTS).get("base_model")
+    if ADAPTER_FACTS in names:
+        return _read(folder, ADAPTER_FACTS).get("base_model")
     config = _read(folder, "config.json")
     if config.get("model_type") != RTDConfig.model_type:
         raise ValueError(
@@ -287,10 +283,10 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     """Write the files that name the base anew, where it has another name on the Hub."""
     if recorded == base_model:
         return {}
-    if _ADAPTER_FACTS in names:
-        facts = _read(folder, _ADAPTER_FACTS) | {"base_model": base_model}
+    if ADAPTER_FACTS in names:
+        facts = _read(folder, ADAPTER_FACTS) | {"base_model": base_model}
         adapter = _read(folder, "adapter_config.json") | {"base_model_name_or_path": base_model}
-        return {_ADAPTER_FACTS: _to_bytes(facts), "adapter_config.json": _to_bytes(adapter)}
+        return {ADAPTER_FACTS: _to_bytes(facts), "adapter_config.json": _to_bytes(adapter)}
     config = _read(folder, "config.json") | {"base_model": base_model}
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded:
@@ -305,7 +301,7 @@ def _to_bytes(content) -> bytes:
 def _check_complete(files: Mapping[str, Path | bytes]) -> None:
     """Refuse a repository that could not be loaded from the Hub."""
     needed = {"processor_config.json"}
-    if _ADAPTER_FACTS in files:
+    if ADAPTER_FACTS in files:
         needed |= {"adapter_config.json", "adapter_model.safetensors", "projection/model.safetensors"}
     else:
         content = files["config.json"]
@@ -340,7 +336,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
             _ = model.original_text_model  # compares its hash
         return model, processor, []
     try:
-        if (folder / _ADAPTER_FACTS).exists():
+        if (folder / ADAPTER_FACTS).exists():
             model = RTDModel.from_adapter(str(folder), base=base_model, dtype=torch.float32)
         else:
             model = RTDModel.from_pretrained(folder, dtype=torch.float32)

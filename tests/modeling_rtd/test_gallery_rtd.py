@@ -361,17 +361,18 @@ def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch)
         gallery.save(half)
 
 
-@pytest.mark.parametrize("write", ["make", "save"])
-def test_a_folder_of_something_else_is_left_as_it_is(index, tmp_path, write):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes/todo.txt").write_text("buy milk")
-    gallery = Gallery.load(index)
-    with pytest.raises(ValueError, match="notes' holds something that is no gallery; choose another folder"):
-        if write == "save":
-            gallery.save(tmp_path / "notes")
-        else:
-            Gallery(torch.eye(2), ["a", "b"], folder=tmp_path / "notes")
-    assert [path.name for path in (tmp_path / "notes").iterdir()] == ["todo.txt"]
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: Gallery(torch.eye(2), ["a", "b"], folder=folder),
+        lambda folder: Gallery(torch.eye(2), ["a", "b"]).save(folder),
+    ],
+)
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, write):
+    (tmp_path / "todo.txt").write_text("buy milk")
+    with pytest.raises(ValueError, match=f"'{tmp_path}' holds something that is no gallery; choose another folder"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["todo.txt"]
 
 
 def test_a_damaged_journal_is_named(index):

@@ -418,7 +418,7 @@ def test_a_licence_that_is_none_is_refused(folder, capsys, licence, near):
 @pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
-        ("a run", "it is a run: publish"),
+        ("a run", "it is a run: name"),
         ("no folder", "there is no directory"),
         ("no processor", "processor_config.json is missing"),
         ("no original tower", "original_text/model.safetensors is missing"),

@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
 def _open_desk(options: argparse.Namespace):
     from modeling_rtd import Gallery, SearchHistory
     from trainer.app import SearchDesk, find_root, list_voices
-    from trainer.assembly import load_model_and_processor
+    from trainer.assembly import check_place, load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
@@ -76,6 +76,7 @@ def _open_desk(options: argparse.Namespace):
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
     for name, _, place in reversed(adapters):
+        check_place(place)
         model.load_adapter(place, name)
     if not is_index:
         gallery, skipped = Gallery.from_images(model, processor, paths)

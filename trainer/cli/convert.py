@@ -35,10 +35,14 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
+    from trainer.assembly import check_place
     from trainer.provenance import read_stages
     from trainer.published_files import describe_conversion
     from trainer.saving import save_rtd_model
 
+    for place in (options.clip, options.projection):
+        if place is not None:
+            check_place(place)
     model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
     processor = RTDProcessor.from_clip(options.clip, model.projection)
     if options.method == "rtd" and model.projection.rtd_template:

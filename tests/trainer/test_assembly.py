@@ -1,0 +1,40 @@
+import pytest
+
+from trainer.assembly import load_model_and_processor
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The working directory, with two runs in it."""
+    for place in ("runs/rtd/model", "runs/lora/adapter"):
+        (tmp_path / place).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("runs/rtd", "'runs/rtd' holds no model; it is a run: name 'runs/rtd/model'."),
+        ("runs", "'runs' holds no model; name the folder of a model or an adapter."),
+        ("runs/lora/model", "there is no directory 'runs/lora/model'; did you mean 'runs/lora/adapter'?"),
+        ("runs/nope", "there is no directory 'runs/nope'."),
+        ("some/far/place", "there is no directory 'some/far/place'."),
+        ("../nope", "there is no directory '../nope'."),
+        ("/nope", "there is no directory '/nope'."),
+    ],
+)
+def test_a_place_without_a_model_is_named_and_the_hub_not_asked(here, hub, name, message):
+    with pytest.raises(ValueError) as error:
+        load_model_and_processor(name)
+    assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        load_model_and_processor("org/clip", projection=name)
+    assert str(error.value) == message
+    assert hub.calls == []
+
+
+def test_the_hub_is_asked_for_what_may_be_there(here, hub):
+    with pytest.raises(ValueError, match="'org/model' is no directory of a model, and as a Hub id it cannot be had"):
+        load_model_and_processor("org/model")
+    assert hub.calls
