@@ -56,7 +56,7 @@ def check_batch_fills(args: TrainingArguments, num_rows: int) -> None:
     if args.dataloader_drop_last and num_rows < world_batch:
         raise ValueError(
             f"{num_rows} rows do not fill one batch of {world_batch}, and partial batches are dropped: lower "
-            "per_device_train_batch_size or bring more rows."
+            "per_device_train_batch_size (--per-device-train-batch-size), or bring more rows."
         )
 
 

@@ -64,7 +64,7 @@ def check_texts(table: Dataset, columns: Sequence[str]) -> None:
     if missing:
         raise ValueError(
             f"the data lack the column(s) {', '.join(missing)}; found: {', '.join(table.column_names) or 'none'}. "
-            "Rename yours with datasets' rename_column."
+            "Rename yours in the file (in Python: datasets' rename_column)."
         )
     for name in columns:
         for row, value in enumerate(table[name], start=1):
@@ -86,9 +86,15 @@ def load_triplets(source: str | Path | Dataset, split: str = "train") -> Dataset
         `datasets.Dataset`: Columns `reference_caption`, `conditioning_caption` and `target_caption`, as they came.
 
     Raises:
-        ValueError: If a column is missing, or a caption is empty or no string; names the row, counted from 1.
+        ValueError: If a column is missing, as of plain captions, or a caption is empty or no string; names the row,
+            counted from 1.
     """
     table = load_table(source, split)
+    if table.column_names == ["text"]:
+        raise ValueError(
+            "these are plain captions and no triplets (one column `text`): give them to `rtd train` with --captions, "
+            "or make triplets of them with `rtd triplets`."
+        )
     check_texts(table, TRIPLET_COLUMNS)
     table = table.select_columns(list(TRIPLET_COLUMNS))
     if not len(table):

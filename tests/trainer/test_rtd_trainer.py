@@ -456,7 +456,7 @@ def test_the_best_tower_comes_back_when_a_finished_run_is_resumed(build):
 
 
 def test_rows_that_do_not_fill_a_batch_are_refused(build):
-    with pytest.raises(ValueError, match="48 rows do not fill one batch of 64"):
+    with pytest.raises(ValueError, match="48 rows do not fill one batch of 64.*--per-device-train-batch-size"):
         build(per_device_train_batch_size=64)
 
 

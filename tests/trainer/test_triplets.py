@@ -40,7 +40,7 @@ def test_further_columns_are_left_out():
 
 def test_a_missing_column_is_named():
     table = Dataset.from_list(ROWS).rename_column("target_caption", "target")
-    with pytest.raises(ValueError, match=r"lack the column\(s\) target_caption; found: .*target"):
+    with pytest.raises(ValueError, match=r"lack the column\(s\) target_caption; found: .* Rename yours in the file"):
         load_triplets(table)
 
 
@@ -81,6 +81,7 @@ def test_preparing_cleans_captions_and_leaves_the_condition():
         ("absent.jsonl", None, "neither a file nor a Hub data set"),
         ("notes.docx", "x", "is no .jsonl, .json"),
         ("broken.jsonl", '{"reference_caption": "a', "cannot be read as json"),
+        ("captions.txt", "a red dress", "plain captions and no triplets .* give them to `rtd train` with --captions"),
     ],
 )
 def test_unreadable_sources_are_refused(tmp_path, name, content, message):
