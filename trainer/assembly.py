@@ -71,8 +71,8 @@ def load_model_and_processor(
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
-        ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else with one, or `alpha` is
-            not accepted.
+        ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else
+            with one, or `alpha` is not accepted.
     """
     for place in (name_or_path, projection):
         if place is not None and place not in PROJECTIONS:

@@ -168,7 +168,8 @@ def push(publication: Publication, private: bool = False, endpoint: str | None =
     api = HfApi(endpoint=endpoint)
     with _reach_hub(endpoint):
         address = api.create_repo(publication.repo, private=private, exist_ok=True)
-        removals = list_removals(publication, endpoint)
+    removals = list_removals(publication, endpoint)
+    with _reach_hub(endpoint, "it is one commit, so all of it is there or nothing"):
         additions = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in publication.files.items()
@@ -179,14 +180,17 @@ def push(publication: Publication, private: bool = False, endpoint: str | None =
 
 
 @contextmanager
-def _reach_hub(endpoint: str | None) -> Iterator[None]:
+def _reach_hub(endpoint: str | None, outcome: str = "nothing was uploaded") -> Iterator[None]:
     try:
         yield
     except Exception as error:
         # Errors of connection are those of the client's own library, which was another one before.
         reason = " ".join(str(error).split())
         place = endpoint or huggingface_hub.constants.ENDPOINT
-        raise OSError(f"the Hub at '{place}' cannot be reached, or refuses: {reason}") from error
+        raise OSError(
+            f"the Hub at '{place}' cannot be reached, or refuses ({reason}); {outcome}. Check HF_ENDPOINT or "
+            "--endpoint."
+        ) from error
 
 
 def _list_files(folder: Path) -> list[str]:

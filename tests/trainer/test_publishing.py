@@ -149,7 +149,9 @@ def test_a_model_and_an_adapter_can_follow_each_other(folder, adapter_folder, cl
 def test_a_hub_that_is_not_there_is_no_matter_until_pushing(folder, capsys, endpoint):
     assert publish(folder, *WAYS, "--endpoint", endpoint) == 0
     assert publish(folder, *WAYS, "--endpoint", endpoint, "--push") == 2
-    assert f"the Hub at '{endpoint}' cannot be reached, or refuses: " in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert f"the Hub at '{endpoint}' cannot be reached, or refuses (" in shown
+    assert shown.endswith("nothing was uploaded. Check HF_ENDPOINT or --endpoint.\n")
 
 
 def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):

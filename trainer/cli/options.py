@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from modeling_rtd import suggest
+
 
 __all__ = ["parse_options"]
 
@@ -106,7 +108,7 @@ def _read_recipe(path: Path) -> list[str]:
     packaged = {recipe.stem: recipe for recipe in Path(__file__).parents[1].joinpath("configs").glob("*.yaml")}
     path = packaged.get(str(path), path)
     if not path.is_file():
-        raise ValueError(f"the recipe '{path}' is no file and none of {', '.join(sorted(packaged))}.")
+        raise ValueError(f"'{path}' is no file: {suggest('recipe', str(path), packaged)}")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

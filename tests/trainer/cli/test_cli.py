@@ -233,7 +233,7 @@ def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "is no file and none of"), ("- a", "must be a mapping"), ("a: [", "is no YAML")]
+    ("content", "message"), [(None, "unknown recipe"), ("- a", "must be a mapping"), ("a: [", "is no YAML")]
 )
 def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, message):
     recipe = tmp_path / "recipe.yaml"
@@ -241,6 +241,12 @@ def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, 
         recipe.write_text(content)
     assert main(["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_mistyped_recipe_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--recipe", "rtd-vitL"]) == 2
+    assert "'rtd-vitL' is no file: unknown recipe 'rtd-vitL'; did you mean 'rtd-vitl'?" in capsys.readouterr().err
 
 
 def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp_path, capsys):
@@ -316,7 +322,27 @@ def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
     assert (
         main(["train", "--model", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     )
-    assert "nowhere' is no directory of a model" in capsys.readouterr().err
+    assert f"there is no directory '{tmp_path}/nowhere'." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["search", "evaluate", "train", "diagnose", "interpolate", "index", "app", "convert"])
+def test_every_verb_names_the_model_of_a_run(triplets, folder, monkeypatch, capsys, verb):
+    (folder.parent / "runs/rtd/model").mkdir(parents=True)
+    monkeypatch.chdir(folder.parent)
+    name = "runs/rtd"
+    options = {
+        "search": [name, "--gallery", "gallery", "--text", "x"],
+        "evaluate": [name, "--benchmark", "small_world/mini"],
+        "train": ["--model", name, "--triplets", triplets, "--output_dir", "out", *FAST],
+        "diagnose": [name, "--benchmark", "small_world/mini", "-o", "out"],
+        "interpolate": [name, "--alpha", "0.5", "-o", "out"],
+        "index": [name, "--images", "gallery", "--out", "index"],
+        "app": [name, "--gallery", "gallery"],
+        "convert": ["file.pt", "--from", "lincir", "--clip", name, "-o", "out"],
+    }
+    assert main([verb, *options[verb]]) == 2
+    message = "'runs/rtd' holds no model; it is a run: name 'runs/rtd/model'."
+    assert capsys.readouterr().err == f"rtd {verb}: {message}\n"
 
 
 @pytest.mark.parametrize(("flag", "is_shown"), [("--help", False), ("--help-all", True)])
