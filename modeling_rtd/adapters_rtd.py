@@ -19,6 +19,7 @@ __all__ = ["AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]
 
 _ADAPTER_FACTS = "rtd_adapter.json"
 _BASE = "__base__"  # peft's own name for no adapter
+_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class RTDAdapterMixin:
@@ -213,20 +214,25 @@ class AdaptersDisabled:
         return getattr(self._tower, name)
 
 
-def refuse_adapter(place, subfolder: str | None = None) -> None:
-    """Refuse the directory of an adapter where a whole model is loaded.
+def refuse_adapter(name_or_path, **kwargs) -> None:
+    """Refuse an adapter repository where a whole model is loaded.
 
     Args:
-        place (`str` or `Path`, *optional*): What is to be loaded.
-        subfolder (`str`, *optional*): Folder in it.
+        name_or_path (`str` or `Path`, *optional*): Directory or Hub id of what is to be loaded.
+        kwargs: Of `from_pretrained`; those that say where to look are followed.
 
     Raises:
         ValueError: If an adapter lies there.
     """
+    if name_or_path is None:
+        return
+    where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
+    quiet = ("missing_entries", "connection_errors", "gated_repo")
+    where |= {f"_raise_exceptions_for_{name}": False for name in quiet}
     # transformers would load the base in its place, and then hand the adapter to a method of another signature.
-    folder = None if place is None else Path(place, subfolder or "")
-    if folder is not None and (folder / _ADAPTER_FACTS).is_file():
-        raise ValueError(f"'{folder}' is an adapter: load it with RTDModel.from_adapter('{folder}').")
+    if cached_file(str(name_or_path), _ADAPTER_FACTS, **where):
+        place = Path(name_or_path, kwargs.get("subfolder") or "")
+        raise ValueError(f"'{place}' is an adapter: load it with RTDModel.from_adapter('{place}').")
 
 
 def _read_adapter_facts(name_or_path: str) -> dict:

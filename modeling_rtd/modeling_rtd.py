@@ -84,10 +84,10 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """Load as every transformers model does, but never leave a tower or the projection at random.
 
         Raises:
-            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, or it is the directory
-                of an adapter.
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, or it is an adapter
+                repository.
         """
-        refuse_adapter(pretrained_model_name_or_path, kwargs.get("subfolder"))
+        refuse_adapter(pretrained_model_name_or_path, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
         try:
             model, report = super().from_pretrained(

@@ -244,9 +244,13 @@ def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
         model.save_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("subfolder", [None, "adapter"])
-def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, subfolder):
+def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
     add_lora(model.text_model)
     model.save_adapter(tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"):
-        RTDModel.from_pretrained(tmp_path / ("adapter" if subfolder is None else ""), subfolder=subfolder or "")
+    hub.repos["org/adapter"] = {path.name: path.read_bytes() for path in (tmp_path / "adapter").glob("*.*")}
+    message = r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"
+    for place in (tmp_path / "adapter", "org/adapter"):
+        with pytest.raises(ValueError, match=message):
+            RTDModel.from_pretrained(place)
+    with pytest.raises(ValueError, match=message):
+        RTDModel.from_pretrained(tmp_path, subfolder="adapter")
