@@ -252,7 +252,9 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        tokens = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        self._warn_of_unknown_words(texts, tokens)
+        return tokens["input_ids"]
 
     def _splice(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
         pieces = iter(self._tokenize([piece for text in texts for piece in text]))
@@ -312,6 +314,23 @@ class RTDProcessor(ProcessorMixin):
                 f"{cut} of {total} texts are longer than the {self.max_length} tokens the text tower takes; the end "
                 f"of the {kind} is cut off.",
                 stacklevel=4,
+            )
+
+    def _warn_of_unknown_words(self, texts: Sequence[str], tokens) -> None:
+        """Say which words cannot be read. CLIP's own tokenizer spells any; one of whole words, of a toy, does not."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None or unknown == self.tokenizer.eos_token_id:
+            return
+        places = [
+            (i, j) for i, row in enumerate(tokens["input_ids"]) for j, token in enumerate(row) if token == unknown
+        ]
+        if places:
+            spans = ((text, tokens.token_to_chars(text, place)) for text, place in places[:100])
+            words = list(dict.fromkeys(texts[text][span.start : span.end] for text, span in spans))[:5]
+            warnings.warn(
+                f"{len(places)} of {sum(map(len, tokens['input_ids']))} words are unknown to the tokenizer and "
+                f"read as nothing, such as {', '.join(map(repr, words))}.",
+                stacklevel=5,
             )
 
     def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -16,9 +16,11 @@ __all__ = ["ProjectionTrainingArguments", "RTDTrainingArguments"]
 class _RecipeArguments(TrainingArguments):
     # Defaults that differ from transformers', since the published recipes do. The first four are silent differences
     # of the stock Trainer: linear decay, clipping at 1, no weight decay, and the last partial batch kept.
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "Published: constant, no warm-up."})
+    lr_scheduler_type: str = field(
+        default="constant", metadata={"help": "How the learning rate goes; published: constant."}
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Published: no clipping (0 switches it off)."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Published; applied to all parameters."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; published, on all parameters."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Published: a partial batch is dropped."})
     dataloader_num_workers: int | None = field(
         default=None,
@@ -33,7 +35,7 @@ class _RecipeArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "All that is trained is used at each step, which need not be searched for."}
     )
-    seed: int = field(default=12345, metadata={"help": "Published."})
+    seed: int = field(default=12345, metadata={"help": "Seed; published."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two points of the loss curve."})
@@ -101,9 +103,11 @@ class RTDTrainingArguments(_RecipeArguments):
         template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
     """
 
-    learning_rate: float = field(default=1e-5, metadata={"help": "Published."})
-    max_steps: int = field(default=2000, metadata={"help": "Published."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Published; triplets."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})
+    max_steps: int = field(default=2000, metadata={"help": "Steps of training; published."})
+    per_device_train_batch_size: int = field(
+        default=128, metadata={"help": "Triplets a step, on each device; published."}
+    )
     temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
     loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
     noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
@@ -162,9 +166,11 @@ class ProjectionTrainingArguments(_RecipeArguments):
         stage_dir (`str`, *optional*): Where stages before the training keep results; `stages` in `output_dir`.
     """
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Published."})
-    max_steps: int = field(default=20000, metadata={"help": "Published."})
-    per_device_train_batch_size: int = field(default=512, metadata={"help": "Published; captions."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate; published for LinCIR."})
+    max_steps: int = field(default=20000, metadata={"help": "Steps of training; published for LinCIR."})
+    per_device_train_batch_size: int = field(
+        default=512, metadata={"help": "Rows a step, on each device; published for LinCIR."}
+    )
     noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
     keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
     mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -143,3 +144,15 @@ def test_a_strip_that_preprocessing_would_blow_up_is_refused(processor, tmp_path
     ):
         processor.prepare_images([tmp_path / "strip.png"])
     assert processor.prepare_images([tmp_path / "tall.png"]).shape == (1, 3, 32, 32)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_named(processor):
+    with pytest.warns(UserWarning, match=r"2 of 4 words are unknown .*, such as 'crimson', 'zebra'"):
+        processor(text="a Crimson zebra dog".lower())
+
+
+def test_a_tokenizer_whose_unknown_token_ends_texts_knows_every_word(processor, recwarn):
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.unk_token = processor.tokenizer.eos_token
+    processor(text="a photo")
+    assert not [warning for warning in recwarn if "unknown" in str(warning.message)]

@@ -34,10 +34,11 @@ def run(arguments: list[str]) -> None:
     from trainer.demo import run_demo
     from trainer.demo_report import format_table
 
+    print("Training a CLIP, its projections, and RTD with ablations and controls: several minutes, a bar for each.")
     folder = run_demo(**vars(options))
     print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
     print(f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next:\n")
     query = json.loads((folder / "world/queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
     image, gallery = folder / "world/references" / query["reference"], folder / "world/gallery"
     print(f'  rtd search {folder}/model --gallery {gallery} --image {image} --text "{query["condition"]}"\n')
-    print("or the same on a folder of your own images: --gallery DIR --image FILE --text TEXT.")
+    print("Its CLIP reads drawings of 48 pixels and the words of the small world only; for your own, see README.md.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS
+from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -42,7 +42,10 @@ _USUAL = {
 
 
 def parse_options(
-    arguments: list[str], *classes: type, verb: str = "rtd", base_recipe: Callable[[dict], str | None] | None = None
+    arguments: list[str],
+    *classes: type,
+    usage: str = "rtd [options]",
+    base_recipe: Callable[[dict], str | None] | None = None,
 ) -> tuple:
     """Parse flags into dataclasses; `--recipe` gives values that flags override.
 
@@ -51,7 +54,7 @@ def parse_options(
     Args:
         arguments (`list[str]`): Options.
         classes (dataclasses): One instance of each is returned.
-        verb (`str`, defaults to `"rtd"`): Command named in the help.
+        usage (`str`, defaults to `"rtd [options]"`): First line of the help: the verb and what it needs.
         base_recipe (callable, *optional*):
             From the options as text to the name of a packaged recipe whose values the user's own recipe overrides.
 
@@ -74,20 +77,35 @@ def parse_options(
         "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it. "
         "--help-all also lists the other arguments of transformers' Trainer, which are all accepted."
     )
-    parser = HfArgumentParser(classes, prog=verb, usage=f"{verb} [options]", description=hint)
-    if "--help-all" in arguments:
-        arguments = ["--help"]
-    else:
-        _hide_rare_options(parser)
-    return parser.parse_args_into_dataclasses(arguments)
+    verb = usage.partition(" -")[0].partition(" [")[0]
+    parser = HfArgumentParser(classes, prog=verb, usage=usage, description=hint, formatter_class=_Formatter)
+    _shorten_help(parser, shows_all="--help-all" in arguments)
+    return parser.parse_args_into_dataclasses(["--help"] if "--help-all" in arguments else arguments)
 
 
-def _hide_rare_options(parser: HfArgumentParser) -> None:
+def _shorten_help(parser: HfArgumentParser, shows_all: bool) -> None:
     """Leave out of the help what nearly nobody sets: over a hundred arguments of transformers' Trainer."""
-    rare = {field.name for field in fields(TrainingArguments)} - _USUAL
+    rare = set() if shows_all else {field.name for field in fields(TrainingArguments)} - _USUAL
     for action in parser._actions:
-        if action.dest.removeprefix("no_") in rare:
+        switch = action.option_strings[0].startswith("--no_")
+        if action.dest in rare:
             action.help = SUPPRESS
+        elif switch:
+            action.help = "Switch it off."
+
+
+class _Formatter(HelpFormatter):
+    """Shows each option once, with hyphens, and defaults where there are any."""
+
+    def _format_action_invocation(self, action: Action) -> str:
+        names = [name for name in action.option_strings if "_" not in name] or action.option_strings
+        if action.nargs == 0:
+            return ", ".join(names)
+        return f"{names[-1]} {self._format_args(action, action.dest.rpartition('_')[2].upper())}"
+
+    def _get_help_string(self, action: Action) -> str:
+        has_default = action.default not in (None, SUPPRESS) and action.nargs != 0
+        return f"{action.help} (default: %(default)s)" if has_default else action.help
 
 
 def _list_values(arguments: list[str]) -> dict[str, str]:

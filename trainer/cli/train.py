@@ -81,7 +81,8 @@ def run(arguments: list[str]) -> None:
     from trainer.published_files import load_start
     from trainer.rtd_trainer import RTDTrainer
 
-    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, verb="rtd train")
+    usage = "rtd train --model MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
+    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage)
     if (command.triplets is None) == (command.captions is None):
         raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
     if command.projection in PROJECTIONS:

@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> None:
     command, args = parse_options(
         arguments,
         *classes,
-        verb="rtd train-projection",
+        usage="rtd train-projection --clip CLIP (--captions FILE | --images DIR | both) --output-dir DIR [options]",
         base_recipe=lambda values: values.get("method") if values.get("method") in others else None,
     )
     wanted = find_objective(command.method).reads

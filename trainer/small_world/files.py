@@ -19,7 +19,7 @@ _TRAINING_IMAGES = 2000
 def write_world(world: SmallWorld, folder: str | Path, split: str = "test") -> None:
     """Write a world to files that all commands take.
 
-    `gallery/`, `references/` and `queries.jsonl` (`reference` and `targets` as file names, `condition`) are the
+    `gallery/`, `references/` and `queries.jsonl` (`id`, `reference` and `targets` as file names, `condition`) are the
     benchmark's; `images/` with `images.jsonl` (`image`, `text`), `captions.txt` and `triplets.jsonl` are for training.
     Of the training images only the first 2,000 are written.
 
@@ -33,11 +33,12 @@ def write_world(world: SmallWorld, folder: str | Path, split: str = "test") -> N
     _write_images(folder / "gallery", benchmark.gallery, "id", "image")
     _write_images(folder / "references", benchmark.queries, "reference_id", "reference_image")
     _write_images(folder / "images", images, "id", "image")
-    queries = benchmark.queries.select_columns(["reference_id", "condition", "target_ids"])
+    queries = benchmark.queries.select_columns(["id", "reference_id", "condition", "target_ids"])
     _write_rows(
         folder / "queries.jsonl",
         (
             {
+                "id": row["id"],
                 "reference": f"{row['reference_id']}.png",
                 "condition": row["condition"],
                 "targets": [f"{target}.png" for target in row["target_ids"]],

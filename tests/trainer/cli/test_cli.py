@@ -350,5 +350,6 @@ def test_the_help_of_training_leaves_out_what_nearly_nobody_sets(flag, is_shown,
     with pytest.raises(SystemExit):
         main(["train", flag])
     shown = capsys.readouterr().out
-    assert ("--adam_beta2" in shown) == is_shown
-    assert all(option in shown for option in ("--triplets", "--max_steps", "--noise_scale"))
+    assert ("--adam-beta2" in shown) == is_shown
+    assert all(option in shown for option in ("--triplets", "--max-steps", "--noise-scale"))
+    assert "_steps" not in shown.partition("--max-steps")[2][:200]
