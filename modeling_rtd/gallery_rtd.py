@@ -378,8 +378,8 @@ class Gallery(GalleryRows):
             options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, the folder holds a gallery or something else, or, with Milvus, there is
-                a gallery under the same `uri` and `collection`.
+            ValueError: If the gallery is empty, the folder holds a gallery or something else, or, with Milvus, there
+                is a gallery under the same `uri` and `collection`.
         """
         folder = Path(folder)
         if self._engine is None:
