@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Callable
 from dataclasses import fields
@@ -62,7 +63,7 @@ def parse_options(
         `tuple`: The instances.
 
     Raises:
-        ValueError: If the recipe is missing, is no YAML mapping, or holds a key that no flag has.
+        ValueError: If the recipe is missing or is no YAML mapping, or an option or a key of the recipe is unknown.
     """
     arguments = [part for argument in arguments for part in _split_recipe(argument)]
     if "--recipe" in arguments:
@@ -80,7 +81,14 @@ def parse_options(
     verb = usage.partition(" -")[0].partition(" [")[0]
     parser = HfArgumentParser(classes, prog=verb, usage=usage, description=hint, formatter_class=_Formatter)
     _shorten_help(parser, shows_all="--help-all" in arguments)
-    return parser.parse_args_into_dataclasses(["--help"] if "--help-all" in arguments else arguments)
+    arguments = ["--help"] if "--help-all" in arguments else arguments
+    *instances, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if rest:
+        known = [name for name in parser._option_string_actions if "_" not in name]
+        close = difflib.get_close_matches(rest[0].replace("_", "-"), known, n=1)
+        hint = f" did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"unknown option '{rest[0]}';{hint} --help-all lists those that are known.")
+    return tuple(instances)
 
 
 def _shorten_help(parser: HfArgumentParser, shows_all: bool) -> None:

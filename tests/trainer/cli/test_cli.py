@@ -249,6 +249,15 @@ def test_a_mistyped_recipe_is_named_with_the_nearest(tmp_path, monkeypatch, caps
     assert "'rtd-vitL' is no file: unknown recipe 'rtd-vitL'; did you mean 'rtd-vitl'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["learningrate", "learnin_rate"])
+def test_a_mistyped_option_is_named_with_the_nearest_also_in_a_recipe(tmp_path, capsys, name):
+    (tmp_path / "recipe.yaml").write_text(f"{name}: 1")
+    needed = ["--model", "M", "--output_dir", str(tmp_path / "run")]
+    for way in ([f"--{name}", "1"], ["--recipe", str(tmp_path / "recipe.yaml")]):
+        assert main(["train", *needed, *way]) == 2
+        assert f"unknown option '--{name}'; did you mean '--learning-rate'?" in capsys.readouterr().err
+
+
 def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp_path, capsys):
     command = ["train", "--model", clip_place, "--projection", "lincir", "--triplets", triplets]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
