@@ -440,8 +440,8 @@ def test_embeddings_of_another_system_score_as_the_model_that_made_them(data, pl
     assert unknown in record["deviations"]
 
 
-def test_the_readme_says_how_queries_and_images_are_called(data):
-    readme = Path("README.md").read_text(encoding="utf-8")
+def test_the_docs_say_how_queries_and_images_are_called(data):
+    page = Path("docs/judging.md").read_text(encoding="utf-8")
     forms = {
         "fashioniq/dress": "dress-0",
         "genecis/focus_attribute": "focus_attribute-0",
@@ -450,7 +450,7 @@ def test_the_readme_says_how_queries_and_images_are_called(data):
     }
     for name, query in forms.items():
         assert load_benchmark(name, root=data / name.partition("/")[0]).queries["id"][0] == query
-        assert f"`{query}` |" in readme
+        assert f"`{query}` |" in page
     toy = load_benchmark("imagenet_r/toy", root=data / "imagenet_r").queries["id"][0]
     assert re.fullmatch(r"toy:imgnet/real/n\d+/ILSVRC2012_val_\d+\.JPEG", toy)
     box = load_benchmark("genecis/focus_attribute", root=data / "genecis").gallery["id"][0]
