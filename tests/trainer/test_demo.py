@@ -89,13 +89,18 @@ def test_the_files_of_the_world_are_data_that_training_takes(folder):
     assert load_table(folder / "world/captions.txt")["text"][:] == world.captions["text"][:]
 
 
-def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path):
+def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
+    def fail(preset, seed):
+        raise ValueError("enough")
+
+    monkeypatch.setattr("trainer.demo.build_small_world", fail)
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "demo.json").write_text("{}")
     (folder / "metrics.json").write_text("mine")
-    assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 0
+    assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 2
     assert (tmp_path / "runs.1/metrics.json").read_text() == "mine"
+    assert not (folder / "metrics.json").exists()
 
 
 def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):

@@ -108,12 +108,14 @@ def test_two_processes_equal_one_on_the_joined_batch(tmp_path):
         torch.testing.assert_close(results[2]["weights"][name], tensor, atol=1e-7, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_all_ablations_train_in_two_processes_without_a_search_for_unused_weights(tmp_path):
     run = launch(tmp_path / "run", 2, 8, text=ABLATIONS)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("trained: ") == 5
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(tmp_path):
     from trainer.checkpoints import find_last_complete_checkpoint
 

@@ -12,7 +12,7 @@ from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
 from trainer.images import list_images
-from trainer.small_world import build_small_world
+from trainer.small_world import build_small_world, train_clip
 
 
 @pytest.fixture
@@ -293,14 +293,11 @@ def test_a_wrong_place_of_the_original_is_found_before_training(place, triplets,
 
 
 def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
-    assert main(["demo", "--preset", "toy", "--output-dir", str(tmp_path / "demo")]) == 0
-    model = RTDModel.from_pretrained(tmp_path / "demo/model")
-    model.text_model = model.original_text_model
-    model.config.original_text_model = None
-    model.save_pretrained(tmp_path / "start")
-    RTDProcessor.from_pretrained(tmp_path / "demo/model").save_pretrained(tmp_path / "start")
-    rows = build_small_world("toy").triplets
-    rows.to_json(tmp_path / "triplets.jsonl")
+    world, clip = build_small_world("toy"), str(tmp_path / "clip")
+    train_clip(world, output_dir=clip)
+    RTDModel.from_clip(clip, "lincir").save_pretrained(tmp_path / "start")
+    RTDProcessor.from_clip(clip).save_pretrained(tmp_path / "start")
+    world.triplets.to_json(tmp_path / "triplets.jsonl")
     command = ["train", "--model", str(tmp_path / "start"), "--triplets", str(tmp_path / "triplets.jsonl"), *FAST]
     judge = ["--benchmark", "small_world/toy", "--eval_strategy", "steps", "--eval_steps", "2"]
     assert main([*command, *judge, "--output_dir", str(tmp_path / "run")]) == 0
