@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from matplotlib.figure import Figure
 from transformers import Trainer, TrainingArguments
 
 from speed.build_clip import SIZES
@@ -22,6 +23,10 @@ __all__ = ["CHECKPOINTING", "add_options", "build_step", "compare", "relate", "r
 CHECKPOINTING = next(
     name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
 )
+
+
+# What a picture shows, if the rows have it.
+_DRAWN = ("ratio", "of published", "of the limit", "overhead", "seconds")
 
 
 def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
@@ -40,6 +45,7 @@ def add_options(parser: argparse.ArgumentParser, **defaults) -> None:
     if "precision" in defaults:
         parser.add_argument("--precision", choices=("float32", "bf16"), default=defaults["precision"])
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
+    parser.add_argument("--plot", type=Path, help="picture of the rows' ratios, or seconds where there are none")
 
 
 def build_step(trainer: Trainer, batches: Sequence[dict]) -> Callable[[int], torch.Tensor]:
@@ -151,7 +157,7 @@ def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Names
         rows (`list[dict]`): Rows.
         columns (sequence of `str`):
             Keys to print, if any row has them; lists of three are median, least and greatest.
-        options (`argparse.Namespace`): The script's; `out` is the JSON file, if any.
+        options (`argparse.Namespace`): The script's; `out` is the JSON file and `plot` the picture, if any.
 
     Raises:
         AssertionError: If results of a row do not agree; what was measured is written before.
@@ -165,8 +171,26 @@ def report(rows: Sequence[dict], columns: Sequence[str], options: argparse.Names
         facts = {**vars(options), "torch": torch.__version__, "transformers": transformers.__version__, "on": device}
         facts["tf32"] = {"matmul": torch.get_float32_matmul_precision(), "cudnn": torch.backends.cudnn.allow_tf32}
         options.out.write_text(json.dumps({"facts": facts, "rows": rows}, indent=1, default=str))
+    if options.plot:
+        _draw(rows, columns, options.plot)
     if wrong := [row for row in rows if not row.get("agrees", True)]:
         raise AssertionError(f"results differ from the baseline's: {wrong}")
+
+
+def _draw(rows: Sequence[dict], columns: Sequence[str], path: Path) -> None:
+    """Draw a bar a row, as long as its first measure, with the range where there is one."""
+    name = next(name for name in (*_DRAWN, *columns) if any(isinstance(row.get(name), list | float) for row in rows))
+    shown = [row for row in rows if name in row]
+    texts = [", ".join(str(row[key]) for key in columns if isinstance(row.get(key), str | int)) for row in shown]
+    spans = [row[name] if isinstance(row[name], list) else [row[name]] * 3 for row in shown]
+    figure = Figure(figsize=(8, 1.2 + 0.4 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    errors = [[middle - least for middle, least, _ in spans], [most - middle for middle, _, most in spans]]
+    axes.barh(range(len(shown)), [middle for middle, _, _ in spans], xerr=errors, capsize=3)
+    axes.set_yticks(range(len(shown)), texts)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{name} (median, least, greatest)")
+    figure.savefig(path, dpi=110)
 
 
 def _show(value) -> str:

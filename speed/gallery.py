@@ -172,6 +172,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="timed searches, after one that is not")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")
+    parser.add_argument("--plot", type=Path, help="picture of the ratios")
     parser.add_argument("--step", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from speed import comparing, query_algebra, train_memory, train_step
@@ -106,11 +107,13 @@ def test_the_checkpointing_arm_checkpoints(tmp_path):
 
 
 def test_rows_are_written_before_a_difference_stops_the_script(tmp_path):
-    options = argparse.Namespace(out=tmp_path / "out.json")
+    options = argparse.Namespace(out=tmp_path / "out.json", plot=tmp_path / "out.png")
     rows = comparing.compare({"theirs": lambda turn: 1.0, "ours": lambda turn: 1.0 + turn}, repeats=1)
     with pytest.raises(AssertionError, match="differ"):
         comparing.report(list(rows.values()), ("ratio",), options)
     assert [row["difference"] for row in json.loads(options.out.read_text())["rows"]] == [0, 1]
+    with Image.open(options.plot) as picture:
+        assert picture.width > 400
 
 
 def test_train_recipe_times_a_whole_run(compare):
