@@ -3,6 +3,7 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from modeling_rtd.adapters_rtd import ADAPTER_FACTS
 from modeling_rtd.algebra_rtd import exclude_text, join_references, weigh_condition
 from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.configuration_rtd import (
@@ -29,6 +30,7 @@ from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
 
 
 __all__ = [
+    "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",

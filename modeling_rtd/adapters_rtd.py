@@ -15,9 +15,9 @@ from .configuration_rtd import suggest
 from .text_model_rtd import RTDTextModel, fingerprint
 
 
-__all__ = ["AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]
+__all__ = ["ADAPTER_FACTS", "AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]
 
-_ADAPTER_FACTS = "rtd_adapter.json"
+ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -124,7 +124,7 @@ class RTDAdapterMixin:
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
-        Path(save_directory, _ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
+        Path(save_directory, ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
 
     def check_adapters(self, adapter_names: Sequence[str | None]) -> None:
         """Check that the text tower has the adapters that some queries name.
@@ -230,10 +230,10 @@ def refuse_adapter(name_or_path, **kwargs) -> None:
     quiet = ("missing_entries", "connection_errors", "gated_repo")
     where |= {f"_raise_exceptions_for_{name}": False for name in quiet}
     # transformers would load the base in its place, and then hand the adapter to a method of another signature.
-    if cached_file(str(name_or_path), _ADAPTER_FACTS, **where):
+    if cached_file(str(name_or_path), ADAPTER_FACTS, **where):
         place = Path(name_or_path, kwargs.get("subfolder") or "")
         raise ValueError(f"'{place}' is an adapter: load it with RTDModel.from_adapter('{place}').")
 
 
 def _read_adapter_facts(name_or_path: str) -> dict:
-    return json.loads(Path(cached_file(name_or_path, _ADAPTER_FACTS)).read_text())
+    return json.loads(Path(cached_file(name_or_path, ADAPTER_FACTS)).read_text())

@@ -12,15 +12,13 @@ from accelerate import PartialState
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from modeling_rtd import PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
+from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
 from trainer.base_trainer import BaseTrainer
 from trainer.checkpoints import RUN_FILE, find_checkpoints
 from trainer.progress import LossBarCallback
 
 
-__all__ = ["ADAPTER_FACTS", "check_place", "finish_run", "load_model_and_processor"]
-
-ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
+__all__ = ["check_place", "finish_run", "load_model_and_processor"]
 
 
 def check_place(name_or_path: str | Path) -> None:

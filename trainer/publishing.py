@@ -18,8 +18,8 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling_rtd import RTDConfig, RTDModel, RTDProcessor
-from trainer.assembly import ADAPTER_FACTS, check_place, load_model_and_processor
+from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor
+from trainer.assembly import check_place, load_model_and_processor
 from trainer.leaks import find_leaks
 from trainer.licences import check_licence
 from trainer.model_card import CardFacts, describe_model, render_card

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor
 from trainer.adapters import has_adapters
 from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.model_card import describe_model, render_card
@@ -70,7 +70,7 @@ def _can_be_replaced(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir()}
-    return not names or bool(names & {"config.json", "rtd_adapter.json"})
+    return not names or bool(names & {"config.json", ADAPTER_FACTS})
 
 
 def record_run(trainer, data: Mapping[str, str]) -> dict:
