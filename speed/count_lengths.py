@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from speed.build_clip import build_clip_tokenizer
-from trainer.triplets import TRIPLET_COLUMNS, prepare_triplets
+from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 
 
 __all__ = ["LENGTHS", "count_lengths"]

@@ -14,7 +14,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 from modeling_rtd import RTDModel, RTDProcessor
 from speed.build_clip import build_clip
 from speed.count_lengths import LENGTHS
-from trainer.triplets import TRIPLET_COLUMNS
+from trainer.data.triplets import TRIPLET_COLUMNS
 
 
 __all__ = ["build_model", "build_processor", "draw_images", "draw_texts", "draw_triplets"]

@@ -26,7 +26,7 @@ from speed.comparing import add_options, build_step, report
 from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import ARMS, build_published_step, build_trainer, collate_as_published, cut_batches
 from trainer import RTDTrainingArguments
-from trainer.triplets import prepare_triplets
+from trainer.data.triplets import prepare_triplets
 
 
 __all__ = ["measure"]

@@ -16,7 +16,7 @@ _MODULES = {
     "RetrievalEvaluator": "trainer.evaluation",
     "build_small_world": "trainer.small_world",
     "load_benchmark": "trainer.benchmarks",
-    "load_triplets": "trainer.triplets",
+    "load_triplets": "trainer.data.triplets",
     "run_diagnosis": "trainer.diagnosis",
     "save_rtd_model": "trainer.saving",
     "target_anchored_loss": "trainer.losses",

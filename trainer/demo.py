@@ -20,15 +20,16 @@ from transformers import CLIPModel, set_seed
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.caption_embeddings import encode_captions
-from trainer.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.data.images import load_images
+from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows
 from trainer.demo_card import describe_demo_stages
 from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
 from trainer.demo_report import write_report
+from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
 from trainer.image_features import ImageFeatures
-from trainer.images import load_images
-from trainer.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.model_card import describe_model, render_card
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
@@ -38,7 +39,6 @@ from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
 from trainer.systems import hash_parts
 from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
-from trainer.triplets import TRIPLET_COLUMNS, hash_rows
 
 
 __all__ = ["run_demo"]

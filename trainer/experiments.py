@@ -11,8 +11,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from trainer.caption_triplets import PROMPT, make_triplets
+from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.progress import LossBarCallback
-from trainer.triplets import TRIPLET_COLUMNS
 
 
 __all__ = ["NOISE_SCALES", "run_experiments", "train_language_model"]

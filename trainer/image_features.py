@@ -14,7 +14,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
-from trainer.images import decode_image, hash_images
+from trainer.data.images import decode_image, hash_images
 from trainer.preprocessing import pad_to_target
 from trainer.stages import place_result
 

@@ -16,6 +16,7 @@ from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer
 from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
+from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 from trainer.evaluation import RetrievalEvaluator
 from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
@@ -23,7 +24,6 @@ from trainer.metrics import recall_at_k
 from trainer.noise import draw_noise
 from trainer.provenance import name_data
 from trainer.ranking import rank_gallery
-from trainer.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 
 
 __all__ = ["RTDTrainer"]

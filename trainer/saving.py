@@ -12,7 +12,7 @@ import torch
 
 from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor
 from trainer.adapters import has_adapters
-from trainer.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.model_card import describe_model, render_card
 from trainer.provenance import describe_hardware, describe_versions, read_stages, write_stages
 

@@ -11,7 +11,7 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.options import parse_options
-from trainer.pairs import load_pairs
+from trainer.data.image_captions import load_pairs
 from trainer.projection_trainer import ProjectionTrainer
 
 

@@ -5,8 +5,8 @@ from datasets import Dataset
 from PIL import Image
 
 from tests.builders import build_images
+from trainer.data.images import decode_image, load_images
 from trainer.image_features import ImageFeatures
-from trainer.images import decode_image, load_images
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from trainer.caption_triplets.making import TripletMaker, hash_triplet
-from trainer.triplets import TRIPLET_COLUMNS, load_table
+from trainer.data.triplets import TRIPLET_COLUMNS, load_table
 
 
 __all__ = ["read_captions", "write_triplets"]

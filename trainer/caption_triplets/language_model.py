@@ -7,7 +7,7 @@ import re
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainer.captions import clean_caption
+from trainer.data.captions import clean_caption
 
 
 __all__ = ["PROMPT", "LanguageModel", "parse_output"]

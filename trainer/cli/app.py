@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.images import list_images
+from trainer.data.images import list_images
 
 
 __all__ = ["run"]

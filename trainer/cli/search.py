@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.images import IMAGE_SUFFIXES, list_images
+from trainer.data.images import IMAGE_SUFFIXES, list_images
 
 
 __all__ = ["run"]
@@ -230,7 +230,7 @@ def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
 def _draw(turn: dict, gallery, processor):
     from PIL import Image
 
-    from trainer.contact_sheet import SheetRow, draw_contact_sheet
+    from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 
     def load(place: str) -> Image.Image:
         try:

@@ -130,10 +130,10 @@ def _fit_lift(model, processor, triplets: str, command: TrainCommand, args):
     """Fit the lift that a projection of image tokens needs, in the folder of the run."""
     from pathlib import Path
 
+    from trainer.data.images import load_images
+    from trainer.data.triplets import prepare_triplets
     from trainer.image_features import ImageFeatures
-    from trainer.images import load_images
     from trainer.token_lift import fit_token_lift
-    from trainer.triplets import prepare_triplets
 
     method, needs = model.projection.config.projection_type, "image_tokens" in model.projection.consumes
     if needs != (command.images is not None):

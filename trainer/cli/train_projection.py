@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> None:
     from trainer.arguments import ProjectionTrainingArguments
     from trainer.assembly import finish_run, load_model_and_processor
     from trainer.cli.options import parse_options
+    from trainer.data.image_captions import load_pairs
     from trainer.objectives import OBJECTIVES, find_objective
-    from trainer.pairs import load_pairs
     from trainer.projection_trainer import ProjectionTrainer
     from trainer.provenance import name_source
 

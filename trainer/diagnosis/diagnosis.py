@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
 from trainer.benchmarks import Benchmark
 from trainer.caption_embeddings import encode_captions
+from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
 from trainer.diagnosis import pictures
 from trainer.diagnosis.alignment import compute_alignment, compute_cosines, summarise
 from trainer.diagnosis.condition_edits import CONDITION_EDITS, edit_queries
@@ -32,7 +33,6 @@ from trainer.diagnosis.triplet_quality import measure_similarity, measure_triple
 from trainer.evaluation import RetrievalEvaluator, write_template
 from trainer.metrics import relevance, target_ranks
 from trainer.noise import draw_noise
-from trainer.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
 
 
 __all__ = ["ALPHAS", "run_diagnosis"]

@@ -13,13 +13,13 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import check_batch_fills
 from trainer.caption_embeddings import encode_batch
-from trainer.captions import get_tagger, split_subject
 from trainer.collators import collate_captions
+from trainer.data.captions import get_tagger, split_subject
+from trainer.data.images import hash_images, load_images
+from trainer.data.triplets import check_texts, hash_rows
 from trainer.gathering import gather_embeds
 from trainer.image_features import ImageFeatures
-from trainer.images import hash_images, load_images
 from trainer.losses import cosine_loss, target_anchored_loss
-from trainer.triplets import check_texts, hash_rows
 
 
 __all__ = ["FTI4CIRObjective"]

@@ -14,9 +14,9 @@ from torch.nn.functional import normalize
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import check_batch_fills
+from trainer.data.images import decode_image, hash_images, load_images
 from trainer.gathering import gather_embeds
 from trainer.image_features import ImageFeatures, read_features
-from trainer.images import decode_image, hash_images, load_images
 from trainer.losses import target_anchored_loss
 
 

@@ -11,7 +11,7 @@ from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
-from trainer.images import list_images
+from trainer.data.images import list_images
 from trainer.small_world import build_small_world, train_clip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_dataset
 
-from trainer.captions import clean_caption
+from trainer.data.captions import clean_caption
 
 
 __all__ = ["TRIPLET_COLUMNS", "check_texts", "hash_rows", "load_table", "load_triplets", "prepare_triplets"]

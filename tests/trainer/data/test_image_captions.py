@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 
 from tests.builders import build_images
-from trainer.pairs import load_pairs
+from trainer.data.image_captions import load_pairs
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trainer import captions
-from trainer.captions import KEYWORD_FN_NAMES, clean_caption, get_keyword_fn, mask_keywords
+from trainer.data.captions import KEYWORD_FN_NAMES, clean_caption, get_keyword_fn, mask_keywords
 
 
 RED_DRESS = "a red dress on a beach"

@@ -1,0 +1,1 @@
+"""Reading: tables, triplets, captions and images, as rows that are checked."""

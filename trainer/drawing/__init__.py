@@ -1,0 +1,1 @@
+"""Pictures: contact sheets and loss curves."""
