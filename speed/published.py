@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProjection, RTDTextModel
-from trainer.noise import draw_noise
+from trainer.encoding.noise import draw_noise
 
 
 __all__ = ["METHODS", "build_published_step", "encode_padded", "joint_contrast"]

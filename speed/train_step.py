@@ -29,7 +29,7 @@ from speed.published import encode_padded, joint_contrast
 from speed.synthetic import build_model, build_processor, draw_triplets
 from trainer import RTDTrainer, RTDTrainingArguments
 from trainer.adapters import add_lora
-from trainer.noise import draw_noise
+from trainer.encoding.noise import draw_noise
 
 
 __all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "cut_batches", "measure"]

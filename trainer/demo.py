@@ -19,7 +19,6 @@ from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
-from trainer.caption_embeddings import encode_captions
 from trainer.data.images import load_images
 from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows
 from trainer.demo_card import describe_demo_stages
@@ -27,9 +26,10 @@ from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection
 from trainer.demo_report import write_report
 from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.encoding.captions import encode_captions
+from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
-from trainer.image_features import ImageFeatures
 from trainer.model_card import describe_model, render_card
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback

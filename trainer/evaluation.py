@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, suggest
 from trainer.benchmarks import Benchmark
-from trainer.gathering import share_batches
+from trainer.encoding.processes import share_batches
 from trainer.image_embeddings import ImageEmbeddings
 from trainer.ranking import membership, rank_gallery
 from trainer.scoring import Rankings, find_depth, score_rankings

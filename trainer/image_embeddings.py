@@ -13,9 +13,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from trainer.benchmarks import Benchmark
-from trainer.gathering import load_array, share_batches
-from trainer.preprocessing import PublishedCropImageProcessor, pad_to_target, read_image
-from trainer.stages import place_result, save_array
+from trainer.encoding.array_cache import place_result, save_array
+from trainer.encoding.preprocessing import PublishedCropImageProcessor, pad_to_target, read_image
+from trainer.encoding.processes import load_array, share_batches
 
 
 __all__ = ["ImageEmbeddings"]

@@ -14,14 +14,14 @@ from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel,
 from trainer.adapters import has_adapters, load_adapter_weights
 from trainer.arguments import RTDTrainingArguments
 from trainer.base_trainer import BaseTrainer
-from trainer.caption_embeddings import encode_batch, encode_captions
 from trainer.collators import HardNegativeTripletCollator
 from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
+from trainer.encoding.captions import encode_batch, encode_captions
+from trainer.encoding.noise import draw_noise
+from trainer.encoding.processes import gather_embeds
 from trainer.evaluation import RetrievalEvaluator
-from trainer.gathering import gather_embeds
 from trainer.losses import target_anchored_loss
 from trainer.metrics import recall_at_k
-from trainer.noise import draw_noise
 from trainer.provenance import name_data
 from trainer.ranking import rank_gallery
 

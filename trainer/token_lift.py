@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
-from trainer.image_features import ImageFeatures
-from trainer.stages import place_result
+from trainer.encoding.array_cache import place_result
+from trainer.encoding.image_features import ImageFeatures
 
 
 __all__ = ["TokenLift", "fit_token_lift", "invert_visual_projection"]

@@ -17,8 +17,8 @@ from trainer.benchmarks.checking import compare_with_official
 from trainer.benchmarks.fashioniq import write_conditions
 from trainer.benchmarks.genecis import crop_box
 from trainer.cli.main import main
+from trainer.encoding.preprocessing import pad_to_target
 from trainer.evaluation import split_prompt
-from trainer.preprocessing import pad_to_target
 from trainer.scoring import Rankings, average_parts, score_rankings
 from trainer.submissions import check_submission
 

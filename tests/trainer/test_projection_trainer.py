@@ -8,7 +8,7 @@ from modeling_rtd import build_projection
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
 from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
-from trainer.noise import draw_noise
+from trainer.encoding.noise import draw_noise
 from trainer.objectives import find_objective
 from trainer.projection_trainer import ProjectionTrainer
 

@@ -18,7 +18,7 @@ from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
 from trainer.arguments import RTDTrainingArguments
 from trainer.checkpoints import find_last_complete_checkpoint
-from trainer.noise import draw_noise
+from trainer.encoding.noise import draw_noise
 from trainer.provenance import read_stages, write_stages
 from trainer.rtd_trainer import RTDTrainer
 

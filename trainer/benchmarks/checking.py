@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from trainer.benchmarks import Benchmark, BenchmarkInfo, DataFolder, check_annotations
 from trainer.benchmarks.folders import MissingError
-from trainer.preprocessing import read_image
+from trainer.encoding.preprocessing import read_image
 
 
 __all__ = ["Finding", "check_folder", "compare_with_official", "drop_missing", "find_missing"]

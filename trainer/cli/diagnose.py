@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> None:
 
     from trainer.benchmarks import check_one_part, check_root, find_benchmark
     from trainer.diagnosis import add_target_captions, run_diagnosis
-    from trainer.gathering import join_processes
+    from trainer.encoding.processes import join_processes
     from trainer.judging import find_root, make_record, open_parts
     from trainer.systems import ModelSystem
 

@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> None:
         _check(names, options)
         return
 
-    from trainer.gathering import join_processes
+    from trainer.encoding.processes import join_processes
     from trainer.judging import judge, write_record
 
     roots = _find_roots(names, options)

@@ -60,7 +60,7 @@ def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
 def _write(options: argparse.Namespace) -> None:
     from trainer.benchmarks import check_root, find_benchmark
     from trainer.cli.evaluate import build_system, read_switches
-    from trainer.gathering import join_processes
+    from trainer.encoding.processes import join_processes
     from trainer.judging import make_record, open_parts, write_record
     from trainer.submissions import TEST_SPLITS, write_submission
 

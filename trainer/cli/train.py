@@ -132,7 +132,7 @@ def _fit_lift(model, processor, triplets: str, command: TrainCommand, args):
 
     from trainer.data.images import load_images
     from trainer.data.triplets import prepare_triplets
-    from trainer.image_features import ImageFeatures
+    from trainer.encoding.image_features import ImageFeatures
     from trainer.token_lift import fit_token_lift
 
     method, needs = model.projection.config.projection_type, "image_tokens" in model.projection.consumes

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
 from trainer.benchmarks import Benchmark
-from trainer.caption_embeddings import encode_captions
 from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
 from trainer.diagnosis import pictures
 from trainer.diagnosis.alignment import compute_alignment, compute_cosines, summarise
@@ -30,9 +29,10 @@ from trainer.diagnosis.rank_changes import compare_ranks
 from trainer.diagnosis.report import write_report
 from trainer.diagnosis.single_modality import compute_single_modality
 from trainer.diagnosis.triplet_quality import measure_similarity, measure_triplets
+from trainer.encoding.captions import encode_captions
+from trainer.encoding.noise import draw_noise
 from trainer.evaluation import RetrievalEvaluator, write_template
 from trainer.metrics import relevance, target_ranks
-from trainer.noise import draw_noise
 
 
 __all__ = ["ALPHAS", "run_diagnosis"]

@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
-from trainer.caption_embeddings import encode_batch
 from trainer.collators import collate_captions
 from trainer.data.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.data.triplets import hash_rows, load_table
+from trainer.encoding.captions import encode_batch
+from trainer.encoding.noise import draw_noise
 from trainer.length_groups import group_by_length
-from trainer.noise import draw_noise
 
 
 __all__ = ["LinCIRObjective"]

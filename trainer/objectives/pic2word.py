@@ -15,8 +15,8 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import check_batch_fills
 from trainer.data.images import decode_image, hash_images, load_images
-from trainer.gathering import gather_embeds
-from trainer.image_features import ImageFeatures, read_features
+from trainer.encoding.image_features import ImageFeatures, read_features
+from trainer.encoding.processes import gather_embeds
 from trainer.losses import target_anchored_loss
 
 

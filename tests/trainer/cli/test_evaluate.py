@@ -161,7 +161,7 @@ def test_images_are_read_as_published(data, place, tmp_path):
 
 @pytest.mark.parametrize(("long", "published", "stock"), [(35, 2, 1), (37, 2, 2), (39, 4, 3), (40, 4, 4)])
 def test_the_published_crop_rounds_half_to_even(long, published, stock):
-    from trainer.preprocessing import PublishedCropImageProcessor
+    from trainer.encoding.preprocessing import PublishedCropImageProcessor
 
     columns = np.broadcast_to(np.arange(long, dtype=np.uint8)[None, :, None], (32, long, 3))
     options = {"do_resize": False, "do_rescale": False, "do_normalize": False, "return_tensors": "np"}

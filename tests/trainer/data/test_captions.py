@@ -4,7 +4,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from trainer import captions
+from trainer.data import captions
 from trainer.data.captions import KEYWORD_FN_NAMES, clean_caption, get_keyword_fn, mask_keywords
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.builders import build_images
 from trainer.data.images import decode_image, load_images
-from trainer.image_features import ImageFeatures
+from trainer.encoding.image_features import ImageFeatures
 
 
 @torch.no_grad()

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from trainer.data.images import decode_image, hash_images
-from trainer.preprocessing import pad_to_target
-from trainer.stages import place_result
+from trainer.encoding.array_cache import place_result
+from trainer.encoding.preprocessing import pad_to_target
 
 
 __all__ = ["ImageFeatures", "read_features"]

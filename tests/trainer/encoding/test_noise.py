@@ -1,6 +1,6 @@
 import torch
 
-from trainer.noise import draw_noise
+from trainer.encoding.noise import draw_noise
 
 
 def test_noise_depends_on_seed_epoch_and_row_alone():

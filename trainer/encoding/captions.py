@@ -12,7 +12,7 @@ from datasets import config as datasets_config
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.stages import save_array
+from trainer.encoding.array_cache import save_array
 
 
 __all__ = ["CaptionEmbeddings", "encode_batch", "encode_captions"]

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from trainer.stages import save_array
+from trainer.encoding.array_cache import save_array
 
 
 __all__ = ["gather_embeds", "join_processes", "load_array", "share_batches"]

@@ -1,0 +1,1 @@
+"""Frozen towers: embeddings that are constants, kept on disk and shared over processes."""
