@@ -61,7 +61,11 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["modeling_rtd", "modeling_rtd.*", "trainer", "trainer.*"]),
-    package_data={"": ["py.typed", "*.yaml"], "trainer": ["templates/*.md"], "trainer.evaluate_metrics": ["*/*.py"]},
+    package_data={
+        "": ["py.typed", "*.yaml"],
+        "trainer.publishing": ["templates/*.md"],
+        "trainer.evaluate_metrics": ["*/*.py"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rtd=trainer.cli.main:main"]},

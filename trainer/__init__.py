@@ -18,7 +18,7 @@ _MODULES = {
     "load_benchmark": "trainer.benchmarks",
     "load_triplets": "trainer.data.triplets",
     "run_diagnosis": "trainer.diagnosis",
-    "save_rtd_model": "trainer.saving",
+    "save_rtd_model": "trainer.publishing.saving",
     "target_anchored_loss": "trainer.losses",
 }
 

@@ -30,11 +30,11 @@ from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation import RetrievalEvaluator
 from trainer.experiments import run_experiments
-from trainer.model_card import describe_model, render_card
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
-from trainer.provenance import describe_hardware, describe_versions, write_stages
+from trainer.publishing.model_card import describe_model, render_card
+from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
 from trainer.systems import hash_parts

@@ -10,7 +10,7 @@ from modeling_rtd import RTDModel, RTDProcessor
 from trainer.arguments import ProjectionTrainingArguments
 from trainer.base_trainer import BaseTrainer
 from trainer.objectives import find_objective
-from trainer.provenance import name_data
+from trainer.publishing.provenance import name_data
 
 
 __all__ = ["ProjectionTrainer"]

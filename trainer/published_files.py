@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 
 from modeling_rtd import RTDModel, RTDProcessor, convert_checkpoint
 from trainer.assembly import check_place, load_model_and_processor
-from trainer.provenance import name_source, read_stages
+from trainer.publishing.provenance import name_source, read_stages
 
 
 __all__ = ["describe_conversion", "fetch_file", "load_start"]

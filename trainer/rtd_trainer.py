@@ -22,7 +22,7 @@ from trainer.encoding.processes import gather_embeds
 from trainer.evaluation import RetrievalEvaluator
 from trainer.losses import target_anchored_loss
 from trainer.metrics import recall_at_k
-from trainer.provenance import name_data
+from trainer.publishing.provenance import name_data
 from trainer.ranking import rank_gallery
 
 

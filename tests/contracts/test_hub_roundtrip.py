@@ -13,7 +13,7 @@ from modeling_rtd import Gallery, RTDModel
 from tests.builders import build_clip, build_images, build_processor, build_tokenizer
 from tests.hub_stand_in import HubStandIn
 from trainer.cli.main import main
-from trainer.provenance import write_stages
+from trainer.publishing.provenance import write_stages
 
 
 SCRIPT = """

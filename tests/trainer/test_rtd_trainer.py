@@ -19,7 +19,7 @@ from tests.builders import build_triplets
 from trainer.arguments import RTDTrainingArguments
 from trainer.checkpoints import find_last_complete_checkpoint
 from trainer.encoding.noise import draw_noise
-from trainer.provenance import read_stages, write_stages
+from trainer.publishing.provenance import read_stages, write_stages
 from trainer.rtd_trainer import RTDTrainer
 
 

@@ -36,9 +36,9 @@ def run(arguments: list[str]) -> None:
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
     from trainer.assembly import check_place
-    from trainer.provenance import read_stages
     from trainer.published_files import describe_conversion
-    from trainer.saving import save_rtd_model
+    from trainer.publishing.provenance import read_stages
+    from trainer.publishing.saving import save_rtd_model
 
     for place in (options.clip, options.projection):
         if place is not None:

@@ -28,8 +28,8 @@ def run(arguments: list[str]) -> None:
 
     from modeling_rtd import fingerprint
     from trainer.assembly import load_model_and_processor
-    from trainer.provenance import read_stages
-    from trainer.saving import save_rtd_model
+    from trainer.publishing.provenance import read_stages
+    from trainer.publishing.saving import save_rtd_model
 
     model, processor = load_model_and_processor(options.model, alpha=options.alpha)
     stage = {

@@ -38,8 +38,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--endpoint", help="another Hub, such as a private one (default: that of HF_ENDPOINT)")
     options = parser.parse_args(arguments)
 
-    from trainer.model_card import write_card
-    from trainer.publishing import list_removals, prepare_publication, push
+    from trainer.publishing.model_card import write_card
+    from trainer.publishing.publication import list_removals, prepare_publication, push
 
     publication = prepare_publication(
         options.folder,

@@ -77,8 +77,8 @@ def run(arguments: list[str]) -> None:
     from trainer.caption_triplets import write_triplets
     from trainer.cli.options import parse_options
     from trainer.evaluation import RetrievalEvaluator
-    from trainer.provenance import name_source
     from trainer.published_files import load_start
+    from trainer.publishing.provenance import name_source
     from trainer.rtd_trainer import RTDTrainer
 
     usage = "rtd train --model MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"

@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> None:
     from trainer.data.image_captions import load_pairs
     from trainer.objectives import OBJECTIVES, find_objective
     from trainer.projection_trainer import ProjectionTrainer
-    from trainer.provenance import name_source
+    from trainer.publishing.provenance import name_source
 
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     # The defaults are LinCIR's; every other method begins with its own recipe.

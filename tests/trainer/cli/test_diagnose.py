@@ -9,7 +9,7 @@ from tests.stand_ins import build_stand_in
 from trainer.assembly import load_model_and_processor
 from trainer.cli.main import main
 from trainer.judging import judge
-from trainer.provenance import read_stages
+from trainer.publishing.provenance import read_stages
 from trainer.small_world import build_small_world, build_tokenizer
 from trainer.systems import ModelSystem
 

@@ -17,10 +17,10 @@ from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
 from trainer.diagnosis import run_diagnosis
 from trainer.judging import judge, write_record
-from trainer.leaks import find_leaks
-from trainer.model_card import describe_model, render_card
-from trainer.provenance import read_stages, write_stages
-from trainer.saving import save_rtd_model
+from trainer.publishing.model_card import describe_model, render_card
+from trainer.publishing.provenance import read_stages, write_stages
+from trainer.publishing.saving import save_rtd_model
+from trainer.publishing.secret_scan import find_leaks
 from trainer.systems import ModelSystem
 
 

@@ -10,15 +10,15 @@ from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_images, build_triplets
 from trainer import published_files
 from trainer.arguments import RTDTrainingArguments
-from trainer.citations import PAPERS, write_bibtex
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train import TrainCommand
-from trainer.provenance import read_stages
-from trainer.recipe_cards import RECIPE_NAMES, render_cards, render_recipe_card
+from trainer.publishing.citations import PAPERS, write_bibtex
+from trainer.publishing.provenance import read_stages
+from trainer.publishing.recipe_cards import RECIPE_NAMES, render_cards, render_recipe_card
 
 
-CARDS = Path(__file__).parents[2] / "model_cards"
+CARDS = Path(__file__).parents[3] / "model_cards"
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(RTDTrainingArguments)}
 FAST = "--max_steps 2 --per_device_train_batch_size 8 --use_cpu True --disable_tqdm True --lift_steps 2".split()
 

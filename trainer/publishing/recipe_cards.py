@@ -1,6 +1,6 @@
 """Recipe cards: how a checkpoint that nobody has published yet is made, and what is known of its projection.
 
-`python -m trainer.recipe_cards` writes all cards of the folder `model_cards` again.
+`python -m trainer.publishing.recipe_cards` writes all cards of the folder `model_cards` again.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from modeling_rtd import suggest
-from trainer.citations import PAPERS, write_bibtex
-from trainer.model_card import PIPELINE_TAG, CardFacts, render_card
+from trainer.publishing.citations import PAPERS, write_bibtex
+from trainer.publishing.model_card import PIPELINE_TAG, CardFacts, render_card
 
 
 __all__ = ["RECIPE_NAMES", "render_cards", "render_recipe_card"]
@@ -32,7 +32,7 @@ _TRAINING = {
 }
 _ELSEWHERE = {("vitl", "context_i2w"), ("vitl", "fti4cir"), ("vitb32", "fti4cir")}
 
-RECIPE_NAMES = tuple(sorted(path.stem for path in (_HERE / "configs").glob("rtd-*.yaml")))
+RECIPE_NAMES = tuple(sorted(path.stem for path in (_HERE.parent / "configs").glob("rtd-*.yaml")))
 
 
 def render_recipe_card(name: str) -> str:
@@ -49,7 +49,7 @@ def render_recipe_card(name: str) -> str:
     """
     if name not in RECIPE_NAMES:
         raise ValueError(suggest("recipe", name, RECIPE_NAMES))
-    recipe = yaml.safe_load((_HERE / f"configs/{name}.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load((_HERE.parent / f"configs/{name}.yaml").read_text(encoding="utf-8"))
     backbone, method = name.split("-")[1], recipe["projection_from"]
     figures = _list_figures(backbone, method)
     is_published = (backbone, method) == ("vitl", "lincir")

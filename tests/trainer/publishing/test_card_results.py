@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from trainer.results import read_results, sort_results
+from trainer.publishing.card_results import read_results, sort_results
 
 
 HASHES = {"text_model": "1", "projection": "2", "vision_model": "3"}

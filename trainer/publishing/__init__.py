@@ -1,0 +1,1 @@
+"""Cards, the record of how a model was made, and what goes to the Hub."""
