@@ -10,9 +10,9 @@ from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
-from trainer.caption_triplets import PROMPT, make_triplets
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.progress import LossBarCallback
+from trainer.triplet_making import PROMPT, make_triplets
 
 
 __all__ = ["NOISE_SCALES", "run_experiments", "train_language_model"]

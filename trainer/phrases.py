@@ -13,9 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.caption_triplets.language_model import LanguageModel
 from trainer.collators import collate_captions
 from trainer.concepts import read_lines
+from trainer.data.language_model import LanguageModel
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.captions import CaptionEmbeddings, encode_batch
 from trainer.losses import cosine_loss

@@ -4,7 +4,7 @@ import torch
 
 from tests.builders import build_language_model
 from trainer import phrases as phrases_module
-from trainer.caption_triplets.language_model import LanguageModel
+from trainer.data.language_model import LanguageModel
 from trainer.phrases import (
     PHRASE_TEMPLATES,
     PhraseBank,

@@ -74,12 +74,12 @@ def run(arguments: list[str]) -> None:
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run
     from trainer.benchmarks import load_benchmark
-    from trainer.caption_triplets import write_triplets
     from trainer.cli.options import parse_options
     from trainer.evaluation import RetrievalEvaluator
     from trainer.published_files import load_start
     from trainer.publishing.provenance import name_source
     from trainer.rtd_trainer import RTDTrainer
+    from trainer.triplet_making import write_triplets
 
     usage = "rtd train --model MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage)

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
     options = vars(parser.parse_args(arguments))
 
-    from trainer.caption_triplets import write_triplets
+    from trainer.triplet_making import write_triplets
 
     captions, output = options.pop("captions"), options.pop("output")
     options["similarity_band"] = tuple(options["similarity_band"])

@@ -12,12 +12,12 @@ import torch
 from transformers import AutoConfig
 
 from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, fingerprint, suggest
-from trainer.caption_triplets.language_model import PROMPT, LanguageModel, parse_output
-from trainer.caption_triplets.lexicon import Lexicon
-from trainer.caption_triplets.rules import draw_edits
 from trainer.data.captions import clean_caption, get_keyword_fn, has_words
+from trainer.data.language_model import PROMPT, LanguageModel, parse_output
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.encoding.captions import encode_captions
+from trainer.triplet_making.lexicon import Lexicon
+from trainer.triplet_making.rules import draw_edits
 
 
 __all__ = ["METHODS", "TripletMaker", "hash_triplet", "make_triplets"]

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.builders import build_clip, build_processor
-from trainer.caption_triplets import PROMPT, WORDINGS, make_triplets, parse_output, read_captions, write_triplets
 from trainer.cli.main import main
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.small_world import build_small_world
+from trainer.triplet_making import PROMPT, WORDINGS, make_triplets, parse_output, read_captions, write_triplets
 
 
 TINY = [
@@ -222,7 +222,7 @@ def test_a_random_language_model_is_stopped_with_one_of_its_outputs(language_mod
 
 
 def test_sampling_is_decided_by_the_seed(language_model_folder):
-    from trainer.caption_triplets.language_model import LanguageModel
+    from trainer.data.language_model import LanguageModel
 
     write = LanguageModel(language_model_folder)
     prompts = [PROMPT.format(caption=caption) for caption in ("a dog", "a small red dress with sleeves")]

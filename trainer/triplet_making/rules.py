@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from trainer.caption_triplets import grammar
-from trainer.caption_triplets.lexicon import Lexicon
+from trainer.triplet_making import grammar
+from trainer.triplet_making.lexicon import Lexicon
 
 
 __all__ = ["WORDINGS", "draw_edits"]

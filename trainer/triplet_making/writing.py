@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from trainer.caption_triplets.making import TripletMaker, hash_triplet
 from trainer.data.triplets import TRIPLET_COLUMNS, load_table
+from trainer.triplet_making.maker import TripletMaker, hash_triplet
 
 
 __all__ = ["read_captions", "write_triplets"]

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from trainer.caption_triplets import grammar
+from trainer.triplet_making import grammar
 
 
 __all__ = ["Lexicon"]
