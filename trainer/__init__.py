@@ -7,17 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 _MODULES = {
-    "Benchmark": "trainer.benchmarks",
+    "Benchmark": "trainer.evaluation.benchmarks",
     "HardNegativeTripletCollator": "trainer.collators",
     "ProjectionTrainer": "trainer.projection_trainer",
     "ProjectionTrainingArguments": "trainer.arguments",
     "RTDTrainer": "trainer.rtd_trainer",
     "RTDTrainingArguments": "trainer.arguments",
-    "RetrievalEvaluator": "trainer.evaluation",
+    "RetrievalEvaluator": "trainer.evaluation.evaluator",
     "build_small_world": "trainer.small_world",
-    "load_benchmark": "trainer.benchmarks",
+    "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
-    "run_diagnosis": "trainer.diagnosis",
+    "run_diagnosis": "trainer.evaluation.diagnosis",
     "save_rtd_model": "trainer.publishing.saving",
     "target_anchored_loss": "trainer.losses",
 }

@@ -28,7 +28,8 @@ from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
-from trainer.evaluation import RetrievalEvaluator
+from trainer.evaluation.evaluator import RetrievalEvaluator
+from trainer.evaluation.systems import hash_parts
 from trainer.experiments import run_experiments
 from trainer.objectives import find_objective
 from trainer.progress import LossBarCallback
@@ -37,7 +38,6 @@ from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
 from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
-from trainer.systems import hash_parts
 from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
 
 

@@ -19,11 +19,11 @@ from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.noise import draw_noise
 from trainer.encoding.processes import gather_embeds
-from trainer.evaluation import RetrievalEvaluator
+from trainer.evaluation.evaluator import RetrievalEvaluator
+from trainer.evaluation.metrics import recall_at_k
+from trainer.evaluation.ranking import rank_gallery
 from trainer.losses import target_anchored_loss
-from trainer.metrics import recall_at_k
 from trainer.publishing.provenance import name_data
-from trainer.ranking import rank_gallery
 
 
 __all__ = ["RTDTrainer"]

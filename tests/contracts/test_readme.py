@@ -13,9 +13,9 @@ import torch
 import trainer
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.stand_ins import build_stand_in
-from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
 from trainer.demo import run_demo
+from trainer.evaluation.benchmarks import load_benchmark
 
 
 ROOT = Path(__file__).parents[2]

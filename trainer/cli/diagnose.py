@@ -37,11 +37,11 @@ def run(arguments: list[str]) -> None:
     add_switches(parser)
     options = parser.parse_args(arguments)
 
-    from trainer.benchmarks import check_one_part, check_root, find_benchmark
-    from trainer.diagnosis import add_target_captions, run_diagnosis
     from trainer.encoding.processes import join_processes
-    from trainer.judging import find_root, make_record, open_parts
-    from trainer.systems import ModelSystem
+    from trainer.evaluation.benchmarks import check_one_part, check_root, find_benchmark
+    from trainer.evaluation.diagnosis import add_target_captions, run_diagnosis
+    from trainer.evaluation.evaluate import find_root, make_record, open_parts
+    from trainer.evaluation.systems import ModelSystem
 
     name, switches = options.benchmark, read_switches(options)
     check_one_part(name, options.split)

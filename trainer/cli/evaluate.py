@@ -77,7 +77,7 @@ def build_system(options: argparse.Namespace):
     Raises:
         ValueError: If they name none, or several, or a model's options beside what another system computed.
     """
-    from trainer.systems import EmbeddingSystem, ModelSystem, RankingSystem
+    from trainer.evaluation.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
     if sum(bool(given) for given in (options.model, options.embeddings, options.rankings)) != 1:
         raise ValueError("name a MODEL, or --embeddings FILE, or --rankings FILE; one of the three.")
@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If an option, a directory or a file is not in order.
     """
-    from trainer.benchmarks import BENCHMARKS, find_benchmark
+    from trainer.evaluation.benchmarks import BENCHMARKS, find_benchmark
 
     parser = argparse.ArgumentParser("rtd evaluate", description=__doc__)
     parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
@@ -129,7 +129,7 @@ def run(arguments: list[str]) -> None:
         return
 
     from trainer.encoding.processes import join_processes
-    from trainer.judging import judge, write_record
+    from trainer.evaluation.evaluate import judge, write_record
 
     roots = _find_roots(names, options)
     switches = read_switches(options)
@@ -146,8 +146,8 @@ def run(arguments: list[str]) -> None:
 
 def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path | None]:
     """Find the directory of each benchmark, before a model is loaded."""
-    from trainer.benchmarks import check_root, find_benchmark
-    from trainer.judging import find_root
+    from trainer.evaluation.benchmarks import check_root, find_benchmark
+    from trainer.evaluation.evaluate import find_root
 
     infos = map(find_benchmark, names)
     many = len({info.name for info in infos if info.needs_root}) > 1
@@ -158,8 +158,8 @@ def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path
 
 
 def _check(names: list[str], options: argparse.Namespace) -> None:
-    from trainer.benchmarks import find_benchmark
-    from trainer.benchmarks.checking import check_folder
+    from trainer.evaluation.benchmarks import find_benchmark
+    from trainer.evaluation.benchmarks.checking import check_folder
 
     incomplete = []
     for name, root in _find_roots(names, options).items():

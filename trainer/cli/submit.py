@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
 
 
 def _check_benchmark(options: argparse.Namespace) -> None:
-    from trainer.submissions import TEST_SPLITS
+    from trainer.evaluation.server_files import TEST_SPLITS
 
     if options.benchmark not in TEST_SPLITS and not (options.check and options.benchmark is None):
         raise ValueError(
@@ -43,7 +43,7 @@ def _check_benchmark(options: argparse.Namespace) -> None:
 
 
 def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
-    from trainer.submissions import check_submission
+    from trainer.evaluation.server_files import check_submission
 
     refused = []
     for file in files:
@@ -58,11 +58,11 @@ def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
-    from trainer.benchmarks import check_root, find_benchmark
     from trainer.cli.evaluate import build_system, read_switches
     from trainer.encoding.processes import join_processes
-    from trainer.judging import make_record, open_parts, write_record
-    from trainer.submissions import TEST_SPLITS, write_submission
+    from trainer.evaluation.benchmarks import check_root, find_benchmark
+    from trainer.evaluation.evaluate import make_record, open_parts, write_record
+    from trainer.evaluation.server_files import TEST_SPLITS, write_submission
 
     check_root(find_benchmark(options.benchmark), options.root)
     with join_processes() as state:

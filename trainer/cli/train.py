@@ -73,9 +73,9 @@ def run(arguments: list[str]) -> None:
     from trainer.adapters import add_lora
     from trainer.arguments import RTDTrainingArguments
     from trainer.assembly import finish_run
-    from trainer.benchmarks import load_benchmark
     from trainer.cli.options import parse_options
-    from trainer.evaluation import RetrievalEvaluator
+    from trainer.evaluation.benchmarks import load_benchmark
+    from trainer.evaluation.evaluator import RetrievalEvaluator
     from trainer.published_files import load_start
     from trainer.publishing.provenance import name_source
     from trainer.rtd_trainer import RTDTrainer

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
-from trainer.benchmarks import Benchmark, Protocol
+from trainer.evaluation.benchmarks import Benchmark, Protocol
 from trainer.small_world.grammar import draw_omissions, write_caption, write_condition
 from trainer.small_world.scenes import (
     Scene,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainer.benchmarks.base import Benchmark, BenchmarkInfo, Protocol
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
 from trainer.small_world.data import build_benchmark
 from trainer.small_world.scenes import PRESETS
 

@@ -14,9 +14,9 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, encode_images, exclude_text, join_references, weigh_condition
-from trainer.diagnosis.rank_changes import compare_ranks
-from trainer.metrics import relevance, target_ranks
-from trainer.ranking import membership, rank_gallery
+from trainer.evaluation.diagnosis.rank_changes import compare_ranks
+from trainer.evaluation.metrics import relevance, target_ranks
+from trainer.evaluation.ranking import membership, rank_gallery
 from trainer.small_world.data import build_benchmark
 from trainer.small_world.scenes import ATTRIBUTES, Scene, find_preset, render_scene
 

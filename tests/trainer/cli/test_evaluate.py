@@ -20,10 +20,10 @@ from torch.nn.functional import normalize
 from modeling_rtd import PROJECTIONS, RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_processor, build_tokenizer
 from tests.stand_ins import BUILDERS, CATEGORIES, TASKS, build_stand_in
-from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
-from trainer.evaluation import RetrievalEvaluator
-from trainer.image_embeddings import ImageEmbeddings
+from trainer.evaluation.benchmark_images import ImageEmbeddings
+from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.evaluator import RetrievalEvaluator
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +313,7 @@ def test_a_directory_is_checked_before_any_model_runs(data, place, tmp_path, cap
 
 
 def test_a_directory_in_order_is_said_to_be(data, monkeypatch, capsys):
-    from trainer.benchmarks import cirr
+    from trainer.evaluation.benchmarks import cirr
 
     counts = {split: {"": {"queries": 8, "gallery": 12}} for split in ("val", "test1")}
     monkeypatch.setattr(cirr, "INFO", replace(cirr.INFO, counts=counts, digests={}))

@@ -13,15 +13,15 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_images, build_processor, shake
 from trainer.adapters import add_lora, merge_adapter
 from trainer.assembly import load_model_and_processor
-from trainer.benchmarks import load_benchmark
 from trainer.cli.main import main
-from trainer.diagnosis import run_diagnosis
-from trainer.judging import judge, write_record
+from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.diagnosis import run_diagnosis
+from trainer.evaluation.evaluate import judge, write_record
+from trainer.evaluation.systems import ModelSystem
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.publishing.saving import save_rtd_model
 from trainer.publishing.secret_scan import find_leaks
-from trainer.systems import ModelSystem
 
 
 REPO = "someone/rtd-tiny"

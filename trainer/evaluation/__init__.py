@@ -1,0 +1,1 @@
+"""Judging: benchmarks, protocols, rankings, metrics and diagnosis."""

@@ -1,0 +1,43 @@
+"""Captions of targets, from a file, for benchmarks that have none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from trainer.evaluation.benchmarks import Benchmark
+
+
+__all__ = ["add_target_captions"]
+
+
+def add_target_captions(benchmark: Benchmark, path: str | Path) -> Benchmark:
+    """Give each query a plain caption of its first target, which a diagnosis of alignment needs.
+
+    Args:
+        benchmark ([`Benchmark`]): The benchmark.
+        path (`str` or `Path`): JSON file with an object of image id to caption; may hold more than is needed.
+
+    Returns:
+        [`Benchmark`]: With the column `target_caption`; that of a query without a target is empty.
+
+    Raises:
+        ValueError: If the file is not of this form, or a target has no caption in it.
+    """
+    try:
+        captions = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"the captions '{path}' cannot be read: {error}") from error
+    if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+        raise ValueError(f"the captions '{path}' must be an object of image id to caption, both strings.")
+    firsts = [ids[0] if ids else None for ids in benchmark.queries["target_ids"][:]]
+    if absent := [name for name in firsts if name is not None and name not in captions]:
+        raise ValueError(
+            f"the captions '{path}' lack {len(absent)} targets of {benchmark.title}, such as '{absent[0]}'."
+        )
+    queries = benchmark.queries
+    if "target_caption" in queries.column_names:
+        queries = queries.remove_columns("target_caption")
+    column = ["" if name is None else captions[name] for name in firsts]
+    return replace(benchmark, queries=queries.add_column("target_caption", column))

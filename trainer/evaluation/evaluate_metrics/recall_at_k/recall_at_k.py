@@ -1,0 +1,33 @@
+"""Recall@k: the share of queries with a correct image among the first k."""
+
+import datasets
+import evaluate
+
+from trainer.evaluation.evaluate_metrics import mark_hits
+from trainer.evaluation.metrics import recall_at_k
+
+
+__all__ = ["RecallAtK"]
+
+_CITATION = "https://huggingface.co/papers/2108.04024"
+
+
+class RecallAtK(evaluate.Metric):
+    """Recall@k: the share of queries with a correct image among the first k.
+
+    `compute` takes `predictions` (for each query ids of images, best first), `references` (for each its correct ids)
+    and `k`.
+    """
+
+    def _info(self):
+        ids = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation=_CITATION,
+            inputs_description=self.__doc__,
+            features=datasets.Features({"predictions": ids, "references": ids}),
+        )
+
+    def _compute(self, predictions, references, k=1):
+        hits, _ = mark_hits(predictions, references, k)
+        return {"recall_at_k": recall_at_k(hits, k)}
