@@ -9,8 +9,8 @@ import argparse
 
 import torch
 
-from trainer.assembly import load_model_and_processor
 from trainer.small_world.query_study import format_study, run_query_study
+from trainer.training.run import load_model_and_processor
 
 
 __all__ = ["main"]

@@ -27,7 +27,7 @@ from accelerate.utils import send_to_device
 from speed.comparing import add_options, report, summarise, time_call
 from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_published_step, build_trainer, collate_as_published
-from trainer.assembly import finish_run
+from trainer.training.run import finish_run
 
 
 __all__ = ["measure"]

@@ -28,8 +28,8 @@ from speed.comparing import CHECKPOINTING, add_options, build_step, compare, rep
 from speed.published import encode_padded, joint_contrast
 from speed.synthetic import build_model, build_processor, draw_triplets
 from trainer import RTDTrainer, RTDTrainingArguments
-from trainer.adapters import add_lora
 from trainer.encoding.noise import draw_noise
+from trainer.training.lora import add_lora
 
 
 __all__ = ["ARMS", "build_published_step", "build_trainer", "collate_as_published", "cut_batches", "measure"]

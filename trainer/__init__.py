@@ -8,18 +8,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 _MODULES = {
     "Benchmark": "trainer.evaluation.benchmarks",
-    "HardNegativeTripletCollator": "trainer.collators",
+    "HardNegativeTripletCollator": "trainer.training.rtd_collator",
     "ProjectionTrainer": "trainer.projection_trainer",
-    "ProjectionTrainingArguments": "trainer.arguments",
-    "RTDTrainer": "trainer.rtd_trainer",
-    "RTDTrainingArguments": "trainer.arguments",
+    "ProjectionTrainingArguments": "trainer.training.arguments",
+    "RTDTrainer": "trainer.training.rtd_trainer",
+    "RTDTrainingArguments": "trainer.training.arguments",
     "RetrievalEvaluator": "trainer.evaluation.evaluator",
     "build_small_world": "trainer.small_world",
     "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
     "run_diagnosis": "trainer.evaluation.diagnosis",
     "save_rtd_model": "trainer.publishing.saving",
-    "target_anchored_loss": "trainer.losses",
+    "target_anchored_loss": "trainer.training.losses",
 }
 
 __all__ = [

@@ -18,7 +18,6 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
-from trainer.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.data.images import load_images
 from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows
 from trainer.demo_card import describe_demo_stages
@@ -32,13 +31,14 @@ from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.systems import hash_parts
 from trainer.experiments import run_experiments
 from trainer.objectives import find_objective
-from trainer.progress import LossBarCallback
 from trainer.projection_trainer import ProjectionTrainer
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
-from trainer.rtd_trainer import RTDTrainer
 from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
-from trainer.token_lift import TokenLift, fit_token_lift, invert_visual_projection
+from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift, invert_visual_projection
+from trainer.training.progress import LossBarCallback
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 __all__ = ["run_demo"]

@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Trainer, TrainingArguments, set_seed
 
 from trainer.data.triplets import TRIPLET_COLUMNS
-from trainer.progress import LossBarCallback
+from trainer.training.progress import LossBarCallback
 from trainer.triplet_making import PROMPT, make_triplets
 
 

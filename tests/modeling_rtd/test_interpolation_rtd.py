@@ -6,7 +6,7 @@ from peft import LoraConfig
 
 from modeling_rtd import RTDModel, fingerprint
 from tests.builders import build_clip, build_images, shake
-from trainer.adapters import add_lora
+from trainer.training.lora import add_lora
 
 
 def compose(model, processor):

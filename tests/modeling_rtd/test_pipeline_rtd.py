@@ -12,7 +12,7 @@ from transformers import pipeline
 
 from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, RTDModel
 from tests.builders import build_clip, build_images, build_tokenizer
-from trainer.adapters import build_lora_config
+from trainer.training.lora import build_lora_config
 
 
 TASK = "composed-image-retrieval"

@@ -9,10 +9,10 @@ from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
-from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.options import parse_options
 from trainer.data.image_captions import load_pairs
 from trainer.projection_trainer import ProjectionTrainer
+from trainer.training.arguments import ProjectionTrainingArguments
 
 
 CAPTIONS = ["a red dress on a beach", "a small blue car with the dog", "a cat and a dog", "a large house with a tree"]

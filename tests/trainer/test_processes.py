@@ -18,8 +18,8 @@ import torch
 from datasets import Dataset
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor, build_triplets
-from trainer.arguments import RTDTrainingArguments
-from trainer.rtd_trainer import RTDTrainer
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.rtd_trainer import RTDTrainer
 
 folder, batch_size, dies = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "dies"
 torch.set_num_threads(1)
@@ -56,7 +56,7 @@ from datasets import Dataset
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor, build_triplets
 from trainer import RTDTrainer, RTDTrainingArguments
-from trainer.adapters import add_lora
+from trainer.training.lora import add_lora
 
 folder = sys.argv[1]
 torch.set_num_threads(1)
@@ -117,7 +117,7 @@ def test_all_ablations_train_in_two_processes_without_a_search_for_unused_weight
 
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(tmp_path):
-    from trainer.checkpoints import find_last_complete_checkpoint
+    from trainer.training.checkpoints import find_last_complete_checkpoint
 
     run = launch(tmp_path / "run", 2, 8, "dies")
     assert run.returncode != 0

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from trainer.arguments import ProjectionTrainingArguments
 from trainer.phrases import PhraseBank, fill_templates
 from trainer.textual_inversion import TextualInversion
+from trainer.training.arguments import ProjectionTrainingArguments
 
 
 NAMES = ["red dress", "dog", "small cat", "car"]

@@ -70,15 +70,15 @@ def run(arguments: list[str]) -> None:
     from pathlib import Path
 
     from modeling_rtd import PROJECTIONS, settle_place
-    from trainer.adapters import add_lora
-    from trainer.arguments import RTDTrainingArguments
-    from trainer.assembly import finish_run
     from trainer.cli.options import parse_options
     from trainer.evaluation.benchmarks import load_benchmark
     from trainer.evaluation.evaluator import RetrievalEvaluator
-    from trainer.published_files import load_start
+    from trainer.published_checkpoints import load_start
     from trainer.publishing.provenance import name_source
-    from trainer.rtd_trainer import RTDTrainer
+    from trainer.training.arguments import RTDTrainingArguments
+    from trainer.training.lora import add_lora
+    from trainer.training.rtd_trainer import RTDTrainer
+    from trainer.training.run import finish_run
     from trainer.triplet_making import write_triplets
 
     usage = "rtd train --model MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
@@ -133,7 +133,7 @@ def _fit_lift(model, processor, triplets: str, command: TrainCommand, args):
     from trainer.data.images import load_images
     from trainer.data.triplets import prepare_triplets
     from trainer.encoding.image_features import ImageFeatures
-    from trainer.token_lift import fit_token_lift
+    from trainer.training.image_tokens_from_text import fit_token_lift
 
     method, needs = model.projection.config.projection_type, "image_tokens" in model.projection.consumes
     if needs != (command.images is not None):
@@ -156,7 +156,7 @@ def _check_start(model, command: TrainCommand) -> None:
     import torch
 
     from modeling_rtd import RTDTextModel, fingerprint
-    from trainer.adapters import has_adapters
+    from trainer.training.lora import has_adapters
 
     if model.config.original_text_model is not None or has_adapters(model.text_model):
         raise ValueError(

@@ -39,13 +39,13 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the method's data are not named, or anything the trainer refuses.
     """
-    from trainer.arguments import ProjectionTrainingArguments
-    from trainer.assembly import finish_run, load_model_and_processor
     from trainer.cli.options import parse_options
     from trainer.data.image_captions import load_pairs
     from trainer.objectives import OBJECTIVES, find_objective
     from trainer.projection_trainer import ProjectionTrainer
     from trainer.publishing.provenance import name_source
+    from trainer.training.arguments import ProjectionTrainingArguments
+    from trainer.training.run import finish_run, load_model_and_processor
 
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     # The defaults are LinCIR's; every other method begins with its own recipe.

@@ -12,12 +12,12 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save
 
 from modeling_rtd import RTDModel, fingerprint
-from trainer.adapters import has_adapters
-from trainer.assembly import load_model_and_processor
 from trainer.evaluation.benchmarks import Benchmark
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator, check_mode, write_template
 from trainer.evaluation.precomputed import align_rankings, read_embeddings, read_rankings
 from trainer.evaluation.scoring import Rankings
+from trainer.training.lora import has_adapters
+from trainer.training.run import load_model_and_processor
 
 
 __all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem", "hash_parts"]

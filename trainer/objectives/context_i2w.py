@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDProjection
-from trainer.collators import collate_captions
 from trainer.data.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.data.triplets import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
 from trainer.objectives.pic2word import Pic2WordObjective
+from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["ContextI2WObjective"]

@@ -10,16 +10,16 @@ from accelerate.utils import send_to_device
 from datasets import Dataset, concatenate_datasets
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.arguments import ProjectionTrainingArguments
-from trainer.base_trainer import check_batch_fills
-from trainer.collators import collate_captions
 from trainer.data.captions import get_tagger, split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.triplets import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
-from trainer.losses import cosine_loss, target_anchored_loss
+from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.base_trainer import check_batch_fills
+from trainer.training.losses import cosine_loss, target_anchored_loss
+from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["FTI4CIRObjective"]

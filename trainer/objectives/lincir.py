@@ -10,13 +10,13 @@ from datasets import Dataset
 from torch.nn import functional
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.arguments import ProjectionTrainingArguments
-from trainer.collators import collate_captions
 from trainer.data.captions import clean_caption, get_keyword_fn, mask_keywords
 from trainer.data.triplets import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.noise import draw_noise
-from trainer.length_groups import group_by_length
+from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.length_groups import group_by_length
+from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["LinCIRObjective"]

@@ -12,12 +12,12 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.arguments import ProjectionTrainingArguments
-from trainer.base_trainer import check_batch_fills
 from trainer.data.images import decode_image, hash_images, load_images
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
-from trainer.losses import target_anchored_loss
+from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.base_trainer import check_batch_fills
+from trainer.training.losses import target_anchored_loss
 
 
 __all__ = ["Pic2WordObjective", "crop_randomly"]

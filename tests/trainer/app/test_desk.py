@@ -9,9 +9,9 @@ from PIL import Image
 
 from modeling_rtd import Gallery, encode_images
 from tests.builders import build_images
-from trainer.adapters import build_lora_config
 from trainer.app import SearchDesk, find_root, list_voices, new_state
 from trainer.app.desk import MAX_TURNS, PROJECTION_ALONE
+from trainer.training.lora import build_lora_config
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from PIL import Image
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
 from tests.stand_ins import build_stand_in
-from trainer.arguments import ProjectionTrainingArguments
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
 from trainer.data.images import list_images
 from trainer.small_world import build_small_world, train_clip
+from trainer.training.arguments import ProjectionTrainingArguments
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from tests.builders import build_clip, build_image_processor, shake
 from tests.stand_ins import build_stand_in
-from trainer.assembly import load_model_and_processor
 from trainer.cli.main import main
 from trainer.evaluation.evaluate import judge
 from trainer.evaluation.systems import ModelSystem
 from trainer.publishing.provenance import read_stages
 from trainer.small_world import build_small_world, build_tokenizer
+from trainer.training.run import load_model_and_processor
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from datasets import Dataset, Features, Image, List, Value
 from torch.nn.functional import normalize
 
 from tests.builders import build_images, build_triplets
-from trainer.arguments import RTDTrainingArguments
 from trainer.evaluation.benchmarks import Benchmark, Protocol
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
-from trainer.rtd_trainer import RTDTrainer
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from safetensors.torch import save as save_tensors
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_images, build_processor, shake
-from trainer.adapters import add_lora, merge_adapter
-from trainer.assembly import load_model_and_processor
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
@@ -22,6 +20,8 @@ from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.publishing.saving import save_rtd_model
 from trainer.publishing.secret_scan import find_leaks
+from trainer.training.lora import add_lora, merge_adapter
+from trainer.training.run import load_model_and_processor
 
 
 REPO = "someone/rtd-tiny"

@@ -8,14 +8,14 @@ from huggingface_hub import ModelCard
 
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_images, build_triplets
-from trainer import published_files
-from trainer.arguments import RTDTrainingArguments
+from trainer import published_checkpoints
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train import TrainCommand
 from trainer.publishing.citations import PAPERS, write_bibtex
 from trainer.publishing.provenance import read_stages
 from trainer.publishing.recipe_cards import RECIPE_NAMES, render_cards, render_recipe_card
+from trainer.training.arguments import RTDTrainingArguments
 
 
 CARDS = Path(__file__).parents[3] / "model_cards"

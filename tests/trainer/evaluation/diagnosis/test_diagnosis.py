@@ -9,10 +9,10 @@ from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, shake
-from trainer.adapters import add_lora
 from trainer.evaluation.diagnosis import ALPHAS, run_diagnosis
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.small_world import build_benchmark, build_small_world, build_tokenizer
+from trainer.training.lora import add_lora
 
 
 PICTURES = {

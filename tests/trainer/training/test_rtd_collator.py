@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tests.builders import WORDS
-from trainer.collators import HardNegativeTripletCollator
+from trainer.training.rtd_collator import HardNegativeTripletCollator
 
 
 ROWS = [

@@ -8,13 +8,13 @@ from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, build_triplets
-from trainer.arguments import RTDTrainingArguments
 from trainer.data.images import load_images
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.noise import draw_noise
-from trainer.rtd_trainer import RTDTrainer
-from trainer.token_lift import fit_token_lift, invert_visual_projection
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.image_tokens_from_text import fit_token_lift, invert_visual_projection
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 methods = pytest.mark.parametrize("method", ["context_i2w", "fti4cir"])

@@ -8,9 +8,9 @@ from peft import get_peft_model
 
 from modeling_rtd import RTDModel, RTDTextModel, fingerprint, load_projection
 from tests.builders import build_clip, build_images, build_triplets
-from trainer.adapters import add_lora, build_lora_config, merge_adapter
-from trainer.arguments import RTDTrainingArguments
-from trainer.rtd_trainer import RTDTrainer
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.lora import add_lora, build_lora_config, merge_adapter
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 ROWS = build_triplets(48)

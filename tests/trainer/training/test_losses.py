@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.losses import target_anchored_loss
+from trainer.training.losses import target_anchored_loss
 
 
 def compute_nt_xent(composed, targets, temperature):

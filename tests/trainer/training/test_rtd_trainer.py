@@ -16,11 +16,11 @@ from transformers import TrainerCallback, TrainingArguments
 from modeling_rtd import RTDModel, RTDTextModel, build_projection, fingerprint
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
-from trainer.arguments import RTDTrainingArguments
-from trainer.checkpoints import find_last_complete_checkpoint
 from trainer.encoding.noise import draw_noise
 from trainer.publishing.provenance import read_stages, write_stages
-from trainer.rtd_trainer import RTDTrainer
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.checkpoints import find_last_complete_checkpoint
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 ROWS = build_triplets(48)
@@ -324,8 +324,8 @@ from transformers import TrainerCallback, TrainingArguments
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor, build_triplets
 from tests.trainer.test_rtd_trainer import limit_file_size
-from trainer.arguments import RTDTrainingArguments
-from trainer.rtd_trainer import RTDTrainer
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.rtd_trainer import RTDTrainer
 
 class FillDisk(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from trainer.arguments import RTDTrainingArguments
-from trainer.length_groups import group_by_length
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.length_groups import group_by_length
 
 
 def count_tokens(groups):

@@ -13,9 +13,9 @@ from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
-from trainer.base_trainer import BaseTrainer
-from trainer.checkpoints import RUN_FILE, find_checkpoints
-from trainer.progress import LossBarCallback
+from trainer.training.base_trainer import BaseTrainer
+from trainer.training.checkpoints import RUN_FILE, find_checkpoints
+from trainer.training.progress import LossBarCallback
 
 
 __all__ = ["check_place", "finish_run", "load_model_and_processor"]

@@ -1,0 +1,1 @@
+"""Making: the trainers, what they collate, and the losses."""
