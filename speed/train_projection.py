@@ -27,7 +27,7 @@ from speed.comparing import add_options, build_step, compare, report
 from speed.published import METHODS, build_published_step
 from speed.synthetic import build_model, build_processor, draw_images, draw_texts
 from trainer import ProjectionTrainer, ProjectionTrainingArguments
-from trainer.textual_inversion import TextualInversion
+from trainer.training.projections.searle_inversion import TextualInversion
 
 
 __all__ = ["measure"]

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 _MODULES = {
     "Benchmark": "trainer.evaluation.benchmarks",
     "HardNegativeTripletCollator": "trainer.training.rtd_collator",
-    "ProjectionTrainer": "trainer.projection_trainer",
+    "ProjectionTrainer": "trainer.training.projections.trainer",
     "ProjectionTrainingArguments": "trainer.training.arguments",
     "RTDTrainer": "trainer.training.rtd_trainer",
     "RTDTrainingArguments": "trainer.training.arguments",

@@ -7,8 +7,8 @@ from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
-from trainer.projection_trainer import ProjectionTrainer
 from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.trainer import ProjectionTrainer
 
 
 CAPTIONS = ["a red dress on a beach", "is the dog of that car", "a cat and no dog", "with a large blue house"] * 3

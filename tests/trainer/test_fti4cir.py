@@ -11,8 +11,8 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
 from trainer.cli.options import parse_options
 from trainer.data.image_captions import load_pairs
-from trainer.projection_trainer import ProjectionTrainer
 from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.trainer import ProjectionTrainer
 
 
 CAPTIONS = ["a red dress on a beach", "a small blue car with the dog", "a cat and a dog", "a large house with a tree"]

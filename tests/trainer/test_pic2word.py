@@ -8,9 +8,9 @@ from PIL import Image
 from modeling_rtd import RTDModel
 from tests.builders import build_images
 from trainer.cli.options import parse_options
-from trainer.objectives.pic2word import crop_randomly
-from trainer.projection_trainer import ProjectionTrainer
 from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.pic2word import crop_randomly
+from trainer.training.projections.trainer import ProjectionTrainer
 
 
 @pytest.fixture

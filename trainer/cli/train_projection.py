@@ -41,10 +41,10 @@ def run(arguments: list[str]) -> None:
     """
     from trainer.cli.options import parse_options
     from trainer.data.image_captions import load_pairs
-    from trainer.objectives import OBJECTIVES, find_objective
-    from trainer.projection_trainer import ProjectionTrainer
     from trainer.publishing.provenance import name_source
     from trainer.training.arguments import ProjectionTrainingArguments
+    from trainer.training.projections import OBJECTIVES, find_objective
+    from trainer.training.projections.trainer import ProjectionTrainer
     from trainer.training.run import finish_run, load_model_and_processor
 
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)

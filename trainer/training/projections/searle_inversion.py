@@ -10,10 +10,10 @@ from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.concepts import find_templates
-from trainer.phrases import PhraseBank, compute_phrase_loss
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.losses import cosine_loss
+from trainer.training.projections.searle_concepts import find_templates
+from trainer.training.projections.searle_phrases import PhraseBank, compute_phrase_loss
 
 
 __all__ = ["TextualInversion"]

@@ -8,9 +8,9 @@ from modeling_rtd import build_projection
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
 from trainer.encoding.noise import draw_noise
-from trainer.objectives import find_objective
-from trainer.projection_trainer import ProjectionTrainer
 from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.training.projections import find_objective
+from trainer.training.projections.trainer import ProjectionTrainer
 
 
 CAPTIONS = [row["target_caption"] for row in build_triplets(40)]

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from trainer.phrases import PhraseBank, fill_templates
-from trainer.textual_inversion import TextualInversion
 from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.searle_inversion import TextualInversion
+from trainer.training.projections.searle_phrases import PhraseBank, fill_templates
 
 
 NAMES = ["red dress", "dog", "small cat", "car"]

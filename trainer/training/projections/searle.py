@@ -11,16 +11,22 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.concepts import embed_concepts, find_concepts, read_concepts
 from trainer.data.images import load_images
 from trainer.encoding.array_cache import keep_array, place_result
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
-from trainer.phrases import PhraseBank, compute_phrase_loss, fill_templates, read_templates, write_phrases
-from trainer.textual_inversion import TextualInversion
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import target_anchored_loss
+from trainer.training.projections.searle_concepts import embed_concepts, find_concepts, read_concepts
+from trainer.training.projections.searle_inversion import TextualInversion
+from trainer.training.projections.searle_phrases import (
+    PhraseBank,
+    compute_phrase_loss,
+    fill_templates,
+    read_templates,
+    write_phrases,
+)
 
 
 __all__ = ["SEARLEObjective"]

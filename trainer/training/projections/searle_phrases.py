@@ -13,11 +13,11 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.concepts import read_lines
 from trainer.data.language_model import LanguageModel
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.captions import CaptionEmbeddings, encode_batch
 from trainer.training.losses import cosine_loss
+from trainer.training.projections.searle_concepts import read_lines
 from trainer.training.rtd_collator import collate_captions
 
 

@@ -1,11 +1,11 @@
 """Objectives of the projections: how rows become batches, and batches a loss."""
 
 from modeling_rtd import suggest
-from trainer.objectives.context_i2w import ContextI2WObjective
-from trainer.objectives.fti4cir import FTI4CIRObjective
-from trainer.objectives.lincir import LinCIRObjective
-from trainer.objectives.pic2word import Pic2WordObjective
-from trainer.objectives.searle import SEARLEObjective
+from trainer.training.projections.context_i2w import ContextI2WObjective
+from trainer.training.projections.fti4cir import FTI4CIRObjective
+from trainer.training.projections.lincir import LinCIRObjective
+from trainer.training.projections.pic2word import Pic2WordObjective
+from trainer.training.projections.searle import SEARLEObjective
 
 
 __all__ = [

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.concepts import CONCEPT_TEMPLATES, embed_concepts, find_concepts, find_templates, read_concepts
+from trainer.training.projections.searle_concepts import (
+    CONCEPT_TEMPLATES,
+    embed_concepts,
+    find_concepts,
+    find_templates,
+    read_concepts,
+)
 
 
 def test_the_templates_are_the_24_published_ones():

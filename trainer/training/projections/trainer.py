@@ -7,10 +7,10 @@ import warnings
 from torch.optim.lr_scheduler import LambdaLR
 
 from modeling_rtd import RTDModel, RTDProcessor
-from trainer.objectives import find_objective
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
+from trainer.training.projections import find_objective
 
 
 __all__ = ["ProjectionTrainer"]

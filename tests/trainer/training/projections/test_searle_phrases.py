@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from tests.builders import build_language_model
-from trainer import phrases as phrases_module
+from trainer.training.projections import searle_phrases as phrases_module
 from trainer.data.language_model import LanguageModel
-from trainer.phrases import (
+from trainer.training.projections.searle_phrases import (
     PHRASE_TEMPLATES,
     PhraseBank,
     compute_phrase_loss,
