@@ -9,7 +9,7 @@ import argparse
 
 import torch
 
-from trainer.small_world.query_study import format_study, run_query_study
+from speed.query_study import format_study, run_query_study
 from trainer.training.run import load_model_and_processor
 
 

@@ -14,7 +14,7 @@ _MODULES = {
     "RTDTrainer": "trainer.training.rtd_trainer",
     "RTDTrainingArguments": "trainer.training.arguments",
     "RetrievalEvaluator": "trainer.evaluation.evaluator",
-    "build_small_world": "trainer.small_world",
+    "build_small_world": "trainer.worlds.small_world",
     "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
     "run_diagnosis": "trainer.evaluation.diagnosis",

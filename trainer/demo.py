@@ -32,13 +32,13 @@ from trainer.evaluation.systems import hash_parts
 from trainer.experiments import run_experiments
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
-from trainer.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
 from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift, invert_visual_projection
 from trainer.training.progress import LossBarCallback
 from trainer.training.projections import find_objective
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
+from trainer.worlds.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
 
 
 __all__ = ["run_demo"]

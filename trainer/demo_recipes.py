@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from trainer.small_world import write_searle_files
+from trainer.worlds.small_world import write_searle_files
 
 
 __all__ = ["ALL_METHODS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]

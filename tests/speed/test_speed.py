@@ -17,7 +17,7 @@ from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
 from tests.builders import build_clip, build_image_processor
-from trainer.small_world import build_tokenizer
+from trainer.worlds.small_world import build_tokenizer
 
 
 def run(script, *options):

@@ -9,7 +9,7 @@ from trainer.data.image_captions import load_pairs
 from trainer.data.triplets import load_table, load_triplets
 from trainer.demo_report import format_table
 from trainer.evaluation.systems import hash_parts
-from trainer.small_world import build_small_world
+from trainer.worlds.small_world import build_small_world
 
 
 VARIANTS = [

@@ -10,10 +10,10 @@ from torch.nn.functional import normalize
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_language_model
 from trainer.cli.options import parse_options
-from trainer.small_world import build_small_world, train_clip, write_searle_files
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.projections import searle
 from trainer.training.projections.trainer import ProjectionTrainer
+from trainer.worlds.small_world import build_small_world, train_clip, write_searle_files
 
 
 NAMES = ["red dress", "dog", "small cat", "green car", "tree", "the house"]

@@ -9,7 +9,7 @@ from PIL import Image
 from modeling_rtd import Gallery, RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, shake
 from trainer.app import SearchDesk, list_voices
-from trainer.small_world import build_benchmark, build_tokenizer
+from trainer.worlds.small_world import build_benchmark, build_tokenizer
 
 
 pytest.importorskip("gradio", reason="the page needs gradio, of the extra `app`")

@@ -11,8 +11,8 @@ from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
 from trainer.data.images import list_images
-from trainer.small_world import build_small_world, train_clip
 from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.worlds.small_world import build_small_world, train_clip
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from trainer.cli.main import main
 from trainer.evaluation.evaluate import judge
 from trainer.evaluation.systems import ModelSystem
 from trainer.publishing.provenance import read_stages
-from trainer.small_world import build_small_world, build_tokenizer
 from trainer.training.run import load_model_and_processor
+from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -209,7 +209,7 @@ import json, sys
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
-from trainer.small_world import build_benchmark, build_tokenizer
+from trainer.worlds.small_world import build_benchmark, build_tokenizer
 from modeling_rtd import RTDProcessor
 from accelerate import PartialState
 import torch, torch.distributed as dist

@@ -28,7 +28,7 @@ __all__ = [
 _MODULES = {
     name: f"trainer.evaluation.benchmarks.{name}"
     for name in ("cirr", "circo", "fashioniq", "genecis", "coco", "imagenet_r")
-} | {"small_world": "trainer.small_world.declaration"}
+} | {"small_world": "trainer.worlds.small_world.declaration"}
 
 BENCHMARKS = tuple(_MODULES)
 

@@ -11,8 +11,8 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, shake
 from trainer.evaluation.diagnosis import ALPHAS, run_diagnosis
 from trainer.evaluation.evaluator import RetrievalEvaluator
-from trainer.small_world import build_benchmark, build_small_world, build_tokenizer
 from trainer.training.lora import add_lora
+from trainer.worlds.small_world import build_benchmark, build_small_world, build_tokenizer
 
 
 PICTURES = {

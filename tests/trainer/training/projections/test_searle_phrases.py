@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from tests.builders import build_language_model
-from trainer.training.projections import searle_phrases as phrases_module
 from trainer.data.language_model import LanguageModel
+from trainer.training.projections import searle_phrases as phrases_module
 from trainer.training.projections.searle_phrases import (
     PHRASE_TEMPLATES,
     PhraseBank,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from trainer.small_world.scenes import ATTRIBUTES, Scene, SmallWorldPreset
+from trainer.worlds.small_world.scenes import ATTRIBUTES, Scene, SmallWorldPreset
 
 
 __all__ = ["SYNONYMS", "WORDINGS", "draw_omissions", "list_words", "say_plural", "write_caption", "write_condition"]
@@ -124,7 +124,7 @@ def write_caption(
         `str`: Words in lower case, the main objects first, then the extra object and the background.
 
     Examples:
-        >>> from trainer.small_world.scenes import PRESETS
+        >>> from trainer.worlds.small_world.scenes import PRESETS
         >>> scene = Scene("star", "red", "plain", "big", 3, "navy", "blue heart")
         >>> write_caption(PRESETS["mini"], scene, np.random.default_rng(0), opening="a photo of ")
         'a photo of a group of three big red stars and a blue heart in front of a navy background'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, Image
 
-from trainer.small_world.data import SmallWorld
+from trainer.worlds.small_world.data import SmallWorld
 
 
 __all__ = ["write_world"]

@@ -10,9 +10,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel
 
-from trainer.small_world import PRESETS, build_small_world, build_tokenizer, list_concepts, list_phrases, train_clip
-from trainer.small_world.grammar import SYNONYMS, WORDINGS
-from trainer.small_world.scenes import ATTRIBUTES, is_held_out
+from trainer.worlds.small_world import (
+    PRESETS,
+    build_small_world,
+    build_tokenizer,
+    list_concepts,
+    list_phrases,
+    train_clip,
+)
+from trainer.worlds.small_world.grammar import SYNONYMS, WORDINGS
+from trainer.worlds.small_world.scenes import ATTRIBUTES, is_held_out
 
 
 SPLITS = ("validation", "test")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.small_world.data import draw_neighbour
-from trainer.small_world.grammar import SYNONYMS, say_plural, write_condition
-from trainer.small_world.scenes import SmallWorldPreset, draw_scene, find_preset
+from trainer.worlds.small_world.data import draw_neighbour
+from trainer.worlds.small_world.grammar import SYNONYMS, say_plural, write_condition
+from trainer.worlds.small_world.scenes import SmallWorldPreset, draw_scene, find_preset
 
 
 __all__ = ["list_concepts", "list_phrases", "write_searle_files"]

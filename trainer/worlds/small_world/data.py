@@ -14,8 +14,8 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
 from trainer.evaluation.benchmarks import Benchmark, Protocol
-from trainer.small_world.grammar import draw_omissions, write_caption, write_condition
-from trainer.small_world.scenes import (
+from trainer.worlds.small_world.grammar import draw_omissions, write_caption, write_condition
+from trainer.worlds.small_world.scenes import (
     Scene,
     SmallWorldPreset,
     change_scene,

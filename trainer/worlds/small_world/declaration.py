@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
-from trainer.small_world.data import build_benchmark
-from trainer.small_world.scenes import PRESETS
+from trainer.worlds.small_world.data import build_benchmark
+from trainer.worlds.small_world.scenes import PRESETS
 
 
 __all__ = ["INFO"]

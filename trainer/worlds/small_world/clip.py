@@ -23,10 +23,10 @@ from transformers import (
     set_seed,
 )
 
-from trainer.small_world.data import SmallWorld
-from trainer.small_world.grammar import list_words
-from trainer.small_world.scenes import SmallWorldPreset, find_preset
 from trainer.training.progress import LossBarCallback
+from trainer.worlds.small_world.data import SmallWorld
+from trainer.worlds.small_world.grammar import list_words
+from trainer.worlds.small_world.scenes import SmallWorldPreset, find_preset
 
 
 __all__ = ["build_tokenizer", "train_clip"]

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
+from speed.query_study import QueryStudy, format_study, run_query_study
 from tests.builders import build_clip, build_image_processor
 from trainer.evaluation.evaluator import RetrievalEvaluator
-from trainer.small_world import build_benchmark, build_tokenizer
-from trainer.small_world.query_study import QueryStudy, format_study, run_query_study
+from trainer.worlds.small_world import build_benchmark, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Embedded worlds: each a data set and a benchmark, drawn in code."""
