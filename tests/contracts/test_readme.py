@@ -14,7 +14,7 @@ import trainer
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
-from trainer.demo import run_demo
+from trainer.demo.run import run_demo
 from trainer.evaluation.benchmarks import load_benchmark
 
 

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from trainer.demo import run_demo
+from trainer.demo.run import run_demo
 
 
 ROOT = Path(__file__).parents[2]

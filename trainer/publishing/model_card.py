@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_rtd import RTDModel, RTDProcessor
-from trainer.demo_report import format_table
+from trainer.demo.report import format_table
 from trainer.publishing.citations import PAPERS, write_bibtex
 from trainer.training.lora import has_adapters
 

@@ -20,16 +20,16 @@ from transformers import CLIPModel, set_seed
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
 from trainer.data.images import load_images
 from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows
-from trainer.demo_card import describe_demo_stages
-from trainer.demo_recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
-from trainer.demo_report import write_report
+from trainer.demo.card import describe_demo_stages
+from trainer.demo.experiments import run_experiments
+from trainer.demo.recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
+from trainer.demo.report import write_report
 from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.systems import hash_parts
-from trainer.experiments import run_experiments
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
 from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments

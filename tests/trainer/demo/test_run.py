@@ -7,7 +7,7 @@ from modeling_rtd import RTDModel, RTDProcessor
 from trainer.cli.main import main
 from trainer.data.image_captions import load_pairs
 from trainer.data.triplets import load_table, load_triplets
-from trainer.demo_report import format_table
+from trainer.demo.report import format_table
 from trainer.evaluation.systems import hash_parts
 from trainer.worlds.small_world import build_small_world
 
@@ -93,7 +93,7 @@ def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
     def fail(preset, seed):
         raise ValueError("enough")
 
-    monkeypatch.setattr("trainer.demo.build_small_world", fail)
+    monkeypatch.setattr("trainer.demo.run.build_small_world", fail)
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "demo.json").write_text("{}")

@@ -1,0 +1,1 @@
+"""The demo: every part trained and judged on an embedded world."""
