@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 from modeling_rtd import NEGATIVE_WEIGHT
-from trainer.app.desk import MAX_LETTERS, SearchDesk, new_state
+from trainer.app.service import MAX_LETTERS, SearchDesk, new_state
 
 
 __all__ = ["MAX_UPLOAD_BYTES", "build_page", "serve_page"]

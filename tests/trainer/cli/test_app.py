@@ -8,7 +8,7 @@ import torch
 from modeling_rtd import Gallery, RTDModel, encode_images
 from tests.builders import build_images
 from trainer.app import page
-from trainer.app.desk import PROJECTION_ALONE
+from trainer.app.service import PROJECTION_ALONE
 from trainer.cli.main import main
 from trainer.training.lora import build_lora_config
 

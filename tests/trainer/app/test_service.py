@@ -10,7 +10,7 @@ from PIL import Image
 from modeling_rtd import Gallery, encode_images
 from tests.builders import build_images
 from trainer.app import SearchDesk, find_root, list_voices, new_state
-from trainer.app.desk import MAX_TURNS, PROJECTION_ALONE
+from trainer.app.service import MAX_TURNS, PROJECTION_ALONE
 from trainer.training.lora import build_lora_config
 
 
