@@ -31,8 +31,8 @@ def relevance(
 
     Args:
         ranking (`np.ndarray` of shape `(num_queries, depth)`):
-            Positions in the gallery, best first, see `trainer.evaluation.ranking`; may end before the gallery does, and -1 stands
-            for nothing.
+            Positions in the gallery, best first, see `trainer.evaluation.ranking`; may end before the gallery does,
+            and -1 stands for nothing.
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
         target_ids (`Sequence[Sequence[Hashable]]` of length `num_queries`):
             Correct ids of each query. A query without any is never a hit.

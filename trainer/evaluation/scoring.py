@@ -57,8 +57,9 @@ def score_rankings(benchmark: Benchmark, rankings: Rankings) -> dict[str, float]
 
     Args:
         benchmark ([`Benchmark`]): Targets and metrics. `recall@k`, `subset_recall@k`, `map@k`, `semantic_map@k`,
-            `set_recall@k`, `precision@k`: see `trainer.evaluation.metrics`. `target_recall@k` counts the first target only, as
-            CIRCO's recall. `mean_rank` and `median_rank` are of the first target, the median as Pic2Word rounds it.
+            `set_recall@k`, `precision@k`: see `trainer.evaluation.metrics`. `target_recall@k` counts the first target
+            only, as CIRCO's recall. `mean_rank` and `median_rank` are of the first target, the median as Pic2Word
+            rounds it.
         rankings ([`Rankings`]): Where there are none of subsets, there is no subset recall.
 
     Returns:

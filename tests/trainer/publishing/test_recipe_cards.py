@@ -80,7 +80,7 @@ def test_a_recipe_runs_at_toy_size(name, toy, monkeypatch):
     model, more = RTDModel.from_clip(clip, method), []
     if command.projection:
         write_published_file(toy / "file.pt", model.projection, method)
-        monkeypatch.setattr(published_files, "fetch_file", {command.projection: toy / "file.pt"}.get)
+        monkeypatch.setattr(published_checkpoints, "fetch_file", {command.projection: toy / "file.pt"}.get)
     else:
         model.save_pretrained(toy / "projection")
         more += ["--projection", str(toy / "projection")]
@@ -126,14 +126,14 @@ def test_an_address_is_fetched_once(tmp_path, monkeypatch):
         torch.hub, "download_url_to_file", lambda url, target: fetched.append(url) or Path(target).write_bytes(b"x")
     )
     for _ in range(2):
-        assert published_files.fetch_file("https://example.org/phi.pt").read_bytes() == b"x"
+        assert published_checkpoints.fetch_file("https://example.org/phi.pt").read_bytes() == b"x"
     assert fetched == ["https://example.org/phi.pt"]
 
 
 @pytest.mark.parametrize("place", ["org/name/phi.pt", "phi.pt", "/nowhere/at/all.pt"])
 def test_a_file_that_cannot_be_had_is_named(place):
     with pytest.raises(ValueError, match=place):
-        published_files.fetch_file(place)
+        published_checkpoints.fetch_file(place)
 
 
 def test_the_cards_are_what_is_rendered_now():
