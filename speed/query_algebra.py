@@ -10,7 +10,7 @@ import argparse
 import torch
 
 from speed.query_study import format_study, run_query_study
-from trainer.training.run import load_model_and_processor
+from trainer.loading import load_model_and_processor
 
 
 __all__ = ["main"]

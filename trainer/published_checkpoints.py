@@ -10,8 +10,8 @@ from accelerate import PartialState
 from huggingface_hub import hf_hub_download
 
 from modeling_rtd import RTDModel, RTDProcessor, convert_checkpoint
+from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.provenance import name_source, read_stages
-from trainer.training.run import check_place, load_model_and_processor
 
 
 __all__ = ["describe_conversion", "fetch_file", "load_start"]

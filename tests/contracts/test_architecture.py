@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,21 @@ SHIPPED = [path for path in MODELING if path.name != "__init__.py"]  # the Hub c
 TRAINER = sorted((ROOT / "trainer").rglob("*.py"))
 DIET = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL"} | sys.stdlib_module_names
 
+# The packages and files of the training room, lowest floor first: each imports from its own floor's files and below.
+FLOORS = (
+    ("data", "drawing", "loading"),
+    ("app", "encoding", "publishing"),
+    ("evaluation", "published_checkpoints", "triplet_making"),
+    ("training",),
+    ("worlds",),
+    ("demo",),
+    ("cli",),
+)
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
 modules = pytest.mark.parametrize("path", MODELING + TRAINER, ids=lambda path: str(path.relative_to(ROOT)))
+ROOMS = [path for path in TRAINER if path.relative_to(ROOT / "trainer").parts[0].removesuffix(".py") in FLOOR_OF]
+floored = pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
 shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 
 
@@ -61,6 +76,29 @@ def test_trainer_takes_public_names_only(path):
             assert isinstance(node, ast.ImportFrom), f"line {node.lineno}: write `from modeling_rtd import X`"
             assert module == "modeling_rtd", f"line {node.lineno}: {module} is private to its room"
             assert {alias.name for alias in node.names} <= allowed, f"line {node.lineno}: a name is not public"
+
+
+@floored
+def test_imports_run_down(path):
+    room = path.relative_to(ROOT / "trainer").parts[0].removesuffix(".py")
+    for node, module in absolute_imports(parse(path)):
+        parts = module.split(".")
+        if parts[0] == "trainer" and len(parts) > 1 and parts[1] != room:
+            assert FLOOR_OF[parts[1]] < FLOOR_OF[room], f"line {node.lineno}: {room} may not import {parts[1]}"
+
+
+def test_no_circle_of_imports():
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in TRAINER
+    }
+    graph = {}
+    for name, path in names.items():
+        imported = set()
+        for node, module in absolute_imports(parse(path)):
+            parts = {f"{module}.{alias.name}" for alias in node.names} & names.keys()
+            imported |= parts or {module} & names.keys()
+        graph[name] = imported
+    TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("path", MODELING, ids=lambda path: path.name)

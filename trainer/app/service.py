@@ -19,7 +19,7 @@ from modeling_rtd import (
     SearchHistory,
     suggest,
 )
-from trainer.training.lora import has_adapters
+from trainer.loading import has_adapters
 
 
 __all__ = ["SearchDesk", "Voice", "find_root", "list_voices", "new_state"]

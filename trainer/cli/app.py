@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> None:
 def _open_desk(options: argparse.Namespace):
     from modeling_rtd import Gallery, SearchHistory
     from trainer.app import SearchDesk, find_root, list_voices
-    from trainer.training.run import check_place, load_model_and_processor
+    from trainer.loading import check_place, load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]

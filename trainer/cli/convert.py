@@ -35,10 +35,10 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
+    from trainer.loading import check_place
     from trainer.published_checkpoints import describe_conversion
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
-    from trainer.training.run import check_place
 
     for place in (options.clip, options.projection):
         if place is not None:

@@ -31,8 +31,8 @@ def run(arguments: list[str]) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
 
-    from trainer.demo.report import format_table
     from trainer.demo.run import run_demo
+    from trainer.publishing.tables import format_table
 
     print("Training a CLIP, its projections, and RTD with ablations and controls: several minutes, a bar for each.")
     folder = run_demo(**vars(options))

@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> None:
     chosen = {name: value for name, value in chosen.items() if value is not None}
 
     from modeling_rtd import Gallery
-    from trainer.training.run import load_model_and_processor
+    from trainer.loading import load_model_and_processor
 
     model, processor = load_model_and_processor(options.model)
     named = _name_paths(paths)

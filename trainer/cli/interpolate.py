@@ -27,9 +27,9 @@ def run(arguments: list[str]) -> None:
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
     from modeling_rtd import fingerprint
+    from trainer.loading import load_model_and_processor
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
-    from trainer.training.run import load_model_and_processor
 
     model, processor = load_model_and_processor(options.model, alpha=options.alpha)
     stage = {

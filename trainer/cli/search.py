@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> None:
     _refuse_sheet_in(options.sheet, options.gallery)
 
     from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
-    from trainer.training.run import load_model_and_processor
+    from trainer.loading import load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]

@@ -156,7 +156,7 @@ def _check_start(model, command: TrainCommand) -> None:
     import torch
 
     from modeling_rtd import RTDTextModel, fingerprint
-    from trainer.training.lora import has_adapters
+    from trainer.loading import has_adapters
 
     if model.config.original_text_model is not None or has_adapters(model.text_model):
         raise ValueError(

@@ -41,11 +41,12 @@ def run(arguments: list[str]) -> None:
     """
     from trainer.cli.options import parse_options
     from trainer.data.image_captions import load_pairs
+    from trainer.loading import load_model_and_processor
     from trainer.publishing.provenance import name_source
     from trainer.training.arguments import ProjectionTrainingArguments
     from trainer.training.projections import OBJECTIVES, find_objective
     from trainer.training.projections.trainer import ProjectionTrainer
-    from trainer.training.run import finish_run, load_model_and_processor
+    from trainer.training.run import finish_run
 
     classes = (TrainProjectionCommand, ProjectionTrainingArguments)
     # The defaults are LinCIR's; every other method begins with its own recipe.

@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import numpy as np
-
-from modeling_rtd import suggest
+from trainer.data.tables import load_table
 
 
-__all__ = [
-    "KEYWORD_FN_NAMES",
-    "clean_caption",
-    "get_keyword_fn",
-    "get_tagger",
-    "has_words",
-    "mask_keywords",
-    "split_subject",
-]
-
-# Words that are neither noun, proper noun, adjective nor determiner, as far as a list can tell.
-_CLOSED_CLASS = frozenset(
-    """
-    about above across after against along among around as at before behind below beneath beside between beyond by
-    down during for from in inside into like near of off on onto out outside over past per through to toward towards
-    under until up upon with within without and but if nor or so than that then when where which while who whom whose
-    because although though i me my mine you your yours he him his she her hers it its we us our ours they them their
-    theirs it's there there's am is are was were be been being has have had having do does did can could may might
-    must shall should will would not n't don't isn't aren't doesn't very too also just only again away back here now
-    together zero one two three four five six seven eight nine ten dozen
-    """.split()
-)
-# Nouns and adjectives that end like a verb or an adverb.
-_OPEN_CLASS = frozenset(
-    "building ceiling clothing evening morning painting wedding checkered colored coloured striped curly family "
-    "friendly lovely silly".split()
-)
-_DETERMINERS = frozenset("a an the this that these those some any each every all both another no".split())
-_WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
-# A suffix counts only behind a stem with a vowel, as in Porter's stemmer: "parked", but not "red"; nor in "weed".
-_VERB_OR_ADVERB = re.compile(r"\w*[aeiouy]\w*(?:ing|(?<!e)ed|ly)")
-_PLACEHOLDER = "[$]"
+__all__ = ["clean_caption", "has_words", "read_captions", "split_subject"]
 
 
 def clean_caption(text: str | None) -> str:
@@ -81,64 +48,6 @@ def has_words(tokenizer, text: str) -> bool:
     return tokenizer.unk_token_id not in tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
-    """Get the function that tags the words of a caption.
-
-    Args:
-        name (`str`):
-            `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside TextBlob, offline.
-            `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns, and of the words before
-            a verb or a preposition the last for the noun.
-
-    Returns:
-        `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper
-        noun, which `"rule"` does not tell from a noun), `"adjective"`, `"determiner"` or `""` for any other.
-
-    Raises:
-        ValueError: If there is no such function.
-        ImportError: If its package or its model is not installed.
-
-    Examples:
-        >>> get_tagger("rule")("a red dress on")
-        [('a', 'determiner'), ('red', 'adjective'), ('dress', 'noun'), ('on', '')]
-    """
-    if name not in _TAGGERS:
-        raise ValueError(suggest("keyword function", name, _TAGGERS))
-    return _TAGGERS[name]()
-
-
-def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[str]]:
-    """Get the function that finds the keywords of a caption.
-
-    Keywords are the runs of nouns, proper nouns, adjectives and determiners in the published code of LinCIR
-    (https://huggingface.co/papers/2312.01998; the paper speaks of nouns and adjectives). Words of a run are joined by
-    one blank; order and duplicates are kept.
-
-    Args:
-        name (`str`): Who tags the words, see [`get_tagger`].
-        determiners (`bool`, defaults to `True`): Whether determiners belong to a run.
-
-    Returns:
-        `Callable[[str], list[str]]`: From a cleaned caption to its keywords, possibly none.
-
-    Raises:
-        ValueError: If there is no such function.
-        ImportError: If its package or its model is not installed.
-
-    Examples:
-        >>> get_keyword_fn("rule")("a red dress on a beach")
-        ['a red dress', 'a beach']
-        >>> get_keyword_fn("rule", determiners=False)("a red dress on a beach")
-        ['red dress', 'beach']
-    """
-    kinds = {"noun", "name", "adjective"} | ({"determiner"} if determiners else set())
-    return partial(_find_keywords, get_tagger(name), kinds)
-
-
-def _find_keywords(tag: Callable, kinds: set[str], caption: str) -> list[str]:
-    return _join_runs((word, kind in kinds) for word, kind in tag(caption))
-
-
 def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> tuple[str, str] | None:
     """Split a caption into its subject and what is said of it, as FTI4CIR does.
 
@@ -154,6 +63,7 @@ def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> 
         or nothing behind its first noun.
 
     Examples:
+        >>> from trainer.data.keywords import get_tagger
         >>> split_subject("a red dress on a beach beach", get_tagger("rule"))
         ('a red dress', 'on a beach')
         >>> split_subject("a red dress", get_tagger("rule"))
@@ -170,146 +80,51 @@ def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> 
     return (subject, attribute) if attribute and subject != attribute else None
 
 
-def mask_keywords(caption: str, keywords: Sequence[str], rng: np.random.Generator, on: str = "words") -> list[str]:
-    """Cut a caption at its keywords: each keyword gives way to a placeholder for the pseudo-word.
+_MAX_CHARACTERS = 2000  # of a caption; longer lines are something else
 
-    Keywords are taken in order, every occurrence of each. At the first keyword that the caption does not hold, or
-    where there is no keyword, one random word of the caption is masked instead and the remaining keywords are dropped
-    (LinCIR, https://huggingface.co/papers/2312.01998, in its published code). A keyword that an earlier one has
-    destroyed changes nothing.
+
+def read_captions(
+    source: str | Path, columns: Sequence[str] = ("text", "caption")
+) -> tuple[list[str | None], dict[str, list[int]]]:
+    """Read captions, one a row; rows that are no caption become `None`.
 
     Args:
-        caption (`str`): A cleaned caption, see [`clean_caption`].
-        keywords (`Sequence[str]`): Its keywords, see [`get_keyword_fn`].
-        rng (`numpy.random.Generator`): Draws the random word; untouched where none is needed.
-        on (`str`, *optional*, defaults to `"words"`):
-            `"words"`, our deviation, masks whole words only; a word is a run of letters, digits and underscores.
-            `"substrings"` is the published behaviour: the keyword `a` is masked inside `beach` as well, words are
-            what single blanks separate, and an empty word is masked between all letters.
+        source (`str` or `Path`):
+            A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with one of
+            `columns`.
+        columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may stand in.
 
     Returns:
-        `list[str]`: The text before, between and behind the placeholders: `len(pieces) - 1` placeholders. One piece,
-        the caption itself, where nothing can be masked (`"words"` only: a caption without any word).
+        `tuple`: Captions, and for each reason the rows that were skipped, counted from 1: `blank`, `too_long` (over
+        2,000 characters), `binary` (no UTF-8, or control characters).
 
     Raises:
-        ValueError: If `on` is unknown, or the caption holds a literal `[$]`.
-
-    Examples:
-        >>> rng = np.random.default_rng(0)
-        >>> mask_keywords("a red dress on a beach", ["a red dress", "a beach"], rng)
-        ['', ' on ', '']
-        >>> mask_keywords("a beach", ["a"], rng)
-        ['', ' beach']
-        >>> mask_keywords("a beach", ["a"], rng, on="substrings")
-        ['', ' be', 'ch']
+        ValueError: If there is no such file, it has no such column, or most of it is binary.
     """
-    if on == "words":
-        return _mask_words(caption, keywords, rng)
-    if on == "substrings":
-        return _mask_substrings(caption, keywords, rng)
-    raise ValueError(f"keywords are masked on 'words' or 'substrings', got {on!r}.")
-
-
-def _mask_words(caption: str, keywords: Sequence[str], rng: np.random.Generator) -> list[str]:
-    pieces = [caption]
-    for keyword in keywords or [""]:
-        pattern = _whole_words(keyword)
-        known = bool(keyword.strip()) and pattern.search(caption) is not None
-        if not known:
-            words = re.findall(r"\w+", caption)
-            if not words:
-                break
-            pattern = _whole_words(words[rng.integers(len(words))])
-        pieces = [part for piece in pieces for part in pattern.split(piece)]
-        if not known:
-            break
-    return pieces
-
-
-def _whole_words(keyword: str) -> re.Pattern:
-    words = r"\s+".join(re.escape(word) for word in keyword.split())
-    return re.compile(rf"(?<!\w){words}(?!\w)")
-
-
-def _mask_substrings(caption: str, keywords: Sequence[str], rng: np.random.Generator) -> list[str]:
-    if _PLACEHOLDER in caption:
+    path = Path(source)
+    if path.is_file() and path.suffix.lower() == ".txt":
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+        texts = [line.decode(errors="replace") for line in lines]
+    else:
+        table = load_table(source)
+        column = next((name for name in columns if name in table.column_names), None)
+        if column is None:
+            wanted, found = " or ".join(map(repr, columns)), ", ".join(table.column_names)
+            raise ValueError(f"'{source}' needs a column {wanted}, found: {found}.")
+        texts = [text if isinstance(text, str) else "" for text in table[column]]
+    flaws = [_find_flaw(text) for text in texts]
+    names = ("blank", "too_long", "binary")
+    skipped = {name: [row for row, flaw in enumerate(flaws, start=1) if flaw == name] for name in names}
+    if len(skipped["binary"]) > len(texts) / 2:
         raise ValueError(
-            f"the caption {caption!r} holds a literal {_PLACEHOLDER}; clean it with `clean_caption` first."
+            f"'{source}' looks binary: most lines are no UTF-8 text; give a text file, one caption a line."
         )
-    masked = caption
-    for keyword in keywords or [""]:
-        known = bool(keyword) and keyword in caption
-        if not known:
-            words = caption.split(" ")
-            keyword = words[rng.integers(len(words))]
-        # On the text with its placeholders, as published: an empty word or a bracket also lands in those.
-        masked = masked.replace(keyword, _PLACEHOLDER)
-        if not known:
-            break
-    return masked.split(_PLACEHOLDER)
+    return [None if flaw else text for text, flaw in zip(texts, flaws, strict=True)], skipped
 
 
-def _join_runs(tagged: Iterable[tuple[str, bool]]) -> list[str]:
-    """Join the words of each run of kept words: pairs of a word and whether its tag is kept."""
-    runs, run = [], []
-    for word, keep in tagged:
-        if keep:
-            run.append(word)
-        elif run:
-            runs.append(" ".join(run))
-            run = []
-    return runs + ([" ".join(run)] if run else [])
-
-
-def _tag_by_rule(caption: str) -> list[tuple[str, str]]:
-    words = _WORD.findall(caption)
-    kinds = ["" if not _is_open_class(word.lower()) else "adjective" for word in words]
-    for place, word in enumerate(words):
-        if kinds[place] and word.lower() in _DETERMINERS:
-            kinds[place] = "determiner"
-        elif kinds[place] and (place + 1 == len(words) or not _is_open_class(words[place + 1].lower())):
-            kinds[place] = "noun"  # English puts the noun last
-    return list(zip(words, kinds, strict=True))
-
-
-def _is_open_class(word: str) -> bool:
-    if word in _CLOSED_CLASS or not word[0].isalpha():
-        return False
-    return word in _OPEN_CLASS or _VERB_OR_ADVERB.fullmatch(word) is None
-
-
-def _tag_by_lexicon(tag: Callable[[str], list[tuple[str, str]]], caption: str) -> list[tuple[str, str]]:
-    kinds = {"NN": "noun", "NNS": "noun", "NNP": "name", "NNPS": "name", "DT": "determiner", "PDT": "determiner"}
-    kinds |= dict.fromkeys(("JJ", "JJR", "JJS"), "adjective")
-    return [(word, kinds.get(name.partition("-")[0], "")) for word, name in tag(caption)]
-
-
-def _tag_by_spacy(nlp: Callable, caption: str) -> list[tuple[str, str]]:
-    kinds = {"NOUN": "noun", "PROPN": "name", "ADJ": "adjective", "DET": "determiner"}
-    return [(token.text, kinds.get(token.pos_, "")) for token in nlp(caption)]
-
-
-def _build_lexicon() -> Callable[[str], list[tuple[str, str]]]:
-    try:
-        from textblob.en import tag
-    except ImportError as error:
-        raise ImportError(
-            "keyword function 'lexicon' needs TextBlob: `pip install 'textblob<0.21'`; or use 'rule'."
-        ) from error
-    return partial(_tag_by_lexicon, tag)
-
-
-def _build_spacy() -> Callable[[str], list[tuple[str, str]]]:
-    try:
-        import spacy
-
-        return partial(_tag_by_spacy, spacy.load("en_core_web_sm"))
-    except (ImportError, OSError) as error:  # spaCy raises OSError where the model is missing
-        raise ImportError(
-            "keyword function 'spacy' needs spaCy and its model: `pip install spacy`, then `python -m spacy download "
-            "en_core_web_sm`; or use 'lexicon' or 'rule'."
-        ) from error
-
-
-_TAGGERS = {"spacy": _build_spacy, "lexicon": _build_lexicon, "rule": lambda: _tag_by_rule}
-KEYWORD_FN_NAMES = tuple(_TAGGERS)
+def _find_flaw(text: str) -> str | None:
+    if re.fullmatch(r"[\s.$]*", text):
+        return "blank"
+    if len(text) > _MAX_CHARACTERS:
+        return "too_long"
+    return "binary" if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from trainer.data.images import list_images
-from trainer.data.triplets import load_table
+from trainer.data.tables import load_table
 
 
 __all__ = ["load_pairs"]

@@ -6,31 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-
-__all__ = ["format_table", "write_report"]
-
-_METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
+from trainer.publishing.tables import METRICS, format_table
 
 
-def format_table(rows: list[dict]) -> str:
-    """Format rows as a Markdown table, in percent; mean ± standard deviation where there are several seeds.
-
-    Args:
-        rows (`list[dict]`): Rows of `metrics.json`.
-
-    Returns:
-        `str`: The table.
-    """
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = ["| variant | R@1 | R@5 | R@10 | mAP@5 | subset R@1 |", "|---|---|---|---|---|---|"]
-    for variant in variants:
-        cells = []
-        for metric in _METRICS:
-            values = 100 * np.array([row[metric] for row in rows if row["variant"] == variant])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}")
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+__all__ = ["write_report"]
 
 
 def _compare(rows: list[dict], better: str, worse: str, metric: str) -> str:
@@ -92,7 +71,7 @@ def write_report(rows: list[dict], facts: dict, path: Path, experiments: list[di
     mean = {
         (variant, metric): float(np.mean([row[metric] for row in rows if row["variant"] == variant]))
         for variant in {row["variant"] for row in rows}
-        for metric in _METRICS
+        for metric in METRICS
     }
     names = (("R@5", "recall@5"), ("R@10", "recall@10"), ("subset R@1", "subset_recall@1"))
     others = "\n".join(

@@ -19,7 +19,8 @@ from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
 from trainer.data.images import load_images
-from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows
+from trainer.data.tables import hash_rows
+from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.demo.card import describe_demo_stages
 from trainer.demo.experiments import run_experiments
 from trainer.demo.recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
@@ -29,9 +30,8 @@ from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation.evaluator import RetrievalEvaluator
-from trainer.evaluation.systems import hash_parts
 from trainer.publishing.model_card import describe_model, render_card
-from trainer.publishing.provenance import describe_hardware, describe_versions, write_stages
+from trainer.publishing.provenance import describe_hardware, describe_versions, hash_parts, write_stages
 from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
 from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift, invert_visual_projection
 from trainer.training.progress import LossBarCallback

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 
-__all__ = ["keep_array", "place_result", "save_array"]
+__all__ = ["keep_array", "load_array", "place_result", "save_array"]
 
 
 def place_result(folder: str | Path, stage: str, suffix: str, **facts) -> Path:
@@ -57,3 +58,20 @@ def keep_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     if not path.is_file():
         save_array(path, compute())
     return np.load(path, mmap_mode="r")
+
+
+def load_array(path: Path, rows: int) -> torch.Tensor | None:
+    """Load embeddings that were kept.
+
+    Args:
+        path (`Path`): File.
+        rows (`int`): Rows it must have.
+
+    Returns:
+        `torch.Tensor` or `None`: `None` where there is no such file, or not a whole one.
+    """
+    try:
+        array = np.load(path)
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(array) if len(array) == rows else None

@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from trainer.encoding.array_cache import save_array
+from trainer.encoding.array_cache import load_array, save_array
 
 
-__all__ = ["gather_embeds", "join_processes", "load_array", "share_batches"]
+__all__ = ["gather_embeds", "join_processes", "share_batches"]
 
 
 class _Gather(torch.autograd.Function):
@@ -96,20 +95,3 @@ def share_batches(
                 save_array(path, chunk.numpy())
         chunks.append((start, chunk))
     return torch.cat([chunk for _, chunk in sorted(gather_object(chunks), key=lambda pair: pair[0])])
-
-
-def load_array(path: Path, rows: int) -> torch.Tensor | None:
-    """Load embeddings that were kept.
-
-    Args:
-        path (`Path`): File.
-        rows (`int`): Rows it must have.
-
-    Returns:
-        `torch.Tensor` or `None`: `None` where there is no such file, or not a whole one.
-    """
-    try:
-        array = np.load(path)
-    except (OSError, ValueError, EOFError):
-        return None
-    return torch.from_numpy(array) if len(array) == rows else None

@@ -12,9 +12,9 @@ from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import RTDModel, RTDProcessor, fingerprint
-from trainer.encoding.array_cache import place_result, save_array
+from trainer.encoding.array_cache import load_array, place_result, save_array
 from trainer.encoding.preprocessing import PublishedCropImageProcessor, pad_to_target, read_image
-from trainer.encoding.processes import load_array, share_batches
+from trainer.encoding.processes import share_batches
 from trainer.evaluation.benchmarks import Benchmark
 
 

@@ -8,23 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
-from safetensors.torch import save
 
-from modeling_rtd import RTDModel, fingerprint
 from trainer.evaluation.benchmarks import Benchmark
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator, check_mode, write_template
 from trainer.evaluation.precomputed import align_rankings, read_embeddings, read_rankings
 from trainer.evaluation.scoring import Rankings
-from trainer.training.lora import has_adapters
-from trainer.training.run import load_model_and_processor
+from trainer.loading import load_model_and_processor
+from trainer.publishing.provenance import hash_parts
 
 
-__all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem", "hash_parts"]
+__all__ = [
+    "EmbeddingSystem",
+    "ModelSystem",
+    "RankingSystem",
+]
 
 _SIMILARITY = "cosine in float64, rounded to float32"
 _UNKNOWN = ("template", "caption_order", "padding", "crop")  # chosen by whoever computed embeddings or rankings
-_PARTS = ("vision_model", "visual_projection", "projection", "text_model")
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -156,20 +156,3 @@ class RankingSystem:
 
 def _hash_file(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def hash_parts(model: RTDModel) -> dict[str, str]:
-    """Hash what a result depends on.
-
-    Args:
-        model ([`RTDModel`]): The model, in the type in which it was judged.
-
-    Returns:
-        `dict[str, str]`: SHA-256 of each part, and of the active adapter where there is one.
-    """
-    hashes = {name: fingerprint(getattr(model, name)) for name in _PARTS}
-    if has_adapters(model.text_model):
-        # `fingerprint` leaves adapters out, and peft's own names of them are as good as any.
-        tensors = get_peft_model_state_dict(model.text_model, adapter_name=model.text_model.active_adapters()[0])
-        hashes["adapter"] = hashlib.sha256(save(tensors)).hexdigest()
-    return hashes

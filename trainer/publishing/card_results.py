@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trainer.demo.report import format_table
+from trainer.publishing.tables import format_table
 
 
 __all__ = ["read_results", "sort_results"]

@@ -11,9 +11,9 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_rtd import RTDModel, RTDProcessor
-from trainer.demo.report import format_table
+from trainer.loading import has_adapters
 from trainer.publishing.citations import PAPERS, write_bibtex
-from trainer.training.lora import has_adapters
+from trainer.publishing.tables import format_table
 
 
 __all__ = ["PIPELINE_TAG", "CardFacts", "describe_model", "render_card", "write_card"]

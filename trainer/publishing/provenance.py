@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -11,7 +12,12 @@ from pathlib import Path
 
 import torch
 import transformers
+from peft import get_peft_model_state_dict
+from safetensors.torch import save
 from transformers.utils import cached_file
+
+from modeling_rtd import RTDModel, fingerprint
+from trainer.loading import has_adapters
 
 
 __all__ = [
@@ -19,6 +25,7 @@ __all__ = [
     "describe_hardware",
     "describe_stage",
     "describe_versions",
+    "hash_parts",
     "name_data",
     "name_source",
     "read_stages",
@@ -137,3 +144,23 @@ def write_stages(stages: Sequence[Mapping], folder: str | Path) -> None:
     """
     content = json.dumps({"stages": list(stages)}, indent=2)
     Path(folder, PROVENANCE_FILE).write_text(content + "\n", encoding="utf-8")
+
+
+_PARTS = ("vision_model", "visual_projection", "projection", "text_model")
+
+
+def hash_parts(model: RTDModel) -> dict[str, str]:
+    """Hash what a result depends on.
+
+    Args:
+        model ([`RTDModel`]): The model, in the type in which it was judged.
+
+    Returns:
+        `dict[str, str]`: SHA-256 of each part, and of the active adapter where there is one.
+    """
+    hashes = {name: fingerprint(getattr(model, name)) for name in _PARTS}
+    if has_adapters(model.text_model):
+        # `fingerprint` leaves adapters out, and peft's own names of them are as good as any.
+        tensors = get_peft_model_state_dict(model.text_model, adapter_name=model.text_model.active_adapters()[0])
+        hashes["adapter"] = hashlib.sha256(save(tensors)).hexdigest()
+    return hashes

@@ -19,13 +19,12 @@ from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor
-from trainer.evaluation.systems import hash_parts
+from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results
 from trainer.publishing.licences import check_licence
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
-from trainer.publishing.provenance import read_stages
+from trainer.publishing.provenance import hash_parts, read_stages
 from trainer.publishing.secret_scan import find_leaks
-from trainer.training.run import check_place, load_model_and_processor
 
 
 __all__ = ["Publication", "list_removals", "prepare_publication", "push"]

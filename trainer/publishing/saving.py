@@ -12,9 +12,9 @@ import torch
 
 from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
+from trainer.loading import has_adapters
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, read_stages, write_stages
-from trainer.training.lora import has_adapters
 
 
 __all__ = ["record_run", "save_rtd_model"]

@@ -15,10 +15,10 @@ from transformers.trainer_utils import TrainOutput
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel
 from trainer.encoding.captions import CaptionEmbeddings
+from trainer.loading import has_adapters
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.saving import record_run, save_rtd_model
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
-from trainer.training.lora import has_adapters
 
 
 __all__ = ["BaseTrainer", "check_batch_fills"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from peft import LoraConfig, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
-from torch import nn
 
 from modeling_rtd import RTDModel, RTDTextModel
 
 
-__all__ = ["TARGET_MODULES", "add_lora", "build_lora_config", "has_adapters", "load_adapter_weights", "merge_adapter"]
+__all__ = ["TARGET_MODULES", "add_lora", "build_lora_config", "load_adapter_weights", "merge_adapter"]
 
 # All linear layers of the text tower, alone or inside a whole model, whose vision tower has layers of the same names.
 TARGET_MODULES = (
@@ -50,18 +49,6 @@ def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:
     """
     text_model.add_adapter(build_lora_config(**kwargs))
     return text_model
-
-
-def has_adapters(text_model: nn.Module) -> bool:
-    """Tell whether a text tower carries adapters.
-
-    Args:
-        text_model (`torch.nn.Module`): A tower, or a `peft.PeftModel` of it.
-
-    Returns:
-        `bool`: Whether its frozen self is reached by disabling them.
-    """
-    return isinstance(text_model, PeftModel) or getattr(text_model, "_hf_peft_config_loaded", False)
 
 
 def load_adapter_weights(text_model: RTDTextModel, checkpoint: str | Path) -> None:

@@ -11,17 +11,19 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 
 from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint
-from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, prepare_triplets
+from trainer.data.tables import hash_rows
+from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.noise import draw_noise
 from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
 from trainer.evaluation.ranking import rank_gallery
+from trainer.loading import has_adapters
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
-from trainer.training.lora import has_adapters, load_adapter_weights
+from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator
 

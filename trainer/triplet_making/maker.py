@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, fingerprint, suggest
-from trainer.data.captions import clean_caption, get_keyword_fn, has_words
+from trainer.data.captions import clean_caption, has_words
+from trainer.data.keywords import get_keyword_fn
 from trainer.data.language_model import PROMPT, LanguageModel, parse_output
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.encoding.captions import encode_captions

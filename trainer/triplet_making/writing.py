@@ -3,68 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from trainer.data.triplets import TRIPLET_COLUMNS, load_table
+from trainer.data.captions import read_captions
+from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.triplet_making.maker import TripletMaker, hash_triplet
 
 
-__all__ = ["read_captions", "write_triplets"]
-
-_MAX_CHARACTERS = 2000  # of a caption; longer lines are something else
-
-
-def read_captions(
-    source: str | Path, columns: Sequence[str] = ("text", "caption")
-) -> tuple[list[str | None], dict[str, list[int]]]:
-    """Read captions, one a row; rows that are no caption become `None`.
-
-    Args:
-        source (`str` or `Path`):
-            A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with one of
-            `columns`.
-        columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may stand in.
-
-    Returns:
-        `tuple`: Captions, and for each reason the rows that were skipped, counted from 1: `blank`, `too_long` (over
-        2,000 characters), `binary` (no UTF-8, or control characters).
-
-    Raises:
-        ValueError: If there is no such file, it has no such column, or most of it is binary.
-    """
-    path = Path(source)
-    if path.is_file() and path.suffix.lower() == ".txt":
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
-        texts = [line.decode(errors="replace") for line in lines]
-    else:
-        table = load_table(source)
-        column = next((name for name in columns if name in table.column_names), None)
-        if column is None:
-            wanted, found = " or ".join(map(repr, columns)), ", ".join(table.column_names)
-            raise ValueError(f"'{source}' needs a column {wanted}, found: {found}.")
-        texts = [text if isinstance(text, str) else "" for text in table[column]]
-    flaws = [_find_flaw(text) for text in texts]
-    names = ("blank", "too_long", "binary")
-    skipped = {name: [row for row, flaw in enumerate(flaws, start=1) if flaw == name] for name in names}
-    if len(skipped["binary"]) > len(texts) / 2:
-        raise ValueError(
-            f"'{source}' looks binary: most lines are no UTF-8 text; give a text file, one caption a line."
-        )
-    return [None if flaw else text for text, flaw in zip(texts, flaws, strict=True)], skipped
-
-
-def _find_flaw(text: str) -> str | None:
-    if re.fullmatch(r"[\s.$]*", text):
-        return "blank"
-    if len(text) > _MAX_CHARACTERS:
-        return "too_long"
-    return "binary" if re.search(r"[\x00-\x08\x0e-\x1f\ufffd]", text) else None
+__all__ = ["write_triplets"]
 
 
 def write_triplets(source: str | Path, output: str | Path, method: str = "rules", **options) -> dict:

@@ -9,8 +9,8 @@ from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
 from trainer.evaluation.evaluate import judge
 from trainer.evaluation.systems import ModelSystem
+from trainer.loading import load_model_and_processor
 from trainer.publishing.provenance import read_stages
-from trainer.training.run import load_model_and_processor
 from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 

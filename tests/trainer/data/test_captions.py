@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from trainer.data import captions
-from trainer.data.captions import KEYWORD_FN_NAMES, clean_caption, get_keyword_fn, mask_keywords
+from trainer.data.captions import clean_caption
+from trainer.data.keywords import KEYWORD_FN_NAMES, get_keyword_fn, mask_keywords
 
 
 RED_DRESS = "a red dress on a beach"

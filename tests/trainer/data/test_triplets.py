@@ -4,7 +4,8 @@ import pytest
 from datasets import Dataset
 
 from tests.builders import build_triplets
-from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets, prepare_triplets
+from trainer.data.tables import hash_rows
+from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets
 
 
 ROWS = build_triplets(6)

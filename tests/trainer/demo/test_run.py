@@ -6,9 +6,10 @@ from PIL import Image
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.cli.main import main
 from trainer.data.image_captions import load_pairs
-from trainer.data.triplets import load_table, load_triplets
-from trainer.demo.report import format_table
-from trainer.evaluation.systems import hash_parts
+from trainer.data.tables import load_table
+from trainer.data.triplets import load_triplets
+from trainer.publishing.provenance import hash_parts
+from trainer.publishing.tables import format_table
 from trainer.worlds.small_world import build_small_world
 
 

@@ -16,12 +16,12 @@ from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
 from trainer.evaluation.evaluate import judge, write_record
 from trainer.evaluation.systems import ModelSystem
+from trainer.loading import load_model_and_processor
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.publishing.saving import save_rtd_model
 from trainer.publishing.secret_scan import find_leaks
 from trainer.training.lora import add_lora, merge_adapter
-from trainer.training.run import load_model_and_processor
 
 
 REPO = "someone/rtd-tiny"

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from trainer.training.run import load_model_and_processor
+from trainer.loading import load_model_and_processor
 
 
 @pytest.fixture

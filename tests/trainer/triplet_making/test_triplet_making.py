@@ -9,8 +9,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tests.builders import build_clip, build_processor
 from trainer.cli.main import main
+from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
-from trainer.triplet_making import PROMPT, WORDINGS, make_triplets, parse_output, read_captions, write_triplets
+from trainer.triplet_making import PROMPT, WORDINGS, make_triplets, parse_output, write_triplets
 from trainer.worlds.small_world import build_small_world
 
 

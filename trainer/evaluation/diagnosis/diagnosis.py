@@ -19,7 +19,8 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
-from trainer.data.triplets import TRIPLET_COLUMNS, hash_rows, load_triplets
+from trainer.data.tables import hash_rows
+from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.noise import draw_noise
 from trainer.evaluation.benchmarks import Benchmark

@@ -9,8 +9,9 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDProjection
-from trainer.data.captions import clean_caption, get_keyword_fn, mask_keywords
-from trainer.data.triplets import check_texts, hash_rows
+from trainer.data.captions import clean_caption
+from trainer.data.keywords import get_keyword_fn, mask_keywords
+from trainer.data.tables import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
 from trainer.training.projections.pic2word import Pic2WordObjective
 from trainer.training.rtd_collator import collate_captions

@@ -10,9 +10,10 @@ from accelerate.utils import send_to_device
 from datasets import Dataset, concatenate_datasets
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.data.captions import get_tagger, split_subject
+from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
-from trainer.data.triplets import check_texts, hash_rows
+from trainer.data.keywords import get_tagger
+from trainer.data.tables import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds

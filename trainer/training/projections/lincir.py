@@ -10,8 +10,9 @@ from datasets import Dataset
 from torch.nn import functional
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
-from trainer.data.captions import clean_caption, get_keyword_fn, mask_keywords
-from trainer.data.triplets import hash_rows, load_table
+from trainer.data.captions import clean_caption
+from trainer.data.keywords import get_keyword_fn, mask_keywords
+from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.noise import draw_noise
 from trainer.training.arguments import ProjectionTrainingArguments

@@ -11,9 +11,8 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
-from trainer.data.captions import has_words
+from trainer.data.captions import has_words, read_captions
 from trainer.encoding.captions import encode_captions
-from trainer.triplet_making import read_captions
 
 
 __all__ = ["CONCEPT_TEMPLATES", "embed_concepts", "find_concepts", "find_templates", "read_concepts", "read_lines"]

@@ -1,0 +1,114 @@
+"""Loading of models by the names that users give: a directory, a Hub id, a CLIP with a projection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig
+from transformers.utils import cached_file
+
+from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
+
+
+__all__ = ["check_place", "has_adapters", "load_model_and_processor"]
+
+
+def check_place(name_or_path: str | Path) -> None:
+    """Refuse a directory that holds no model, and a path at which there is none, without asking the Hub.
+
+    A name is a path if it begins with `.`, `/` or `~`, has more than one slash, or begins with a folder that is here.
+
+    Args:
+        name_or_path (`str` or `Path`): What a user names: directory or Hub id of a model, adapter, CLIP or projection.
+
+    Raises:
+        ValueError: If it is such a directory or path; names the model of a run.
+    """
+    name, folder = str(name_or_path), Path(name_or_path)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ("config.json", ADAPTER_FACTS)):
+            inner = _find_result(folder)
+            hint = f"it is a run: name '{inner}'." if inner else "name the folder of a model or an adapter."
+            raise ValueError(f"'{folder}' holds no model; {hint}")
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1 or folder.exists() or _is_below_a_folder(name):
+        near = _find_result(folder.parent)
+        hint = f"; did you mean '{near}'?" if near else "."
+        raise ValueError(f"there is no directory '{folder}'{hint}")
+
+
+def _find_result(run: Path) -> Path | None:
+    return next((run / name for name in ("model", "adapter") if (run / name).is_dir()), None)
+
+
+def _is_below_a_folder(name: str) -> bool:
+    return "/" in name and Path(name.partition("/")[0]).is_dir()
+
+
+def load_model_and_processor(
+    name_or_path: str, projection: str | None = None, alpha: float | None = None
+) -> tuple[RTDModel, RTDProcessor]:
+    """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the process's device.
+
+    Args:
+        name_or_path (`str`): Directory or Hub id of an RTD model, of an adapter repository, or of a CLIP.
+        projection (`str`, *optional*):
+            On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. With
+            anything else it must be left out.
+        alpha (`float`, *optional*):
+            Where between the text towers from before (0) and after RTD (1); see [`RTDModel.interpolate_text_model`].
+
+    Returns:
+        `tuple`: Model in evaluation mode, and processor.
+
+    Raises:
+        ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else
+            with one, or `alpha` is not accepted.
+    """
+    for place in (name_or_path, projection):
+        if place is not None and place not in PROJECTIONS:
+            check_place(place)
+    try:
+        is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
+        is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+    except OSError as error:
+        raise ValueError(
+            f"'{name_or_path}' is no directory of a model, and as a Hub id it cannot be had: {error}"
+        ) from error
+    if is_whole and projection is not None:
+        raise ValueError(
+            f"'{name_or_path}' has a projection of its own; leave `projection` out, or name the CLIP underneath."
+        )
+    if not is_whole and projection is None:
+        raise ValueError(
+            f"'{name_or_path}' is a CLIP without a projection: name a trained one, or train it with "
+            "`rtd train-projection`."
+        )
+    if is_adapter:
+        model = RTDModel.from_adapter(name_or_path, dtype=torch.float32)
+    elif is_whole:
+        model = RTDModel.from_pretrained(name_or_path, dtype=torch.float32)
+    else:
+        model = RTDModel.from_clip(name_or_path, projection, dtype=torch.float32)
+    processor = (
+        RTDProcessor.from_pretrained(name_or_path)
+        if is_whole
+        else RTDProcessor.from_clip(name_or_path, model.projection)
+    )
+    model = model.to(PartialState().device)
+    return (model if alpha is None else model.interpolate_text_model(alpha)), processor
+
+
+def has_adapters(text_model: nn.Module) -> bool:
+    """Tell whether a text tower carries adapters.
+
+    Args:
+        text_model (`torch.nn.Module`): A tower, or a `peft.PeftModel` of it.
+
+    Returns:
+        `bool`: Whether its frozen self is reached by disabling them.
+    """
+    return isinstance(text_model, PeftModel) or getattr(text_model, "_hf_peft_config_loaded", False)
