@@ -3,9 +3,6 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_rtd.adapters_rtd import ADAPTER_FACTS
-from modeling_rtd.algebra_rtd import exclude_text, join_references, weigh_condition
-from modeling_rtd.auto_projection_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.configuration_rtd import (
     PLACEHOLDER,
     RTDConfig,
@@ -14,19 +11,24 @@ from modeling_rtd.configuration_rtd import (
     settle_place,
     suggest,
 )
-from modeling_rtd.context_i2w_projection_rtd import ContextI2WProjection
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
-from modeling_rtd.encoding_rtd import encode_images
-from modeling_rtd.fti4cir_projection_rtd import FTI4CIRProjection
+from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.history_rtd import SearchHistory
+from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
-from modeling_rtd.perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
+from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
+from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection
+from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
+from modeling_rtd.projection_fti4cir_rtd import FTI4CIRProjection
+from modeling_rtd.projection_lincir_rtd import LinCIRProjection
+from modeling_rtd.projection_pic2word_rtd import Pic2WordProjection
 from modeling_rtd.projection_rtd import RTDProjection
-from modeling_rtd.queries_rtd import NEGATIVE_WEIGHT
-from modeling_rtd.text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint
+from modeling_rtd.projection_searle_rtd import SEARLEProjection
+from modeling_rtd.query_algebra_rtd import exclude_text, join_references, weigh_condition
+from modeling_rtd.query_rtd import NEGATIVE_WEIGHT
 
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "ContextI2WProjection",
     "FTI4CIRProjection",
     "Gallery",
+    "LinCIRProjection",
     "Pic2WordProjection",
     "RTDConfig",
     "RTDModel",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from .auto_projection_rtd import PROJECTIONS
 from .configuration_rtd import suggest
 from .modeling_rtd import RTDModel
+from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTDProjection
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from .configuration_rtd import suggest
-from .engine_rtd import Engine
-from .exact_engine_rtd import ExactEngine
-from .faiss_engine_rtd import FaissEngine
-from .manifest_rtd import Manifest, hold_lock
-from .milvus_engine_rtd import MilvusEngine
+from .gallery_engine_rtd import Engine
+from .gallery_exact_rtd import ExactEngine
+from .gallery_faiss_rtd import FaissEngine
+from .gallery_manifest_rtd import Manifest, hold_lock
+from .gallery_milvus_rtd import MilvusEngine
 
 
 __all__ = ["ENGINES", "GalleryRows", "normalise"]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
-from .encoding_rtd import (
+from .gallery_encoding_rtd import (
     MIN_TOWER_COSINE,
     compare_towers,
     encode_images,
@@ -19,9 +19,9 @@ from .encoding_rtd import (
     load_ahead,
     take_fingerprint,
 )
+from .gallery_import_rtd import read_embeddings
+from .gallery_manifest_rtd import Manifest
 from .gallery_rows_rtd import ENGINES, GalleryRows, normalise
-from .import_rtd import read_embeddings
-from .manifest_rtd import Manifest
 
 
 __all__ = ["Gallery"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .configuration_rtd import suggest
 from .gallery_rtd import Gallery
-from .queries_rtd import ENTRIES, list_excluded
+from .query_rtd import ENTRIES, list_excluded
 
 
 __all__ = ["SearchHistory"]

@@ -13,8 +13,6 @@ from transformers.conversion_mapping import WeightRenaming, register_checkpoint_
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .adapters_rtd import AdaptersDisabled, RTDAdapterMixin, refuse_adapter
-from .auto_projection_rtd import build_projection, load_projection
 from .configuration_rtd import (
     RTDConfig,
     RTDProjectionConfig,
@@ -22,10 +20,12 @@ from .configuration_rtd import (
     find_placeholder_token_id,
     settle_place,
 )
-from .interpolation_rtd import interpolate_towers, remove_adapters
+from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, refuse_adapter
+from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
+from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 from .pipeline_rtd import CUSTOM_PIPELINES
+from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
-from .text_model_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
 
 
 __all__ = ["RTDModel", "RTDOutput"]

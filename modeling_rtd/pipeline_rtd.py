@@ -11,7 +11,7 @@ from transformers import Pipeline
 
 from .gallery_rtd import Gallery
 from .history_rtd import SearchHistory
-from .queries_rtd import encode_queries, read_query
+from .query_rtd import encode_queries, read_query
 
 
 __all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .auto_projection_rtd import PROJECTIONS
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, suggest
+from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from modeling_rtd import Gallery
-from modeling_rtd.exact_engine_rtd import ExactEngine
+from modeling_rtd.gallery_exact_rtd import ExactEngine
 
 
 NUM, DIM, K = 800, 32, 20
@@ -176,7 +176,7 @@ def test_ids_with_quotes_and_other_letters(build):
 
 def test_scores_in_half_precision_propose_all_that_belongs_to_the_best(monkeypatch):
     monkeypatch.setattr(ExactEngine, "_computes_in_half", True)  # as on an accelerator
-    monkeypatch.setattr("modeling_rtd.exact_engine_rtd._CPU_BLOCK", 100)
+    monkeypatch.setattr("modeling_rtd.gallery_exact_rtd._CPU_BLOCK", 100)
     rows, queries, ids = draw("tied")
     gallery = Gallery(rows, ids, dtype="float16")
     ranking, _ = rank_by_brute_force(rows, queries, np.float16)
@@ -185,7 +185,7 @@ def test_scores_in_half_precision_propose_all_that_belongs_to_the_best(monkeypat
 
 
 def test_more_queries_than_one_block_takes(monkeypatch):
-    monkeypatch.setattr("modeling_rtd.exact_engine_rtd._QUERIES", 2)
+    monkeypatch.setattr("modeling_rtd.gallery_exact_rtd._QUERIES", 2)
     rows, queries, ids = draw("random")
     found = Gallery(rows, ids).search(queries, 3)
     assert [row[0]["id"] for row in found] == [ids[i] for i in rank_by_brute_force(rows, queries)[0][:, 0]]
@@ -212,7 +212,7 @@ def measure_by_brute_force(gallery, rows, queries, ids):
 @pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat", "PQ8x4"])
 def test_a_filter_leaves_an_index_its_results(factory, few, monkeypatch):
     pytest.importorskip("faiss")
-    monkeypatch.setattr("modeling_rtd.faiss_engine_rtd._FEW", few)
+    monkeypatch.setattr("modeling_rtd.gallery_faiss_rtd._FEW", few)
     rows, queries, ids = draw("random")
     metadata = [{"kind": "rare" if i % 40 == 0 else "common"} for i in range(NUM)]
     gallery = Gallery(rows, ids, metadata, engine="faiss", factory=factory, search_parameter=4)

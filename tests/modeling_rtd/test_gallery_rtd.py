@@ -147,7 +147,7 @@ def test_another_tower_is_refused(other_model, processor, index, photos):
 
 
 def test_the_test_images_are_the_same_with_every_library():
-    from modeling_rtd.encoding_rtd import _draw_test_images
+    from modeling_rtd.gallery_encoding_rtd import _draw_test_images
 
     pixels = b"".join(image.tobytes() for image in _draw_test_images())
     assert hashlib.sha256(pixels).hexdigest() == "267c2c73038ee0152ce177df953a281e51a3594dbc665f088d45b39c9c0cf2cd"
@@ -351,7 +351,7 @@ def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch)
         yield from [(["a"], np.ones((1, 24), np.float32), [None])]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modeling_rtd.exact_engine_rtd.ExactEngine.read", read)
+    monkeypatch.setattr("modeling_rtd.gallery_exact_rtd.ExactEngine.read", read)
     gallery, half = Gallery.load(index), tmp_path / "half"
     with pytest.raises(KeyboardInterrupt):
         gallery.save(half)

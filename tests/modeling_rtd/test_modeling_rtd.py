@@ -279,14 +279,12 @@ def test_flash_attention_is_refused_for_packed_pairs(model, processor):
         model.text_model(packed["input_ids"], branch_index=branch_index)
 
 
-def test_flex_attention_on_a_cpu_is_refused_with_gradients_and_equal_without(model, processor):
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_flex_attention_on_a_cpu_is_refused(model, processor, with_gradients):
     inputs = processor(text=["a red dress", "the small dog and the cat"])
-    expected = model.text_model(**inputs).text_embeds
     model.text_model.set_attn_implementation("flex_attention")
-    with pytest.raises(ValueError, match="no gradients on a CPU"):
+    with torch.set_grad_enabled(with_gradients), pytest.raises(ValueError, match="flex.*sdpa"):
         model.text_model(**inputs)
-    with torch.no_grad():
-        torch.testing.assert_close(model.text_model(**inputs).text_embeds, expected, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

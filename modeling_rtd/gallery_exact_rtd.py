@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .stored_engine_rtd import StoredEngine
+from .gallery_stored_rtd import StoredEngine
 
 
 __all__ = ["ExactEngine"]

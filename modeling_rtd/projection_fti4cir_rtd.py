@@ -8,8 +8,8 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_rtd import RTDProjectionConfig
-from .perceptron_projection_rtd import build_wide_layers
 from .projection_rtd import RTDProjection
+from .projection_searle_rtd import build_wide_layers
 
 
 __all__ = ["FTI4CIRProjection"]

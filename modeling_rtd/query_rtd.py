@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .algebra_rtd import check_strength, check_weight, exclude_text, join_references, weigh_condition
+from .query_algebra_rtd import check_strength, check_weight, exclude_text, join_references, weigh_condition
 
 
 __all__ = ["ENTRIES", "NEGATIVE_WEIGHT", "encode_queries", "list_excluded", "name_image", "read_query"]

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .engine_rtd import Engine
+from .gallery_engine_rtd import Engine
 
 
 __all__ = ["MilvusEngine"]

@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from .text_model_rtd import RTDTextModel
+from .modeling_text_rtd import RTDTextModel
 
 
 __all__ = ["interpolate_towers", "remove_adapters"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .engine_rtd import Engine
+from .gallery_engine_rtd import Engine
 
 
 __all__ = ["StoredEngine"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .auto_projection_rtd import load_projection
 from .configuration_rtd import suggest
-from .text_model_rtd import RTDTextModel, fingerprint
+from .modeling_text_rtd import RTDTextModel, fingerprint
+from .projection_auto_rtd import load_projection
 
 
 __all__ = ["ADAPTER_FACTS", "AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]

@@ -102,8 +102,8 @@ def test_errors_come_as_sentences_alone(index, caplog):
 
 
 def test_results_that_take_several_messages(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_rtd.milvus_engine_rtd._PAIRS", 300)
-    monkeypatch.setattr("modeling_rtd.milvus_engine_rtd._ROWS", 64)
+    monkeypatch.setattr("modeling_rtd.gallery_milvus_rtd._PAIRS", 300)
+    monkeypatch.setattr("modeling_rtd.gallery_milvus_rtd._ROWS", 64)
     rng = np.random.default_rng(0)
     rows, queries = rng.standard_normal((300, 8)), rng.standard_normal((7, 8))
     ids = [f"image {i}" for i in range(300)]

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_rtd import RTDProjectionConfig
-from .perceptron_projection_rtd import build_narrow_layers
+from .projection_pic2word_rtd import build_narrow_layers
 from .projection_rtd import RTDProjection
 
 

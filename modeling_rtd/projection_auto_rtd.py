@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .configuration_rtd import RTDProjectionConfig, suggest
-from .context_i2w_projection_rtd import ContextI2WProjection
-from .fti4cir_projection_rtd import FTI4CIRProjection
-from .perceptron_projection_rtd import Pic2WordProjection, SEARLEProjection
+from .projection_context_i2w_rtd import ContextI2WProjection
+from .projection_fti4cir_rtd import FTI4CIRProjection
+from .projection_lincir_rtd import LinCIRProjection
+from .projection_pic2word_rtd import Pic2WordProjection
 from .projection_rtd import RTDProjection
+from .projection_searle_rtd import SEARLEProjection
 
 
 __all__ = ["PROJECTIONS", "build_projection", "load_projection"]
@@ -14,7 +16,7 @@ __all__ = ["PROJECTIONS", "build_projection", "load_projection"]
 PROJECTIONS: dict[str, type[RTDProjection]] = {
     "context_i2w": ContextI2WProjection,
     "fti4cir": FTI4CIRProjection,
-    "lincir": SEARLEProjection,
+    "lincir": LinCIRProjection,
     "pic2word": Pic2WordProjection,
     "searle": SEARLEProjection,
 }

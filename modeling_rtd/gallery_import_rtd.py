@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .faiss_engine_rtd import require_faiss
+from .gallery_faiss_rtd import require_faiss
 
 
 __all__ = ["read_embeddings"]

@@ -1,0 +1,52 @@
+"""SEARLE's projection: a three-layer perceptron that emits one pseudo-word."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .configuration_rtd import RTDProjectionConfig
+from .projection_rtd import RTDProjection
+
+
+__all__ = ["SEARLEProjection", "build_wide_layers"]
+
+
+def build_wide_layers(in_features: int, width: int, out_features: int, dropout: float) -> nn.Sequential:
+    """Build SEARLE's perceptron: two hidden layers with GELU, dropout after each.
+
+    Args:
+        in_features, width, out_features (`int`): Sizes.
+        dropout (`float`): Probability.
+
+    Returns:
+        `nn.Sequential`: Its linear layers at places 0, 3 and 6, as published.
+    """
+    return nn.Sequential(
+        nn.Linear(in_features, width),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, width),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(width, out_features),
+    )
+
+
+class SEARLEProjection(RTDProjection):
+    """The network of SEARLE (https://huggingface.co/papers/2303.15247): a three-layer perceptron.
+
+    Args:
+        config ([`RTDProjectionConfig`]): Hidden width defaults to `4 * projection_dim`, dropout to 0.5, as published.
+    """
+
+    def __init__(self, config: RTDProjectionConfig):
+        super().__init__(config)
+        width = config.hidden_size or 4 * config.projection_dim
+        dropout = 0.5 if config.dropout is None else config.dropout
+        self.layers = build_wide_layers(config.projection_dim, width, config.text_hidden_size, dropout)
+        self.post_init()
+
+    def project(self, image_embeds: torch.Tensor):
+        """See [`RTDProjection.project`]."""
+        return self.layers(image_embeds)[:, None], None  # (B, 1, H)
