@@ -3,15 +3,9 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_rtd.configuration_rtd import (
-    PLACEHOLDER,
-    RTDConfig,
-    RTDProjectionConfig,
-    RTDTextConfig,
-    settle_place,
-    suggest,
-)
+from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
+from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.history_rtd import SearchHistory

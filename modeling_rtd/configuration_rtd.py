@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from pathlib import Path
-
 from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
 
@@ -15,45 +12,11 @@ __all__ = [
     "RTDTextConfig",
     "find_context_token_id",
     "find_placeholder_token_id",
-    "settle_place",
-    "suggest",
 ]
 
 PLACEHOLDER = "$"
 # Context-I2W's tokenizer has its own token in place of CLIP's last merge: the text tower reads this word there.
 _CONTEXT_WORD = "jekyll"
-
-
-def suggest(kind: str, name: str, known) -> str:
-    """Word the refusal of an unknown name, with the nearest known one.
-
-    Args:
-        kind (`str`): What is named, such as `"projection"`.
-        name (`str`): What came.
-        known (iterable of `str`): What is accepted.
-
-    Returns:
-        `str`: A sentence for a `ValueError`.
-
-    Examples:
-        >>> suggest("projection", "linccir", ["lincir", "searle"])
-        "unknown projection 'linccir'; did you mean 'lincir'? Known: lincir, searle."
-    """
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" did you mean '{close[0]}'?" if close else ""
-    return f"unknown {kind} '{name}';{hint} Known: {', '.join(sorted(known))}."
-
-
-def settle_place(place: str | None) -> str | None:
-    """Write the place of a model so that it means the same from any folder.
-
-    Args:
-        place (`str`, *optional*): Directory or Hub id.
-
-    Returns:
-        `str`: A directory from the root on, a Hub id as it is; `None` where there is none.
-    """
-    return str(Path(place).absolute()) if place and Path(place).is_dir() else place or None
 
 
 def find_placeholder_token_id(tokenizer) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .configuration_rtd import suggest
+from .errors_rtd import suggest
 from .modeling_rtd import RTDModel
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTDProjection

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .configuration_rtd import suggest
+from .errors_rtd import suggest
 from .gallery_engine_rtd import Engine
 from .gallery_exact_rtd import ExactEngine
 from .gallery_faiss_rtd import FaissEngine

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .configuration_rtd import suggest
+from .errors_rtd import suggest
 from .gallery_rtd import Gallery
 from .query_rtd import ENTRIES, list_excluded
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .configuration_rtd import suggest
+from .errors_rtd import suggest
 from .modeling_text_rtd import RTDTextModel, fingerprint
 from .projection_auto_rtd import load_projection
 

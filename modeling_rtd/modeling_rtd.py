@@ -13,16 +13,11 @@ from transformers.conversion_mapping import WeightRenaming, register_checkpoint_
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .configuration_rtd import (
-    RTDConfig,
-    RTDProjectionConfig,
-    find_context_token_id,
-    find_placeholder_token_id,
-    settle_place,
-)
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .errors_rtd import refuse_missing, settle_place
 from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint, refuse_missing
+from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
 from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection

@@ -16,9 +16,14 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_rtd import RTDTextConfig
+from .errors_rtd import refuse_missing
 
 
-__all__ = ["RTDTextModel", "RTDTextOutput", "fingerprint", "refuse_missing"]
+__all__ = [
+    "RTDTextModel",
+    "RTDTextOutput",
+    "fingerprint",
+]
 
 
 @dataclass
@@ -62,25 +67,6 @@ def fingerprint(module: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def refuse_missing(report: dict, place: str, what: str) -> None:
-    """Refuse a repository whose gaps would be filled with random tensors.
-
-    Args:
-        report (`dict`): What `from_pretrained` returns with `output_loading_info=True`.
-        place (`str`): The repository.
-        what (`str`): What it should hold.
-
-    Raises:
-        ValueError: If tensors are missing.
-    """
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"'{place}' lacks {missing[:3]} and {len(missing)} tensors in all of {what}; load a repository that has "
-            "them."
-        )
 
 
 def _check_groups(groups: Sequence[tuple[int, int, int]], batch_size: int, seq_len: int) -> None:

@@ -15,7 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, suggest
+from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id
+from .errors_rtd import suggest
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 

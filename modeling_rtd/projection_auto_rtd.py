@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .configuration_rtd import RTDProjectionConfig, suggest
+from .configuration_rtd import RTDProjectionConfig
+from .errors_rtd import suggest
 from .projection_context_i2w_rtd import ContextI2WProjection
 from .projection_fti4cir_rtd import FTI4CIRProjection
 from .projection_lincir_rtd import LinCIRProjection

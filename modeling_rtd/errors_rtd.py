@@ -1,0 +1,60 @@
+"""Refusals that several files word alike, and places written so that they mean the same from any folder."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+
+__all__ = ["refuse_missing", "settle_place", "suggest"]
+
+
+def suggest(kind: str, name: str, known) -> str:
+    """Word the refusal of an unknown name, with the nearest known one.
+
+    Args:
+        kind (`str`): What is named, such as `"projection"`.
+        name (`str`): What came.
+        known (iterable of `str`): What is accepted.
+
+    Returns:
+        `str`: A sentence for a `ValueError`.
+
+    Examples:
+        >>> suggest("projection", "linccir", ["lincir", "searle"])
+        "unknown projection 'linccir'; did you mean 'lincir'? Known: lincir, searle."
+    """
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" did you mean '{close[0]}'?" if close else ""
+    return f"unknown {kind} '{name}';{hint} Known: {', '.join(sorted(known))}."
+
+
+def settle_place(place: str | None) -> str | None:
+    """Write the place of a model so that it means the same from any folder.
+
+    Args:
+        place (`str`, *optional*): Directory or Hub id.
+
+    Returns:
+        `str`: A directory from the root on, a Hub id as it is; `None` where there is none.
+    """
+    return str(Path(place).absolute()) if place and Path(place).is_dir() else place or None
+
+
+def refuse_missing(report: dict, place: str, what: str) -> None:
+    """Refuse a repository whose gaps would be filled with random tensors.
+
+    Args:
+        report (`dict`): What `from_pretrained` returns with `output_loading_info=True`.
+        place (`str`): The repository.
+        what (`str`): What it should hold.
+
+    Raises:
+        ValueError: If tensors are missing.
+    """
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"'{place}' lacks {missing[:3]} and {len(missing)} tensors in all of {what}; load a repository that has "
+            "them."
+        )
