@@ -1,0 +1,15 @@
+from trainer.publishing.tables import METRICS, format_table
+
+
+def row(variant, seed, value):
+    return {"variant": variant, "seed": seed, **dict.fromkeys(METRICS, value)}
+
+
+def test_one_seed_gives_percent_alone():
+    assert format_table([row("rtd", 0, 0.125)]).splitlines()[-1] == "| rtd | 12.5 | 12.5 | 12.5 | 12.5 | 12.5 |"
+
+
+def test_several_seeds_give_mean_and_sample_deviation():
+    table = format_table([row("rtd", 0, 0.1), row("rtd", 1, 0.2), row("other", 0, 0.0), row("other", 1, 0.0)])
+    assert table.splitlines()[-2].split(" | ")[1] == "15.0 ± 7.1"  # sqrt(((10 - 15)^2 + (20 - 15)^2) / 1)
+    assert table.splitlines()[-1].startswith("| other | 0.0 ± 0.0")
