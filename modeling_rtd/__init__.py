@@ -8,8 +8,7 @@ from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, 
 from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.history_rtd import SearchHistory
-from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS
+from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
@@ -22,7 +21,7 @@ from modeling_rtd.projection_pic2word_rtd import Pic2WordProjection
 from modeling_rtd.projection_rtd import RTDProjection
 from modeling_rtd.projection_searle_rtd import SEARLEProjection
 from modeling_rtd.query_algebra_rtd import exclude_text, join_references, weigh_condition
-from modeling_rtd.query_rtd import NEGATIVE_WEIGHT
+from modeling_rtd.query_rtd import NEGATIVE_WEIGHT, QUERY_ENTRIES, list_excluded
 
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
+    "QUERY_ENTRIES",
     "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",
     "FTI4CIRProjection",
@@ -47,13 +47,14 @@ __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
     "SEARLEProjection",
-    "SearchHistory",
     "build_projection",
     "convert_checkpoint",
     "encode_images",
     "exclude_text",
     "fingerprint",
+    "has_adapters",
     "join_references",
+    "list_excluded",
     "load_projection",
     "read_checkpoint",
     "settle_place",

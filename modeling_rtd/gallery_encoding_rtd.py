@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.utils.logging import tqdm
 
 
-__all__ = ["compare_towers", "encode_images", "encode_pixels", "load_ahead", "take_fingerprint"]
+__all__ = ["compare_towers", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
 
 MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
 _BATCHES_AHEAD = 2
@@ -112,7 +112,7 @@ def _draw_test_images() -> list[Image.Image]:
     return images
 
 
-def take_fingerprint(model, processor) -> str:
+def fingerprint_tower(model, processor) -> str:
     """Embed eight fixed synthetic images through preprocessing and image tower.
 
     Args:
@@ -130,7 +130,7 @@ def compare_towers(ours: str, theirs: str) -> float:
     """Compare two fingerprints.
 
     Args:
-        ours, theirs (`str`): As `take_fingerprint` makes them.
+        ours, theirs (`str`): As `fingerprint_tower` makes them.
 
     Returns:
         `float`: The smallest cosine of the eight pairs; -1 where dimensions differ.

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from .errors_rtd import suggest
 
-__all__ = ["Engine"]
+
+__all__ = ["ENGINES", "Engine", "find_engine", "import_from_home"]
+
+# Name: file and class. Only the first travels with a pipeline.
+ENGINES = {
+    "exact": ("gallery_exact_rtd", "ExactEngine"),
+    "faiss": ("gallery_faiss_rtd", "FaissEngine"),
+    "milvus": ("gallery_milvus_rtd", "MilvusEngine"),
+}
 
 _SPARE = 16  # candidates beyond those asked for, so that rounding decides nothing
 _PAIRS = 8192  # pairs of query and row that are scored in float64 at a time
@@ -191,3 +201,49 @@ class Engine:
                 result = {"id": name, "score": float(exact[i])}
                 results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
         return results
+
+
+def find_engine(name: str) -> type[Engine]:
+    """Find the class of an engine; it is imported when it is asked for.
+
+    Args:
+        name (`str`): A key of `ENGINES`.
+
+    Returns:
+        `type[Engine]`: Its class.
+
+    Raises:
+        ValueError: If there is no engine of this name.
+        ImportError: If the engine does not travel with a pipeline, and this package is not installed.
+    """
+    if name not in ENGINES:
+        raise ValueError(suggest("engine", name, ENGINES))
+    if name == "exact":
+        from .gallery_exact_rtd import ExactEngine
+
+        return ExactEngine
+    file, engine_class = ENGINES[name]
+    return getattr(import_from_home(file, f"the engine '{name}'"), engine_class)
+
+
+def import_from_home(file: str, what: str):
+    """Import a file of this package that does not travel to the Hub, where transformers copies what is imported.
+
+    Args:
+        file (`str`): Name of the file, without its suffix.
+        what (`str`): What it is for, in the refusal.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If this package is not installed.
+    """
+    try:
+        return importlib.import_module(f"modeling_rtd.{file}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("modeling_rtd", f"modeling_rtd.{file}"):
+            raise
+        raise ImportError(
+            f"{what} is not among the files of a repository: install the package (pip install rtd-cir)."
+        ) from error

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .gallery_stored_rtd import StoredEngine
+from .gallery_exact_rtd import StoredEngine
 
 
 __all__ = ["FaissEngine", "require_faiss"]

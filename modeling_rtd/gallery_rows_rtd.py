@@ -1,28 +1,134 @@
-"""Rows of a gallery under ids: opening, locking, adding and removing them; no model is needed for these."""
+"""Rows of a gallery under ids, and the folder that keeps them: manifest, lock, adding, removing; without a model."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.utils import WeakFileLock
 
-from .errors_rtd import suggest
-from .gallery_engine_rtd import Engine
-from .gallery_exact_rtd import ExactEngine
-from .gallery_faiss_rtd import FaissEngine
-from .gallery_manifest_rtd import Manifest, hold_lock
-from .gallery_milvus_rtd import MilvusEngine
+from .gallery_engine_rtd import Engine, find_engine
 
 
-__all__ = ["ENGINES", "GalleryRows", "normalise"]
+__all__ = ["GalleryRows", "Manifest", "hold_lock", "normalise"]
 
-ENGINES: dict[str, type[Engine]] = {engine.name: engine for engine in (ExactEngine, FaissEngine, MilvusEngine)}
-_EXISTING = ("refuse", "skip", "replace")
+_MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 1
+_IF_EXISTS = ("refuse", "skip", "replace")
+
+
+@dataclass
+class Manifest:
+    """What a folder says about the gallery in it.
+
+    Args:
+        engine (`str`): Name of the engine.
+        dim (`int`): Size of an embedding.
+        dtype (`str`): Type in which embeddings are stored.
+        options (`dict`): Of the engine, all that belong to the gallery.
+        state (`dict`, *optional*): Of the engine, when it was last finished; `None` before anything was written.
+        fields (`list[str]`): Names in the metadata of its images.
+        fingerprint (`str`, *optional*): Of the image tower, see `fingerprint_tower`.
+        base_model (`str`, *optional*): Name of the CLIP, for messages only.
+        format (`int`): Version of this layout.
+    """
+
+    engine: str
+    dim: int
+    dtype: str = "float32"
+    options: dict = field(default_factory=dict)
+    state: dict | None = None
+    fields: list[str] = field(default_factory=list)
+    fingerprint: str | None = None
+    base_model: str | None = None
+    format: int = _FORMAT
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a folder.
+
+        Args:
+            folder (`Path`): Folder.
+
+        Returns:
+            [`Manifest`]: As it was written.
+
+        Raises:
+            ValueError: If there is none, or none that this version reads.
+        """
+        try:
+            facts = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            if facts["format"] != _FORMAT:
+                raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}")
+            return cls(**facts)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"'{folder}' holds no readable gallery: {error}; index the images again.") from error
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest, all of it or nothing.
+
+        Args:
+            folder (`Path`): Folder.
+
+        Raises:
+            ValueError: If another program's manifest lies there.
+        """
+        if (folder / _MANIFEST).exists() and not self.is_in(folder):
+            raise ValueError(f"'{folder / _MANIFEST}' is not that of a gallery; choose another folder.")
+        partial = folder / f"{_MANIFEST}.partial"
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(self), indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(folder / _MANIFEST)
+
+    @staticmethod
+    def is_in(folder: Path) -> bool:
+        """Tell whether a folder holds a gallery.
+
+        Args:
+            folder (`Path`): Folder.
+
+        Returns:
+            `bool`: Whether a gallery's manifest is there, be it damaged.
+        """
+        try:
+            facts = json.loads((folder / _MANIFEST).read_bytes())
+        except OSError:
+            return False
+        except ValueError:
+            return True
+        return isinstance(facts, dict) and "engine" in facts
+
+
+@contextlib.contextmanager
+def hold_lock(folder: Path):
+    """Hold the folder's lock; it is free again when the process ends, however it ends.
+
+    Args:
+        folder (`Path`): Folder.
+
+    Raises:
+        ValueError: If another process holds it, or the folder holds something that is no gallery.
+    """
+    # With a lock and no manifest, a gallery is being made or was interrupted.
+    if not (Manifest.is_in(folder) or (folder / _LOCK).exists()) and any(folder.iterdir()):
+        raise ValueError(f"'{folder}' holds something that is no gallery; choose another folder.")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(folder / _LOCK, timeout=0.2))
+        except TimeoutError as error:
+            raise ValueError(
+                f"another process is writing the gallery '{folder}'; wait until it has ended, or write to another "
+                "folder."
+            ) from error
+        yield
 
 
 class GalleryRows:
@@ -43,10 +149,10 @@ class GalleryRows:
         self._manifest: Manifest | None = None
         self._engine: Engine | None = None
         self._lock = threading.RLock()
+        self.skipped: list[str] = []
         self._is_writing = self._is_partial = False
         self._wanted = (engine or "exact", dtype or "float32", options)
-        if self._wanted[0] not in ENGINES:
-            raise ValueError(suggest("engine", engine, ENGINES))
+        find_engine(self._wanted[0])
         if self._wanted[1] not in ("float32", "float16"):
             raise ValueError(f"`dtype` must be 'float32' or 'float16', got {dtype!r}.")
         if self.folder is not None and Manifest.is_in(self.folder):
@@ -56,9 +162,7 @@ class GalleryRows:
 
     def _open(self, engine: str | None, dtype: str | None, options: dict) -> None:
         self._manifest = manifest = Manifest.read(self.folder)
-        if manifest.engine not in ENGINES:
-            raise ValueError(suggest("engine", manifest.engine, ENGINES))
-        settle = ENGINES[manifest.engine].settle
+        settle = find_engine(manifest.engine).settle
         kept = settle(manifest.options)
         asked = {"engine": engine, "dtype": dtype}
         asked |= {name: value for name, value in settle(options).items() if name in options}
@@ -74,7 +178,7 @@ class GalleryRows:
     def _build_engine(self, options: dict) -> None:
         manifest = self._manifest
         try:
-            self._engine = ENGINES[manifest.engine](
+            self._engine = find_engine(manifest.engine)(
                 manifest.dim, manifest.dtype, self.folder, manifest.state, **options
             )
         except TypeError as error:
@@ -82,7 +186,7 @@ class GalleryRows:
 
     def _create(self, dim: int) -> None:
         engine, dtype, options = self._wanted
-        kept = ENGINES[engine].settle(options)
+        kept = find_engine(engine).settle(options)
         self._manifest = Manifest(engine, dim, dtype, kept)
         self._build_engine(options | kept)
         self._write_manifest()
@@ -154,7 +258,7 @@ class GalleryRows:
         embeddings: torch.Tensor | np.ndarray,
         ids: Sequence[str],
         metadata: Sequence[dict | None] | None = None,
-        existing: str = "refuse",
+        if_exists: str = "refuse",
     ) -> None:
         """Add embeddings.
 
@@ -162,7 +266,7 @@ class GalleryRows:
             embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`): Of any norm but zero.
             ids (`list[str]`): One distinct id a row.
             metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
-            existing (`str`, defaults to `"refuse"`):
+            if_exists (`str`, defaults to `"refuse"`):
                 What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
 
         Raises:
@@ -174,7 +278,7 @@ class GalleryRows:
         if embeddings.ndim != 2:
             raise ValueError(f"embeddings must have the shape (num_images, dim), got {embeddings.shape}.")
         ids = [] if ids is None else list(ids)
-        metadata = self._check_rows(len(embeddings), ids, metadata, existing)
+        metadata = self._check_rows(len(embeddings), ids, metadata, if_exists)
         with self._writing():
             if self._engine is None:
                 self._create(embeddings.shape[1])
@@ -183,7 +287,7 @@ class GalleryRows:
                     f"the gallery holds embeddings of {self._manifest.dim} numbers, got {embeddings.shape[1]}; were "
                     "they made by the same CLIP?"
                 )
-            here = self._find_existing(ids, existing)
+            here = self._find_existing(ids, if_exists)
             keep = [i for i, name in enumerate(ids) if name not in here]
             blocks = [keep[start : start + 8192] for start in range(0, len(keep), 8192)]
             for places in blocks:  # all of them before the first is written
@@ -193,9 +297,9 @@ class GalleryRows:
                 self._append([ids[i] for i in places], rows, [metadata[i] for i in places])
             self._finish()
 
-    def _check_rows(self, count: int, ids: list[str], metadata, existing: str) -> Sequence[dict | None]:
-        if existing not in _EXISTING:
-            raise ValueError(f"`existing` must be one of {', '.join(_EXISTING)}, got {existing!r}.")
+    def _check_rows(self, count: int, ids: list[str], metadata, if_exists: str) -> Sequence[dict | None]:
+        if if_exists not in _IF_EXISTS:
+            raise ValueError(f"`if_exists` must be one of {', '.join(_IF_EXISTS)}, got {if_exists!r}.")
         if len(ids) != count:
             raise ValueError(f"got {count} images and {len(ids)} ids; give one id an image.")
         seen = set()
@@ -210,13 +314,13 @@ class GalleryRows:
         _check_metadata(metadata or ())
         return [None] * count if metadata is None else metadata
 
-    def _find_existing(self, ids: list[str], existing: str) -> set[str]:
-        here = set() if existing == "replace" else self._engine.find(ids)
-        if here and existing == "refuse":
+    def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
+        here = set() if if_exists == "replace" else self._engine.find(ids)
+        if here and if_exists == "refuse":
             first = next(name for name in ids if name in here)
             raise ValueError(
                 f"{len(here)} of {len(ids)} ids are in the gallery already, such as '{first}'; choose "
-                'existing="replace" or existing="skip".'
+                'if_exists="replace" or if_exists="skip".'
             )
         return here
 

@@ -16,12 +16,11 @@ from .gallery_encoding_rtd import (
     compare_towers,
     encode_images,
     encode_pixels,
+    fingerprint_tower,
     load_ahead,
-    take_fingerprint,
 )
-from .gallery_import_rtd import read_embeddings
-from .gallery_manifest_rtd import Manifest
-from .gallery_rows_rtd import ENGINES, GalleryRows, normalise
+from .gallery_engine_rtd import find_engine, import_from_home
+from .gallery_rows_rtd import GalleryRows, Manifest, normalise
 
 
 __all__ = ["Gallery"]
@@ -48,6 +47,9 @@ class Gallery(GalleryRows):
             and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
             are not kept with it.
 
+    Attributes:
+        skipped (`list[str]`): One sentence for each image that the last `add` could not read.
+
     Raises:
         ValueError: If embeddings and ids are not accepted, an option differs from what the folder says, or the folder
             holds no readable gallery.
@@ -62,17 +64,18 @@ class Gallery(GalleryRows):
     @classmethod
     def from_images(
         cls, model, processor, images: Sequence, ids: Sequence[str] | None = None, batch_size: int = 64
-    ) -> tuple[Gallery, list[str]]:
-        """Encode images into a gallery in memory; those that cannot be read are left out.
+    ) -> Gallery:
+        """Encode images into a gallery in memory; those that cannot be read are left out, see `skipped`.
 
         Args:
             model, processor, images, ids, batch_size: See `add`.
 
         Returns:
-            `tuple`: The gallery, and one sentence for each image that was left out.
+            [`Gallery`]: Its `skipped` has one sentence for each image that was left out.
         """
         gallery = cls()
-        return gallery, gallery.add(model, processor, images, ids, batch_size=batch_size)
+        gallery.add(model, processor, images, ids, batch_size=batch_size)
+        return gallery
 
     @classmethod
     def from_embeddings(
@@ -99,12 +102,13 @@ class Gallery(GalleryRows):
             kwargs: See [`Gallery`]. A `path` in metadata tells where an image is, if its id does not.
 
         Returns:
-            [`Gallery`]: Without a fingerprint of its image tower, until `verify` has compared a few images.
+            [`Gallery`]: Without a fingerprint of its image tower, until `verify_embeddings` has compared a few images.
 
         Raises:
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
-        embeddings, ids, own = read_embeddings(source, ids, columns)
+        importer = import_from_home("gallery_import_rtd", "taking over embeddings")
+        embeddings, ids, own = importer.read_embeddings(source, ids, columns)
         if metadata:
             own = own or [{}] * len(ids)
             own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
@@ -119,9 +123,9 @@ class Gallery(GalleryRows):
         metadata: Sequence[dict | None] | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
-        existing: str = "skip",
-    ) -> list[str]:
-        """Encode images and add them, while the next ones are decoded.
+        if_exists: str = "skip",
+    ) -> None:
+        """Encode images and add them, while the next ones are decoded; those that cannot be read are `skipped`.
 
         In a folder each batch is kept as soon as it is done: after an interruption the same call goes on where it was
         and ends with the gallery that one call would have made.
@@ -134,11 +138,8 @@ class Gallery(GalleryRows):
             metadata (`list[dict]`, *optional*): For each image a dictionary that JSON can hold, or `None`.
             batch_size (`int`, defaults to 64): Images in one pass.
             num_workers (`int`, *optional*): Threads that decode; the number of CPUs, at most 8, where left out.
-            existing (`str`, defaults to `"skip"`):
+            if_exists (`str`, defaults to `"skip"`):
                 What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
-
-        Returns:
-            `list[str]`: One sentence for each image that could not be read; the others are added.
 
         Raises:
             ValueError: If ids repeat or are missing, counts differ, another process is writing, or the gallery was
@@ -150,27 +151,26 @@ class Gallery(GalleryRows):
         ids = _name_images(images) if ids is None else list(ids)
         if not hasattr(images, "__len__"):
             raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
-        metadata = self._check_rows(len(images), ids, metadata, existing)
-        skipped = []
+        metadata = self._check_rows(len(images), ids, metadata, if_exists)
+        self.skipped = []
         with self._writing():
             self._check_before_adding(model, processor)
-            here = self._find_existing(ids, existing)
+            here = self._find_existing(ids, if_exists)
             batches = [range(i, min(i + batch_size, len(ids))) for i in range(0, len(ids), batch_size)]
             batches = [[i for i in batch if ids[i] not in here] for batch in batches]
             batches = [batch for batch in batches if batch]
             with tqdm(total=len(ids), initial=len(here), desc="Indexing images") as bar:
                 for positions, pixels in load_ahead(processor, images, batches, num_workers):
                     good = [(i, one) for i, one in zip(positions, pixels, strict=True) if torch.is_tensor(one)]
-                    skipped += [str(one) for one in pixels if not torch.is_tensor(one)]
+                    self.skipped += [str(one) for one in pixels if not torch.is_tensor(one)]
                     if good:
                         places, tensors = zip(*good, strict=True)
                         embeds = encode_pixels(model, torch.stack(tensors)).numpy()
                         self._append([ids[i] for i in places], embeds, [metadata[i] for i in places])
                     bar.update(len(positions))
             self._finish()
-        return skipped
 
-    def check(self, model, processor) -> float | None:
+    def check_tower(self, model, processor) -> float | None:
         """Check that a model's image tower is the one that made this gallery.
 
         Args:
@@ -193,10 +193,11 @@ class Gallery(GalleryRows):
             )
         if self._manifest.fingerprint is None:
             warnings.warn(
-                "the gallery does not say which image tower made it: compare a few images with `verify`.", stacklevel=2
+                "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`.",
+                stacklevel=2,
             )
             return None
-        cosine = compare_towers(take_fingerprint(model, processor), self._manifest.fingerprint)
+        cosine = compare_towers(fingerprint_tower(model, processor), self._manifest.fingerprint)
         if cosine < MIN_TOWER_COSINE:
             raise ValueError(
                 f"the gallery was made by another image tower{self._name_base()}: of eight test images the embeddings "
@@ -214,19 +215,19 @@ class Gallery(GalleryRows):
         if self._manifest.fingerprint is None and len(self):
             raise ValueError(
                 "the gallery does not say which image tower made its embeddings, and images of another would be "
-                "nonsense among them: compare a few images with `verify` first."
+                "nonsense among them: compare a few images with `verify_embeddings` first."
             )
         if self._manifest.fingerprint is None:
             self._sign(model, processor)
         else:
-            self.check(model, processor)
+            self.check_tower(model, processor)
 
     def _sign(self, model, processor) -> None:
-        self._manifest.fingerprint = take_fingerprint(model, processor)
+        self._manifest.fingerprint = fingerprint_tower(model, processor)
         self._manifest.base_model = model.config.base_model or model.name_or_path or None
         self._write_manifest()
 
-    def verify(self, model, processor, images: Mapping[str, object], min_cosine: float = 0.98) -> float:
+    def verify_embeddings(self, model, processor, images: Mapping[str, object], min_cosine: float = 0.98) -> float:
         """Compare imported embeddings with what a model makes of a few of the images, and sign the gallery.
 
         Args:
@@ -248,7 +249,7 @@ class Gallery(GalleryRows):
         with self._writing():
             self._refuse_unknown(images)
             if self._manifest.dim != model.config.projection_dim:
-                self.check(model, processor)
+                self.check_tower(model, processor)
             ours = encode_images(model, processor, list(images.values())).numpy()
             cosines = (ours * self._engine.get(list(images))).sum(axis=1)
             worst = int(cosines.argmin())
@@ -390,7 +391,7 @@ class Gallery(GalleryRows):
         engine = engine or manifest.engine
         if engine == manifest.engine:
             options = manifest.options | options
-        if dtype is None and engine in ENGINES and manifest.dtype in ENGINES[engine].dtypes:
+        if dtype is None and manifest.dtype in find_engine(engine).dtypes:
             dtype = manifest.dtype
         other = Gallery(folder=folder, engine=engine, dtype=dtype, **options)
         other._is_partial = True  # the manifest comes last: what was interrupted before is no gallery

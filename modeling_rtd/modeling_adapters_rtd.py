@@ -15,11 +15,23 @@ from .modeling_text_rtd import RTDTextModel, fingerprint
 from .projection_auto_rtd import load_projection
 
 
-__all__ = ["ADAPTER_FACTS", "AdaptersDisabled", "RTDAdapterMixin", "refuse_adapter"]
+__all__ = ["ADAPTER_FACTS", "AdaptersDisabled", "RTDAdapterMixin", "has_adapters", "refuse_adapter"]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+def has_adapters(module: torch.nn.Module) -> bool:
+    """Say whether a network carries adapters, put on it by transformers or by peft.
+
+    Args:
+        module (`torch.nn.Module`): A text tower, or a `peft.PeftModel` of it.
+
+    Returns:
+        `bool`: Whether its frozen self is reached by disabling them.
+    """
+    return bool(getattr(module, "peft_config", None))
 
 
 class RTDAdapterMixin:
@@ -107,7 +119,7 @@ class RTDAdapterMixin:
         Raises:
             ValueError: If the text tower has no adapter.
         """
-        if not self._has_adapters:
+        if not has_adapters(self.text_model):
             raise ValueError(
                 "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
                 "through itself."
@@ -150,7 +162,7 @@ class RTDAdapterMixin:
             if asked is not None:
                 raise ValueError(f"the adapter '{asked}' was asked for, but adapters are disabled: enable them first.")
             return None
-        if not getattr(self.text_model, "peft_config", None):
+        if not has_adapters(self.text_model):
             return None
         active = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
         active = active() if callable(active) else active
@@ -159,10 +171,6 @@ class RTDAdapterMixin:
                 f"several adapters are active ({', '.join(active)}): name one for each query of the batch."
             )
         return [active[0] if name is None else name for name in adapter_names]
-
-    @property
-    def _has_adapters(self) -> bool:
-        return getattr(self.text_model, "_hf_peft_config_loaded", False)
 
     @contextlib.contextmanager
     def _mix_adapters(self, adapter_names: Sequence[str | None] | None):

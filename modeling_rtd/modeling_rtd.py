@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
 from .errors_rtd import refuse_missing, settle_place
-from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, refuse_adapter
+from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, has_adapters, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
 from .pipeline_rtd import CUSTOM_PIPELINES
@@ -170,7 +170,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         Raises:
             ValueError: If the tensors at the place that the configuration names are not those RTD started from.
         """
-        if self._has_adapters:
+        if has_adapters(self.text_model):
             return AdaptersDisabled(self.text_model)
         place = self.config.original_text_model
         if place is None:
@@ -275,7 +275,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         Raises:
             ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
         """
-        if self._has_adapters:
+        if has_adapters(self.text_model):
             original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
         else:
             original, tuned = self.original_text_model, self.text_model
@@ -285,7 +285,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 "has trained."
             )
         model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
-        if self._has_adapters:
+        if has_adapters(self.text_model):
             model.set_original_text_model(original)
         else:
             model.config.original_text_model = self.config.original_text_model
@@ -299,7 +299,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             save_directory (`str`): Directory.
             kwargs: As for every transformers model.
         """
-        if self._has_adapters or any(".lora_" in name for name, _ in self.text_model.named_parameters()):
+        if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:

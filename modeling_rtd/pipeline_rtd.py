@@ -10,7 +10,6 @@ import torch
 from transformers import Pipeline
 
 from .gallery_rtd import Gallery
-from .history_rtd import SearchHistory
 from .query_rtd import encode_queries, read_query
 
 
@@ -78,9 +77,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
     def gallery(self, gallery: Gallery | str | Path) -> None:
         if isinstance(gallery, str | Path):
             gallery = Gallery.load(gallery)
-        if not hasattr(gallery, "check"):
+        if not hasattr(gallery, "check_tower"):
             raise ValueError(f"`gallery` must be a Gallery or the folder of one, got a {type(gallery).__name__}.")
-        gallery.check(self.model, self.processor)
+        gallery.check_tower(self.model, self.processor)
         self._gallery = gallery
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -92,18 +91,6 @@ class ComposedImageRetrievalPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
-
-    def start_history(self, root: str | Path | None = None, **options) -> SearchHistory:
-        """Start a search in turns, in which results become references.
-
-        Args:
-            root (`str` or `Path`, *optional*): See [`SearchHistory`].
-            options: Of every turn: what `__call__` takes, such as `top_k`.
-
-        Returns:
-            [`SearchHistory`]: Without a turn.
-        """
-        return SearchHistory(self, root=root, **options)
 
     def _sanitize_parameters(self, **kwargs):
         known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")

@@ -11,10 +11,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .query_algebra_rtd import check_strength, check_weight, exclude_text, join_references, weigh_condition
 
 
-__all__ = ["ENTRIES", "NEGATIVE_WEIGHT", "encode_queries", "list_excluded", "name_image", "read_query"]
+__all__ = ["NEGATIVE_WEIGHT", "QUERY_ENTRIES", "encode_queries", "list_excluded", "name_image", "read_query"]
 
 NEGATIVE_WEIGHT = 0.25  # ours; chosen on validation queries of the small world
-ENTRIES = ("image", "text", "weights", "strength", "negative", "negative_weight", "exclude", "adapter")
+QUERY_ENTRIES = ("image", "text", "weights", "strength", "negative", "negative_weight", "exclude", "adapter")
 
 
 def read_query(query: Mapping, processor) -> dict:

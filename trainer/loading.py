@@ -6,15 +6,13 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
-from torch import nn
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
 from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
 
 
-__all__ = ["check_place", "has_adapters", "load_model_and_processor"]
+__all__ = ["check_place", "load_model_and_processor"]
 
 
 def check_place(name_or_path: str | Path) -> None:
@@ -100,15 +98,3 @@ def load_model_and_processor(
     )
     model = model.to(PartialState().device)
     return (model if alpha is None else model.interpolate_text_model(alpha)), processor
-
-
-def has_adapters(text_model: nn.Module) -> bool:
-    """Tell whether a text tower carries adapters.
-
-    Args:
-        text_model (`torch.nn.Module`): A tower, or a `peft.PeftModel` of it.
-
-    Returns:
-        `bool`: Whether its frozen self is reached by disabling them.
-    """
-    return isinstance(text_model, PeftModel) or getattr(text_model, "_hf_peft_config_loaded", False)

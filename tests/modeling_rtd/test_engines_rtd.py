@@ -95,8 +95,8 @@ def test_rows_are_added_removed_replaced_and_left_out(build):
     gallery = build(rows[:50], ids[:50])
     gallery.add_embeddings(rows[50:100], ids[50:100])
     gallery.remove(ids[10:20])
-    gallery.add_embeddings(rows[200:201], [ids[3]], existing="replace")  # counts as added last
-    gallery.add_embeddings(rows[300:302], [ids[3], "new"], existing="skip")
+    gallery.add_embeddings(rows[200:201], [ids[3]], if_exists="replace")  # counts as added last
+    gallery.add_embeddings(rows[300:302], [ids[3], "new"], if_exists="skip")
     order = [0, 1, 2, *range(4, 10), *range(20, 100), 200, 301]
     names = [ids[i] for i in order[:-2]] + [ids[3], "new"]
     assert gallery.ids == names

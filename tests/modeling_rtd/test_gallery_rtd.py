@@ -111,7 +111,9 @@ def test_indexing_that_was_killed_goes_on_and_ends_identical(killed, tmp_path):
     paths = sorted(images.iterdir())
     names = [path.name for path in paths]
     model, processor = RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
-    skipped = Gallery(folder=folder).add(model, processor, paths, names, batch_size=32)
+    gallery = Gallery(folder=folder)
+    gallery.add(model, processor, paths, names, batch_size=32)
+    skipped = gallery.skipped
     Gallery(folder=tmp_path).add(model, processor, paths, names, batch_size=32)
     assert len(skipped) == 1
     assert "0700.bmp' cannot be read" in skipped[0]
@@ -131,19 +133,19 @@ def test_a_writer_sees_what_another_has_written_since(index):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_same_tower_in_half_precision_passes(model, processor, index, dtype):
-    cosine = Gallery.load(index).check(model.to(dtype), processor)
+    cosine = Gallery.load(index).check_tower(model.to(dtype), processor)
     assert 0.999 <= cosine < 1
 
 
 def test_another_tower_is_refused(other_model, processor, index, photos):
     gallery = Gallery.load(index)
     with pytest.raises(ValueError, match="made by another image tower.*with a cosine of .* where 0.999 is needed"):
-        gallery.check(other_model, processor)
+        gallery.check_tower(other_model, processor)
     with pytest.raises(ValueError, match="made by another image tower"):
         gallery.add(other_model, processor, photos, [f"new {i}" for i in range(6)])
     wide = RTDModel.from_clip(build_clip(projection_dim=16), "lincir", tokenizer=build_tokenizer())
     with pytest.raises(ValueError, match="holds embeddings of 24 numbers, the model makes 16"):
-        gallery.check(wide, processor)
+        gallery.check_tower(wide, processor)
 
 
 def test_the_test_images_are_the_same_with_every_library():
@@ -164,7 +166,7 @@ def test_swapping_the_text_side_changes_no_byte_of_the_gallery(model, processor,
     results = []
     for one in (rtd, model):
         gallery = Gallery.load(index)
-        assert gallery.check(one, processor) == pytest.approx(1)
+        assert gallery.check_tower(one, processor) == pytest.approx(1)
         results.append(gallery.search(one(**inputs).composed_embeds))
     assert results[0] != results[1]
     assert hash_files(index) == before
@@ -183,8 +185,8 @@ def test_odd_images_are_taken_and_turned_upright(model, processor, tmp_path):
     Image.fromarray(grey).save(tmp_path / "grey.png")
     image.save(tmp_path / "plain.png")
     paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
-    gallery, skipped = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
-    assert not skipped
+    gallery = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
+    assert not gallery.skipped
     embeds = dict(zip(gallery.ids, gallery._engine.get(gallery.ids), strict=True))
     for name, other, at_least in [
         ("turned", "plain", 0.999999),
@@ -200,35 +202,35 @@ def test_a_huge_image_and_a_corrupt_one_are_named_and_the_others_kept(model, pro
     Image.new("RGB", (200, 200)).save(tmp_path / "huge.png")
     (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     paths = [*photos[:3], tmp_path / "huge.png", tmp_path / "corrupt.jpg", *photos[3:]]
-    gallery, skipped = Gallery.from_images(model, processor, paths, batch_size=4)
+    gallery = Gallery.from_images(model, processor, paths, batch_size=4)
     assert gallery.ids == [str(path) for path in photos]
-    assert len(skipped) == 2
-    assert "huge.png' cannot be read: Image size (40000 pixels) exceeds limit" in skipped[0]
-    assert "corrupt.jpg' cannot be read" in skipped[1]
+    assert len(gallery.skipped) == 2
+    assert "huge.png' cannot be read: Image size (40000 pixels) exceeds limit" in gallery.skipped[0]
+    assert "corrupt.jpg' cannot be read" in gallery.skipped[1]
 
 
 def test_a_row_of_images_may_be_lazy(model, processor):
     images = build_images(5)
     rows = Dataset.from_dict({"image": images})
-    gallery, _ = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(5)], batch_size=2)
+    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(5)], batch_size=2)
     assert gallery.search(encode_images(model, processor, images[3:4]), 1)[0][0]["id"] == "3"
 
 
 def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
     photos[1].write_bytes(b"no image")
     rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
-    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
     assert gallery.ids == ["0", "2", "3", "4", "5"]
-    assert "the image at position 1 cannot be read" in skipped[0]
+    assert "the image at position 1 cannot be read" in gallery.skipped[0]
 
 
 def test_a_row_too_large_to_decode_is_named(model, processor, photos, tmp_path, monkeypatch):
     Image.new("RGB", (200, 200)).save(photos[1])
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
-    gallery, skipped = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
+    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
     assert gallery.ids == ["0", "2", "3", "4", "5"]
-    assert "the image at position 1 cannot be read: Image size (40000 pixels) exceeds" in skipped[0]
+    assert "the image at position 1 cannot be read: Image size (40000 pixels) exceeds" in gallery.skipped[0]
 
 
 @pytest.fixture
@@ -274,16 +276,16 @@ def test_a_few_images_tell_whether_imported_embeddings_match(
 ):
     gallery = Gallery.from_embeddings(embeddings, [path.name for path in photos], folder=tmp_path / "taken")
     with pytest.warns(UserWarning, match="does not say which image tower made it"):
-        assert gallery.check(model, processor) is None
+        assert gallery.check_tower(model, processor) is None
     with pytest.raises(ValueError, match="compare a few images with `verify` first"):
         gallery.add(model, processor, build_images(1), ["new"])
     few = {path.name: path for path in photos[:2]}
     with pytest.raises(ValueError, match="do not match this image tower: that of '.*' has a cosine of"):
-        gallery.verify(other_model, processor, few)
+        gallery.verify_embeddings(other_model, processor, few)
     with pytest.raises(ValueError, match="has no image 'none'"):
-        gallery.verify(model, processor, {"none": photos[0]})
-    assert gallery.verify(model, processor, few) > 0.9999
-    assert Gallery.load(tmp_path / "taken").check(model, processor) == pytest.approx(1)
+        gallery.verify_embeddings(model, processor, {"none": photos[0]})
+    assert gallery.verify_embeddings(model, processor, few) > 0.9999
+    assert Gallery.load(tmp_path / "taken").check_tower(model, processor) == pytest.approx(1)
 
 
 def test_a_gallery_moves_from_one_engine_and_type_to_another(index, tmp_path):
@@ -402,7 +404,7 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: Gallery(torch.eye(2), ["a", "b"], engine="milvus"), "needs a folder for its manifest"),
         (lambda: SMALL.add_embeddings(torch.eye(4), list("wxyz")), "embeddings of 3 numbers, got 4"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xya")), "1 of 3 ids are in the gallery.*'a'"),
-        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), existing="keep"), "refuse, skip, replace"),
+        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), if_exists="keep"), "refuse, skip, replace"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),

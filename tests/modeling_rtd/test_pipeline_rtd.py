@@ -29,7 +29,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def gallery(model, processor, photos):
-    return Gallery.from_images(model, processor, photos)[0]
+    return Gallery.from_images(model, processor, photos)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_the_reference_is_known_by_any_name_of_its_file(
 ):
     monkeypatch.chdir(tmp_path)
     files = [f"{i}.png" for i in range(8)]
-    pipe.gallery = Gallery.from_images(model, processor, files)[0]
+    pipe.gallery = Gallery.from_images(model, processor, files)
     for reference in ("3.png", "./3.png", photos[3]):
         assert names(pipe(image=reference, top_k=8)) == names(pipe(image=photos[3], top_k=8))
         assert sorted(names(pipe(image=reference, top_k=8))) == [name for name in files if name != "3.png"]

@@ -36,7 +36,7 @@ def photos(tmp_path):
 
 @pytest.fixture
 def pipe(model, processor, photos):
-    gallery = Gallery.from_images(model, processor, photos)[0]
+    gallery = Gallery.from_images(model, processor, photos)
     return pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
 
 

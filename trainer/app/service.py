@@ -16,10 +16,10 @@ from modeling_rtd import (
     Gallery,
     RTDModel,
     RTDProcessor,
-    SearchHistory,
+    has_adapters,
     suggest,
 )
-from trainer.loading import has_adapters
+from trainer.app.history import SearchHistory
 
 
 __all__ = ["SearchDesk", "Voice", "find_root", "list_voices", "new_state"]

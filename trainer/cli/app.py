@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.images import list_images
+from trainer.data.image_files import list_images
 
 
 __all__ = ["run"]
@@ -58,8 +58,9 @@ def run(arguments: list[str]) -> None:
 
 
 def _open_desk(options: argparse.Namespace):
-    from modeling_rtd import Gallery, SearchHistory
+    from modeling_rtd import Gallery
     from trainer.app import SearchDesk, find_root, list_voices
+    from trainer.app.history import SearchHistory
     from trainer.loading import check_place, load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
@@ -79,8 +80,8 @@ def _open_desk(options: argparse.Namespace):
         check_place(place)
         model.load_adapter(place, name)
     if not is_index:
-        gallery, skipped = Gallery.from_images(model, processor, paths)
-        for reason in skipped:
+        gallery = Gallery.from_images(model, processor, paths)
+        for reason in gallery.skipped:
             print(f"skipped: {reason}", file=sys.stderr)
     return SearchDesk(list_voices(model, processor, gallery), root, options.top_k)
 

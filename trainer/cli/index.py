@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.images import list_images
+from trainer.cli.old_names import refuse_old_names
+from trainer.data.image_files import list_images
 
 
 __all__ = ["run"]
@@ -25,7 +26,7 @@ def run(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser("rtd index", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the index, made where it does not exist")
+    parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder of the index")
     parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
     parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
     parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
@@ -38,6 +39,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--token", help="of a Milvus server; it is not written down")
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
     parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
+    refuse_old_names("index", arguments, {"--out": "--output-dir"})
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
         raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
@@ -58,27 +60,27 @@ def run(arguments: list[str]) -> None:
         gallery = Gallery.from_embeddings(options.embeddings, options.ids, places)
         if paths:
             _compare(gallery, model, processor, named)
-        gallery.save(options.out, **chosen)
-        print(f"index: {len(gallery)} images in {options.out}")
+        gallery.save(options.output_dir, **chosen)
+        print(f"index: {len(gallery)} images in {options.output_dir}")
         return
-    gallery = Gallery(folder=options.out, **chosen)
+    gallery = Gallery(folder=options.output_dir, **chosen)
     known = set(gallery.ids)
     present = {path: name for name, path in named.items() if name in known}
-    skipped = gallery.add(
+    gallery.add(
         model,
         processor,
         paths,
         [present.get(path, path) for path in paths],
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        existing="skip",
+        if_exists="skip",
     )
-    if skipped:
-        reasons = "\n".join(f"  {reason}" for reason in skipped)
-        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    if gallery.skipped:
+        reasons = "\n".join(f"  {reason}" for reason in gallery.skipped)
+        print(f"{len(gallery.skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     if not len(gallery):
         raise ValueError(f"none of {len(paths)} images can be read.")
-    print(f"index: {len(gallery)} images in {options.out}, {len(gallery) - len(known)} of them new")
+    print(f"index: {len(gallery)} images in {options.output_dir}, {len(gallery) - len(known)} of them new")
 
 
 def _name_paths(paths: list[str]) -> dict[str, str]:
@@ -97,5 +99,5 @@ def _compare(gallery, model, processor, named: dict[str, str]) -> None:
     if not present:
         raise ValueError(f"none of the ids is the name of one of the images, such as '{next(iter(named.values()))}'.")
     chosen = dict(list(present.items())[:: max(1, len(present) // _NUM_COMPARED)][:_NUM_COMPARED])
-    cosine = gallery.verify(model, processor, chosen)
+    cosine = gallery.verify_embeddings(model, processor, chosen)
     print(f"{len(chosen)} images compared with their embeddings: smallest cosine {cosine:.4f}")

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.data.images import IMAGE_SUFFIXES, list_images
+from trainer.data.image_files import IMAGE_SUFFIXES, list_images
 
 
 __all__ = ["run"]
@@ -34,11 +34,10 @@ def run(arguments: list[str]) -> None:
 
     is_index = Gallery.is_in(options.gallery)
     paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
-    _check_history(options, paths)
+    _check_history(options)
     model, processor = load_model_and_processor(options.model)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, device=model.device)
-    if not options.replay:
-        search.preprocess(_fill_in(options))  # refused before a folder is encoded
+    search.preprocess(_fill_in(options))  # refused before a folder is encoded
     gallery = search.gallery = _open_gallery(options, model, processor, paths)
     history = _open_history(
         search,
@@ -48,10 +47,6 @@ def run(arguments: list[str]) -> None:
         min_score=options.min_score,
         exclude_reference=not options.keep_reference,
     )
-    if options.replay:
-        history.replay()
-        print(f"{len(history.turns)} turns of '{options.history}' have the results they had")
-        return
     _take_turn(history, options)
     if options.history is not None:
         history.save(options.history)
@@ -72,34 +67,29 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
         for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
             _refuse_sheet_in(options.sheet, folder)
         return gallery
-    gallery, skipped = Gallery.from_images(model, processor, paths)
-    if skipped:
-        reasons = "\n".join(f"  {reason}" for reason in skipped)
-        print(f"{len(skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
+    gallery = Gallery.from_images(model, processor, paths)
+    if gallery.skipped:
+        reasons = "\n".join(f"  {reason}" for reason in gallery.skipped)
+        print(f"{len(gallery.skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     return gallery
 
 
 def _open_history(search, options: argparse.Namespace, **kept):
-    from modeling_rtd import SearchHistory
+    from trainer.app.history import SearchHistory
 
     kept = {name: value for name, value in kept.items() if value not in (None, {})}
     if options.history is not None and options.history.exists():
         return SearchHistory.load(search, options.history, **kept)
-    return search.start_history(**kept)
+    return SearchHistory(search, **kept)
 
 
-def _check_history(options: argparse.Namespace, paths: list[str]) -> None:
-    """Refuse what can be refused before a folder is encoded; an index is opened in no time."""
-    from modeling_rtd import SearchHistory
-
+def _check_history(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before a folder is encoded."""
     if options.history is None:
         return
     if not options.history.parent.is_dir():
         raise ValueError(f"there is no folder '{options.history.parent}' for the history: make it, or name another.")
-    if options.history.exists():
-        if paths:
-            SearchHistory.check(options.history, paths)
-    elif options.use or options.replay:
+    if options.use and not options.history.exists():
         raise ValueError(f"the history '{options.history}' does not exist yet: a search without --use begins it.")
 
 
@@ -177,7 +167,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--use", action="append", default=[], type=int, metavar="RANK", help="this result of the history as reference"
     )
     parser.add_argument("--turn", type=int, help="turn of the history whose results --use means (default: the last)")
-    parser.add_argument("--replay", action="store_true", help="ask all turns of --history again and compare")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
@@ -189,11 +178,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
-    if (options.use or options.replay) and options.history is None:
-        raise ValueError("--use and --replay mean a search before this one: name its file with --history.")
+    if options.use and options.history is None:
+        raise ValueError("--use means a result of a search before this one: name its file with --history.")
     if options.use and options.image:
         raise ValueError("give either --image, a new reference, or --use, a result as the reference.")
-    if not (options.image or options.use or options.replay or (options.text or "").strip()):
+    if not (options.image or options.use or (options.text or "").strip()):
         raise ValueError("there is nothing to search for: give --image, --text or both.")
     return options
 

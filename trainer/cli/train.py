@@ -155,8 +155,7 @@ def _check_start(model, command: TrainCommand) -> None:
     """Refuse what would be found out only after training."""
     import torch
 
-    from modeling_rtd import RTDTextModel, fingerprint
-    from trainer.loading import has_adapters
+    from modeling_rtd import RTDTextModel, fingerprint, has_adapters
 
     if model.config.original_text_model is not None or has_adapters(model.text_model):
         raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from trainer.data.images import list_images
+from trainer.data.image_files import list_images
 from trainer.data.tables import load_table
 
 

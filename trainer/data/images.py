@@ -1,4 +1,4 @@
-"""Images of a folder or a data set: finding and reading them."""
+"""Tables of images: loading, decoding and hashing."""
 
 from __future__ import annotations
 
@@ -14,31 +14,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor
+from trainer.data.image_files import list_images
 
 
-__all__ = ["IMAGE_SUFFIXES", "decode_image", "hash_images", "list_images", "load_images"]
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-
-
-def list_images(folder: str | Path) -> list[Path]:
-    """List the images of a folder and of its sub-folders, by name.
-
-    Args:
-        folder (`str` or `Path`): Folder.
-
-    Returns:
-        `list[Path]`: Files with a suffix of `IMAGE_SUFFIXES`, in order.
-
-    Raises:
-        ValueError: If there is none, or no such folder.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"'{folder}' is no folder; name a folder of images.")
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder of images.")
-    return paths
+__all__ = ["decode_image", "hash_images", "load_images"]
 
 
 def load_images(source: str | Path | Dataset, limit: int | None = None, columns: Sequence[str] = ()) -> Dataset:

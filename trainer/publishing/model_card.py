@@ -10,8 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modeling_rtd import RTDModel, RTDProcessor
-from trainer.loading import has_adapters
+from modeling_rtd import RTDModel, RTDProcessor, has_adapters
 from trainer.publishing.citations import PAPERS, write_bibtex
 from trainer.publishing.tables import format_table
 

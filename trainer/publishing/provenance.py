@@ -16,8 +16,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from transformers.utils import cached_file
 
-from modeling_rtd import RTDModel, fingerprint
-from trainer.loading import has_adapters
+from modeling_rtd import RTDModel, fingerprint, has_adapters
 
 
 __all__ = [

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor
+from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor, has_adapters
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
-from trainer.loading import has_adapters
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, read_stages, write_stages
 

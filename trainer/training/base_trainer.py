@@ -13,9 +13,8 @@ import torch
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters
 from trainer.encoding.captions import CaptionEmbeddings
-from trainer.loading import has_adapters
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.saving import record_run, save_rtd_model
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete

@@ -26,5 +26,5 @@ def tuned(model):
 @pytest.fixture
 def desk(tuned, processor, photos):
     paths = sorted(str(path) for path in photos.iterdir())
-    gallery = Gallery.from_images(tuned, processor, paths)[0]
+    gallery = Gallery.from_images(tuned, processor, paths)
     return SearchDesk(list_voices(tuned, processor, gallery), photos, top_k=5)

@@ -51,7 +51,7 @@ def url(files):
     tower = RTDModel.from_clip(build_clip(seed=3, **sizes), "lincir", tokenizer=processor.tokenizer).text_model
     model.replace_text_model(shake(tower))
     paths = sorted(str(path) for path in (files / "gallery").iterdir())
-    gallery = Gallery.from_images(model, processor, paths)[0]
+    gallery = Gallery.from_images(model, processor, paths)
     page, url = serve_page(SearchDesk(list_voices(model, processor, gallery), files / "gallery", top_k=6))
     yield url
     page.close()

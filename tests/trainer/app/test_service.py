@@ -67,7 +67,7 @@ def test_rtd_is_compared_with_the_projection_alone(desk, upload):
 
 def test_adapters_are_voices(model, processor, photos, upload):
     paths = sorted(str(path) for path in photos.iterdir())
-    gallery = Gallery.from_images(model, processor, paths)[0]
+    gallery = Gallery.from_images(model, processor, paths)
     for seed, name in enumerate(("fashion", "scenes")):
         torch.manual_seed(seed)
         model.text_model.add_adapter(build_lora_config(), adapter_name=name)
@@ -85,7 +85,7 @@ def test_adapters_are_voices(model, processor, photos, upload):
 
 
 def test_a_model_without_rtd_has_one_voice(model, processor, photos):
-    gallery = Gallery.from_images(model, processor, [str(photos / "00.png")])[0]
+    gallery = Gallery.from_images(model, processor, [str(photos / "00.png")])
     assert list(list_voices(model, processor, gallery)) == [PROJECTION_ALONE]
 
 
@@ -105,7 +105,7 @@ def test_images_may_be_where_the_metadata_says(model, processor, photos, upload)
     paths = sorted(str(path) for path in photos.iterdir())
     ids, places = [f"image {i}" for i in range(15)], [{"path": path} for path in paths]
     gallery = Gallery(encode_images(model, processor, paths), ids, places)
-    gallery.verify(model, processor, {"image 0": paths[0]})
+    gallery.verify_embeddings(model, processor, {"image 0": paths[0]})
     desk = SearchDesk(list_voices(model, processor, gallery), find_root(gallery.locate()), top_k=5)
     state = desk.search(desk.take_upload(new_state(), upload), "is red")
     assert all(len(picture.getcolors(10**6)) > 1 for picture, _ in desk.draw(state["results"]))

@@ -73,7 +73,7 @@ def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, proc
     picture, _ = served["desk"].draw([{"id": "1.png"}])[0]
     assert len(picture.getcolors(10**6)) > 1
     gallery = Gallery(encode_images(model, processor, paths), ["a", "b", "c"], [{"path": path} for path in paths])
-    gallery.verify(model, processor, {"a": paths[0]})
+    gallery.verify_embeddings(model, processor, {"a": paths[0]})
     gallery.save(tmp_path / "taken")
     assert main(["app", place, "--gallery", str(tmp_path / "taken")]) == 0
     assert served["desk"].root == photos.resolve()

@@ -10,7 +10,7 @@ from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
 from trainer.cli.options import parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
-from trainer.data.images import list_images
+from trainer.data.image_files import list_images
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.worlds.small_world import build_small_world, train_clip
 
@@ -342,7 +342,7 @@ def test_every_verb_names_the_model_of_a_run(triplets, folder, monkeypatch, caps
         "train": ["--model", name, "--triplets", triplets, "--output_dir", "out", *FAST],
         "diagnose": [name, "--benchmark", "small_world/mini", "-o", "out"],
         "interpolate": [name, "--alpha", "0.5", "-o", "out"],
-        "index": [name, "--images", "gallery", "--out", "index"],
+        "index": [name, "--images", "gallery", "-o", "index"],
         "app": [name, "--gallery", "gallery"],
         "convert": ["file.pt", "--from", "lincir", "--clip", name, "-o", "out"],
     }

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
-from modeling_rtd import Gallery, SearchHistory, encode_images
-from tests.builders import build_images, shake
+from modeling_rtd import Gallery, encode_images
+from tests.builders import build_images
+from trainer.app.history import SearchHistory
 
 
 @pytest.fixture
@@ -21,13 +22,13 @@ def photos(tmp_path):
 
 @pytest.fixture
 def pipe(model, processor, photos):
-    gallery = Gallery.from_images(model, processor, photos)[0]
+    gallery = Gallery.from_images(model, processor, photos)
     return pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
 
 
 @pytest.fixture
 def history(pipe, photos):
-    history = pipe.start_history(top_k=4)
+    history = SearchHistory(pipe, top_k=4)
     history.ask(image=photos[0], text="is red", strength=0.8)
     history.refine(2, text="is blue", negative="a cat", negative_weight=0.2)
     history.refine([1, 3], turn=1, text="with a dog", weights=[2, 1])
@@ -49,51 +50,23 @@ def test_a_result_is_the_next_reference(pipe, history):
     assert not {chosen} & set(names(second["results"]))
 
 
-def test_a_saved_history_is_gone_on_with_and_asked_again(pipe, history, tmp_path):
+def test_a_saved_history_continues(pipe, history, tmp_path):
     history.save(tmp_path / "history.json")
     again = SearchHistory.load(pipe, tmp_path / "history.json", top_k=4)
     assert again.turns == history.turns
-    again.replay()
     assert again.refine(1, text="is white") == history.refine(1, text="is white")
-
-
-def test_a_changed_model_is_noticed_when_a_history_is_asked_again(history):
-    shake(history.pipeline.model.text_model, seed=4)
-    with pytest.raises(ValueError, match="turn 1 of the history has other results"):
-        history.replay()
-
-
-def test_a_gallery_that_changed_is_noticed_while_a_history_goes_on(pipe, history, tmp_path):
-    pipe.gallery.remove(history.turns[2]["results"][3]["id"])
-    with pytest.raises(ValueError, match="the ids of the gallery have changed since this history began"):
-        history.refine(1, text="is blue")
-    with pytest.raises(ValueError, match="the ids of the gallery have changed"):
-        history.replay()
-    history.save(tmp_path / "history.json")  # of the gallery that it began with
-    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
-        SearchHistory.load(pipe, tmp_path / "history.json")
-
-
-def test_references_of_different_galleries_are_refused(pipe, history, model, processor, photos, tmp_path):
-    history.save(tmp_path / "history.json")
-    pipe.gallery = Gallery.from_images(model, processor, photos[:5])[0]
-    with pytest.raises(ValueError, match="references of different galleries do not belong together"):
-        history.refine(1, text="is blue")
-    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
-        SearchHistory.load(pipe, tmp_path / "history.json")
 
 
 def test_ids_may_be_paths_below_a_root(model, processor, photos):
     root = Path(photos[0]).parent
-    gallery = Gallery.from_images(model, processor, photos, ids=[Path(photo).name for photo in photos])[0]
+    gallery = Gallery.from_images(model, processor, photos, ids=[Path(photo).name for photo in photos])
     pipe = pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
-    history = pipe.start_history(root, top_k=8)
+    history = SearchHistory(pipe, root=root, top_k=8)
     history.ask(text="a dog")
     chosen = history.turns[0]["results"][2]["id"]
     hits = history.refine(3, text="is red")
     assert hits == pipe({"image": str(root / chosen), "text": "is red", "exclude": [chosen]}, top_k=8)
     assert chosen not in names(hits)
-    history.replay()
 
 
 @pytest.mark.parametrize("root", [None, "photos"])
@@ -101,14 +74,13 @@ def test_images_may_be_where_the_metadata_says(model, processor, photos, tmp_pat
     files = [photo if root is None else Path(photo).name for photo in photos]
     ids, places = [f"image {i}" for i in range(8)], [{"path": file} for file in files]
     gallery = Gallery(encode_images(model, processor, photos), ids, places)
-    gallery.verify(model, processor, {"image 0": photos[0]})
+    gallery.verify_embeddings(model, processor, {"image 0": photos[0]})
     pipe = pipeline("composed-image-retrieval", model=model, processor=processor, gallery=gallery, device="cpu")
-    history = pipe.start_history(root and tmp_path / root, top_k=4)
+    history = SearchHistory(pipe, root=root and tmp_path / root, top_k=4)
     chosen = int(history.ask(text="a dog")[1]["id"].split()[1])
     expected = pipe({"image": photos[chosen], "text": "is red", "exclude": [ids[chosen]]}, top_k=4)
     assert history.refine(2, text="is red") == expected
     assert ids[chosen] not in names(expected)
-    history.replay()
 
 
 @pytest.mark.parametrize("outside", ["../secret.png", "/etc/passwd", "link.png"])
@@ -117,10 +89,10 @@ def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
     root = Path(photos[0]).parent
     (root / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
-        pipe.start_history(root).locate(outside)
+        SearchHistory(pipe, root=root).locate(outside)
     pipe.gallery.add_embeddings([[1.0] * 24], ["named"], [{"path": outside}])
     with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
-        pipe.start_history(root).locate("named")
+        SearchHistory(pipe, root=root).locate("named")
 
 
 @pytest.mark.parametrize(
@@ -145,15 +117,15 @@ def test_bad_turns_are_refused_and_not_kept(history, ranks, options, message):
 
 def test_an_image_without_a_name_cannot_be_asked_again(pipe):
     with pytest.raises(ValueError, match="holds paths and URLs, .* got an image of type Image: save it to a file"):
-        pipe.start_history().ask(image=build_images(1)[0])
+        SearchHistory(pipe).ask(image=build_images(1)[0])
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"version": 9, "turns": [], "gallery_sha256": ""}'])
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", "[" * 100_000])
 def test_a_file_that_is_no_history_is_refused(pipe, tmp_path, content):
     path = tmp_path / "history.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ValueError, match="is no history of a search|has version 9"):
+    with pytest.raises(ValueError, match="history.json' is not a history"):
         SearchHistory.load(pipe, path)
 
 
@@ -166,19 +138,8 @@ def test_a_file_with_damaged_turns_is_refused(pipe, history, tmp_path, turns):
     path = tmp_path / "history.json"
     history.save(path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"turns": turns}))
-    with pytest.raises(ValueError, match="is no history of a search"):
+    with pytest.raises(ValueError, match="history.json' is not a history"):
         SearchHistory.load(pipe, path)
-
-
-def test_a_file_is_checked_before_there_is_a_gallery(history, photos, tmp_path):
-    path = tmp_path / "history.json"
-    history.save(path)
-    SearchHistory.check(path, photos)
-    with pytest.raises(ValueError, match="was made on a gallery with other ids"):
-        SearchHistory.check(path, photos[:3])
-    path.write_text("{")
-    with pytest.raises(ValueError, match="is no history of a search"):
-        SearchHistory.check(path, photos)
 
 
 def test_an_excluded_id_may_stand_alone(history, photos):
@@ -189,13 +150,12 @@ def test_an_excluded_id_may_stand_alone(history, photos):
 
 
 def test_turns_keep_the_options_that_they_had(pipe):
-    history = pipe.start_history(top_k=np.int64(3), min_score=np.float32(-1))
+    history = SearchHistory(pipe, top_k=np.int64(3), min_score=np.float32(-1))
     history.ask(text="a dog")
     history.options["top_k"] = 5
     history.ask(text="a cat", negative="a dog", negative_weight=np.float32(0.5))
     assert [turn["options"] for turn in history.turns] == [{"top_k": k, "min_score": -1.0} for k in (3, 5)]
     assert history.turns[1]["query"]["negative_weight"] == 0.5
-    history.replay()
 
 
 def test_what_json_cannot_hold_is_refused_and_the_file_stays(history, tmp_path):
