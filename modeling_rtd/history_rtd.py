@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .errors_rtd import suggest
+from .files_rtd import write_json
 from .gallery_rtd import Gallery
 from .query_rtd import ENTRIES, list_excluded
 
@@ -160,9 +161,7 @@ class SearchHistory:
             path (`str` or `Path`): A file, written anew.
         """
         made_on = self._gallery_sha256 or _hash_gallery(self.gallery)
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps({"version": _VERSION, "gallery_sha256": made_on, "turns": self.turns}, indent=1))
-        partial.replace(path)
+        write_json(path, {"version": _VERSION, "gallery_sha256": made_on, "turns": self.turns}, indent=1)
 
     @classmethod
     def load(cls, pipeline, path: str | Path, *, root: str | Path | None = None, **options) -> SearchHistory:
