@@ -8,6 +8,7 @@ import importlib
 import os
 import pickle
 import re
+import select
 import shlex
 import signal
 import sys
@@ -138,12 +139,14 @@ def _word_stop(what: str, arguments: list[str], code: int) -> int:
 
 def _is_output_closed() -> bool:
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output = sys.stdout.fileno()
+        poll = select.poll()  # a pipe without a reader is in error; one that was flushed in vain may forget it
+    except (OSError, AttributeError):
+        return False
+    poll.register(output, 0)
+    if is_closed := bool(poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    return is_closed
 
 
 if __name__ == "__main__":
