@@ -6,6 +6,14 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.errors_rtd import settle_place, suggest
+from modeling_rtd.files_rtd import (
+    hold_lock_file,
+    name_damage,
+    read_json,
+    replace_file,
+    replace_folder,
+    write_json,
+)
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
@@ -53,13 +61,19 @@ __all__ = [
     "exclude_text",
     "fingerprint",
     "has_adapters",
+    "hold_lock_file",
     "join_references",
     "list_excluded",
     "load_projection",
+    "name_damage",
     "read_checkpoint",
+    "read_json",
+    "replace_file",
+    "replace_folder",
     "settle_place",
     "suggest",
     "weigh_condition",
+    "write_json",
 ]
 
 AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import copy
+import io
 import pickle
 import re
-import types
 import zipfile
 from pathlib import Path
 
@@ -45,6 +45,17 @@ _MARKS = {
     "layers.3.weight": ("lincir", "searle"),
     "text_projection.weight": ("rtd",),
 }
+# Storages that a pickled module may name, which are read as numbers.
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+}
 _IGNORED = {"embeddings.position_ids"}  # a buffer of transformers before 4.31
 
 
@@ -58,29 +69,48 @@ class _Inert:
         self.__dict__.update(state)
 
 
+def _view(numbers: torch.Tensor, offset: int, size: tuple, stride: tuple, *_) -> torch.Tensor:
+    return numbers.as_strided(size, stride, offset)  # refuses what reaches beyond the numbers
+
+
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Rebuilds tensors and plain containers, makes inert stand-ins for a network's classes, and refuses the rest."""
+    """Rebuilds tensors and plain containers, makes inert stand-ins for a network's classes, and refuses the rest.
+
+    Args:
+        archive (`zipfile.ZipFile`): File of `torch.save`, of which nothing but `data.pkl` and `data/` is read.
+        root (`str`): Folder in it, with the slash.
+    """
 
     _allowed = {
-        ("torch._utils", "_rebuild_tensor_v2"): lambda *args: torch._utils._rebuild_tensor_v2(*args),
+        ("torch._utils", "_rebuild_tensor_v2"): _view,
         ("torch._utils", "_rebuild_parameter"): lambda data, requires_grad, hooks: data,
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("builtins", "set"): set,
         ("__builtin__", "set"): set,
     }
 
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(io.BytesIO(archive.read(f"{root}data.pkl")))
+        self.archive, self.root, self.storages = archive, root, {}
+
+    def persistent_load(self, saved_id) -> torch.Tensor:
+        _, dtype, key, _, count = saved_id
+        if key not in self.storages:
+            numbers = bytearray(self.archive.read(f"{self.root}data/{key}"))
+            self.storages[key] = (
+                torch.frombuffer(numbers, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+            )
+        return self.storages[key]
+
     def find_class(self, module, name):
         if (module, name) in self._allowed:
             return self._allowed[module, name]
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         is_network = module in ("i2t_model", "MHTransformer") or re.match(r"torch\.nn(\.|$)", module)
         if is_network or (module, name) in (("torch", "device"), ("torch", "Size")):
             return type(name, (_Inert,), {})
         raise pickle.UnpicklingError(f"the file asks for {module}.{name}")
-
-
-_RESTRICTED_PICKLE = types.SimpleNamespace(
-    __name__="restricted_pickle", Unpickler=_RestrictedUnpickler, load=lambda file: _RestrictedUnpickler(file).load()
-)
 
 
 def read_checkpoint(file: str | Path, method: str) -> dict[str, torch.Tensor]:
@@ -120,10 +150,7 @@ def _load_safely(file: Path, is_module: bool):
     try:
         if not is_module:
             return torch.load(file, map_location="cpu", weights_only=True)
-        with zipfile.ZipFile(file) as archive:
-            if any(name.endswith("constants.pkl") for name in archive.namelist()):
-                raise pickle.UnpicklingError("it is a TorchScript program")
-        return torch.load(file, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED_PICKLE)
+        return _read_module(file)
     except pickle.UnpicklingError as error:
         if "i2t_model" in str(error):
             raise ValueError(f"'{file}' is a pickled module of fti4cir; convert it with --from fti4cir.") from error
@@ -136,6 +163,23 @@ def _load_safely(file: Path, is_module: bool):
             f"'{file}' cannot be read as a file of torch.save ({_first_line(error)}); it may be cut short: fetch it "
             "again."
         ) from error
+
+
+def _read_module(file: Path):
+    """Read a pickled module from the records of its archive; torch reads archives its own way and never sees it."""
+    with zipfile.ZipFile(file) as archive:
+        records = archive.infolist()
+        # Records are stored as they are, one behind the other; what takes more than the file is no file of torch.save.
+        if sum(record.file_size for record in records) > file.stat().st_size:
+            raise ValueError("its records are larger than the file")
+        names = [record.filename for record in records]
+        if any(name.endswith("constants.pkl") for name in names):
+            raise pickle.UnpicklingError("it is a TorchScript program")
+        (root,) = (name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl"))
+        order = f"{root}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise ValueError("its numbers are written in another byte order")
+        return _RestrictedUnpickler(archive, root).load()
 
 
 def _first_line(error: Exception) -> str:
@@ -154,14 +198,18 @@ def _rename(state) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def _collect_tensors(module: _Inert, prefix: str = "", depth: int = 0) -> dict[str, torch.Tensor]:
-    """List the tensors of a pickled module and its submodules."""
-    if depth > 20:
+def _collect_tensors(module: _Inert, prefix: str = "", seen: frozenset | set = frozenset()) -> dict[str, torch.Tensor]:
+    """List the tensors of a pickled module and its submodules, each once: a file may nest them in circles."""
+    seen = seen or set()
+    if id(module) in seen:
+        return {}
+    seen.add(id(module))
+    if prefix.count(".") > 20:
         raise ValueError("the pickled module nests deeper than any network here; get the file from its authors.")
     parts = {**_get_dict(module, "_parameters"), **_get_dict(module, "_buffers")}
     tensors = {f"{prefix}{name}": part for name, part in parts.items() if isinstance(part, torch.Tensor)}
     for name, child in _get_dict(module, "_modules").items():
-        tensors |= _collect_tensors(child, f"{prefix}{name}.", depth + 1)
+        tensors |= _collect_tensors(child, f"{prefix}{name}.", seen)
     return tensors
 
 

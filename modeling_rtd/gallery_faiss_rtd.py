@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from .files_rtd import replace_file
 from .gallery_exact_rtd import StoredEngine
 
 
@@ -92,9 +93,8 @@ class FaissEngine(StoredEngine):
         """See [`Engine.finish`]."""
         self._catch_up()
         if self.folder is not None:
-            partial = self.folder / f"{_INDEX}.partial"
-            self._faiss.write_index(self._index, str(partial))
-            partial.replace(self.folder / _INDEX)
+            with replace_file(self.folder / _INDEX) as partial:
+                self._faiss.write_index(self._index, str(partial))
 
     def _catch_up(self) -> None:
         """Take rows into the index that it does not hold yet."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.utils import WeakFileLock
 
+from .files_rtd import hold_lock_file, write_json
 from .gallery_engine_rtd import Engine, find_engine
 
 
@@ -81,12 +80,7 @@ class Manifest:
         """
         if (folder / _MANIFEST).exists() and not self.is_in(folder):
             raise ValueError(f"'{folder / _MANIFEST}' is not that of a gallery; choose another folder.")
-        partial = folder / f"{_MANIFEST}.partial"
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(self), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(folder / _MANIFEST)
+        write_json(folder / _MANIFEST, asdict(self), indent=1)
 
     @staticmethod
     def is_in(folder: Path) -> bool:
@@ -120,14 +114,8 @@ def hold_lock(folder: Path):
     # With a lock and no manifest, a gallery is being made or was interrupted.
     if not (Manifest.is_in(folder) or (folder / _LOCK).exists()) and any(folder.iterdir()):
         raise ValueError(f"'{folder}' holds something that is no gallery; choose another folder.")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(WeakFileLock(folder / _LOCK, timeout=0.2))
-        except TimeoutError as error:
-            raise ValueError(
-                f"another process is writing the gallery '{folder}'; wait until it has ended, or write to another "
-                "folder."
-            ) from error
+    refusal = f"another process is writing the gallery '{folder}'; wait until it has ended, or name another folder."
+    with hold_lock_file(folder / _LOCK, refusal):
         yield
 
 

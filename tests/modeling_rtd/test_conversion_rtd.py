@@ -1,10 +1,14 @@
 """Published files become our models, tensor by tensor; malicious ones are refused before they can do anything."""
 
 import contextlib
+import io
 import os
 import pickle
+import struct
 import sys
 import types
+import warnings
+import zipfile
 
 import pytest
 import torch
@@ -228,6 +232,66 @@ def test_the_malicious_files_are_what_they_are_said_to_be(write, tmp_path):
     with contextlib.suppress(AttributeError):  # of what is rebuilt from the command's result
         pickle.loads(file.read_bytes()) if write is write_plain_pickle else torch.load(file, weights_only=False)
     assert mark.exists()
+
+
+def write_two_archives(inner, outer, file):
+    """Write a file that is `inner` to Python's `zipfile`, which looks for the directory before its end record, and
+    `outer` to torch, which looks where that record says."""
+    outer, inner = outer.read_bytes(), zipfile.ZipFile(inner)
+    start = outer.rindex(b"PK\x06\x06") if b"PK\x06\x06" in outer else outer.rindex(b"PK\x05\x06")
+    with zipfile.ZipFile(io.BytesIO(outer)) as archive:
+        place, count = archive.start_dir, len(archive.namelist())
+    size, packed = start - place, io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in inner.namelist():
+            archive.writestr(name, inner.read(name))
+    packed, records = packed.getvalue(), archive.start_dir
+    directory, entries, at = packed[records : packed.rindex(b"PK\x05\x06")], [], 0
+    while at < len(directory):  # offsets are counted from where the record says that the directory is
+        length = 46 + sum(struct.unpack_from("<HHH", directory, at + 28))
+        entry = bytearray(directory[at : at + length])
+        struct.pack_into("<I", entry, 42, struct.unpack_from("<I", entry, 42)[0] + place - records)
+        entries.append(entry)
+        at += length
+    spare = size - len(directory)
+    struct.pack_into("<H", entries[-1], 32, spare)  # a comment fills it up
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, size, place, 0)
+    file.write_bytes(outer[:start] + packed[:records] + b"".join(entries) + b" " * spare + end)
+
+
+def test_a_file_that_torch_reads_in_another_way_runs_nothing(build, tmp_path, monkeypatch):
+    class Program(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(40))  # for a large directory
+            self.weight = nn.Parameter(torch.zeros(100_000 * 16))
+
+        def forward(self):
+            return self.weight
+
+    projection = build("fti4cir").projection
+    torch.jit.script(Program()).save(tmp_path / "program.pt")
+    write_published("fti4cir", projection, tmp_path / "module.pt")
+    write_two_archives(tmp_path / "module.pt", tmp_path / "program.pt", tmp_path / "file.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert isinstance(torch.load(tmp_path / "file.pt", weights_only=False), torch.jit.ScriptModule)
+    called = []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: called.append(args))
+    state = read_checkpoint(tmp_path / "file.pt", "fti4cir")
+    assert called == []
+    assert all(torch.equal(state[name], tensor) for name, tensor in projection.state_dict().items())
+
+
+def test_records_larger_than_their_file_are_refused(build, tmp_path):
+    write_published("fti4cir", build("fti4cir").projection, tmp_path / "module.pt")
+    with zipfile.ZipFile(tmp_path / "module.pt") as packed, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for name in packed.namelist():
+            bomb.writestr(name, packed.read(name), zipfile.ZIP_STORED)
+        bomb.writestr("archive/data/99", bytes(10**7), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="its records are larger than the file"):
+        read_checkpoint(tmp_path / "bomb.pt", "fti4cir")
 
 
 @pytest.mark.parametrize("load", [load_projection, RTDModel.from_pretrained, RTDTextModel.from_pretrained])

@@ -277,7 +277,7 @@ def test_a_few_images_tell_whether_imported_embeddings_match(
     gallery = Gallery.from_embeddings(embeddings, [path.name for path in photos], folder=tmp_path / "taken")
     with pytest.warns(UserWarning, match="does not say which image tower made it"):
         assert gallery.check_tower(model, processor) is None
-    with pytest.raises(ValueError, match="compare a few images with `verify` first"):
+    with pytest.raises(ValueError, match="compare a few images with `verify_embeddings` first"):
         gallery.add(model, processor, build_images(1), ["new"])
     few = {path.name: path for path in photos[:2]}
     with pytest.raises(ValueError, match="do not match this image tower: that of '.*' has a cosine of"):

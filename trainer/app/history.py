@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modeling_rtd import QUERY_ENTRIES, list_excluded, suggest
+from modeling_rtd import QUERY_ENTRIES, list_excluded, suggest, write_json
 
 
 __all__ = ["SearchHistory"]
@@ -139,9 +139,7 @@ class SearchHistory:
         Args:
             path (`str` or `Path`): A file, written anew.
         """
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps({"turns": self.turns}, indent=1), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, {"turns": self.turns}, indent=1)
 
     @classmethod
     def load(cls, pipeline, path: str | Path, *, root: str | Path | None = None, **options) -> SearchHistory:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import os
 import pickle
+import re
+import select
+import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+
+from safetensors import SafetensorError
 
 
 __all__ = ["main"]
@@ -25,11 +35,17 @@ _VERBS = {
     "app": "search and refine on a page in the browser",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
+# Verbs that go on where they were stopped when they are called again.
+_RESUMING = {"triplets", "train-projection", "train", "index"}
 
 
 def _write_help() -> str:
     verbs = "\n".join(f"  {name:<18}{text}" for name, text in _VERBS.items())
     return f"usage: rtd VERB [options]\n\n{verbs}\n\nrtd VERB --help tells the options of a verb."
+
+
+class _Terminated(SystemExit):
+    """SIGTERM; in a process that the verb starts, it ends that process without a word."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,9 +55,28 @@ def main(arguments: list[str] | None = None) -> int:
         arguments (`list[str]`, *optional*): Command line without the program's name; that of the process by default.
 
     Returns:
-        `int`: 0 where all went well, 2 where the input was refused.
+        `int`: 0 where all went well, 2 where the input was refused, 130 after Ctrl-C, 143 after SIGTERM, 141 where
+        nobody reads the output any more.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with _listen_to_sigterm():
+            try:
+                return _run(arguments)
+            finally:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _word_stop("interrupted", arguments, 130)
+    except _Terminated:
+        return _word_stop("terminated", arguments, 143)
+    except BrokenPipeError as error:
+        if not _is_output_closed():  # it was another pipe, such as a connection
+            print(f"rtd: {error}", file=sys.stderr)
+            return 2
+        return 141
+
+
+def _run(arguments: list[str]) -> int:
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help"):
         print(_write_help())
@@ -54,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
         module.run(arguments[1:])
+    except BrokenPipeError:
+        raise
     except pickle.UnpicklingError:
         # torch's own words advise to load the file all the same.
         print(
@@ -65,7 +102,51 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2
+    except (SafetensorError, RecursionError) as error:
+        print(f"rtd {verb}: a file that was read is damaged ({error}); copy or download it again.", file=sys.stderr)
+        return 2
     return 0
+
+
+@contextlib.contextmanager
+def _listen_to_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an exception, so that locks, partial files and processes are cleared away."""
+
+    def stop(number, frame):
+        raise _Terminated(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread hears signals
+        return
+    earlier = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _word_stop(what: str, arguments: list[str], code: int) -> int:
+    """Say how to continue. A token is not repeated: what is printed may be kept in a log."""
+    parts = [
+        "..." if before == "--token" else re.sub(r"^(--token)=.*", r"\1=...", part)
+        for before, part in zip(["", *arguments], arguments, strict=False)
+    ]
+    verb = arguments[0] if arguments else ""
+    again = "continue with" if verb in _RESUMING else "start again with"
+    print(f"\nrtd {verb}: {what}; {again}: {shlex.join(['rtd', *parts])}", file=sys.stderr)
+    return code
+
+
+def _is_output_closed() -> bool:
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()  # a pipe without a reader is in error; one that was flushed in vain may forget it
+    except (OSError, AttributeError):
+        return False
+    poll.register(output, 0)
+    if is_closed := bool(poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    return is_closed
 
 
 if __name__ == "__main__":

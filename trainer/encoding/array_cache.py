@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from modeling_rtd import replace_file
 
 
 __all__ = ["keep_array", "load_array", "place_result", "save_array"]
@@ -39,10 +40,8 @@ def save_array(path: Path, array: np.ndarray) -> None:
         path (`Path`): The file.
         array (`np.ndarray`): The array.
     """
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with replace_file(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    partial.replace(path)
 
 
 def keep_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, fingerprint, replace_file
 from trainer.data.images import decode_image, hash_images
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.preprocessing import pad_to_target
@@ -73,10 +73,16 @@ class ImageFeatures:
 
     @torch.no_grad()
     def _encode(self, model, processor, table, shapes: dict[str, tuple], batch_size: int) -> None:
-        partial = {name: path.with_suffix(f".{os.getpid()}.partial") for name, path in self.paths.items()}
-        arrays = {
-            name: np.lib.format.open_memmap(partial[name], "w+", np.float32, shape) for name, shape in shapes.items()
-        }
+        with contextlib.ExitStack() as stack:
+            arrays = {
+                name: np.lib.format.open_memmap(
+                    stack.enter_context(replace_file(self.paths[name])), "w+", np.float32, shape
+                )
+                for name, shape in shapes.items()
+            }
+            self._fill(arrays, model, processor, table, batch_size)
+
+    def _fill(self, arrays: dict[str, np.memmap], model, processor, table, batch_size: int) -> None:
         for start in tqdm(range(0, len(table), batch_size), desc="Encoding images"):
             images = [decode_image(image) for image in table[start : start + batch_size]["image"]]
             if self.padding == "target":
@@ -85,9 +91,8 @@ class ImageFeatures:
             features = read_features(model, pixels)
             for name, array in arrays.items():
                 array[start : start + batch_size] = features[name].float().cpu().numpy()
-        for name, array in arrays.items():
+        for array in arrays.values():
             array.flush()
-            partial[name].replace(self.paths[name])  # in one step: an interrupted run leaves no half a file behind
 
     def __len__(self) -> int:
         return len(self._places)

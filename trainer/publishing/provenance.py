@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from transformers.utils import cached_file
 
-from modeling_rtd import RTDModel, fingerprint, has_adapters
+from modeling_rtd import RTDModel, fingerprint, has_adapters, write_json
 
 
 __all__ = [
@@ -141,8 +141,7 @@ def write_stages(stages: Sequence[Mapping], folder: str | Path) -> None:
         stages (`Sequence[Mapping]`): Stages in the order in which they were run.
         folder (`str` or `Path`): Folder of the model, which must exist.
     """
-    content = json.dumps({"stages": list(stages)}, indent=2)
-    Path(folder, PROVENANCE_FILE).write_text(content + "\n", encoding="utf-8")
+    write_json(Path(folder, PROVENANCE_FILE), {"stages": list(stages)})
 
 
 _PARTS = ("vision_model", "visual_projection", "projection", "text_model")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import resource
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor, has_adapters
+from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor, has_adapters, read_json, replace_folder, write_json
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, read_stages, write_stages
@@ -24,7 +22,7 @@ def save_rtd_model(
 ) -> Path:
     """Save a model, or its adapter where it has one, so that `rtd publish` can publish the folder.
 
-    It is saved beside the place and then put there, so that a full disk leaves no half a model.
+    It is saved beside the place and then put there, so that neither a kill nor a full disk leaves half a model.
 
     Args:
         model ([`RTDModel`]): The model.
@@ -44,23 +42,19 @@ def save_rtd_model(
     if folder.exists() and not _can_be_replaced(folder):
         raise ValueError(f"'{folder}' holds something that is no model; choose another folder.")
     stages = read_stages(model.name_or_path) if stages is None else stages
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        (model.save_adapter if has_adapters(model.text_model) else model.save_pretrained)(partial)
-        processor.save_pretrained(partial)
-        write_stages(stages, partial)
-        base = model.config.base_model
-        is_public = base is not None and not Path(base).exists()
-        name = folder.absolute().parent.name if folder.name in ("model", "adapter") else folder.name
-        card = describe_model(model, processor, name, base_model=base if is_public else None, stages=stages)
-        render_card(card).save(partial / "README.md")
+        with replace_folder(folder) as partial:
+            (model.save_adapter if has_adapters(model.text_model) else model.save_pretrained)(partial)
+            processor.save_pretrained(partial)
+            write_stages(stages, partial)
+            base = model.config.base_model
+            is_public = base is not None and not Path(base).exists()
+            name = folder.absolute().parent.name if folder.name in ("model", "adapter") else folder.name
+            card = describe_model(model, processor, name, base_model=base if is_public else None, stages=stages)
+            render_card(card).save(partial / "README.md")
     except Exception as error:
         # Libraries word a full disk in three ways (OSError, RuntimeError, SafetensorError).
-        shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"saving {folder} failed ({error}).") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
     model.name_or_path = str(folder)  # where a next stage finds what made it
     return folder
 
@@ -85,7 +79,8 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
     args, curve, folder = trainer.args, get_loss_curve(trainer), Path(trainer.args.output_dir)
     runtime = next((log for log in reversed(trainer.state.log_history) if "train_runtime" in log), None)
     if runtime is None and (folder / "training.json").exists():
-        return json.loads((folder / "training.json").read_text())  # nothing was trained that is not recorded
+        # Nothing was trained that is not recorded.
+        return read_json(folder / "training.json", "restore it, or remove it to have it written without times")
     runtime = runtime or {}
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {
@@ -104,7 +99,7 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
         "versions": describe_versions(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "training.json").write_text(json.dumps(facts, indent=2))
     if curve:
         draw_loss_curves({trainer.stage: [{"loss": curve}]}, folder / "losses.png")
+    write_json(folder / "training.json", facts)
     return facts

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
+from transformers.utils import logging
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters, read_json, write_json
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.saving import record_run, save_rtd_model
@@ -22,6 +23,7 @@ from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_c
 
 __all__ = ["BaseTrainer", "check_batch_fills"]
 
+logger = logging.get_logger(__name__)
 # Own arguments that say where things lie (what lies there is in the facts of the run), or change no result.
 _PLACES = {"anchor_cache", "anchor_cache_dir", "concepts", "length_groups", "phrases", "stage_dir"}
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
@@ -172,6 +174,9 @@ class BaseTrainer(Trainer):
         checkpoint = find_last_complete_checkpoint(output_dir)
         if resume_from_checkpoint is not True:
             checkpoint = Path(resume_from_checkpoint) if is_complete(resume_from_checkpoint) else None
+        if checkpoint is None and existing and resume_from_checkpoint is True and not self.args.save_only_model:
+            logger.warning(f"{existing[0].name} was being written when the run stopped: the run starts again.")
+            return super().train(**kwargs)
         if checkpoint is None:
             raise ValueError(
                 f"no complete checkpoint to resume from: {resume_from_checkpoint!r} in '{output_dir}', which holds "
@@ -241,7 +246,7 @@ class BaseTrainer(Trainer):
         raise ValueError("save with `save_rtd_model`, and publish that folder with `rtd publish`.")
 
     def _check_run(self, checkpoint: Path) -> None:
-        recorded = json.loads((checkpoint / RUN_FILE).read_text())
+        recorded = read_json(checkpoint / RUN_FILE, "resume from another checkpoint")
         foreign = [name for name in self.run_facts if recorded.get(name) != self.run_facts[name]]
         if foreign:
             raise ValueError(
@@ -253,7 +258,7 @@ class BaseTrainer(Trainer):
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
         self.processor.save_pretrained(folder)
-        (folder / RUN_FILE).write_text(json.dumps(self.run_facts, indent=2, sort_keys=True))
+        write_json(folder / RUN_FILE, self.run_facts, sort_keys=True)
 
     def _save_checkpoint(self, model, trial) -> None:
         # A step whose loss was finite may still have left weights that are not.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, fingerprint, replace_file
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.image_features import ImageFeatures
 
@@ -153,9 +152,8 @@ def fit_token_lift(
         optimizer.step()
         scheduler.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file(lift.state_dict(), partial)
-    partial.replace(path)
+    with replace_file(path) as partial:
+        save_file(lift.state_dict(), partial)
     return lift.eval().requires_grad_(False)
 
 

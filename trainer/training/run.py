@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
 
-from modeling_rtd import RTDModel
+from modeling_rtd import RTDModel, hold_lock_file, read_json, write_json
 from trainer.training.base_trainer import BaseTrainer
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints
 from trainer.training.progress import LossBarCallback
@@ -28,6 +28,8 @@ def finish_run(
 ) -> Path | None:
     """Train, or go on with the run in the output folder, and save the whole model or its adapter, with its card.
 
+    The run holds `.lock` in its folder as long as it lives, so that no second one can write there.
+
     Args:
         trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
         model ([`RTDModel`]): The model that the trained part belongs to.
@@ -39,17 +41,21 @@ def finish_run(
         `Path` or `None`: See [`BaseTrainer.save_rtd_model`].
 
     Raises:
-        ValueError: If the output folder holds anything of another run.
+        ValueError: If the output folder holds anything of another run, or another process is running there.
         OSError: If the result cannot be saved; the checkpoints stay.
     """
     folder = Path(trainer.args.output_dir)
-    _refuse_foreign_folder(folder, trainer.run_facts)
-    if trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RUN_FILE).write_text(json.dumps(trainer.run_facts, indent=2, sort_keys=True))
-    LossBarCallback.install(trainer, trainer.stage)
-    trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))
-    result = trainer.save_rtd_model(model, None, original_repo, data, earlier)
+    with contextlib.ExitStack() as stack:
+        if trainer.is_world_process_zero():
+            folder.mkdir(parents=True, exist_ok=True)
+            refusal = f"another process trains in '{folder}'; wait until it has ended, or choose another output_dir."
+            stack.enter_context(hold_lock_file(folder / ".lock", refusal))
+        _refuse_foreign_folder(folder, trainer.run_facts)
+        if trainer.is_world_process_zero():
+            write_json(folder / RUN_FILE, trainer.run_facts, sort_keys=True)
+        LossBarCallback.install(trainer, trainer.stage)
+        trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))
+        result = trainer.save_rtd_model(model, None, original_repo, data, earlier)
     if dist.is_initialized():
         # Without it some processes end with an error after the work is done.
         dist.barrier()
@@ -61,7 +67,7 @@ def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
     """Refuse to write over anything that this very run has not made."""
     record = folder / RUN_FILE
     if record.is_file():
-        recorded = json.loads(record.read_text())
+        recorded = read_json(record, "restore it, or choose another output_dir")
         foreign = [name for name in run_facts if recorded.get(name) != run_facts[name]]
         if foreign:
             raise ValueError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from modeling_rtd import hold_lock_file, read_json, replace_file, write_json
 from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.triplet_making.maker import TripletMaker, hash_triplet
@@ -20,8 +22,9 @@ __all__ = ["write_triplets"]
 def write_triplets(source: str | Path, output: str | Path, method: str = "rules", **options) -> dict:
     """Make triplets of a file of captions and write them as jsonl, with a report on their quality beside them.
 
-    An interrupted run goes on where it stopped when it is called again, and ends with the same bytes. `output` gets
-    companions: `.progress.jsonl` (settings, and where each finished block ends), `.report.json` and `.report.md`.
+    An interrupted run goes on where it stopped when it is called again, and ends with the same bytes: of a kill, or of
+    a full disk, it loses the block that it was in. `output` gets companions: `.progress.jsonl` (settings, and where
+    each finished block ends), `.report.json`, `.report.md` and `.lock`.
 
     Args:
         source (`str` or `Path`): See [`read_captions`].
@@ -35,17 +38,27 @@ def write_triplets(source: str | Path, output: str | Path, method: str = "rules"
 
     Raises:
         ValueError: As [`read_captions`] and [`make_triplets`]; if `output` was made with other settings or by
-            something else; if no triplet could be made.
+            something else, or another process is making it; if no triplet could be made.
     """
     output = Path(output)
     captions, skipped = read_captions(source)
     maker = TripletMaker(captions, method, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
+    # What is finished is only read: in a training, all processes but the first come here at the same time.
+    if report := _read_report(output, maker):
+        return report
+    refusal = f"another process is making '{output}'; wait until it has ended, or choose another output."
+    with hold_lock_file(_beside(output, "lock"), refusal):
+        return _write_blocks(output, maker, skipped)
+
+
+def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int]]) -> dict:
     progress_path = _beside(output, "progress.jsonl")
     done = _read_progress(progress_path, output, maker.settings)
+    with replace_file(progress_path) as partial:
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in (maker.settings, *done)), encoding="utf-8")
     output.touch()
-    with output.open("r+b") as file, progress_path.open("w", encoding="utf-8") as progress:
-        progress.writelines(json.dumps(entry) + "\n" for entry in (maker.settings, *done))
+    with output.open("r+b") as file, progress_path.open("a", encoding="utf-8") as progress:
         file.truncate(done[-1]["bytes"] if done else 0)
         triplets = [json.loads(line) for line in file]
         seen = {hash_triplet([triplet[name] for name in TRIPLET_COLUMNS]) for triplet in triplets}
@@ -54,6 +67,7 @@ def write_triplets(source: str | Path, output: str | Path, method: str = "rules"
             triplets += made
             file.writelines(json.dumps(triplet, ensure_ascii=False).encode() + b"\n" for triplet in made)
             file.flush()
+            os.fsync(file.fileno())  # before the progress says that they are there
             done.append({"bytes": file.tell(), "dropped": dropped})
             progress.write(json.dumps(done[-1]) + "\n")
             progress.flush()
@@ -61,10 +75,21 @@ def write_triplets(source: str | Path, output: str | Path, method: str = "rules"
     if not triplets:
         raise ValueError(f"no triplet could be made of {len(maker.rows)} captions; dropped: {dict(dropped)}.")
     report = _report(triplets, maker, skipped, dropped)
-    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
-    _beside(output, "report.json").write_text(text, encoding="utf-8")
-    _beside(output, "report.md").write_text(_render(report), encoding="utf-8")
+    with replace_file(_beside(output, "report.md")) as partial:
+        partial.write_text(_render(report), encoding="utf-8")
+    write_json(_beside(output, "report.json"), report, ensure_ascii=False)
     return report
+
+
+def _read_report(output: Path, maker: TripletMaker) -> dict | None:
+    """Read the report of a finished run with the same settings; it is the last thing that such a run writes."""
+    path = _beside(output, "report.json")
+    if not (path.is_file() and output.is_file()):
+        return None
+    done = _read_progress(_beside(output, "progress.jsonl"), output, maker.settings)
+    if len(done) < len(maker) or output.stat().st_size != done[-1]["bytes"]:
+        return None
+    return read_json(path, "remove it to have it written again")
 
 
 def _beside(output: Path, ending: str) -> Path:
@@ -73,11 +98,19 @@ def _beside(output: Path, ending: str) -> Path:
 
 def _read_progress(path: Path, output: Path, settings: dict) -> list[dict]:
     """Read the blocks that are whole in the output, and make sure that they were made with the same settings."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    # A line without an end is of a block that was being written down.
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
     size = output.stat().st_size if output.exists() else 0
     if not lines and size:
         raise ValueError(f"'{output}' exists, and not from a run of this command; remove it or choose another output.")
-    made, *done = map(json.loads, lines or [json.dumps(settings)])
+    try:
+        made, *done = map(json.loads, lines or [json.dumps(settings)])
+        sizes = [entry["bytes"] for entry in done]
+        is_record = isinstance(made, dict) and sizes == sorted(sizes)
+    except (ValueError, TypeError, KeyError):
+        is_record = False
+    if not is_record:
+        raise ValueError(f"'{path}' is damaged; remove it and '{output.name}', or choose another output.")
     if other := [f"{name} ({made.get(name)!r})" for name in settings if made.get(name) != settings[name]]:
         raise ValueError(
             f"'{output}' was begun with another {', '.join(other)}; repeat those settings to go on, or choose another "

@@ -1,0 +1,227 @@
+"""Files and folders that are replaced whole or not at all, the lock of a single writer, and records that are read."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.utils import WeakFileLock
+from safetensors import SafetensorError, safe_open
+
+
+__all__ = ["hold_lock_file", "name_damage", "read_json", "replace_file", "replace_folder", "write_json"]
+
+_NO_PLACE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+@contextlib.contextmanager
+def replace_file(path: str | Path) -> Iterator[Path]:
+    """Write a file beside its place, and put it there in one step when the block ends.
+
+    Whatever happens in between (a kill, a full disk, an exception), the place holds the old file or the new one.
+
+    Args:
+        path (`str` or `Path`): The file. Its folder must exist.
+
+    Yields:
+        `Path`: Where the block must write.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+
+    Examples:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "facts.txt")
+        >>> with replace_file(path) as partial:
+        ...     _ = partial.write_text("whole")
+        >>> path.read_text()
+        'whole'
+    """
+    path = Path(path)
+    partial = _find_partial(path)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replace_folder(folder: str | Path) -> Iterator[Path]:
+    """Write a folder beside its place, and put it there when the block ends.
+
+    On Linux both folders change places in one step, so that a whole one is always there. Elsewhere the old folder is
+    called `NAME.replaced` for a moment; after a kill in that moment, the next call puts it back first.
+
+    Args:
+        folder (`str` or `Path`): The folder; all that is in it is replaced.
+
+    Yields:
+        `Path`: An empty folder in which the block must write.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays.
+    """
+    folder = Path(folder)
+    backup = folder.with_name(f"{folder.name}.replaced")
+    if backup.exists() and not folder.exists():
+        backup.rename(folder)
+    partial = _find_partial(folder)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in sorted(partial.rglob("*"), reverse=True):
+            _sync(path)
+        _sync(partial)
+        if folder.exists() and not _exchange(partial, folder):
+            shutil.rmtree(backup, ignore_errors=True)
+            folder.rename(backup)
+        if not folder.exists():
+            partial.rename(folder)
+        _sync(folder.parent)
+    finally:
+        if folder.exists():
+            shutil.rmtree(backup, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _find_partial(path: Path) -> Path:
+    """Name the place beside a path for this thread, and remove what processes that were killed have left there."""
+    prefix, suffix = f".{path.name}.{platform.node()}-", ".partial"
+    own = path.with_name(f"{prefix}{os.getpid()}-{threading.get_native_id()}{suffix}")
+    for left in path.parent.glob(".*.partial"):
+        # Of other machines, which may share the disk, nothing is known.
+        pid = left.name.removeprefix(prefix).partition("-")[0] if left.name.startswith(prefix) else ""
+        if left == own or (pid.isdigit() and _is_dead(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return own
+
+
+def _is_dead(pid: str) -> bool:
+    if os.name != "posix":  # elsewhere the call below would end the process
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk, where the file system knows how."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step; tell whether this system can."""
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # a C library from before 2018
+        return False
+    return rename(_NO_PLACE, os.fsencode(one), _NO_PLACE, os.fsencode(other), _EXCHANGE) == 0
+
+
+@contextlib.contextmanager
+def hold_lock_file(path: str | Path, refusal: str) -> Iterator[None]:
+    """Hold a lock that is free again when the process ends, however it ends.
+
+    Args:
+        path (`str` or `Path`): The lock's own file, made where it is missing. It stays.
+        refusal (`str`): What to say if another process holds it.
+
+    Raises:
+        ValueError: If another process holds it.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(path, timeout=0.2))
+        except TimeoutError as error:
+            raise ValueError(refusal) from error
+        yield
+
+
+def write_json(path: str | Path, content, **kwargs) -> None:
+    """Write a record as JSON, all of it or nothing.
+
+    Args:
+        path (`str` or `Path`): The file.
+        content: What JSON can hold.
+        kwargs: As for `json.dumps`.
+    """
+    text = json.dumps(content, **{"indent": 2} | kwargs)
+    with replace_file(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path, remedy: str, kind: type = dict):
+    """Read a record, and refuse a damaged one by its name.
+
+    Args:
+        path (`str` or `Path`): The file.
+        remedy (`str`): What to do about a damaged one; ends the sentence.
+        kind (`type`, defaults to `dict`): What it must hold.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: If it is not JSON or does not hold a `kind`.
+        OSError: If it cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except (ValueError, RecursionError) as error:  # no UTF-8 is a ValueError too
+        raise ValueError(f"'{path}' is damaged, it is not JSON ({error}): {remedy}.") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"'{path}' is damaged, it holds a {type(content).__name__}: {remedy}.")
+    return content
+
+
+@contextlib.contextmanager
+def name_damage(place: str | Path) -> Iterator[None]:
+    """Turn what libraries raise at a damaged file of a model into a sentence that names it.
+
+    Args:
+        place (`str` or `Path`): Directory or Hub id of the model that the block loads.
+
+    Raises:
+        ValueError: In place of what is no error of the system, of memory or of the user.
+    """
+    try:
+        yield
+    except (OSError, ValueError, ImportError, MemoryError):
+        raise
+    except (SafetensorError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), place)
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"'{file}' is damaged or cut short, and cannot be loaded ({type(error).__name__}: {reason}): copy or "
+            "download it again."
+        ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="numpy"):
+            return True
+    except (OSError, SafetensorError):
+        return False

@@ -1,0 +1,79 @@
+"""However a verb ends, it ends in a sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from safetensors import SafetensorError
+
+from trainer.cli import main as cli
+from trainer.cli.main import main
+
+
+def stop_with(monkeypatch, action):
+    class Verb:
+        @staticmethod
+        def run(arguments):
+            action()
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: Verb)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+
+
+@pytest.mark.parametrize(("action", "code"), [(interrupt, 130), (terminate, 143)])
+@pytest.mark.parametrize("verb", cli._VERBS)
+def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, code):
+    stop_with(monkeypatch, action)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([verb, "a b", "--seed", "1"]) == code
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith(f": rtd {verb} 'a b' --seed 1")
+    assert ("continue with" in line) == (verb in ("train", "train-projection", "triplets", "index"))
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("token", [["--token", "s3cret"], ["--token=s3cret"]])
+def test_a_token_is_not_repeated(monkeypatch, capsys, token):
+    stop_with(monkeypatch, interrupt)
+    assert main(["index", *token, "images"]) == 130
+    assert "s3cret" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [SafetensorError("header too small"), RecursionError("too deep")])
+def test_a_damaged_file_is_no_traceback(monkeypatch, capsys, error):
+    def fail():
+        raise error
+
+    stop_with(monkeypatch, fail)
+    assert main(["search"]) == 2
+    assert str(error) in capsys.readouterr().err
+
+
+def test_an_error_of_another_pipe_is_told(monkeypatch, capsys):
+    def fail():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    stop_with(monkeypatch, fail)
+    assert main(["index"]) == 2
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["triplets", "--help"]])
+def test_an_output_that_nobody_reads_is_no_matter(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "trainer.cli.main", *arguments]
+    with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, text=True) as process:
+        os.close(write)
+        assert process.communicate()[1] == ""
+    assert process.returncode in (0, 141)  # argparse hears nothing of it
