@@ -94,6 +94,7 @@ def test_every_projection_is_judged_in_its_own_protocol(data, tmp_path, projecti
     protocol = records["cirr-val"]["protocol"]
     assert protocol["template"] == processor.prompt_templates[projection]
     assert protocol["padding"] == ("target" if projection in ("searle", "fti4cir") else "none")
+    assert protocol["crop"] == ("transformers" if projection == "lincir" else "published")
     order = "reversed" if projection in ("pic2word", "context_i2w") else "both"
     assert records["fashioniq-val"]["protocol"]["caption_order"] == order
     template = records["imagenet_r-val"]["protocol"]["template"]
@@ -180,10 +181,10 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     assert "exclude_reference is False, published True" in kept["deviations"]
     assert "mode is image, a baseline" in kept["deviations"]
     other = evaluate(
-        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path / "b"
+        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "published", out=tmp_path / "b"
     )
     protocol = other["cirr-val"]["protocol"]
-    assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "transformers")
+    assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "published")
     fashioniq = (place, "--benchmark", "fashioniq", "--root", data / "fashioniq", "--gallery", "val")
     record = evaluate(*fashioniq, "--caption-order", "forward", "--precision", "bfloat16", out=tmp_path)[
         "fashioniq-val"
