@@ -103,8 +103,7 @@ class RTDTrainer(BaseTrainer):
         if "image_tokens" in projection.consumes and token_lift is None:
             raise ValueError(
                 f"a '{projection.config.projection_type}' projection reads image tokens, which text does not have: "
-                "pass token_lift=fit_token_lift(...) (on the command line --images DIR), or "
-                "invert_visual_projection(model)."
+                "pass token_lift=fit_token_lift(...) (on the command line --images DIR)."
             )
         data = {"triplets": name_data(train_dataset)}
         train_dataset = prepare_triplets(train_dataset)
