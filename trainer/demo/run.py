@@ -189,9 +189,8 @@ class _DemoRun:
             return self._judge(variant, tuned, "lincir", True)
 
         captions, model = self.world.captions["text"][:], self.folder / "model"
-        scratch = self.folder / "scratch"
         baseline = self._judge("lincir", self.projected, "lincir", False) | {"experiment": "none", "num_triplets": 0}
-        rows = run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms, scratch)
+        rows = run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms)
         return [baseline, *rows]
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
