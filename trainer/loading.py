@@ -48,9 +48,7 @@ def _is_below_a_folder(name: str) -> bool:
     return "/" in name and Path(name.partition("/")[0]).is_dir()
 
 
-def load_model_and_processor(
-    name_or_path: str, projection: str | None = None, alpha: float | None = None
-) -> tuple[RTDModel, RTDProcessor]:
+def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
     """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the process's device.
 
     Args:
@@ -58,15 +56,13 @@ def load_model_and_processor(
         projection (`str`, *optional*):
             On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. With
             anything else it must be left out.
-        alpha (`float`, *optional*):
-            Where between the text towers from before (0) and after RTD (1); see [`RTDModel.interpolate_text_model`].
 
     Returns:
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
         ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else
-            with one, or `alpha` is not accepted.
+            with one.
     """
     for place in (name_or_path, projection):
         if place is not None and place not in PROJECTIONS:
@@ -98,8 +94,7 @@ def load_model_and_processor(
         if is_whole
         else RTDProcessor.from_clip(name_or_path, model.projection)
     )
-    model = model.to(PartialState().device)
-    return (model if alpha is None else model.interpolate_text_model(alpha)), processor
+    return model.to(PartialState().device), processor
 
 
 def has_adapters(text_model: nn.Module) -> bool:

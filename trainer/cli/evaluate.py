@@ -16,7 +16,7 @@ _SWITCHES = {
     "crop": "rounding of the centre crop: transformers or published",
     "ties": "order among equal similarities: gallery, or targets last",
 }
-_OF_A_MODEL = ("projection", "alpha", "mode", "precision", "template", "caption_order", "padding", "crop")
+_OF_A_MODEL = ("projection", "mode", "precision", "template", "caption_order", "padding", "crop")
 
 
 def add_system_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,6 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
         "--embeddings", help="in place of a model: npz, parquet or json of gallery and query embeddings"
     )
     parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
-    parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
     parser.add_argument("--mode", help="composed (default), or a baseline: text, image or sum")
     parser.add_argument("--precision", help="of the towers: float32 (default) or bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
@@ -93,7 +92,6 @@ def build_system(options: argparse.Namespace):
     return ModelSystem(
         options.model,
         options.projection,
-        options.alpha,
         options.mode or "composed",
         options.precision or "float32",
         options.batch_size,

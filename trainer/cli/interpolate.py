@@ -31,7 +31,8 @@ def run(arguments: list[str]) -> None:
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
 
-    model, processor = load_model_and_processor(options.model, alpha=options.alpha)
+    model, processor = load_model_and_processor(options.model)
+    model = model.interpolate_text_model(options.alpha)
     stage = {
         "stage": "interpolation",
         "data": {"towers": "from before and after RTD"},

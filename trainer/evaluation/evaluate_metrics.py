@@ -58,7 +58,7 @@ class RetrievalMetric(evaluate.Metric):
     ) -> dict:
         if not predictions:
             raise ValueError("there are no predictions: give a list of ids for each query.")
-        k = k or _METRICS[self.config_name][1]
+        k = _METRICS[self.config_name][1] if k is None else k
         ids = sorted({name for row in predictions for name in row})
         ranking = index_rankings(predictions, ids, max(k, *map(len, predictions)))
         compute = getattr(metrics, self.config_name)

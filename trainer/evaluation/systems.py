@@ -34,7 +34,6 @@ class ModelSystem:
     Args:
         name_or_path (`str`): Directory or Hub id of an RTD model, an adapter repository, or a CLIP.
         projection (`str`, *optional*): Needed with a CLIP only.
-        alpha (`float`, *optional*): Takes a text tower between those from before (0) and after RTD (1).
         mode (`str`, defaults to `"composed"`): Or a baseline, see [`RetrievalEvaluator`].
         precision (`str`, defaults to `"float32"`): Of the towers, or `"bfloat16"`; similarities are float32 always.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
@@ -51,7 +50,6 @@ class ModelSystem:
         self,
         name_or_path: str,
         projection: str | None = None,
-        alpha: float | None = None,
         mode: str = "composed",
         precision: str = "float32",
         batch_size: int = 64,
@@ -62,14 +60,13 @@ class ModelSystem:
         check_mode(mode)
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        model, self.processor = load_model_and_processor(name_or_path, projection, alpha)
+        model, self.processor = load_model_and_processor(name_or_path, projection)
         self.method, self.mode = self.processor.default_template, mode
         self.batch_size, self.cache_dir = batch_size, cache_dir
         self.facts: dict[str, Any] = {
             "name_or_path": name_or_path,
             "projection_type": model.projection.config.projection_type,
             "method": self.method,
-            "alpha": alpha,
             "mode": mode,
             "precision": precision,
             "sha256": hash_parts(model),
