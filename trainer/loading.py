@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
 
 
-__all__ = ["check_place", "has_adapters", "load_model_and_processor"]
+__all__ = ["check_place", "has_adapters", "load_model_and_processor", "load_processor"]
 
 
 def check_place(name_or_path: str | Path) -> None:
@@ -95,6 +95,29 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         else RTDProcessor.from_clip(name_or_path, model.projection)
     )
     return model.to(PartialState().device), processor
+
+
+def load_processor(model: RTDModel) -> RTDProcessor:
+    """Load the processor that belongs to a model.
+
+    Args:
+        model ([`RTDModel`]): Loaded from a place, or put together on a CLIP that was.
+
+    Returns:
+        [`RTDProcessor`]: The one beside the model, or that of the CLIP with the prompt template of the projection.
+
+    Raises:
+        ValueError: If neither place is known or holds a processor.
+    """
+    place = model.name_or_path or model.config.base_model
+    try:
+        if model.name_or_path:
+            return RTDProcessor.from_pretrained(place)
+        if place:
+            return RTDProcessor.from_clip(place, model.projection)
+    except OSError as error:
+        raise ValueError(f"'{place}' holds no processor of the model: pass `processing_class`. {error}") from error
+    raise ValueError("the model was not loaded from a place that has a processor: pass `processing_class`.")
 
 
 def has_adapters(text_model: nn.Module) -> bool:

@@ -271,7 +271,7 @@ class _DemoRun:
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
         template = (model.projection.rtd_template if rtd else None) or projection
         with self.seconds("evaluation"):
-            metrics = self.evaluator.evaluate(model, mode, template)
+            metrics = self.evaluator(model, mode, template)
         if projection:
             captions = self.evaluator.benchmark.queries["target_caption"][:]
             embeds = encode_captions(model.text_model, self.processor, captions, desc=None)

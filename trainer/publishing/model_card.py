@@ -41,7 +41,7 @@ class CardFacts:
         base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
         licence (`str`, *optional*): Licence of the weights, as the Hub names it.
         stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
-        evaluations (`Sequence[Mapping]`): Records of [`judge`].
+        evaluations (`Sequence[Mapping]`): Records of [`evaluate`].
         diagnosis (`Mapping`, *optional*): What [`run_diagnosis`] found.
         comparison (`Sequence[Mapping]`): Rows of the demo's `metrics.json`.
         without (`Sequence[str]`): What the publisher says was not measured: `"evaluation"`, `"alignment"`.

@@ -232,9 +232,7 @@ class RTDTrainer(BaseTrainer):
             return {name: value for metrics in parts for name, value in metrics.items()}
         tower = self.accelerator.unwrap_model(self.model).eval()
         if isinstance(data, RetrievalEvaluator):
-            metrics = data.evaluate(
-                data.model.with_parts(tower, self.projection), template=self.processor.default_template
-            )
+            metrics = data(data.model.with_parts(tower, self.projection), template=self.processor.default_template)
         else:
             metrics = self._evaluate_text_side(tower, data)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

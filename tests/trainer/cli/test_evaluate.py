@@ -222,7 +222,7 @@ def test_options_are_refused_before_an_image_is_encoded(data, place, tmp_path, m
 
 def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tmp_path, monkeypatch):
     (model, processor), benchmark = load_place(place), load_benchmark("circo", root=data / "circo")
-    expected = RetrievalEvaluator(model, processor, benchmark, 7).evaluate(model)
+    expected = RetrievalEvaluator(model, processor, benchmark, 7)(model)
     encode, seen = ImageEmbeddings.get_features, []
 
     def count(self, sources, limit=None):
@@ -237,9 +237,9 @@ def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tm
     assert len(seen) == 28
     next(tmp_path.rglob("7-7.npy")).write_bytes(b"cut off")
     monkeypatch.setattr(ImageEmbeddings, "get_features", count)
-    assert RetrievalEvaluator(model, processor, benchmark, 7, tmp_path).evaluate(model) == expected
+    assert RetrievalEvaluator(model, processor, benchmark, 7, tmp_path)(model) == expected
     assert len(seen) == 28 + 7 + 60 - 28
-    assert RetrievalEvaluator(model, processor, benchmark, 64, tmp_path).evaluate(model) == expected
+    assert RetrievalEvaluator(model, processor, benchmark, 64, tmp_path)(model) == expected
     assert len(seen) == 67
     assert [path.suffix for path in tmp_path.rglob("*")] == [".npy"]
     torch.nn.init.ones_(model.visual_projection.weight)
@@ -565,7 +565,8 @@ def test_rankings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys, 
     [
         ([], "name a MODEL, or --embeddings FILE, or --rankings FILE"),
         (["PLACE", "--rankings", "r.json"], "one of the three"),
-        (["PLACE", "--precision", "int8"], "`precision` must be one of float32, bfloat16, got 'int8'"),
+        (["PLACE", "--precision", "int8"], "unknown precision 'int8'"),
+        (["PLACE", "--alpha", "0.5"], "rtd interpolate"),
         (["PLACE", "--batch-size", "0"], "`batch_size` must be at least 1, got 0"),
         (["PLACE", "--mode", "audio"], "`mode` must be one of"),
         (["PLACE", "--split", "test1"], "the targets of cirr test1 are not public"),

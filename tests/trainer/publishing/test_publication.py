@@ -14,7 +14,7 @@ from tests.builders import build_clip, build_images, build_processor, shake
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
-from trainer.evaluation.evaluate import judge, write_record
+from trainer.evaluation.evaluate import evaluate, write_record
 from trainer.evaluation.systems import ModelSystem
 from trainer.loading import load_model_and_processor
 from trainer.publishing.model_card import describe_model, render_card
@@ -157,7 +157,7 @@ def test_a_hub_that_is_not_there_is_no_matter_until_pushing(folder, capsys, endp
 def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     model, processor = RTDModel.from_pretrained(folder), RTDProcessor.from_pretrained(folder)
     system = ModelSystem(str(folder), cache_dir=tmp_path / "cache")
-    record = judge(system, "small_world/toy", "test")
+    record = evaluate(system, "small_world/toy", "test")
     results = [str(write_record(record, tmp_path)), str(tmp_path / "diagnosis/diagnosis.json")]
     run_diagnosis(model, processor, load_benchmark("small_world/toy"), tmp_path / "diagnosis")
     ways = ["--licence", "mit", "--base-model", "none", "--results", *results]

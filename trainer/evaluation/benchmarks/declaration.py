@@ -228,6 +228,11 @@ class BenchmarkInfo:
 
         Returns:
             [`Protocol`]: With the switches set.
+
+        Raises:
+            ValueError: If a switch is unknown, or has no such position.
         """
+        if unknown := [name for name in switches if name not in Protocol.__dataclass_fields__]:
+            raise ValueError(suggest("switch", unknown[0], Protocol.__dataclass_fields__))
         given = {name: value for name, value in switches.items() if value is not None}
         return replace(self.protocol, **{**self.methods.get(method, {}), **given})
