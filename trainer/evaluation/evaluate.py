@@ -195,7 +195,7 @@ def make_record(
         "deviations": deviations,
         "missing_images": missing,
         "numbers": {part.title: {"queries": len(part.queries), "gallery": len(part.gallery)} for part in parts},
-        "data": {"files": folder.files if folder else {}, "licence": info.licence, "citation": info.citation},
+        "data": {"files": folder.files if folder else {}, "license": info.license, "citation": info.citation},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,

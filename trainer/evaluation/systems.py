@@ -35,8 +35,8 @@ class ModelSystem:
         processing_class ([`RTDProcessor`], *optional*): Its processor; found from the place of the model by default.
         mode (`str`, defaults to `"composed"`): Or a baseline, see [`RetrievalEvaluator`].
         precision (`str`, *optional*):
-            `"float32"` or `"bfloat16"`, to which the model is converted. Defaults to the model's own; a place is loaded
-            in float32. Similarities are float32 always.
+            `"float32"` or `"bfloat16"`, to which the model is converted. Defaults to the model's own, which is float32
+            where a place is loaded. Similarities are float32 always.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
         cache_dir (`str` or `Path`, *optional*): Keeps embeddings of images.
         projection (`str`, *optional*): Directory or Hub id of a projection; needed with the place of a CLIP only.

@@ -272,7 +272,7 @@ def test_every_benchmark_is_declared_in_full():
     for name in BENCHMARKS:
         info = find_benchmark(name)
         assert info.name == name
-        assert info.licence
+        assert info.license
         assert info.citation
         assert info.default_split in ("val", "validation", "v0", "val2017")
         assert not info.needs_root or info.steps

@@ -80,7 +80,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 
 INFO = BenchmarkInfo(
     name="circo",
-    licence="annotations CC BY-NC 4.0; images on COCO's terms",
+    license="annotations CC BY-NC 4.0; images on COCO's terms",
     citation="https://huggingface.co/papers/2303.15247",
     layout="""\
 annotations/{val,test}.json

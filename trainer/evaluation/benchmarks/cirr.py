@@ -49,7 +49,7 @@ def _find_images(folder: DataFolder, name: str) -> Path:
 
 INFO = BenchmarkInfo(
     name="cirr",
-    licence="annotations MIT; images are those of NLVR2, on its terms",
+    license="annotations MIT; images are those of NLVR2, on its terms",
     citation="https://huggingface.co/papers/2108.04024",
     layout="""\
 cirr/captions/cap.rc2.{val,test1}.json

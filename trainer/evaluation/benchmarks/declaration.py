@@ -147,7 +147,7 @@ class BenchmarkInfo:
 
     Args:
         name (`str`): Name on the command line.
-        licence (`str`): Of annotations and images, as their repositories state it.
+        license (`str`): Of annotations and images, as their repositories state it.
         citation (`str`): Paper, as a link.
         layout (`str`): The official directory, as a tree.
         steps (`Mapping[str, str]`):
@@ -165,7 +165,7 @@ class BenchmarkInfo:
     """
 
     name: str
-    licence: str
+    license: str
     citation: str
     layout: str
     steps: Mapping[str, str]

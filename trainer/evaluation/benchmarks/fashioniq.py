@@ -73,7 +73,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 
 INFO = BenchmarkInfo(
     name="fashioniq",
-    licence="annotations 'CDLA', variant not stated; images are product photos, no grant",
+    license="annotations 'CDLA', variant not stated; images are product photos, no grant",
     citation="https://huggingface.co/papers/1905.12794",
     layout="""\
 captions/cap.{dress,shirt,toptee}.val.json

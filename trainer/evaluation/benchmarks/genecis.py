@@ -122,7 +122,7 @@ def _identify(item: dict) -> str:
 
 INFO = BenchmarkInfo(
     name="genecis",
-    licence="annotations CC BY-NC 4.0; images of Visual Genome and COCO, on their terms",
+    license="annotations CC BY-NC 4.0; images of Visual Genome and COCO, on their terms",
     citation="https://huggingface.co/papers/2306.07969",
     layout="""\
 genecis/{focus,change}_{attribute,object}.json
