@@ -21,7 +21,6 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor
 from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results
-from trainer.publishing.licences import check_licence
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
 from trainer.publishing.provenance import hash_parts, read_stages
 from trainer.publishing.secret_scan import find_leaks
@@ -83,7 +82,7 @@ def prepare_publication(
         [`Publication`]: Checked.
 
     Raises:
-        ValueError: If the folder is no complete model or holds more than one, the base or the license is none,
+        ValueError: If the folder is no complete model or holds more than one, the base is none,
             results are of another model or come twice, facts of the card are missing, or a file holds a secret or a
             path of this machine.
     """
@@ -91,8 +90,6 @@ def prepare_publication(
     validate_repo_id(repo)
     if "/" not in repo:
         raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
-    if license is not None:
-        check_licence(license)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     files |= _list_code(ADAPTER_FACTS in names)

@@ -411,12 +411,6 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
 
 
-@pytest.mark.parametrize(("license", "near"), [("ID", "such as apache-2.0"), ("Apache 2.0", "write apache-2.0")])
-def test_a_licence_that_is_none_is_refused(folder, capsys, license, near):
-    assert publish(folder, *WAYS, "--license", licence) == 2
-    assert near in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
