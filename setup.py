@@ -64,7 +64,6 @@ setup(
     package_data={
         "": ["py.typed", "*.yaml"],
         "trainer.publishing": ["templates/*.md"],
-        "trainer.evaluation.evaluate_metrics": ["*/*.py"],
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

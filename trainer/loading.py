@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
 
 
-__all__ = ["check_place", "load_model_and_processor"]
+__all__ = ["check_place", "load_model_and_processor", "load_processor"]
 
 
 def check_place(name_or_path: str | Path) -> None:
@@ -46,9 +46,7 @@ def _is_below_a_folder(name: str) -> bool:
     return "/" in name and Path(name.partition("/")[0]).is_dir()
 
 
-def load_model_and_processor(
-    name_or_path: str, projection: str | None = None, alpha: float | None = None
-) -> tuple[RTDModel, RTDProcessor]:
+def load_model_and_processor(name_or_path: str, projection: str | None = None) -> tuple[RTDModel, RTDProcessor]:
     """Load an RTD model or an adapter repository, or put a projection on a CLIP; in float32, on the process's device.
 
     Args:
@@ -56,15 +54,13 @@ def load_model_and_processor(
         projection (`str`, *optional*):
             On a CLIP: directory or Hub id of a projection, or the name of a method for a fresh, untrained one. With
             anything else it must be left out.
-        alpha (`float`, *optional*):
-            Where between the text towers from before (0) and after RTD (1); see [`RTDModel.interpolate_text_model`].
 
     Returns:
         `tuple`: Model in evaluation mode, and processor.
 
     Raises:
         ValueError: If there is no such model (see [`check_place`]), a CLIP comes without a projection, anything else
-            with one, or `alpha` is not accepted.
+            with one.
     """
     for place in (name_or_path, projection):
         if place is not None and place not in PROJECTIONS:
@@ -96,5 +92,27 @@ def load_model_and_processor(
         if is_whole
         else RTDProcessor.from_clip(name_or_path, model.projection)
     )
-    model = model.to(PartialState().device)
-    return (model if alpha is None else model.interpolate_text_model(alpha)), processor
+    return model.to(PartialState().device), processor
+
+
+def load_processor(model: RTDModel) -> RTDProcessor:
+    """Load the processor that belongs to a model.
+
+    Args:
+        model ([`RTDModel`]): Loaded from a place, or put together on a CLIP that was.
+
+    Returns:
+        [`RTDProcessor`]: The one beside the model, or that of the CLIP with the prompt template of the projection.
+
+    Raises:
+        ValueError: If neither place is known or holds a processor.
+    """
+    place = model.name_or_path or model.config.base_model
+    try:
+        if model.name_or_path:
+            return RTDProcessor.from_pretrained(place)
+        if place:
+            return RTDProcessor.from_clip(place, model.projection)
+    except OSError as error:
+        raise ValueError(f"'{place}' holds no processor of the model: pass `processing_class`. {error}") from error
+    raise ValueError("the model was not loaded from a place that has a processor: pass `processing_class`.")

@@ -135,7 +135,7 @@ def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved
 def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(saved, hub, tmp_path):
     root, expected = saved
     write_stages([{"stage": "rtd", "data": {"triplets": "org/triplets"}}], root / "model")
-    ways = ["--licence", "mit", "--base-model", "none", "--without", "evaluation", "alignment", "--push"]
+    ways = ["--license", "mit", "--base-model", "none", "--without", "evaluation", "alignment", "--push"]
     assert main(["publish", str(root / "model"), "someone/published", *ways]) == 0
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")}

@@ -27,7 +27,7 @@ def study(parts):
 
 def test_queries_as_they_are_have_the_numbers_of_the_evaluation(parts, study):
     model, processor = parts
-    expected = RetrievalEvaluator(model, processor, build_benchmark("toy", "test")).evaluate(model)
+    expected = RetrievalEvaluator(model, processor, build_benchmark("toy", "test"))(model)
     facts = study.judge(study.composed, study.ranks)
     for name in ("recall@1", "recall@5", "recall@10"):
         assert facts[name] == pytest.approx(expected[name])

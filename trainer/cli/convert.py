@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.cli.folders import check_new_folder
+from trainer.cli.old_names import refuse_old_names
+
 
 __all__ = ["run"]
 
@@ -18,6 +21,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the file is refused (see `convert_checkpoint`), or the output folder is not empty.
     """
+    refuse_old_names("convert", arguments, {"--output": "--output-dir"})
     parser = argparse.ArgumentParser("rtd convert", description=__doc__)
     parser.add_argument("file", help="checkpoint file as the method's authors publish it")
     parser.add_argument(
@@ -29,10 +33,9 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--clip", required=True, help="the CLIP it was trained on: directory or Hub id")
     parser.add_argument("--projection", help="for rtd: the projection it was trained with; directory or Hub id")
-    parser.add_argument("-o", "--output", required=True, type=Path, help="folder for the model")
+    parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder for the model")
     options = parser.parse_args(arguments)
-    if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
-        raise ValueError(f"'{options.output}' is not empty; choose another folder.")
+    check_new_folder(options.output_dir)
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
     from trainer.loading import check_place
@@ -48,5 +51,5 @@ def run(arguments: list[str]) -> None:
     if options.method == "rtd" and model.projection.rtd_template:
         processor = processor.with_template(model.projection.rtd_template)
     stages = [*read_stages(options.projection or ""), describe_conversion(options.file, options.method)]
-    save_rtd_model(model, processor, options.output, stages)
-    print(f"model: {options.output}")
+    save_rtd_model(model, processor, options.output_dir, stages)
+    print(f"model: {options.output_dir}")

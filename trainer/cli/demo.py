@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> None:
         arguments (`list[str]`): Options.
     """
     parser = argparse.ArgumentParser("rtd demo", description=__doc__)
-    parser.add_argument("--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
+    parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
     parser.add_argument("--preset", default="demo", help="size of the small world: demo, mini or toy")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")

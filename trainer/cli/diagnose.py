@@ -19,7 +19,9 @@ def run(arguments: list[str]) -> None:
         ValueError: If an option, a file or the output folder is not accepted.
     """
     from trainer.cli.evaluate import add_switches, read_switches
+    from trainer.cli.old_names import refuse_old_names
 
+    refuse_old_names("diagnose", arguments, {"--output": "--output-dir"})
     parser = argparse.ArgumentParser("rtd diagnose", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
     parser.add_argument("--benchmark", required=True, help="benchmark, such as small_world or small_world/mini")
@@ -28,7 +30,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
     parser.add_argument("--captions", help="json of image id to caption, for the parts that need captions of targets")
     parser.add_argument("--triplets", help="text triplets to judge too: jsonl, json, csv, parquet or Hub id")
-    parser.add_argument("-o", "--output", required=True, help="folder of report.md, diagnosis.json and pictures")
+    parser.add_argument("-o", "--output-dir", required=True, help="folder of report.md, diagnosis.json and pictures")
     parser.add_argument("-k", type=int, default=5, help="ranks that count as found (default: %(default)s)")
     parser.add_argument(
         "--noise-scale", type=float, default=0.5, help="noise on text embeddings, absolute (default: %(default)s)"
@@ -38,15 +40,15 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from trainer.encoding.processes import join_processes
-    from trainer.evaluation.benchmarks import check_one_part, check_root, find_benchmark
+    from trainer.evaluation.benchmarks import check_one_part, check_request
     from trainer.evaluation.diagnosis import add_target_captions, run_diagnosis
-    from trainer.evaluation.evaluate import find_root, make_record, open_parts
+    from trainer.evaluation.evaluate import find_benchmark_root, make_record, open_parts
     from trainer.evaluation.systems import ModelSystem
 
     name, switches = options.benchmark, read_switches(options)
     check_one_part(name, options.split)
-    root = find_root(options.root, name, is_one_of_many=False)
-    check_root(find_benchmark(name), root)
+    root = find_benchmark_root(options.root, name, is_one_of_many=False)
+    check_request(name, options.split, root, **switches)
     with join_processes() as state:
         system = ModelSystem(options.model, batch_size=options.batch_size)
         parts, folder, missing = open_parts(
@@ -57,7 +59,7 @@ def run(arguments: list[str]) -> None:
             system.model,
             system.processor,
             benchmark,
-            options.output,
+            options.output_dir,
             triplets=options.triplets,
             k=options.k,
             noise_scale=options.noise_scale,
@@ -69,4 +71,4 @@ def run(arguments: list[str]) -> None:
             for name, part in facts.items():
                 if "not_available" in part:
                     print(f"{name}: not available, {part['not_available']}")
-            print(f"report: {options.output}/report.md")
+            print(f"report: {options.output_dir}/report.md")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.cli.old_names import refuse_old_names
+
 
 __all__ = ["add_switches", "add_system_options", "build_system", "read_switches", "run"]
 
@@ -16,7 +18,7 @@ _SWITCHES = {
     "crop": "rounding of the centre crop: transformers or published",
     "ties": "order among equal similarities: gallery, or targets last",
 }
-_OF_A_MODEL = ("projection", "alpha", "mode", "precision", "template", "caption_order", "padding", "crop")
+_OF_A_MODEL = ("projection", "mode", "precision", "template", "caption_order", "padding", "crop")
 
 
 def add_system_options(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +33,13 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
         "--embeddings", help="in place of a model: npz, parquet or json of gallery and query embeddings"
     )
     parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
-    parser.add_argument("--alpha", type=float, help="take a text tower between before (0) and after RTD (1)")
     parser.add_argument("--mode", help="composed (default), or a baseline: text, image or sum")
     parser.add_argument("--precision", help="of the towers: float32 (default) or bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
     parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/evaluate"), help="default: %(default)s")
+    parser.add_argument(
+        "-o", "--output-dir", type=Path, default=Path("runs/evaluate"), help="folder of records (default: %(default)s)"
+    )
     parser.add_argument("--cache-dir", type=Path, help="keeps embeddings of images (default: OUTPUT_DIR/cache)")
 
 
@@ -92,12 +95,11 @@ def build_system(options: argparse.Namespace):
         return RankingSystem(options.rankings)
     return ModelSystem(
         options.model,
-        options.projection,
-        options.alpha,
-        options.mode or "composed",
-        options.precision or "float32",
-        options.batch_size,
-        options.cache_dir or options.output_dir / "cache",
+        mode=options.mode or "composed",
+        precision=options.precision,
+        batch_size=options.batch_size,
+        cache_dir=options.cache_dir or options.output_dir / "cache",
+        projection=options.projection,
     )
 
 
@@ -110,8 +112,9 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If an option, a directory or a file is not in order.
     """
-    from trainer.evaluation.benchmarks import BENCHMARKS, find_benchmark
+    from trainer.evaluation.benchmarks import BENCHMARKS, check_request
 
+    refuse_old_names("evaluate", arguments, {"--alpha": "rtd interpolate MODEL --alpha A -o DIR, then evaluate DIR"})
     parser = argparse.ArgumentParser("rtd evaluate", description=__doc__)
     parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
     parser.add_argument("--split", help="split of the queries (default: the one with public labels)")
@@ -121,53 +124,45 @@ def run(arguments: list[str]) -> None:
     add_switches(parser)
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(name.strip() for name in options.benchmark.split(",")))
-    for name in names:
-        info = find_benchmark(name)
-        info.choose_parts(info.check_split(options.split), name.partition("/")[2])
+    roots, switches = _find_roots(names, options.root), read_switches(options)
+    for name, root in roots.items():
+        check_request(name, options.split, root, **switches)
     if options.check:
-        _check(names, options)
+        _check(roots, options.split)
         return
 
     from trainer.encoding.processes import join_processes
-    from trainer.evaluation.evaluate import judge, write_record
+    from trainer.evaluation.evaluate import evaluate, write_record
 
-    roots = _find_roots(names, options)
-    switches = read_switches(options)
-    for name in names:
-        find_benchmark(name).find_protocol("", **switches)
     with join_processes() as state:
         system = build_system(options)
-        for name in names:
-            record = judge(system, name, options.split, roots[name], options.allow_missing, **switches)
+        for name, root in roots.items():
+            record = evaluate(system, name, options.split, root, allow_missing=options.allow_missing, **switches)
             if state.is_main_process:
                 print(_format(record))
                 print(f"record: {write_record(record, options.output_dir)}\n")
 
 
-def _find_roots(names: list[str], options: argparse.Namespace) -> dict[str, Path | None]:
-    """Find the directory of each benchmark, before a model is loaded."""
-    from trainer.evaluation.benchmarks import check_root, find_benchmark
-    from trainer.evaluation.evaluate import find_root
+def _find_roots(names: list[str], root: Path | None) -> dict[str, Path | None]:
+    """Find the directory of each benchmark."""
+    from trainer.evaluation.benchmarks import find_benchmark
+    from trainer.evaluation.evaluate import find_benchmark_root
 
-    infos = map(find_benchmark, names)
-    many = len({info.name for info in infos if info.needs_root}) > 1
-    roots = {name: find_root(options.root, name, many) for name in names}
-    for name, root in roots.items():
-        check_root(find_benchmark(name), root)
-    return roots
+    many = len({info.name for info in map(find_benchmark, names) if info.needs_root}) > 1
+    return {name: find_benchmark_root(root, name, many) for name in names}
 
 
-def _check(names: list[str], options: argparse.Namespace) -> None:
+def _check(roots: dict[str, Path | None], split: str | None) -> None:
     from trainer.evaluation.benchmarks import find_benchmark
     from trainer.evaluation.benchmarks.checking import check_folder
 
     incomplete = []
-    for name, root in _find_roots(names, options).items():
+    for name, root in roots.items():
         info = find_benchmark(name)
         if not info.needs_root:
             print(f"{info.name} is drawn: there is nothing to check.")
             continue
-        findings = check_folder(info, root, options.split, name.partition("/")[2])
+        findings = check_folder(info, root, split, name.partition("/")[2])
         print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
         print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
         if any(finding.kind not in ("ok", "extra") for finding in findings):

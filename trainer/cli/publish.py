@@ -6,6 +6,8 @@ import argparse
 import contextlib
 from pathlib import Path
 
+from trainer.cli.old_names import refuse_old_names
+
 
 __all__ = ["run"]
 
@@ -19,13 +21,12 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the card lacks facts, or anything must not be published, see `prepare_publication`.
     """
+    refuse_old_names("publish", arguments, {"--licence": "--license"})
     parser = argparse.ArgumentParser("rtd publish", description=__doc__)
     parser.add_argument("folder", type=Path, help="directory of a model or an adapter, such as runs/rtd/model")
     parser.add_argument("repo", help="where it goes: org/name")
     parser.add_argument("--push", action="store_true", help="do it; without, it is only listed what would go up")
-    parser.add_argument(
-        "--licence", "--license", help="licence of the weights, as the Hub names it, such as apache-2.0"
-    )
+    parser.add_argument("--license", help="license of the weights, as the Hub names it, such as apache-2.0")
     parser.add_argument("--base-model", help="the CLIP underneath, as it is on the Hub; none where it is not there")
     parser.add_argument(
         "--results", nargs="+", default=[], help="records of rtd evaluate, and diagnosis.json of rtd diagnose"
@@ -45,7 +46,7 @@ def run(arguments: list[str]) -> None:
         options.folder,
         options.repo,
         options.base_model,
-        options.licence,
+        options.license,
         options.results,
         options.without,
         is_final=options.push,

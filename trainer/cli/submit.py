@@ -34,12 +34,11 @@ def run(arguments: list[str]) -> None:
 
 
 def _check_benchmark(options: argparse.Namespace) -> None:
+    from modeling_rtd import suggest
     from trainer.evaluation.server_files import TEST_SPLITS
 
     if options.benchmark not in TEST_SPLITS and not (options.check and options.benchmark is None):
-        raise ValueError(
-            f"--benchmark must be {' or '.join(TEST_SPLITS)}, which have servers; got {options.benchmark}."
-        )
+        raise ValueError(suggest("--benchmark with a server", options.benchmark, TEST_SPLITS))
 
 
 def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
@@ -60,14 +59,14 @@ def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:
 def _write(options: argparse.Namespace) -> None:
     from trainer.cli.evaluate import build_system, read_switches
     from trainer.encoding.processes import join_processes
-    from trainer.evaluation.benchmarks import check_root, find_benchmark
+    from trainer.evaluation.benchmarks import check_request
     from trainer.evaluation.evaluate import make_record, open_parts, write_record
     from trainer.evaluation.server_files import TEST_SPLITS, write_submission
 
-    check_root(find_benchmark(options.benchmark), options.root)
+    split, switches = TEST_SPLITS[options.benchmark], read_switches(options)
+    check_request(options.benchmark, split, options.root, **switches)
     with join_processes() as state:
         system = build_system(options)
-        split, switches = TEST_SPLITS[options.benchmark], read_switches(options)
         parts, folder, missing = open_parts(
             options.benchmark, split, options.root, system.method, system.needs_images, **switches
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from trainer.cli.old_names import refuse_old_names
+
 
 __all__ = ["run"]
 
@@ -17,11 +19,14 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If an option or a file is not accepted.
     """
+    refuse_old_names("triplets", arguments, {"--model": "--similarity-model"})
     parser = argparse.ArgumentParser("rtd triplets", description=__doc__)
     parser.add_argument("captions", help="txt (a caption a line), or jsonl, json, csv, parquet, Hub id: column text")
     parser.add_argument("-o", "--output", required=True, help="jsonl file to write; its reports come beside it")
     parser.add_argument("--method", default="rules", help="rules: edits by templates; lm: a language model's")
-    parser.add_argument("--model", help="CLIP or RTD model: keep pairs whose text similarity lies in the band")
+    parser.add_argument(
+        "--similarity-model", help="CLIP or RTD model: keep pairs whose text similarity is in the band"
+    )
     parser.add_argument(
         "--similarity-band", nargs=2, type=float, default=(0.5, 0.98), metavar=("LOW", "HIGH"), help="0.5 0.98"
     )
@@ -34,6 +39,7 @@ def run(arguments: list[str]) -> None:
     from trainer.triplet_making import write_triplets
 
     captions, output = options.pop("captions"), options.pop("output")
+    options["model"] = options.pop("similarity_model")
     options["similarity_band"] = tuple(options["similarity_band"])
     report = write_triplets(captions, output, **options)
     print(f"{report['triplets']} triplets from {report['captions']['used']} captions: {output}")

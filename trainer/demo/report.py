@@ -34,11 +34,8 @@ def _write_experiments(rows: list[dict]) -> str:
 {format_table(rows)}
 
 `lincir` is the projection alone. Noise is in units of the rms of the embeddings; RTD's own is 0.5. Triplets by rules \
-and by the language model are made from captions alone, without any knowledge of the world; numbers of triplets: \
-{sources}. The language model has 0.4 million parameters and was trained on some of the world's own triplets a minute \
-before: its row shows that the path works, and nothing about language models. What rules and language model write may \
-touch combinations that are held out. Tokens by pseudo-inverse: image tokens of text are made by the visual projection's \
-pseudo-inverse instead of the fitted network.
+are made from captions alone, without any knowledge of the world, and may touch combinations that are held out; numbers \
+of triplets: {sources}.
 """
 
 

@@ -33,7 +33,7 @@ from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, hash_parts, write_stages
 from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
-from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift, invert_visual_projection
+from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift
 from trainer.training.progress import LossBarCallback
 from trainer.training.projections import find_objective
 from trainer.training.projections.trainer import ProjectionTrainer
@@ -83,8 +83,8 @@ def run_demo(
         seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
         split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
         experiments (`bool`, defaults to `False`):
-            Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`], and with all
-            projections compare ways to feed image tokens from text; written to `experiments.json` and to the report.
+            Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
+            `experiments.json` and to the report.
         projections (`str`, defaults to `"default"`): `"default"` trains LinCIR and Pic2Word, `"all"` all five.
 
     Returns:
@@ -150,7 +150,6 @@ class _DemoRun:
             self.world = build_small_world(preset, seed)
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.facts: dict = {}
-        self.token_models: dict[str, RTDModel] = {}
 
     def run(self) -> list[dict]:
         with self.seconds("clip"):
@@ -165,8 +164,6 @@ class _DemoRun:
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
         for method in self.methods:
             model = self._train_projection(clip, method)
-            if "image_tokens" in model.projection.consumes:
-                self.token_models[method] = model
             rows.append(self._judge(method, model, method, False))
             for name, (arguments, shuffles) in RTD_VARIANTS.items():
                 if method != "lincir" and name != "{} + rtd":
@@ -192,18 +189,9 @@ class _DemoRun:
             return self._judge(variant, tuned, "lincir", True)
 
         captions, model = self.world.captions["text"][:], self.folder / "model"
-        scratch = self.folder / "scratch"
         baseline = self._judge("lincir", self.projected, "lincir", False) | {"experiment": "none", "num_triplets": 0}
-        rows = [
-            baseline,
-            *run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms, scratch),
-        ]
-        for method, model in self.token_models.items():
-            variant = f"{method} + rtd, tokens by pseudo-inverse"
-            tuned = self._train_rtd(variant, model, self.world.triplets, lift=invert_visual_projection(model))
-            row = self._judge(variant, tuned, method, True)
-            rows.append(row | {"experiment": "lift", "num_triplets": len(self.world.triplets)})
-        return rows
+        rows = run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms)
+        return [baseline, *rows]
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
         set_seed(self.seed)
@@ -233,9 +221,7 @@ class _DemoRun:
         self._record_losses(method, trainer)
         return model.eval()
 
-    def _train_rtd(
-        self, variant: str, model: RTDModel, triplets: Dataset, lift: TokenLift | None = None, **arguments
-    ) -> RTDModel:
+    def _train_rtd(self, variant: str, model: RTDModel, triplets: Dataset, **arguments) -> RTDModel:
         recipe = self.recipe
         args = RTDTrainingArguments(
             **self._shared_arguments(variant, recipe.rtd_steps),
@@ -251,7 +237,7 @@ class _DemoRun:
                 projection=model.projection,
                 train_dataset=triplets,
                 processing_class=processor,
-                token_lift=lift or self._fit_lift(model, processor),
+                token_lift=self._fit_lift(model, processor),
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
@@ -285,7 +271,7 @@ class _DemoRun:
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
         template = (model.projection.rtd_template if rtd else None) or projection
         with self.seconds("evaluation"):
-            metrics = self.evaluator.evaluate(model, mode, template)
+            metrics = self.evaluator(model, mode, template)
         if projection:
             captions = self.evaluator.benchmark.queries["target_caption"][:]
             embeds = encode_captions(model.text_model, self.processor, captions, desc=None)

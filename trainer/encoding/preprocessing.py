@@ -14,7 +14,7 @@ _TARGET_RATIO = 1.25
 
 
 class PublishedCropImageProcessor(CLIPImageProcessorPil):
-    """CLIP's preprocessing with the centre crop of the published code.
+    """CLIP's preprocessing with the centre crop of torchvision, as SEARLE, Pic2Word and their successors publish with.
 
     transformers rounds half a pixel down, torchvision to even: the crops of about every fourth image differ by one
     pixel.

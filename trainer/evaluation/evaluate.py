@@ -1,4 +1,4 @@
-"""Judging a system on a benchmark, and the record that says how it was done."""
+"""Evaluating a model, or another system, on a benchmark, and the record that says how it was done."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ import numpy
 import torch
 import transformers
 
-from trainer.evaluation.benchmarks import Benchmark, DataFolder, find_benchmark, load_parts
+from modeling_rtd import RTDModel, RTDProcessor
+from trainer.evaluation.benchmarks import Benchmark, DataFolder, check_request, find_benchmark, load_parts
 from trainer.evaluation.benchmarks.checking import compare_with_official, drop_missing, find_missing
 from trainer.evaluation.scoring import average_parts, score_rankings
 from trainer.evaluation.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
 
-__all__ = ["find_root", "judge", "make_record", "open_parts", "write_record"]
+__all__ = ["evaluate", "find_benchmark_root", "make_record", "open_parts", "write_record"]
 
 _OF_A_SYSTEM = ("system", "protocol", "missing_images", "data")  # what records of one benchmark and split differ in
 
 
-def find_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path | None:
+def find_benchmark_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path | None:
     """Find the directory of a benchmark.
 
     Args:
@@ -57,7 +58,7 @@ def find_root(root: str | Path | None, name: str, is_one_of_many: bool) -> Path 
 def open_parts(
     name: str,
     split: str | None,
-    root: Path | None,
+    root: str | Path | None,
     method: str,
     needs_images: bool = True,
     allow_missing: bool = False,
@@ -68,7 +69,7 @@ def open_parts(
     Args:
         name (`str`): Name of the benchmark.
         split (`str`, *optional*): Split.
-        root (`Path`, *optional*): Its directory.
+        root (`str` or `Path`, *optional*): Its directory; the small world needs none.
         method (`str`): Whose published protocol is followed.
         needs_images (`bool`, defaults to `True`): Whether images will be read.
         allow_missing (`bool`, defaults to `False`): Whether to go on without those that are missing.
@@ -81,7 +82,7 @@ def open_parts(
         ValueError: If images are missing and that is not allowed.
     """
     info = find_benchmark(name)
-    folder = None if root is None else DataFolder(root, info.steps, needs_images)
+    folder = DataFolder(root, info.steps, needs_images) if root and info.needs_root else None
     parts = load_parts(name, split, folder, info.find_protocol(method, **switches))
     missing = []
     if needs_images:
@@ -98,40 +99,58 @@ def open_parts(
     return parts, folder, missing
 
 
-def judge(
-    system: ModelSystem | EmbeddingSystem | RankingSystem,
-    name: str,
+def evaluate(
+    model: RTDModel | str | Path | ModelSystem | EmbeddingSystem | RankingSystem,
+    benchmark: str,
     split: str | None = None,
-    root: Path | None = None,
+    root: str | Path | None = None,
+    *,
+    processing_class: RTDProcessor | None = None,
+    mode: str = "composed",
+    batch_size: int = 64,
+    cache_dir: str | Path | None = None,
     allow_missing: bool = False,
     **switches,
 ) -> dict[str, Any]:
-    """Judge a system on a benchmark.
+    """Evaluate a model on a benchmark, in the protocol that its method was published with.
 
     Args:
-        system: A model, embeddings or rankings.
-        name (`str`): Name of the benchmark, perhaps with a part.
-        split (`str`, *optional*): Split; the labelled one by default.
-        root (`Path`, *optional*): Directory of the benchmark.
-        allow_missing (`bool`, defaults to `False`): Whether to go on without images that are missing.
+        model ([`RTDModel`] or `str`):
+            The model, or directory or Hub id of one or of an adapter repository. A system, such as
+            [`EmbeddingSystem`], is evaluated as it is.
+        benchmark (`str`): Name, and after a slash a part where not all are wanted, such as `"fashioniq/dress"`.
+        split (`str`, *optional*): Split of the queries; the labelled one by default.
+        root (`str` or `Path`, *optional*): Directory of the benchmark; the small world needs none.
+        processing_class ([`RTDProcessor`], *optional*): Of the model; found from its place by default.
+        mode (`str`, defaults to `"composed"`): Or a baseline: `"text"`, `"image"` or `"sum"`.
+        batch_size (`int`, defaults to 64): Images or queries in one pass.
+        cache_dir (`str` or `Path`, *optional*): Keeps embeddings of images; none are kept by default.
+        allow_missing (`bool`, defaults to `False`): Whether to leave missing images out; not comparable.
         switches: Positions of switches that differ from the published ones, see [`Protocol`].
 
     Returns:
         `dict`: The record: `metrics` (fractions), those of `parts`, and everything they depend on.
 
     Raises:
-        ValueError: As [`open_parts`], and if the targets of the split are not public.
+        ValueError: If a name or option is not accepted, images are missing, or the targets of the split are hidden.
+
+    Examples:
+        >>> evaluate("org/rtd-vitl", "cirr", root="data/cirr")["metrics"]["recall@1"]  # doctest: +SKIP
     """
-    start, info = time.perf_counter(), find_benchmark(name)
+    start = time.perf_counter()
+    check_request(benchmark, split, root, **switches)
+    system = model
+    if not isinstance(model, ModelSystem | EmbeddingSystem | RankingSystem):
+        system = ModelSystem(model, processing_class, mode, batch_size=batch_size, cache_dir=cache_dir)
     parts, folder, missing = open_parts(
-        name, split, root, system.method, system.needs_images, allow_missing, **switches
+        benchmark, split, root, system.method, system.needs_images, allow_missing, **switches
     )
     if hidden := [part.title for part in parts if not part.is_labelled]:
         raise ValueError(f"the targets of {hidden[0]} are not public: write a file for its server with `rtd submit`.")
     scores = {part.part: score_rankings(part, system.rank(part)) for part in parts}
     return {
-        **make_record(system, name, parts, folder, missing),
-        "metrics": average_parts(info, scores),
+        **make_record(system, benchmark, parts, folder, missing),
+        "metrics": average_parts(find_benchmark(benchmark), scores),
         "parts": scores if len(scores) > 1 or parts[0].part else {},
         "seconds": round(time.perf_counter() - start, 1),
     }
@@ -176,7 +195,7 @@ def make_record(
         "deviations": deviations,
         "missing_images": missing,
         "numbers": {part.title: {"queries": len(part.queries), "gallery": len(part.gallery)} for part in parts},
-        "data": {"files": folder.files if folder else {}, "licence": info.licence, "citation": info.citation},
+        "data": {"files": folder.files if folder else {}, "license": info.license, "citation": info.citation},
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -205,7 +224,7 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     """Write a record.
 
     Args:
-        record (`Mapping`): As [`judge`] gives it.
+        record (`Mapping`): As [`evaluate`] returns it.
         folder (`str` or `Path`): Folder, made where it does not exist.
 
     Returns:

@@ -284,7 +284,7 @@ class RetrievalEvaluator(EmbeddingRanker):
         inputs = self.processor(text=texts).to(model.text_model.device)
         return model.get_text_features(**inputs).pooler_output.float().cpu()
 
-    def evaluate(self, model: RTDModel, mode: str = "composed", template: str | None = None) -> dict[str, float]:
+    def __call__(self, model: RTDModel, mode: str = "composed", template: str | None = None) -> dict[str, float]:
         """Encode, rank and score.
 
         Args:

@@ -17,7 +17,7 @@ from trainer.evaluation.ranking import index_rankings
 from trainer.evaluation.scoring import SUBSET_DEPTH, Rankings, find_depth
 
 
-__all__ = ["Embeddings", "align_rankings", "read_embeddings", "read_rankings"]
+__all__ = ["Embeddings", "align_rankings", "read_precomputed_embeddings", "read_rankings"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Embeddings:
         return torch.nn.functional.normalize(rows, dim=-1)
 
 
-def read_embeddings(path: str | Path) -> tuple[Embeddings, Embeddings]:
+def read_precomputed_embeddings(path: str | Path) -> tuple[Embeddings, Embeddings]:
     """Read embeddings of a gallery and of queries.
 
     Args:

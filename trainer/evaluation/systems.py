@@ -9,19 +9,16 @@ from typing import Any
 
 import torch
 
+from modeling_rtd import RTDModel, RTDProcessor, suggest
 from trainer.evaluation.benchmarks import Benchmark
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator, check_mode, write_template
-from trainer.evaluation.precomputed import align_rankings, read_embeddings, read_rankings
+from trainer.evaluation.precomputed import align_rankings, read_precomputed_embeddings, read_rankings
 from trainer.evaluation.scoring import Rankings
-from trainer.loading import load_model_and_processor
+from trainer.loading import load_model_and_processor, load_processor
 from trainer.publishing.provenance import hash_parts
 
 
-__all__ = [
-    "EmbeddingSystem",
-    "ModelSystem",
-    "RankingSystem",
-]
+__all__ = ["EmbeddingSystem", "ModelSystem", "RankingSystem"]
 
 _SIMILARITY = "cosine in float64, rounded to float32"
 _UNKNOWN = ("template", "caption_order", "padding", "crop")  # chosen by whoever computed embeddings or rankings
@@ -32,49 +29,62 @@ class ModelSystem:
     """A model that composes queries.
 
     Args:
-        name_or_path (`str`): Directory or Hub id of an RTD model, an adapter repository, or a CLIP.
-        projection (`str`, *optional*): Needed with a CLIP only.
-        alpha (`float`, *optional*): Takes a text tower between those from before (0) and after RTD (1).
+        model ([`RTDModel`] or `str`):
+            The model, which is put in evaluation mode; or directory or Hub id of one, of an adapter repository, or of
+            a CLIP.
+        processing_class ([`RTDProcessor`], *optional*): Its processor; found from the place of the model by default.
         mode (`str`, defaults to `"composed"`): Or a baseline, see [`RetrievalEvaluator`].
-        precision (`str`, defaults to `"float32"`): Of the towers, or `"bfloat16"`; similarities are float32 always.
+        precision (`str`, *optional*):
+            `"float32"` or `"bfloat16"`, to which the model is converted. Defaults to the model's own, which is float32
+            where a place is loaded. Similarities are float32 always.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
         cache_dir (`str` or `Path`, *optional*): Keeps embeddings of images.
+        projection (`str`, *optional*): Directory or Hub id of a projection; needed with the place of a CLIP only.
 
     Attributes:
         method (`str`): Name of its prompt template, which tells whose published protocol is followed.
         facts (`dict`): What a result records of it.
+
+    Raises:
+        ValueError: If an option is not accepted, or model or processor cannot be loaded.
     """
 
     needs_images = True
 
     def __init__(
         self,
-        name_or_path: str,
-        projection: str | None = None,
-        alpha: float | None = None,
+        model: RTDModel | str | Path,
+        processing_class: RTDProcessor | None = None,
         mode: str = "composed",
-        precision: str = "float32",
+        precision: str | None = None,
         batch_size: int = 64,
         cache_dir: str | Path | None = None,
+        projection: str | None = None,
     ):
-        if precision not in _PRECISIONS:
-            raise ValueError(f"`precision` must be one of {', '.join(_PRECISIONS)}, got {precision!r}.")
+        if precision is not None and precision not in _PRECISIONS:
+            raise ValueError(suggest("precision", precision, _PRECISIONS))
         check_mode(mode)
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        model, self.processor = load_model_and_processor(name_or_path, projection, alpha)
+        place = model.name_or_path or None if isinstance(model, RTDModel) else str(model)
+        if isinstance(model, str | Path):
+            model, found = load_model_and_processor(place, projection)
+        elif isinstance(model, RTDModel):
+            found = processing_class or load_processor(model)
+        else:
+            raise ValueError(f"`model` must be an RTDModel, or the place of one, got {type(model).__name__}.")
+        self.processor = processing_class or found
         self.method, self.mode = self.processor.default_template, mode
         self.batch_size, self.cache_dir = batch_size, cache_dir
         self.facts: dict[str, Any] = {
-            "name_or_path": name_or_path,
+            "name_or_path": place,
             "projection_type": model.projection.config.projection_type,
             "method": self.method,
-            "alpha": alpha,
             "mode": mode,
-            "precision": precision,
+            "precision": precision or str(model.dtype).removeprefix("torch."),
             "sha256": hash_parts(model),
         }
-        self.model = model.to(_PRECISIONS[precision])
+        self.model = model.eval().to(_PRECISIONS.get(precision, model.dtype))
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """Describe what of the protocol is the system's own.
@@ -111,13 +121,13 @@ class EmbeddingSystem:
     """Embeddings of galleries and queries.
 
     Args:
-        path (`str`): File, see [`read_embeddings`].
+        path (`str`): File, see [`read_precomputed_embeddings`].
     """
 
     needs_images, method = False, "rtd"
 
     def __init__(self, path: str):
-        self.gallery, self.query = read_embeddings(path)
+        self.gallery, self.query = read_precomputed_embeddings(path)
         self.facts = {"embeddings": path, "sha256": _hash_file(path)}
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:

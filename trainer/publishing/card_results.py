@@ -82,7 +82,9 @@ def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> 
         system = content["system"]
         if system.get("sha256") != hashes or system.get("alpha") is not None or system.get("mode") != "composed":
             raise ValueError(f"'{path}' judges other weights than these; judge the model that is published.")
-        return content | {"system": system | {"name_or_path": repo}}
+        data = dict(content["data"])
+        data["license"] = data.pop("licence", None) or data["license"]  # 0.1.0.dev0 spelled it in the British way
+        return content | {"system": system | {"name_or_path": repo}, "data": data}
     about = content["about"]
     _require(about, _ABOUT)
     if any(about[f"{part}_sha256"] != hashes[part] for part in ("text_model", "projection")):

@@ -38,9 +38,9 @@ class CardFacts:
         plain_tower (`str`, *optional*):
             Which text tower reads plain text queries, where RTD has trained the one that reads composed ones.
         base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
-        licence (`str`, *optional*): Licence of the weights, as the Hub names it.
+        license (`str`, *optional*): License of the weights, as the Hub names it.
         stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
-        evaluations (`Sequence[Mapping]`): Records of [`judge`].
+        evaluations (`Sequence[Mapping]`): Records of [`evaluate`].
         diagnosis (`Mapping`, *optional*): What [`run_diagnosis`] found.
         comparison (`Sequence[Mapping]`): Rows of the demo's `metrics.json`.
         without (`Sequence[str]`): What the publisher says was not measured: `"evaluation"`, `"alignment"`.
@@ -52,7 +52,7 @@ class CardFacts:
     is_adapter: bool
     plain_tower: str | None = None
     base_model: str | None = None
-    licence: str | None = None
+    license: str | None = None
     stages: Sequence[Mapping] = ()
     evaluations: Sequence[Mapping] = ()
     diagnosis: Mapping | None = None
@@ -71,7 +71,7 @@ class CardFacts:
         """`dict[str, str]`: Facts that are missing, each with what brings it."""
         nameless = [stage["stage"] for stage in self.stages if not (stage.get("data") or "converted_from" in stage)]
         missing = {
-            "licence": (self.licence is None, "the licence of the weights; --licence ID"),
+            "license": (self.license is None, "the license of the weights; --license ID"),
             "base_model": (self.base_model is None, "the CLIP underneath; --base-model ID, or none"),
             "stages": (
                 not self.stages,
@@ -152,10 +152,10 @@ def render_card(facts: CardFacts) -> ModelCard:
         plain_tower=facts.plain_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
-        licence=facts.licence,
+        license=facts.license,
         unfilled={name: _UNFILLED.format(text) for name, text in facts.unfilled.items()},
-        data_licences=sorted(
-            f"Results on {record['benchmark']}: {record['data']['licence'].rstrip('.')}."
+        data_licenses=sorted(
+            f"Results on {record['benchmark']}: {record['data']['license'].rstrip('.')}."
             for record in facts.evaluations
         ),
         citation="\n\n".join(write_bibtex(method) for method in methods),
@@ -194,7 +194,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     ]
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
-        license=facts.licence,
+        license=facts.license,
         library_name="peft" if facts.is_adapter else "transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,

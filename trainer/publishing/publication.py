@@ -21,7 +21,6 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor
 from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results
-from trainer.publishing.licences import check_licence
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
 from trainer.publishing.provenance import hash_parts, read_stages
 from trainer.publishing.secret_scan import find_leaks
@@ -58,7 +57,7 @@ def prepare_publication(
     folder: str | Path,
     repo: str,
     base_model: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     results: Sequence[str | Path] = (),
     without: Sequence[str] = (),
     is_final: bool = False,
@@ -73,7 +72,7 @@ def prepare_publication(
         base_model (`str`, *optional*):
             Hub id of the CLIP underneath, where the model was made of a directory; `"none"` where it is not on the
             Hub, and the model carries all of it.
-        licence (`str`, *optional*): Licence of the weights, as the Hub names it.
+        license (`str`, *optional*): License of the weights, as the Hub names it.
         results (`Sequence[str | Path]`, defaults to those in the folder `evaluation`):
             Records of `rtd evaluate`, `diagnosis.json` of `rtd diagnose`, `metrics.json` of `rtd demo`.
         without (`Sequence[str]`, defaults to none): What was not measured: `"evaluation"`, `"alignment"`.
@@ -83,7 +82,7 @@ def prepare_publication(
         [`Publication`]: Checked.
 
     Raises:
-        ValueError: If the folder is no complete model or holds more than one, the base or the licence is none,
+        ValueError: If the folder is no complete model or holds more than one, the base is none,
             results are of another model or come twice, facts of the card are missing, or a file holds a secret or a
             path of this machine.
     """
@@ -91,8 +90,6 @@ def prepare_publication(
     validate_repo_id(repo)
     if "/" not in repo:
         raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
-    if licence is not None:
-        check_licence(licence)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     files |= _list_code(ADAPTER_FACTS in names)
@@ -111,7 +108,7 @@ def prepare_publication(
         processor,
         repo,
         base_model=base_model,
-        licence=licence,
+        license=license,
         stages=read_stages(folder),
         without=without,
         **sort_results(own),

@@ -102,7 +102,7 @@ def _list_commands(name: str, backbone: str, recipe: dict) -> list[str]:
         f"rtd evaluate {folder}/model --benchmark cirr,circo,fashioniq,genecis --root data --output-dir {record}",
         f"rtd submit {folder}/model --benchmark cirr --root data/cirr --output-dir {submission}",
         f"rtd submit {folder}/model --benchmark circo --root data/circo --output-dir {submission}",
-        f"rtd publish {folder}/model org/{name} --licence ID --results {record}/*.json --without alignment",
+        f"rtd publish {folder}/model org/{name} --license ID --results {record}/*.json --without alignment",
     ]
 
 

@@ -16,7 +16,7 @@ from trainer.encoding.array_cache import place_result
 from trainer.encoding.image_features import ImageFeatures
 
 
-__all__ = ["TokenLift", "fit_token_lift", "invert_visual_projection"]
+__all__ = ["TokenLift", "fit_token_lift"]
 
 
 class TokenLift(nn.Module):
@@ -51,26 +51,6 @@ class TokenLift(nn.Module):
             `torch.Tensor` of shape `(batch_size, num_tokens, vision_hidden_size)`.
         """
         return self.layers(embeds).unflatten(-1, (self.num_tokens, -1))
-
-
-def invert_visual_projection(model: RTDModel) -> TokenLift:
-    """Lift without any training: the pseudo-inverse of the visual projection stands for every token.
-
-    Such tokens are far from what a projection was trained on; a fitted lift is better wherever there are images.
-
-    Args:
-        model ([`RTDModel`]): Whose visual projection is inverted.
-
-    Returns:
-        [`TokenLift`]: As many tokens as the vision tower makes.
-    """
-    config = model.config.vision_config
-    num_tokens = 1 + (config.image_size // config.patch_size) ** 2
-    lift = TokenLift(model.config.projection_dim, config.hidden_size, num_tokens, width=1)
-    inverse = torch.linalg.pinv(model.visual_projection.weight.detach().float())  # (V, D)
-    lift.layers = nn.Linear(inverse.shape[1], inverse.shape[0] * num_tokens, bias=False, device=inverse.device)
-    lift.layers.weight.data = inverse.repeat(num_tokens, 1)
-    return lift.eval().requires_grad_(False)
 
 
 def fit_token_lift(

@@ -102,8 +102,7 @@ class RTDTrainer(BaseTrainer):
         if "image_tokens" in projection.consumes and token_lift is None:
             raise ValueError(
                 f"a '{projection.config.projection_type}' projection reads image tokens, which text does not have: "
-                "pass token_lift=fit_token_lift(...) (on the command line --images DIR), or "
-                "invert_visual_projection(model)."
+                "pass token_lift=fit_token_lift(...) (on the command line --images DIR)."
             )
         data = {"triplets": name_data(train_dataset)}
         train_dataset = prepare_triplets(train_dataset)
@@ -232,9 +231,7 @@ class RTDTrainer(BaseTrainer):
             return {name: value for metrics in parts for name, value in metrics.items()}
         tower = self.accelerator.unwrap_model(self.model).eval()
         if isinstance(data, RetrievalEvaluator):
-            metrics = data.evaluate(
-                data.model.with_parts(tower, self.projection), template=self.processor.default_template
-            )
+            metrics = data(data.model.with_parts(tower, self.projection), template=self.processor.default_template)
         else:
             metrics = self._evaluate_text_side(tower, data)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

@@ -7,8 +7,7 @@ from modeling_rtd import RTDModel, RTDProcessor, fingerprint
 from tests.builders import build_clip, build_image_processor, shake
 from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
-from trainer.evaluation.evaluate import judge
-from trainer.evaluation.systems import ModelSystem
+from trainer.evaluation.evaluate import evaluate
 from trainer.loading import load_model_and_processor
 from trainer.publishing.provenance import read_stages
 from trainer.worlds.small_world import build_small_world, build_tokenizer
@@ -79,7 +78,7 @@ def test_every_benchmark_is_diagnosed_in_the_protocol_it_is_judged_in(searle, tm
     root = build_stand_in(name.partition("/")[0], tmp_path / "data")
     assert main(["diagnose", searle, "--benchmark", name, "--root", str(root), "-o", str(tmp_path / "out")]) == 0
     facts = json.loads((tmp_path / "out/diagnosis.json").read_text())
-    record = judge(ModelSystem(searle), name, root=root)
+    record = evaluate(searle, name, root=root)
     about = facts["about"]
     assert (about["protocol"], about["files"]) == (record["protocol"], record["data"]["files"])
     assert about["deviations"] == record["deviations"]
@@ -149,8 +148,6 @@ def test_interpolate_saves_a_model_that_knows_both_towers(place, tmp_path, capsy
     assert fingerprint(half.original_text_model) == fingerprint(tuned.original_text_model)
     stage = read_stages(out)[-1]
     assert (stage["alpha"], stage["text_model"]) == (0.5, fingerprint(half.text_model))
-    loaded, _ = load_model_and_processor(place, alpha=0.5)
-    assert fingerprint(loaded.text_model) == fingerprint(half.text_model)
 
 
 def test_interpolate_refuses_an_alpha_out_of_range_and_a_full_folder(place, tmp_path, capsys):

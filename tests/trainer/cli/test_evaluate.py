@@ -94,6 +94,7 @@ def test_every_projection_is_judged_in_its_own_protocol(data, tmp_path, projecti
     protocol = records["cirr-val"]["protocol"]
     assert protocol["template"] == processor.prompt_templates[projection]
     assert protocol["padding"] == ("target" if projection in ("searle", "fti4cir") else "none")
+    assert protocol["crop"] == ("transformers" if projection == "lincir" else "published")
     order = "reversed" if projection in ("pic2word", "context_i2w") else "both"
     assert records["fashioniq-val"]["protocol"]["caption_order"] == order
     template = records["imagenet_r-val"]["protocol"]["template"]
@@ -180,10 +181,10 @@ def test_switches_change_what_is_done_and_are_recorded(data, place, tmp_path):
     assert "exclude_reference is False, published True" in kept["deviations"]
     assert "mode is image, a baseline" in kept["deviations"]
     other = evaluate(
-        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "transformers", out=tmp_path / "b"
+        *base, "--template", "$ {condition}", "--padding", "target", "--crop", "published", out=tmp_path / "b"
     )
     protocol = other["cirr-val"]["protocol"]
-    assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "transformers")
+    assert (protocol["template"], protocol["padding"], protocol["crop"]) == ("$ {condition}", "target", "published")
     fashioniq = (place, "--benchmark", "fashioniq", "--root", data / "fashioniq", "--gallery", "val")
     record = evaluate(*fashioniq, "--caption-order", "forward", "--precision", "bfloat16", out=tmp_path)[
         "fashioniq-val"
@@ -221,7 +222,7 @@ def test_options_are_refused_before_an_image_is_encoded(data, place, tmp_path, m
 
 def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tmp_path, monkeypatch):
     (model, processor), benchmark = load_place(place), load_benchmark("circo", root=data / "circo")
-    expected = RetrievalEvaluator(model, processor, benchmark, 7).evaluate(model)
+    expected = RetrievalEvaluator(model, processor, benchmark, 7)(model)
     encode, seen = ImageEmbeddings.get_features, []
 
     def count(self, sources, limit=None):
@@ -236,9 +237,9 @@ def test_embeddings_of_images_are_kept_and_a_stopped_run_goes_on(data, place, tm
     assert len(seen) == 28
     next(tmp_path.rglob("7-7.npy")).write_bytes(b"cut off")
     monkeypatch.setattr(ImageEmbeddings, "get_features", count)
-    assert RetrievalEvaluator(model, processor, benchmark, 7, tmp_path).evaluate(model) == expected
+    assert RetrievalEvaluator(model, processor, benchmark, 7, tmp_path)(model) == expected
     assert len(seen) == 28 + 7 + 60 - 28
-    assert RetrievalEvaluator(model, processor, benchmark, 64, tmp_path).evaluate(model) == expected
+    assert RetrievalEvaluator(model, processor, benchmark, 64, tmp_path)(model) == expected
     assert len(seen) == 67
     assert [path.suffix for path in tmp_path.rglob("*")] == [".npy"]
     torch.nn.init.ones_(model.visual_projection.weight)
@@ -564,15 +565,14 @@ def test_rankings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys, 
     [
         ([], "name a MODEL, or --embeddings FILE, or --rankings FILE"),
         (["PLACE", "--rankings", "r.json"], "one of the three"),
-        (["PLACE", "--precision", "int8"], "`precision` must be one of float32, bfloat16, got 'int8'"),
-        (["PLACE", "--alpha", "0.5"], "there is nothing to interpolate"),
+        (["PLACE", "--precision", "int8"], "unknown precision 'int8'"),
+        (["PLACE", "--alpha", "0.5"], "rtd interpolate"),
         (["PLACE", "--batch-size", "0"], "`batch_size` must be at least 1, got 0"),
         (["PLACE", "--mode", "audio"], "`mode` must be one of"),
         (["PLACE", "--split", "test1"], "the targets of cirr test1 are not public"),
         (["PLACE", "--split", "nowhere"], "split of cirr"),
         (["PLACE", "--template", "$ $ {condition}"], "has 2 '$', but 'lincir' has 1"),
         (["PLACE", "--template", "a photo of $"], "has no '{condition}', the place of the condition"),
-        (["--rankings", "r.json", "--alpha", "0.5"], "--alpha is for a model"),
         (["--rankings", "r.json", "--ties", "last"], "--ties is for a model"),
         (["--embeddings", "e.json", "--mode", "composed"], "--mode is for a model"),
         (["--embeddings", "e.json", "--caption-order", "both"], "--caption-order is for a model"),

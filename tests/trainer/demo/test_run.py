@@ -127,7 +127,6 @@ def test_experiments_sweep_noise_and_compare_sources_of_triplets(tmp_path):
         "the world's own",
         "rules",
         "rules, within a band of similarity",
-        "tiny language model",
     ]
     assert "## Experiments" in (folder / "report.md").read_text()
 

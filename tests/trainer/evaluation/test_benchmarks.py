@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rtd import RTDProcessor
+from modeling_rtd import PROJECTIONS, RTDProcessor
 from speed.build_clip import build_clip_tokenizer
 from tests.builders import build_image_processor
 from tests.stand_ins import DOMAINS, TASKS, build_stand_in, write_json
@@ -272,7 +272,7 @@ def test_every_benchmark_is_declared_in_full():
     for name in BENCHMARKS:
         info = find_benchmark(name)
         assert info.name == name
-        assert info.licence
+        assert info.license
         assert info.citation
         assert info.default_split in ("val", "validation", "v0", "val2017")
         assert not info.needs_root or info.steps
@@ -281,11 +281,17 @@ def test_every_benchmark_is_declared_in_full():
 
 def test_methods_have_their_own_published_protocols():
     cirr, fashioniq = find_benchmark("cirr"), find_benchmark("fashioniq")
-    assert cirr.find_protocol("rtd") == cirr.protocol == Protocol(exclude_reference=True, crop="published")
+    assert cirr.find_protocol("rtd") == cirr.protocol == Protocol(exclude_reference=True)
     assert cirr.find_protocol("searle").padding == "target"
     assert fashioniq.find_protocol("pic2word").caption_order == "reversed"
     assert fashioniq.find_protocol("pic2word", caption_order="both").caption_order == "both"
     assert not fashioniq.find_protocol("lincir").exclude_reference
+
+
+@pytest.mark.parametrize("name", ["cirr", "circo", "fashioniq", "genecis"])
+def test_lincir_and_rtd_crop_as_transformers_and_all_others_as_torchvision(name):
+    crops = {method: find_benchmark(name).find_protocol(method).crop for method in ("rtd", *PROJECTIONS)}
+    assert {method for method, crop in crops.items() if crop == "transformers"} == {"rtd", "lincir"}
 
 
 @pytest.mark.parametrize("name", ["fashioniq", "genecis", "imagenet_r"])

@@ -173,14 +173,14 @@ def test_a_benchmark_is_judged_while_training_and_the_best_tower_kept(train, mod
     assert trainer.evaluate()["eval_map@5"] == max(values) == trainer.state.best_metric
     whole = copy.deepcopy(model)
     whole.replace_text_model(trainer.model)
-    assert evaluator.evaluate(whole)["map@5"] == max(values)
+    assert evaluator(whole)["map@5"] == max(values)
 
 
 def test_judging_leaves_the_evaluators_own_model_alone(train, model, processor, benchmark):
     evaluator = RetrievalEvaluator(model, processor, benchmark)
-    before = evaluator.evaluate(model)
+    before = evaluator(model)
     train(evaluator)
-    assert evaluator.evaluate(model) == before
+    assert evaluator(model) == before
 
 
 def test_triplets_give_text_side_recall_under_its_own_name(train):
@@ -219,7 +219,7 @@ processor = RTDProcessor(build_processor().image_processor, build_tokenizer("toy
 clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
 torch.manual_seed(0)
 model = RTDModel.from_clip(clip, tokenizer=processor.tokenizer)
-metrics = RetrievalEvaluator(model, processor, build_benchmark("toy", "test"), batch_size=7).evaluate(model)
+metrics = RetrievalEvaluator(model, processor, build_benchmark("toy", "test"), batch_size=7)(model)
 if state.is_main_process:
     open(sys.argv[1], "w").write(json.dumps(metrics))
 if dist.is_initialized():

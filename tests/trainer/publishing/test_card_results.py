@@ -15,7 +15,7 @@ RECORD = {
     "numbers": {},
     "comparable": True,
     "deviations": [],
-    "data": {"licence": "cc-by-4.0"},
+    "data": {"license": "cc-by-4.0"},
     "system": {"name_or_path": "/data/model", "sha256": HASHES, "alpha": None, "mode": "composed"},
 }
 ABOUT = {"model": "/data/model", "benchmark": "cirr", "split": "val", "k": 5}
@@ -44,6 +44,11 @@ def test_results_are_sorted_and_name_the_repository(write):
     assert {record["system"]["name_or_path"] for record in kinds["evaluations"]} == {"org/name"}
     assert kinds["diagnosis"]["about"]["model"] == "org/name"
     assert kinds["comparison"] == TABLE
+
+
+def test_a_record_of_the_release_before_is_read(write):
+    (record,) = write(a_json=RECORD | {"data": {"licence": "mit"}}).values()
+    assert record["data"] == {"license": "mit"}
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.builders import build_clip, build_images, build_processor, shake
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
-from trainer.evaluation.evaluate import judge, write_record
+from trainer.evaluation.evaluate import evaluate, write_record
 from trainer.evaluation.systems import ModelSystem
 from trainer.loading import load_model_and_processor
 from trainer.publishing.model_card import describe_model, render_card
@@ -75,8 +75,8 @@ def save(save_model, processor, folder):
     return folder
 
 
-ADAPTER_WAYS = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
-WAYS = ["--licence", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
+ADAPTER_WAYS = ["--license", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
+WAYS = ["--license", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
 
 
 def publish(folder, *more):
@@ -122,7 +122,7 @@ def test_publishing_again_updates_and_never_orphans_the_pipeline(folder, hub, ca
         "evaluation/old.json": b"",
     } | theirs
     (folder / "pipeline_rtd.py").unlink()  # as loading with AutoModel and saving again left it in older versions
-    assert publish(folder, *WAYS, "--push", "--licence", "mit") == 0
+    assert publish(folder, *WAYS, "--push", "--license", "mit") == 0
     stored = hub.repos[REPO]
     config = json.loads(stored["config.json"])
     for place in (*config["auto_map"].values(), config["custom_pipelines"]["composed-image-retrieval"]["impl"]):
@@ -157,10 +157,10 @@ def test_a_hub_that_is_not_there_is_no_matter_until_pushing(folder, capsys, endp
 def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     model, processor = RTDModel.from_pretrained(folder), RTDProcessor.from_pretrained(folder)
     system = ModelSystem(str(folder), cache_dir=tmp_path / "cache")
-    record = judge(system, "small_world/toy", "test")
+    record = evaluate(system, "small_world/toy", "test")
     results = [str(write_record(record, tmp_path)), str(tmp_path / "diagnosis/diagnosis.json")]
     run_diagnosis(model, processor, load_benchmark("small_world/toy"), tmp_path / "diagnosis")
-    ways = ["--licence", "mit", "--base-model", "none", "--results", *results]
+    ways = ["--license", "mit", "--base-model", "none", "--results", *results]
     assert publish(folder, *ways, "--push", "--endpoint", hub.url) == 0
     stored = hub.repos[REPO]
     card = ModelCard(stored["README.md"].decode())
@@ -201,7 +201,7 @@ def test_a_rank_is_no_percentage(folder, processor):
         "protocol": {"ties": "gallery"},
         "comparable": True,
         "deviations": [],
-        "data": {"licence": "CC BY 4.0"},
+        "data": {"license": "CC BY 4.0"},
     }
     card = render_card(describe_model(RTDModel.from_pretrained(folder), processor, REPO, evaluations=[record]))
     assert "| recall@1 | 12.50 % |" in card.text
@@ -210,7 +210,7 @@ def test_a_rank_is_no_percentage(folder, processor):
 
 @pytest.mark.parametrize(
     ("left_out", "missing"),
-    [("--licence", "licence: the licence of the weights"), ("--without", "evaluation: results; --results FILE")],
+    [("--license", "license: the license of the weights"), ("--without", "evaluation: results; --results FILE")],
 )
 def test_missing_facts_are_refused_with_what_brings_them(folder, capsys, left_out, missing):
     start = WAYS.index(left_out)
@@ -341,7 +341,7 @@ def test_no_byte_that_goes_up_holds_a_place_of_this_machine(folder, hub, tmp_pat
 
 def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder, hub, capsys):
     folder, base = adapter_folder
-    ways = ["--licence", "mit", "--without", "evaluation", "alignment"]
+    ways = ["--license", "mit", "--without", "evaluation", "alignment"]
     assert publish(folder, *ways, "--push") == 2
     assert "which nobody else has" in capsys.readouterr().err
     hub.repos["org/clip"] = {path.name: path.read_bytes() for path in base.iterdir()}
@@ -367,7 +367,7 @@ def test_an_adapter_with_another_base_is_refused(adapter_folder, clip, clip_on_h
 
 def test_a_base_that_cannot_be_had_is_noted_in_a_dry_run_and_refused_on_pushing(adapter_folder, hub, capsys):
     folder, _ = adapter_folder
-    ways = ["--licence", "mit", "--without", "evaluation", "alignment", "--base-model", "org/away"]
+    ways = ["--license", "mit", "--without", "evaluation", "alignment", "--base-model", "org/away"]
     assert publish(folder, *ways) == 0
     assert "is checked on pushing" in capsys.readouterr().out
     assert publish(folder, *ways, "--push") == 2
@@ -409,12 +409,6 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     assert "the text tower from before RTD lies in" in capsys.readouterr().err
     assert publish(folder, *ADAPTER_WAYS, "--push") == 0
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
-
-
-@pytest.mark.parametrize(("licence", "near"), [("ID", "such as apache-2.0"), ("Apache 2.0", "write apache-2.0")])
-def test_a_licence_that_is_none_is_refused(folder, capsys, licence, near):
-    assert publish(folder, *WAYS, "--licence", licence) == 2
-    assert near in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ __all__ = [
     "Protocol",
     "check_annotations",
     "check_one_part",
+    "check_request",
     "check_root",
     "find_benchmark",
     "load_benchmark",
@@ -128,6 +129,24 @@ def check_one_part(name: str, split: str | None = None) -> None:
         raise ValueError(
             f"{name} has several parts: name one of {', '.join(f'{info.name}/{part}' for part in parts)}."
         )
+
+
+def check_request(name: str, split: str | None = None, root: str | Path | None = None, **switches) -> None:
+    """Refuse what can be refused before a model is loaded.
+
+    Args:
+        name (`str`): Name of a benchmark, with or without a part.
+        split (`str`, *optional*): Split.
+        root (`str` or `Path`, *optional*): Directory of the benchmark.
+        switches: See [`Protocol`]; `None` leaves a switch where it is.
+
+    Raises:
+        ValueError: If benchmark, part, split or switch is unknown, or a root is needed.
+    """
+    info = find_benchmark(name)
+    info.choose_parts(info.check_split(split), name.partition("/")[2])
+    info.find_protocol("", **switches)
+    check_root(info, root)
 
 
 def check_annotations(benchmark: Benchmark) -> Benchmark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
 
 
 __all__ = ["INFO", "read_gallery", "read_rows"]
@@ -80,7 +80,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
 
 INFO = BenchmarkInfo(
     name="circo",
-    licence="annotations CC BY-NC 4.0; images on COCO's terms",
+    license="annotations CC BY-NC 4.0; images on COCO's terms",
     citation="https://huggingface.co/papers/2303.15247",
     layout="""\
 annotations/{val,test}.json
@@ -95,8 +95,8 @@ COCO2017_unlabeled/unlabeled2017/*.jpg    (123,403 images)""",
         "val": {"": {"queries": 220, "gallery": 123403}},
         "test": {"": {"queries": 800, "gallery": 123403}},
     },
-    protocol=Protocol(crop="published"),
-    methods={"searle": {"padding": "target"}, "fti4cir": {"padding": "target"}},
+    protocol=Protocol(),
+    methods=name_switches(searle={"padding": "target"}),
     load=_load,
     metrics=(
         *("map@5", "map@10", "map@25", "map@50"),

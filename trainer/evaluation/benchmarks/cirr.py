@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
 
 
 __all__ = ["INFO"]
@@ -49,7 +49,7 @@ def _find_images(folder: DataFolder, name: str) -> Path:
 
 INFO = BenchmarkInfo(
     name="cirr",
-    licence="annotations MIT; images are those of NLVR2, on its terms",
+    license="annotations MIT; images are those of NLVR2, on its terms",
     citation="https://huggingface.co/papers/2108.04024",
     layout="""\
 cirr/captions/cap.rc2.{val,test1}.json
@@ -63,8 +63,8 @@ dev/dev-*.png, test1/test1-*.png    (also below img_raw/, as in the official clo
         "val": {"": {"queries": 4181, "gallery": 2297}},
         "test1": {"": {"queries": 4148, "gallery": 2315}},
     },
-    protocol=Protocol(exclude_reference=True, crop="published"),
-    methods={"searle": {"padding": "target"}, "fti4cir": {"padding": "target"}},
+    protocol=Protocol(exclude_reference=True),
+    methods=name_switches(searle={"padding": "target"}),
     load=_load,
     metrics=(
         *("recall@1", "recall@5", "recall@10", "recall@50"),

@@ -93,7 +93,7 @@ def _read_region(row: dict[str, str]) -> list[float]:
 
 INFO = BenchmarkInfo(
     name="coco",
-    licence="instance annotations CC BY 4.0; images on COCO's terms",
+    license="instance annotations CC BY 4.0; images on COCO's terms",
     citation="https://huggingface.co/papers/2302.03084",
     layout="""\
 coco_eval.csv           (regions are drawn at random: publish yours)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trainer.evaluation.benchmarks.data_folder import DataFolder
 
-__all__ = ["DEFAULT_METRICS", "Benchmark", "BenchmarkInfo", "Protocol"]
+__all__ = ["DEFAULT_METRICS", "Benchmark", "BenchmarkInfo", "Protocol", "name_switches"]
 
 DEFAULT_METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
 _CHOICES = {
@@ -47,8 +47,8 @@ class Protocol:
             FashionIQ's gallery: the `"original"` split lists, or `"val"`, the smaller one of VAL and CosMo.
         padding (`str`, defaults to `"none"`): `"target"` pads long images before resizing, as SEARLE does.
         crop (`str`, defaults to `"transformers"`):
-            Rounding of the centre crop; `"published"` rounds half a pixel to even, as torchvision does, and differs by
-            one pixel for about every fourth image.
+            Rounding of the centre crop: `"transformers"` rounds half a pixel down (LinCIR, RTD), `"published"` rounds
+            it to even, as torchvision does (all others); they differ by one pixel for about every fourth image.
         ties (`str`, defaults to `"gallery"`):
             Order among equal similarities: that of the `"gallery"`, or targets `"last"`.
 
@@ -72,6 +72,20 @@ class Protocol:
             raise ValueError(f"the template {self.template!r} has no '$', the place of the reference image.")
         if self.template not in (None, _WITHOUT_CONDITION) and "{condition}" not in self.template:
             raise ValueError(f"the template {self.template!r} has no '{{condition}}', the place of the condition.")
+
+
+def name_switches(searle: Mapping | None = None, pic2word: Mapping | None = None) -> dict[str, dict]:
+    """Name the switches of the methods that preprocess with torchvision, as all but LinCIR and RTD do.
+
+    Args:
+        searle (`Mapping`, *optional*): Further switches of SEARLE and of FTI4CIR, which continues its code.
+        pic2word (`Mapping`, *optional*): Further switches of Pic2Word and of Context-I2W, which continues its code.
+
+    Returns:
+        `dict`: `methods` of [`BenchmarkInfo`].
+    """
+    first, second = ({"crop": "published", **(switches or {})} for switches in (searle, pic2word))
+    return {"searle": first, "fti4cir": first, "pic2word": second, "context_i2w": second}
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ class BenchmarkInfo:
 
     Args:
         name (`str`): Name on the command line.
-        licence (`str`): Of annotations and images, as their repositories state it.
+        license (`str`): Of annotations and images, as their repositories state it.
         citation (`str`): Paper, as a link.
         layout (`str`): The official directory, as a tree.
         steps (`Mapping[str, str]`):
@@ -151,7 +165,7 @@ class BenchmarkInfo:
     """
 
     name: str
-    licence: str
+    license: str
     citation: str
     layout: str
     steps: Mapping[str, str]
@@ -214,6 +228,11 @@ class BenchmarkInfo:
 
         Returns:
             [`Protocol`]: With the switches set.
+
+        Raises:
+            ValueError: If a switch is unknown, or has no such position.
         """
+        if unknown := [name for name in switches if name not in Protocol.__dataclass_fields__]:
+            raise ValueError(suggest("switch", unknown[0], Protocol.__dataclass_fields__))
         given = {name: value for name, value in switches.items() if value is not None}
         return replace(self.protocol, **{**self.methods.get(method, {}), **given})

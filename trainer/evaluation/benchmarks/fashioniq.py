@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
 
 
 __all__ = ["INFO", "write_conditions"]
@@ -71,11 +71,9 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     return Benchmark("fashioniq", split, gallery, Dataset.from_dict(queries), protocol, part, INFO.metrics)
 
 
-_PIC2WORD = {"caption_order": "reversed"}
-
 INFO = BenchmarkInfo(
     name="fashioniq",
-    licence="annotations 'CDLA', variant not stated; images are product photos, no grant",
+    license="annotations 'CDLA', variant not stated; images are product photos, no grant",
     citation="https://huggingface.co/papers/1905.12794",
     layout="""\
 captions/cap.{dress,shirt,toptee}.val.json
@@ -92,13 +90,8 @@ images/<ASIN>.jpg    (.png and .jpeg are found too, and a folder for each catego
             "toptee": {"queries": 1961, "gallery": 5373, "gallery_val": 2902},
         }
     },
-    protocol=Protocol(crop="published"),
-    methods={
-        "searle": {"padding": "target"},
-        "fti4cir": {"padding": "target"},
-        "pic2word": _PIC2WORD,
-        "context_i2w": _PIC2WORD,
-    },
+    protocol=Protocol(),
+    methods=name_switches(searle={"padding": "target"}, pic2word={"caption_order": "reversed"}),
     load=_load,
     metrics=("recall@10", "recall@50"),
     average_of=("recall@10", "recall@50"),

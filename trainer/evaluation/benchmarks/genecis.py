@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 from PIL import Image
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
 
 
 __all__ = ["INFO", "crop_box", "cut_dilated"]
@@ -122,7 +122,7 @@ def _identify(item: dict) -> str:
 
 INFO = BenchmarkInfo(
     name="genecis",
-    licence="annotations CC BY-NC 4.0; images of Visual Genome and COCO, on their terms",
+    license="annotations CC BY-NC 4.0; images of Visual Genome and COCO, on their terms",
     citation="https://huggingface.co/papers/2306.07969",
     layout="""\
 genecis/{focus,change}_{attribute,object}.json
@@ -142,7 +142,8 @@ val2017/*.jpg        (COCO 2017 val, 5,000 images)""",
         }
     },
     # The target is listed first, so that in the order of the gallery a model without an answer would always be right.
-    protocol=Protocol(crop="published", ties="last"),
+    protocol=Protocol(ties="last"),
+    methods=name_switches(),
     load=_load,
     metrics=("recall@1", "recall@2", "recall@3"),
     digests={

@@ -60,7 +60,7 @@ def _read_list(folder: DataFolder, name: str) -> dict[str, int]:
 
 INFO = BenchmarkInfo(
     name="imagenet_r",
-    licence="lists Apache-2.0; images of ImageNet and ImageNet-R, on their terms",
+    license="lists Apache-2.0; images of ImageNet and ImageNet-R, on their terms",
     citation="https://huggingface.co/papers/2302.03084",
     layout="""\
 imgnet/imgnet_real_query.txt, imgnet/imgnet_targets.txt

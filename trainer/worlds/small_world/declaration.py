@@ -18,7 +18,7 @@ def _load(folder: None, split: str, part: str, protocol: Protocol) -> Benchmark:
 
 INFO = BenchmarkInfo(
     name="small_world",
-    licence="Apache-2.0, drawn by this package",
+    license="Apache-2.0, drawn by this package",
     citation="this package",
     layout="none: it is drawn",
     steps={},

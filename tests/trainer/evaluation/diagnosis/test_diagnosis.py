@@ -88,10 +88,10 @@ def test_recalls_are_those_of_the_evaluator(diagnosed, processor, benchmark):
     before = copy.deepcopy(model)
     before.text_model = model.original_text_model
     for alpha, judged in ((0, before), (1, model)):
-        metrics = evaluator.evaluate(judged)
+        metrics = evaluator(judged)
         assert rows[alpha] == {name: metrics[name] for name in rows[alpha]}
     for mode in ("text", "image", "sum"):
-        metrics = evaluator.evaluate(model, mode)
+        metrics = evaluator(model, mode)
         assert facts["single_modality"]["recall"][mode]["recall@5"] == metrics["recall@5"]
 
 
@@ -186,7 +186,7 @@ def test_an_adapter_is_diagnosed_between_its_base_and_itself(processor, benchmar
     evaluator = RetrievalEvaluator(model, processor, benchmark)
     for row, judged in ((0, build_model(processor)), (-1, model)):
         recalls = facts["interpolation"]["rows"][row]["composed"]
-        assert recalls == {name: evaluator.evaluate(judged)[name] for name in recalls}
+        assert recalls == {name: evaluator(judged)[name] for name in recalls}
     assert facts["alignment"]["target_captions"]["drift"]["mean"] < 0.999
 
 
