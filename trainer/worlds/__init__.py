@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WORLDS", "find_world"]
 
-WORLDS = ("small_world",)
+WORLDS = ("small_world", "wardrobe")
 
 
 def find_world(name: str) -> World:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.utils.data import Sampler
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -112,7 +113,8 @@ def train_clip(
             report_to="none",
             disable_tqdm=False,
         )
-        trainer = Trainer(
+        trainer = _HardBatchTrainer(
+            data,
             model,
             arguments,
             data_collator=collator,
@@ -127,6 +129,44 @@ def train_clip(
         for part in (model, tokenizer, image_processor):
             part.save_pretrained(output_dir)
     return model, tokenizer, image_processor
+
+
+class _HardBatchTrainer(Trainer):
+    """Reads the rows of every other batch from few values of some attributes, where the world asks for it."""
+
+    def __init__(self, data: WorldData, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.data = data
+
+    def _get_train_sampler(self, *args, **kwargs) -> Sampler:
+        if not self.data.world.hard_batches:
+            return super()._get_train_sampler(*args, **kwargs)
+        return _HardBatchSampler(self.data, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _HardBatchSampler(Sampler):
+    """Gives row numbers batch by batch: any rows, then rows that agree in what `World.hard_batches` names."""
+
+    def __init__(self, data: WorldData, batch_size: int, seed: int):
+        self.columns = {name: np.array(data.images[name][:]) for name in data.world.hard_batches}
+        self.counts, self.num_rows, self.batch_size = data.world.hard_batches, len(data.images), batch_size
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return self.num_rows // self.batch_size * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.rng.permutation(self.num_rows)
+        for batch, start in enumerate(range(0, len(self), self.batch_size)):
+            yield from (self._draw_hard_batch() if batch % 2 else order[start : start + self.batch_size]).tolist()
+
+    def _draw_hard_batch(self) -> np.ndarray:
+        fits = np.ones(self.num_rows, dtype=bool)
+        for name, count in self.counts.items():
+            column = self.columns[name]
+            fits &= np.isin(column, self.rng.choice(np.unique(column), count, replace=False))
+        rows = np.flatnonzero(fits)
+        return self.rng.choice(rows, self.batch_size, replace=len(rows) < self.batch_size)
 
 
 class _PairCollator:
