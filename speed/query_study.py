@@ -17,8 +17,8 @@ from modeling_rtd import RTDModel, RTDProcessor, encode_images, exclude_text, jo
 from trainer.evaluation.diagnosis.rank_changes import compare_ranks
 from trainer.evaluation.metrics import relevance, target_ranks
 from trainer.evaluation.ranking import membership, rank_gallery
-from trainer.worlds.small_world.data import build_benchmark
-from trainer.worlds.small_world.scenes import ATTRIBUTES, Scene, find_preset, render_scene
+from trainer.worlds.small_world import build_benchmark, find_preset
+from trainer.worlds.small_world.scenes import ATTRIBUTES, Scene, render_scene
 
 
 __all__ = ["QueryStudy", "format_study", "run_query_study"]

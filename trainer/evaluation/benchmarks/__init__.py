@@ -29,7 +29,7 @@ __all__ = [
 _MODULES = {
     name: f"trainer.evaluation.benchmarks.{name}"
     for name in ("cirr", "circo", "fashioniq", "genecis", "coco", "imagenet_r")
-} | {"small_world": "trainer.worlds.small_world.declaration"}
+} | {name: f"trainer.worlds.{name}.declaration" for name in ("small_world", "wardrobe")}
 
 BENCHMARKS = tuple(_MODULES)
 

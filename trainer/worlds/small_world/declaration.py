@@ -1,29 +1,30 @@
-"""The small world as a benchmark like any other, but for its directory: it is drawn."""
+"""The small world: what it is made of, and the benchmark that it is."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
-from trainer.worlds.small_world.data import build_benchmark
-from trainer.worlds.small_world.scenes import PRESETS
+from trainer.worlds.benchmark import declare_benchmark
+from trainer.worlds.small_world import grammar, scenes
+from trainer.worlds.world import World
 
 
-__all__ = ["INFO"]
+__all__ = ["INFO", "WORLD"]
 
-
-def _load(folder: None, split: str, part: str, protocol: Protocol) -> Benchmark:
-    return replace(build_benchmark(part, split), protocol=protocol)
-
-
-INFO = BenchmarkInfo(
+WORLD = World(
     name="small_world",
-    license="Apache-2.0, drawn by this package",
-    citation="this package",
-    layout="none: it is drawn",
-    steps={},
-    counts={split: {name: {} for name in PRESETS} for split in ("validation", "test")},
-    protocol=Protocol(exclude_reference=True),
-    load=_load,
-    needs_root=False,
+    title="small world",
+    presets=scenes.PRESETS,
+    scene=scenes.Scene,
+    held_out_by=("shape", "colour", "background"),
+    draw_scene=scenes.draw_scene,
+    change_scene=scenes.change_scene,
+    list_changeable=scenes.list_changeable,
+    is_sound=scenes.is_sound,
+    render_scene=scenes.render_scene,
+    wordings=grammar.WORDINGS,
+    tell_kind=grammar.tell_kind,
+    say_value=grammar.say_value,
+    write_caption=grammar.write_caption,
+    list_words=grammar.list_words,
+    list_concepts=grammar.list_concepts,
 )
+INFO = declare_benchmark(WORLD)

@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 import numpy as np
 
-from trainer.worlds.small_world.scenes import ATTRIBUTES, Scene, SmallWorldPreset
+from trainer.worlds.language import choose_article
+from trainer.worlds.small_world.scenes import Scene, SmallWorldPreset
+from trainer.worlds.world import pick
 
 
-__all__ = ["SYNONYMS", "WORDINGS", "draw_omissions", "list_words", "say_plural", "write_caption", "write_condition"]
+__all__ = ["SYNONYMS", "WORDINGS", "list_concepts", "list_words", "say_value", "tell_kind", "write_caption"]
 
 SYNONYMS = {
     "circle": ("circle", "disc"),
@@ -91,19 +93,6 @@ WORDINGS["B"] |= {
 }
 
 
-def draw_omissions(rng: np.random.Generator, probability: float = 0.12) -> set[str]:
-    """Draw which attributes a caption leaves out.
-
-    Args:
-        rng (`numpy.random.Generator`): Source of randomness.
-        probability (`float`, defaults to `0.12`): Chance of each attribute to be left out.
-
-    Returns:
-        `set[str]`: Names of attributes.
-    """
-    return {name for name in ATTRIBUTES if rng.random() < probability}
-
-
 def write_caption(
     preset: SmallWorldPreset,
     scene: Scene,
@@ -130,44 +119,35 @@ def write_caption(
         'a photo of a group of three big red stars and a blue heart in front of a navy background'
     """
     vague = ("a",) if scene.count == 1 else ("some",)
-    number = _pick(rng, vague if "count" in omitted else _GROUPS[scene.count])
+    number = pick(rng, vague if "count" in omitted else _GROUPS[scene.count])
     noun = _say_noun("" if "shape" in omitted else scene.shape, scene.count, rng)
     shown = [name for name in ("size", "colour", "texture") if name in preset.varying and name not in omitted]
     words = [number, *(_say(getattr(scene, name), rng) for name in shown), noun]
     if words[0] == "a":
-        words[0] = _article(words[1])
-    text = (_pick(rng, _OPENINGS) if opening is None else opening) + " ".join(words)
+        words[0] = choose_article(words[1])
+    text = (pick(rng, _OPENINGS) if opening is None else opening) + " ".join(words)
     if scene.extra and "extra" not in omitted:
-        text += " " + _pick(rng, _EXTRAS).format(_say_value(scene, "extra", rng))
+        text += " " + pick(rng, _EXTRAS).format(say_value(scene, "extra", rng))
     if "background" not in omitted:
-        text += " " + _pick(rng, _GROUNDS).format(_say(scene.background, rng))
+        text += " " + pick(rng, _GROUNDS).format(_say(scene.background, rng))
     return text
 
 
-def write_condition(reference: Scene, target: Scene, split: str, rng: np.random.Generator) -> str:
-    """Say what must change to get from one scene to another.
+def tell_kind(name: str, reference: Scene, target: Scene) -> str:
+    """Tell the kind of change of an attribute: an extra object is added or removed."""
+    return name if name != "extra" else "added" if target.extra else "removed"
 
-    Args:
-        reference ([`Scene`]): Where to start.
-        target ([`Scene`]): Where to arrive, different from the reference.
-        split (`str`): `"A"`, the wordings of training, or `"B"`, the held-out wordings of queries.
-        rng (`numpy.random.Generator`): Source of randomness, which picks wordings and the order of changes.
 
-    Returns:
-        `str`: One phrase per attribute that differs, joined by "and"; continues "a photo of X that".
-
-    Examples:
-        >>> scene = Scene("star", "red", "plain", "big", 3, "navy", "")
-        >>> write_condition(scene, scene._replace(count=1), "B", np.random.default_rng(0))
-        'shows one of them instead of three'
-    """
-    names = [name for name in ATTRIBUTES if getattr(reference, name) != getattr(target, name)]
-    phrases = []
-    for name in [names[i] for i in rng.permutation(len(names))] if len(names) > 1 else names:
-        kind = ("added" if target.extra else "removed") if name == "extra" else name
-        wording = _pick(rng, WORDINGS[split][kind])
-        phrases.append(wording.format(old=_say_value(reference, name, rng), new=_say_value(target, name, rng)))
-    return " and ".join(phrases)
+def list_concepts(preset: SmallWorldPreset) -> list[str]:
+    """Name the concepts of a small world: a colour and a shape, one or more of them."""
+    return [
+        f"{colour} {noun}"
+        for value in preset.colours
+        for colour in SYNONYMS.get(value, (value,))
+        for shape in preset.shapes
+        for word in SYNONYMS[shape]
+        for noun in (word, _say_plural(word))
+    ]
 
 
 def list_words() -> list[str]:
@@ -184,7 +164,7 @@ def list_words() -> list[str]:
     spoken = [word for value in values for word in SYNONYMS.get(value, (value,))]
     nouns = [*(word for shape in _WORLD.shapes for word in SYNONYMS[shape]), "object", "thing"]
     phrases = [text for kinds in WORDINGS.values() for texts in kinds.values() for text in texts]
-    texts = [_PROMPT_WORDS, "an some", *spoken, *nouns, *map(say_plural, nouns), *_NUMBERS.values(), *_OPENINGS]
+    texts = [_PROMPT_WORDS, "an some", *spoken, *nouns, *map(_say_plural, nouns), *_NUMBERS.values(), *_OPENINGS]
     texts += [*(text for group in _GROUPS.values() for text in group), *_EXTRAS, *_GROUNDS, *phrases]
     words = dict.fromkeys(word for text in texts for word in text.split() if "{" not in word)
     return list(words)
@@ -194,15 +174,25 @@ _WORLD = SmallWorldPreset("all", 48)
 
 
 def _say(value: str, rng: np.random.Generator) -> str:
-    return _pick(rng, SYNONYMS.get(value, (value,)))
+    return pick(rng, SYNONYMS.get(value, (value,)))
 
 
 def _say_noun(shape: str, count: int, rng: np.random.Generator) -> str:
-    noun = _say(shape, rng) if shape else _pick(rng, ("object", "thing"))
-    return noun if count == 1 else say_plural(noun)
+    noun = _say(shape, rng) if shape else pick(rng, ("object", "thing"))
+    return noun if count == 1 else _say_plural(noun)
 
 
-def _say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
+def say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
+    """Name the value of an attribute, with an article where it is an object.
+
+    Args:
+        scene ([`Scene`]): The scene.
+        name (`str`): The attribute.
+        rng (`numpy.random.Generator`): Source of randomness, which picks a synonym.
+
+    Returns:
+        `str`: Words; none where there is no extra object.
+    """
     value = getattr(scene, name)
     if name == "count":
         return _NUMBERS[value]
@@ -210,17 +200,9 @@ def _say_value(scene: Scene, name: str, rng: np.random.Generator) -> str:
         text = _say_noun(value, scene.count, rng)
     else:
         text = " ".join(_say(word, rng) for word in value.split())
-    return f"{_article(text)} {text}" if text and (name == "extra" or name == "shape" and scene.count == 1) else text
+    is_object = name == "extra" or name == "shape" and scene.count == 1
+    return f"{choose_article(text)} {text}" if text and is_object else text
 
 
-def say_plural(noun: str) -> str:
-    """Give the plural of a noun."""
+def _say_plural(noun: str) -> str:
     return _PLURALS.get(noun, noun + "s")
-
-
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.random() * len(options))]

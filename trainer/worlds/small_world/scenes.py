@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import io
 import math
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modeling_rtd import suggest
+from trainer.worlds.world import WorldPreset, is_held_out, pick
 
 
 __all__ = [
@@ -22,8 +20,8 @@ __all__ = [
     "SmallWorldPreset",
     "change_scene",
     "draw_scene",
-    "find_preset",
-    "is_held_out",
+    "is_sound",
+    "list_changeable",
     "render_scene",
 ]
 
@@ -73,56 +71,20 @@ ATTRIBUTES = Scene._fields
 
 
 @dataclass(frozen=True)
-class SmallWorldPreset:
-    """Sizes of a small world and of the CLIP that is trained on it.
+class SmallWorldPreset(WorldPreset):
+    """Sizes of a small world and the values of its attributes.
 
     Args:
-        name (`str`): Name, as in `PRESETS`.
-        image_size_px (`int`): Width and height of the pictures.
         shapes (`tuple[str, ...]`): Shapes that occur.
         colours (`tuple[str, ...]`): Object colours that occur.
         textures (`tuple[str, ...]`): Textures that occur; with a single one texture is never mentioned.
         backgrounds (`tuple[str, ...]`): Background colours that occur.
-        num_images (`int`): Training images.
-        num_captions (`int`): Plain captions for training a projection.
-        num_triplets (`int`): Training triplets.
-        num_queries (`int`): Test queries.
-        num_validation_queries (`int`): Validation queries.
-        hidden_size (`int`): Width of both towers and of the shared space; the feed-forward layers are four times that.
-        vision_layers (`int`): Layers of the vision tower.
-        text_layers (`int`): Layers of the text tower.
-        attention_heads (`int`): Heads of both towers.
-        patch_size (`int`): Side of a vision patch, in pixels.
-        context_length (`int`): Most tokens the text tower takes, start and end of text included.
-        clip_steps (`int`): Steps of CLIP training.
-        clip_batch_size (`int`): Image-caption pairs in a step.
-        clip_learning_rate (`float`): Peak learning rate; warms up over `clip_warmup_steps` and falls as a cosine.
-        clip_warmup_steps (`int`): Warm-up steps.
-        clip_weight_decay (`float`): Weight decay of matrices; vectors have none.
     """
 
-    name: str
-    image_size_px: int
     shapes: tuple[str, ...] = ("circle", "square", "triangle", "star", "cross", "heart")
     colours: tuple[str, ...] = tuple(_COLOURS)
     textures: tuple[str, ...] = ("plain", "striped", "dotted")
     backgrounds: tuple[str, ...] = tuple(_BACKGROUNDS)
-    num_images: int = 12_000
-    num_captions: int = 12_000
-    num_triplets: int = 8_000
-    num_queries: int = 500
-    num_validation_queries: int = 300
-    hidden_size: int = 64
-    vision_layers: int = 4
-    text_layers: int = 2
-    attention_heads: int = 4
-    patch_size: int = 8
-    context_length: int = 40
-    clip_steps: int = 900
-    clip_batch_size: int = 128
-    clip_learning_rate: float = 1.5e-3
-    clip_warmup_steps: int = 30
-    clip_weight_decay: float = 0.05
 
     @property
     def values(self) -> dict[str, tuple]:
@@ -183,44 +145,6 @@ PRESETS = {
 }
 
 
-def find_preset(preset: str | SmallWorldPreset) -> SmallWorldPreset:
-    """Look up a preset by name; a preset itself passes through.
-
-    Args:
-        preset (`str` or [`SmallWorldPreset`]): `"demo"`, `"mini"`, `"toy"`, or sizes of one's own.
-
-    Returns:
-        [`SmallWorldPreset`]: The sizes.
-
-    Raises:
-        ValueError: If the name is unknown; suggests the nearest.
-
-    Examples:
-        >>> find_preset("mini").image_size_px
-        32
-    """
-    if isinstance(preset, SmallWorldPreset):
-        return preset
-    if preset not in PRESETS:
-        raise ValueError(suggest("preset of the small world", preset, PRESETS))
-    return PRESETS[preset]
-
-
-@functools.cache
-def is_held_out(shape: str, colour: str, background: str) -> bool:
-    """Tell whether a combination is kept out of all training data and is what queries look for.
-
-    Args:
-        shape (`str`): Shape of the main objects.
-        colour (`str`): Colour of the main objects.
-        background (`str`): Background colour.
-
-    Returns:
-        `bool`: True for about one in five combinations, by a hash that depends on nothing else.
-    """
-    return int(hashlib.md5(f"{shape}-{colour}-{background}".encode()).hexdigest(), 16) % 5 == 0
-
-
 def draw_scene(preset: SmallWorldPreset, rng: np.random.Generator, held_out: bool | None = False) -> Scene:
     """Draw a random scene.
 
@@ -233,7 +157,7 @@ def draw_scene(preset: SmallWorldPreset, rng: np.random.Generator, held_out: boo
         [`Scene`]: The scene; one in three has an extra object.
     """
     while True:
-        scene = Scene(*(_pick(rng, values) for values in preset.values.values()), extra="")
+        scene = Scene(*(pick(rng, values) for values in preset.values.values()), extra="")
         if held_out is None or is_held_out(scene.shape, scene.colour, scene.background) == held_out:
             return change_scene(preset, scene, ["extra"], rng) if rng.random() < 1 / 3 else scene
 
@@ -253,12 +177,22 @@ def change_scene(preset: SmallWorldPreset, scene: Scene, names, rng: np.random.G
     for name in sorted(names, key=ATTRIBUTES.index):  # the extra object last: it avoids the new shape
         if name == "extra":
             shapes = [shape for shape in preset.shapes if shape != scene.shape]
-            new = "" if scene.extra else f"{_pick(rng, preset.colours)} {_pick(rng, shapes)}"
+            new = "" if scene.extra else f"{pick(rng, preset.colours)} {pick(rng, shapes)}"
         else:
             taken = (getattr(scene, name), *scene.extra.split()[1:])
-            new = _pick(rng, [value for value in preset.values[name] if value not in taken])
+            new = pick(rng, [value for value in preset.values[name] if value not in taken])
         scene = scene._replace(**{name: new})
     return scene
+
+
+def list_changeable(preset: SmallWorldPreset, scene: Scene, rng: np.random.Generator) -> tuple[str, ...]:
+    """List the attributes that can change: those that vary in the world, whatever the scene."""
+    return preset.varying
+
+
+def is_sound(scene: Scene) -> bool:
+    """Tell whether the extra object has a shape of its own."""
+    return scene.shape not in scene.extra.split()
 
 
 def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> bytes:
@@ -360,7 +294,3 @@ def _draw_object(image: Image.Image, shape, colour, texture, centre, radius, tur
 def _jitter(colour: tuple[int, int, int], rng: np.random.Generator) -> tuple[int, ...]:
     shifts = 24 * (rng.random(3) - 0.5)
     return tuple(int(min(max(channel + shift, 0), 255)) for channel, shift in zip(colour, shifts, strict=True))
-
-
-def _pick(rng: np.random.Generator, options):
-    return options[int(rng.random() * len(options))]

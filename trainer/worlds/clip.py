@@ -1,16 +1,17 @@
-"""CLIP of the small world: a word-level tokenizer and contrastive training from scratch."""
+"""CLIP of a world: a word-level tokenizer and contrastive training from scratch."""
 
 from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.utils.data import Sampler
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -24,9 +25,8 @@ from transformers import (
 )
 
 from trainer.training.progress import LossBarCallback
-from trainer.worlds.small_world.data import SmallWorld
-from trainer.worlds.small_world.grammar import list_words
-from trainer.worlds.small_world.scenes import SmallWorldPreset, find_preset
+from trainer.worlds.data import WorldData
+from trainer.worlds.world import World, WorldPreset
 
 
 __all__ = ["build_tokenizer", "train_clip"]
@@ -35,25 +35,21 @@ _SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<un
 _MAX_SHIFT_PX = 2
 
 
-def build_tokenizer(preset: str | SmallWorldPreset = "demo") -> PreTrainedTokenizerFast:
-    """Build the word-level tokenizer of the small world.
+def build_tokenizer(world: World, preset: str | WorldPreset = "demo") -> PreTrainedTokenizerFast:
+    """Build the word-level tokenizer of a world.
 
     Args:
-        preset (`str` or [`SmallWorldPreset`], defaults to `"demo"`): Sets the length; all presets share their words.
+        world ([`World`]): The world.
+        preset (`str` or [`WorldPreset`], defaults to `"demo"`): Sets the length; all presets share their words.
 
     Returns:
         `PreTrainedTokenizerFast`: Lower-cases, puts `<bos>` before and `<eos>` after a text; `$` is an ordinary word.
 
     Raises:
         ValueError: If the preset is unknown.
-
-    Examples:
-        >>> tokenizer = build_tokenizer("toy")
-        >>> tokenizer.convert_ids_to_tokens(tokenizer("A photo of $")["input_ids"])
-        ['<bos>', 'a', 'photo', 'of', '$', '<eos>']
     """
-    length = find_preset(preset).context_length
-    vocabulary = {word: i for i, word in enumerate([*_SPECIAL_TOKENS.values(), *list_words()])}
+    length = world.find_preset(preset).context_length
+    vocabulary = {word: i for i, word in enumerate([*_SPECIAL_TOKENS.values(), *world.list_words()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -69,18 +65,18 @@ def build_tokenizer(preset: str | SmallWorldPreset = "demo") -> PreTrainedTokeni
 
 
 def train_clip(
-    world: SmallWorld,
+    data: WorldData,
     seed: int = 0,
     output_dir: str | Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> tuple[CLIPModel, PreTrainedTokenizerFast, CLIPImageProcessorPil]:
-    """Train a CLIP from scratch on the images of a small world, by the recipe of its preset.
+    """Train a CLIP from scratch on the images of a world, by the recipe of its preset.
 
     AdamW with a cosine schedule, gradients clipped at 1; every visit of an image draws one of its captions, a shift of
     up to 2 px and a mirror image (captions never speak of left and right).
 
     Args:
-        world ([`SmallWorld`]): Images with captions; its preset sets the sizes and the recipe.
+        data ([`WorldData`]): Images with captions; its preset sets the sizes and the recipe.
         seed (`int`, defaults to 0): Seed of weights, order and augmentation.
         output_dir (`str` or `Path`, *optional*): Where model, tokenizer and image processor are saved, if anywhere.
         callbacks (sequence of `transformers.TrainerCallback`, defaults to none): Passed to the `Trainer`.
@@ -89,11 +85,11 @@ def train_clip(
         `tuple`: The model in evaluation mode, its tokenizer, and an image processor that leaves images of the world's
         size as they are but for CLIP's mean and standard deviation.
     """
-    preset = world.preset
-    tokenizer, image_processor = build_tokenizer(preset), _build_image_processor(preset)
+    preset = data.preset
+    tokenizer, image_processor = build_tokenizer(data.world, preset), _build_image_processor(preset)
     set_seed(seed)
     model = CLIPModel(_build_config(preset, tokenizer))
-    collator = _PairCollator(world, tokenizer, image_processor, seed)
+    collator = _PairCollator(data, tokenizer, image_processor, seed)
     # "not on vectors": transformers would also decay the class embedding and the logit scale.
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": preset.clip_weight_decay},
@@ -117,11 +113,12 @@ def train_clip(
             report_to="none",
             disable_tqdm=False,
         )
-        trainer = Trainer(
+        trainer = _HardBatchTrainer(
+            data,
             model,
             arguments,
             data_collator=collator,
-            train_dataset=range(len(world.images)),
+            train_dataset=range(len(data.images)),
             callbacks=list(callbacks),
             optimizers=(optimizer, schedule),
         )
@@ -134,20 +131,58 @@ def train_clip(
     return model, tokenizer, image_processor
 
 
+class _HardBatchTrainer(Trainer):
+    """Reads the rows of every other batch from few values of some attributes, where the world asks for it."""
+
+    def __init__(self, data: WorldData, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.data = data
+
+    def _get_train_sampler(self, *args, **kwargs) -> Sampler:
+        if not self.data.world.hard_batches:
+            return super()._get_train_sampler(*args, **kwargs)
+        return _HardBatchSampler(self.data, self.args.per_device_train_batch_size, self.args.seed)
+
+
+class _HardBatchSampler(Sampler):
+    """Gives row numbers batch by batch: any rows, then rows that agree in what `World.hard_batches` names."""
+
+    def __init__(self, data: WorldData, batch_size: int, seed: int):
+        self.columns = {name: np.array(data.images[name][:]) for name in data.world.hard_batches}
+        self.counts, self.num_rows, self.batch_size = data.world.hard_batches, len(data.images), batch_size
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return self.num_rows // self.batch_size * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        order = self.rng.permutation(self.num_rows)
+        for batch, start in enumerate(range(0, len(self), self.batch_size)):
+            yield from (self._draw_hard_batch() if batch % 2 else order[start : start + self.batch_size]).tolist()
+
+    def _draw_hard_batch(self) -> np.ndarray:
+        fits = np.ones(self.num_rows, dtype=bool)
+        for name, count in self.counts.items():
+            column = self.columns[name]
+            fits &= np.isin(column, self.rng.choice(np.unique(column), count, replace=False))
+        rows = np.flatnonzero(fits)
+        return self.rng.choice(rows, self.batch_size, replace=len(rows) < self.batch_size)
+
+
 class _PairCollator:
     """Turns row numbers into shifted, mirrored pictures, each with one of its captions; holds all images as bytes."""
 
-    def __init__(self, world: SmallWorld, tokenizer, image_processor, seed: int):
-        encoded = world.images.with_format("arrow")["image"]
+    def __init__(self, data: WorldData, tokenizer, image_processor, seed: int):
+        encoded = data.images.with_format("arrow")["image"]
         pixels = [np.asarray(Image.open(io.BytesIO(image["bytes"].as_py()))) for image in encoded]
         shift = (_MAX_SHIFT_PX, _MAX_SHIFT_PX)
         pixels = np.pad(np.stack(pixels), ((0, 0), shift, shift, (0, 0)), mode="edge")
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (images, 3, height + 4, width + 4), uint8
-        self.captions = list(world.images["captions"])
+        self.captions = list(data.images["captions"])
         self.tokenizer = tokenizer
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (image_processor.image_mean, image_processor.image_std))
         self.scale, self.offset = 1 / (255 * std), -mean / std
-        self.size = world.preset.image_size_px
+        self.size = data.preset.image_size_px
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, rows: list[int]) -> dict:
@@ -165,12 +200,12 @@ class _PairCollator:
         return {"pixel_values": pixel_values, "input_ids": input_ids, "return_loss": True}
 
 
-def _build_image_processor(preset: SmallWorldPreset) -> CLIPImageProcessorPil:
+def _build_image_processor(preset: WorldPreset) -> CLIPImageProcessorPil:
     size = preset.image_size_px
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
-def _build_config(preset: SmallWorldPreset, tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
+def _build_config(preset: WorldPreset, tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
     # The plain GELU of OpenCLIP: one kernel where quick GELU is three; steps are 6 to 10 % shorter on CPU.
     tower = {
         "hidden_act": "gelu",

@@ -1,4 +1,4 @@
-"""The small world as files, such as users bring: folders of images, captions, text triplets, queries."""
+"""A world as files, such as users bring: folders of images, captions, text triplets, queries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, Image
 
-from trainer.worlds.small_world.data import SmallWorld
+from trainer.worlds.data import WorldData
 
 
 __all__ = ["write_world"]
@@ -16,7 +16,7 @@ __all__ = ["write_world"]
 _TRAINING_IMAGES = 2000
 
 
-def write_world(world: SmallWorld, folder: str | Path, split: str = "test") -> None:
+def write_world(world: WorldData, folder: str | Path, split: str = "test") -> None:
     """Write a world to files that all commands take.
 
     `gallery/`, `references/` and `queries.jsonl` (`id`, `reference` and `targets` as file names, `condition`) are the
@@ -24,7 +24,7 @@ def write_world(world: SmallWorld, folder: str | Path, split: str = "test") -> N
     Of the training images only the first 2,000 are written.
 
     Args:
-        world ([`SmallWorld`]): Data.
+        world ([`WorldData`]): Data.
         folder (`str` or `Path`): Where to; made where it is missing.
         split (`str`, defaults to `"test"`): Queries: `"validation"` or `"test"`.
     """

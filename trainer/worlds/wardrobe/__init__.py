@@ -1,0 +1,1 @@
+"""A drawn catalogue of clothes, small enough to reproduce RTD on two cores."""
