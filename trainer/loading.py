@@ -73,7 +73,8 @@ def load_model_and_processor(
             check_place(place)
     try:
         is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
-        is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+        config = None if is_adapter else AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        is_whole = is_adapter or config.model_type == RTDConfig.model_type
     except OSError as error:
         raise ValueError(
             f"'{name_or_path}' is no directory of a model, and as a Hub id it cannot be had: {error}"
