@@ -251,13 +251,7 @@ def _list_code(is_adapter: bool) -> dict[str, Path]:
 
 
 def _read(folder: Path, name: str) -> dict:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{folder / name}' is no JSON ({error}): save the model again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{folder / name}' is no JSON object: save the model again.")
-    return content
+    return read_json(folder / name, "save the model again")
 
 
 def _find_base(folder: Path, names: Sequence[str]) -> str | None:
