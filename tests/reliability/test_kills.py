@@ -119,7 +119,7 @@ def test_an_index(base, tmp_path):
 
     def compare(folder):
         gallery = Gallery.load(folder)
-        return sorted(zip(gallery.ids, np.asarray(gallery.embeddings).tolist(), strict=True))
+        return gallery.search(torch.eye(24)[:4], top_k=6)
 
     assert check_kills(run, tmp_path, compare) > 3
 
@@ -216,4 +216,4 @@ def test_a_projection(base, tmp_path):
         )
         finish_run(trainer, model)
 
-    assert check_kills(run, tmp_path, read_weights, 3) > 5
+    assert check_kills(run, tmp_path, read_weights, 9) > 1

@@ -323,7 +323,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 from modeling_rtd import RTDModel
 from tests.builders import build_clip, build_processor, build_triplets
-from tests.trainer.test_rtd_trainer import limit_file_size
+from tests.trainer.training.test_rtd_trainer import limit_file_size
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.rtd_trainer import RTDTrainer
 
