@@ -116,7 +116,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             ValueError: If the projection's sizes do not fit, its name is unknown, or a tokenizer is missing.
         """
         if isinstance(clip, str | Path):
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip)
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
             place = str(clip)
             clip, report = CLIPModel.from_pretrained(place, output_loading_info=True, **kwargs)
             refuse_missing(report, place, "a CLIP")

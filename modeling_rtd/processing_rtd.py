@@ -74,6 +74,11 @@ class RTDProcessor(ProcessorMixin):
         self.max_length = max_length or min(tokenizer.model_max_length, 77)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Load as every transformers processor does, but never run code that the repository brings."""
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+
+    @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
         """Build the processor of a CLIP repository for the prompts of a projection.
 
@@ -88,7 +93,7 @@ class RTDProcessor(ProcessorMixin):
         name = projection if isinstance(projection, str) else projection.config.projection_type
         return cls(
             CLIPImageProcessorPil.from_pretrained(clip, **kwargs),
-            AutoTokenizer.from_pretrained(clip, **kwargs),
+            AutoTokenizer.from_pretrained(clip, **kwargs | {"trust_remote_code": False}),
             default_template=name,
         )
 

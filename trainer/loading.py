@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor
+from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor, name_damage
 
 
 __all__ = ["check_place", "load_model_and_processor", "load_processor"]
@@ -67,7 +67,9 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             check_place(place)
     try:
         is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
-        is_whole = is_adapter or AutoConfig.from_pretrained(name_or_path).model_type == RTDConfig.model_type
+        with name_damage(name_or_path):
+            config = None if is_adapter else AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        is_whole = is_adapter or config.model_type == RTDConfig.model_type
     except OSError as error:
         raise ValueError(
             f"'{name_or_path}' is no directory of a model, and as a Hub id it cannot be had: {error}"
@@ -81,17 +83,18 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             f"'{name_or_path}' is a CLIP without a projection: name a trained one, or train it with "
             "`rtd train-projection`."
         )
-    if is_adapter:
-        model = RTDModel.from_adapter(name_or_path, dtype=torch.float32)
-    elif is_whole:
-        model = RTDModel.from_pretrained(name_or_path, dtype=torch.float32)
-    else:
-        model = RTDModel.from_clip(name_or_path, projection, dtype=torch.float32)
-    processor = (
-        RTDProcessor.from_pretrained(name_or_path)
-        if is_whole
-        else RTDProcessor.from_clip(name_or_path, model.projection)
-    )
+    with name_damage(name_or_path):
+        if is_adapter:
+            model = RTDModel.from_adapter(name_or_path, dtype=torch.float32)
+        elif is_whole:
+            model = RTDModel.from_pretrained(name_or_path, dtype=torch.float32)
+        else:
+            model = RTDModel.from_clip(name_or_path, projection, dtype=torch.float32)
+        processor = (
+            RTDProcessor.from_pretrained(name_or_path)
+            if is_whole
+            else RTDProcessor.from_clip(name_or_path, model.projection)
+        )
     return model.to(PartialState().device), processor
 
 

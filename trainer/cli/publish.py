@@ -36,6 +36,11 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--card", type=Path, help="also write the card here, and its facts beside it as JSON")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument(
+        "--overwrite-foreign",
+        action="store_true",
+        help="overwrite files of the same names that rtd publish has not written; others are never touched",
+    )
     parser.add_argument("--endpoint", help="another Hub, such as a private one (default: that of HF_ENDPOINT)")
     options = parser.parse_args(arguments)
 
@@ -61,11 +66,11 @@ def run(arguments: list[str]) -> None:
         print(f"Note: {note}.")
     if not options.push:
         with contextlib.suppress(OSError):  # no network is needed to see what would go up
-            for name in list_removals(publication, options.endpoint):
+            for name in list_removals(publication, options.endpoint, options.overwrite_foreign)[0]:
                 print(f"would be removed from the Hub: {name}")
         print(f"Nothing was uploaded. With --push these {len(publication.files)} files go to {options.repo}.")
         return
-    address, removed = push(publication, options.private, options.endpoint)
+    address, removed = push(publication, options.private, options.endpoint, options.overwrite_foreign)
     for name in removed:
         print(f"removed from the Hub: {name}")
     print(f"published: {address}")

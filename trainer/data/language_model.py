@@ -36,10 +36,11 @@ class LanguageModel:
     """
 
     def __init__(self, name: str):
-        self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+        self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(device).eval()
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
+        self.model = model.to(device).eval()
         self.name = name
 
     def __call__(self, prompts: list[str], seed: int) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from transformers.utils import cached_file
 
-from modeling_rtd import RTDModel, fingerprint, has_adapters, write_json
+from modeling_rtd import RTDModel, fingerprint, has_adapters, read_json, write_json
 
 
 __all__ = [
@@ -125,12 +125,10 @@ def read_stages(name_or_path: str | Path) -> list[dict]:
         return []  # neither a directory nor a repository that can be had: whoever loads the model says so
     if file is None:
         return []
-    try:
-        stages = json.loads(Path(file).read_text(encoding="utf-8"))["stages"]
+    stages = read_json(file, "remove it or restore it").get("stages")
+    with contextlib.suppress(KeyError, TypeError):
         if all(isinstance(stage["stage"], str) for stage in stages):
             return stages
-    except (ValueError, KeyError, TypeError):
-        pass
     raise ValueError(f"'{file}' is no record of how a model was made; remove it or restore it.")
 
 

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor
+from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor, read_json
 from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
@@ -28,10 +28,12 @@ from trainer.publishing.secret_scan import find_leaks
 
 __all__ = ["Publication", "list_removals", "prepare_publication", "push"]
 
-# All that goes up, beside the card. On the Hub a file of another name is somebody's own.
+# What of a folder goes up; everything else is refused. This list is the guard against what must not be published, the
+# scan for secrets only the second one.
+_RECORD = "publication.json"  # what a publication wrote: on the Hub, a file that it does not list is somebody's own
 _OURS = re.compile(
     r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
-    r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
+    r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|publication\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
     r"|(?:(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
 )
 
@@ -117,34 +119,54 @@ def prepare_publication(
         missing = "\n".join(f"  {name}: {text}" for name, text in card.unfilled.items())
         raise ValueError(f"the card lacks facts:\n{missing}")
     files["README.md"] = str(render_card(card)).encode()
+    files[_RECORD] = _to_bytes({"files": sorted({*files, _RECORD})})
     if leaks := find_leaks(files, folder):
         raise ValueError("these must not be published:\n" + "\n".join(f"  {leak}" for leak in leaks))
     return Publication(repo, dict(sorted(files.items())), card, notes)
 
 
-def list_removals(publication: Publication, endpoint: str | None = None) -> list[str]:
+def list_removals(
+    publication: Publication, endpoint: str | None = None, overwrite_foreign: bool = False
+) -> tuple[list[str], str | None]:
     """List what an earlier publication has left on the Hub and this one has not.
 
     Args:
         publication ([`Publication`]): What goes up.
         endpoint (`str`, *optional*): Another Hub; that of `HF_ENDPOINT` by default.
+        overwrite_foreign (`bool`, defaults to `False`):
+            Whether files of the same names that no publication wrote may be overwritten. None is ever removed.
 
     Returns:
-        `list[str]`: Files that [`push`] removes; files that no publication writes are never among them.
+        `tuple`: Files that [`push`] removes, all of them listed in the record of the earlier publication; and the
+        commit that was looked at, `None` where there is no repository yet.
 
     Raises:
+        ValueError: If files that no publication wrote would be overwritten.
         OSError: If the Hub cannot be reached or refuses.
     """
+    api, repo = HfApi(endpoint=endpoint), publication.repo
     with _reach_hub(endpoint):
         try:
-            remote = HfApi(endpoint=endpoint).model_info(publication.repo, timeout=10).siblings or []
+            found = api.model_info(repo, timeout=10)
         except RepositoryNotFoundError:
-            return []
-    names = [file.rfilename for file in remote]
-    return [name for name in names if _OURS.fullmatch(name) and name not in publication.files]
+            return [], None
+        names = {file.rfilename for file in found.siblings or []}
+        record = api.hf_hub_download(repo, _RECORD, revision=found.sha) if _RECORD in names else None
+    remedy = f"restore it in '{repo}', or publish to another repository"
+    earlier = names & set(map(str, read_json(record, remedy).get("files") or ())) if record else set()
+    foreign = sorted(names & publication.files.keys() - earlier)
+    if foreign and not overwrite_foreign:
+        raise ValueError(
+            f"'{repo}' holds files that `rtd publish` has not written: {', '.join(foreign[:5])}"
+            f"{', ...' if len(foreign) > 5 else ''}. Publish to another repository, or overwrite them with "
+            "--overwrite-foreign; files of other names are never touched."
+        )
+    return sorted(earlier - publication.files.keys()), found.sha
 
 
-def push(publication: Publication, private: bool = False, endpoint: str | None = None) -> tuple[str, list[str]]:
+def push(
+    publication: Publication, private: bool = False, endpoint: str | None = None, overwrite_foreign: bool = False
+) -> tuple[str, list[str]]:
     """Put a publication on the Hub, in one commit.
 
     What an earlier publication has left is removed by the same commit, so that the repository is never half of one
@@ -154,24 +176,27 @@ def push(publication: Publication, private: bool = False, endpoint: str | None =
         publication ([`Publication`]): What goes up.
         private (`bool`, defaults to `False`): Whether a new repository is private.
         endpoint (`str`, *optional*): Another Hub; that of `HF_ENDPOINT` by default.
+        overwrite_foreign (`bool`, defaults to `False`): See [`list_removals`].
 
     Returns:
         `tuple[str, list[str]]`: Address of the repository, and the files that were removed.
 
     Raises:
+        ValueError: See [`list_removals`].
         OSError: If the Hub cannot be reached or refuses.
     """
     api = HfApi(endpoint=endpoint)
     with _reach_hub(endpoint):
         address = api.create_repo(publication.repo, private=private, exist_ok=True)
-    removals = list_removals(publication, endpoint)
+    removals, parent = list_removals(publication, endpoint, overwrite_foreign)
     with _reach_hub(endpoint, "it is one commit, so all of it is there or nothing"):
         additions = [
             CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
             for name, content in publication.files.items()
         ]
         operations = [*additions, *map(CommitOperationDelete, removals)]
-        api.create_commit(publication.repo, operations, commit_message="Publish with rtd-cir")
+        # On top of what was looked at: a commit that came in between is not overwritten.
+        api.create_commit(publication.repo, operations, commit_message="Publish with rtd-cir", parent_commit=parent)
     return str(address), removals
 
 
@@ -194,9 +219,17 @@ def _list_files(folder: Path) -> list[str]:
     check_place(folder)
     if not folder.is_dir():  # a name that the Hub may know
         raise ValueError(f"there is no directory '{folder}'.")
-    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
-    names = [path.as_posix() for path in paths if not any(part.startswith((".", "__")) for part in path.parts)]
-    names = [name for name in names if not name.startswith(("README.md", "evaluation/")) and name[-7:] != "_rtd.py"]
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*"))]
+    paths = [path for path in paths if not any(part.startswith((".", "__")) for part in path.parts)]
+    # A link may lead to anything on this machine, under a name that is allowed.
+    if links := [path.as_posix() for path in paths if (folder / path).is_symlink()]:
+        raise ValueError(
+            f"'{folder}' holds symbolic links, which are not followed: {', '.join(links[:5])}"
+            f"{', ...' if len(links) > 5 else ''}; put the files themselves there (`cp -rL`)."
+        )
+    names = [path.as_posix() for path in paths if (folder / path).is_file()]
+    written = ("README.md", "evaluation/", _RECORD)
+    names = [name for name in names if not name.startswith(written) and name[-7:] != "_rtd.py"]
     if strange := [name for name in names if not _OURS.fullmatch(name)]:
         raise ValueError(
             f"'{folder}' holds files that are no part of a model: {', '.join(strange[:5])}"
@@ -215,13 +248,7 @@ def _list_code(is_adapter: bool) -> dict[str, Path]:
 
 
 def _read(folder: Path, name: str) -> dict:
-    try:
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{folder / name}' is no JSON ({error}): save the model again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{folder / name}' is no JSON object: save the model again.")
-    return content
+    return read_json(folder / name, "save the model again")
 
 
 def _find_base(folder: Path, names: Sequence[str]) -> str | None:

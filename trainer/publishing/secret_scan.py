@@ -1,7 +1,11 @@
-"""What must never be published with a model: tokens and other secrets, and places on the machine that publishes."""
+"""What must never be published with a model: tokens and other secrets, and places on the machine that publishes.
+
+A scan by patterns is never complete. The guard is the list of files that go up at all, see `publication.py`.
+"""
 
 from __future__ import annotations
 
+import base64
 import json
 import mmap
 import os
@@ -16,15 +20,28 @@ from huggingface_hub import get_token
 
 __all__ = ["find_leaks"]
 
+# What has a form of its own. It is looked for in every byte, weights included.
 _TOKENS = re.compile(
     rb"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,}|sk-[A-Za-z0-9_-]{32,}|"
-    rb"AKIA[0-9A-Z]{16}|glpat-[\w-]{20}|xox[abprs]-[\w-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY-----)"
+    rb"A(?:KIA|SIA)[0-9A-Z]{16}|AIza[\w-]{35}|ya29\.[\w-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|pypi-[\w-]{50,}|"
+    rb"npm_[A-Za-z0-9]{36}|glpat-[\w-]{20}|xox[abprs]-[\w-]{20,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*|"
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|LS0tLS1CRUdJTi[\w+/=]{20,})"
     rb"|\w://[^\s/:@\"']+:[^\s/@\"']+@"
+)
+# What is told by the name before it. Looked for in texts alone; a value of words is none.
+_NAMED = re.compile(
+    r"(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token)[\w-]*\\?[\"']?\s*[:=]\s*\\?[\"']?"
+    r"(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}|\bbearer\s+[\w.~+/-]{16,}",
+    re.IGNORECASE,
 )
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
 _MIN_SECRET = 16  # characters: shorter values are words as often as secrets (TOKEN_TYPE=projection)
-# A path from the root: of two parts at least, and no part of an address or of a fraction.
-_PATHS = re.compile(r"(?<![\w.<>/~-])/(?:[\w.+@-]+/)+[\w.+@-]+|(?<!\w)[A-Za-z]:\\{1,2}[\w.-]+\\|file://\S+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
+# A path from the root: of two parts at least, no part of an address or of a fraction. In quotes it may hold blanks.
+_PATHS = re.compile(
+    r"(?<![\w.<>/~-])/(?:[\w.+@-]+/)+[\w.+@-]+|(?<=[\"'`])/(?:[\w .+@-]+/)+[\w .+@-]+(?=[\"'`])|(?<![\w/])~/[\w.-]+"
+    r"|(?<!\w)[A-Za-z]:\\{1,2}[\w.-][\w .-]*\\|(?<![\w\\^\[])\\{2,4}[A-Za-z][\w.-]+\\{1,2}[\w$.-]{2,}|file://\S+"
+)
 
 
 def find_leaks(files: Mapping[str, Path | bytes], folder: Path) -> list[str]:
@@ -57,17 +74,26 @@ def _list_places(folder: Path) -> list[bytes]:
 
 def _examine(name: str, content: Path | bytes, secrets: dict[bytes, str], places: list[bytes]) -> Iterator[str]:
     with _open_bytes(content) as data:
+        # Of weights only the header is text: 8 bytes of its length, then JSON.
+        is_weights = name.endswith(".safetensors")
+        text = _read_text(data[8 : 8 + int.from_bytes(data[:8], "little")] if is_weights else data[:])
         secret = next((place for secret, place in secrets.items() if data.find(secret) >= 0), None)
         if secret is not None:
             yield f"it holds the secret in {secret}; remove it, and revoke it if it was ever public"
-        elif _TOKENS.search(data):
+        elif _TOKENS.search(data) or _tells_secret(text):
             yield "it holds a token or a password; remove it, and revoke it if it was ever public"
         found = next((place.decode(errors="replace") for place in places if data.find(place) >= 0), None)
-        # Of weights only the header is text: 8 bytes of its length, then JSON.
-        text = data[8 : 8 + int.from_bytes(data[:8], "little")] if name.endswith(".safetensors") else data[:]
-        found = found or next((m.group() for m in _PATHS.finditer(_read_text(text))), None)
+        found = found or next((m.group() for m in _PATHS.finditer(text)), None)
         if found is not None:
             yield f"it holds a path of a machine, {found}; write a name or a Hub id instead"
+
+
+def _tells_secret(text: str) -> bool:
+    """Tell whether a text holds a token once escapes or base64 are undone, or a value that is named a password."""
+    if _NAMED.search(text) or _TOKENS.search(text.encode(errors="replace")):
+        return True
+    packed = (match.group().rstrip("=") for match in _BASE64.finditer(text))
+    return any(_TOKENS.search(base64.b64decode(part[: len(part) // 4 * 4])) for part in packed)
 
 
 def _read_text(data: bytes) -> str:

@@ -141,7 +141,7 @@ def hash_triplet(texts: Sequence[str]) -> bytes:
 
 
 def _load_tower(name: str) -> tuple[RTDTextModel, RTDProcessor]:
-    is_rtd = AutoConfig.from_pretrained(name).model_type == RTDConfig.model_type
+    is_rtd = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == RTDConfig.model_type
     processor = (RTDProcessor.from_pretrained if is_rtd else RTDProcessor.from_clip)(name)
     return RTDTextModel.from_pretrained(name).eval(), processor
 

@@ -38,3 +38,13 @@ def test_the_hub_is_asked_for_what_may_be_there(here, hub):
     with pytest.raises(ValueError, match="'org/model' is no directory of a model, and as a Hub id it cannot be had"):
         load_model_and_processor("org/model")
     assert hub.calls
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\xff" * 9])
+def test_weights_that_were_cut_are_named(model, processor, tmp_path, damage):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model/model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged or cut short"):
+        load_model_and_processor(str(tmp_path / "model"))

@@ -1,0 +1,219 @@
+"""Nothing is lost or locked out by a kill, wherever it comes."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from modeling_rtd import Gallery, RTDModel, RTDProcessor, files_rtd
+from tests.builders import build_clip, build_images, build_processor, build_triplets, shake
+from tests.reliability.kills import Kill, check_kills, read_tree
+from trainer.encoding.array_cache import keep_array
+from trainer.publishing.saving import save_rtd_model
+from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.training.projections.trainer import ProjectionTrainer
+from trainer.training.rtd_trainer import RTDTrainer
+from trainer.training.run import finish_run
+from trainer.triplet_making import write_triplets
+from trainer.triplet_making.maker import TripletMaker
+
+
+CAPTIONS = [
+    f"a {size} {colour} {thing} with the {other}"
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue", "white", "black")
+    for thing in ("dress", "shirt", "dog", "cat", "car")
+    for other in ("house", "tree", "beach")
+]
+
+
+@pytest.fixture
+def base():
+    processor = build_processor()
+    torch.manual_seed(1)
+    return RTDModel.from_clip(build_clip(), "lincir", tokenizer=processor.tokenizer), processor
+
+
+def read_weights(folder):
+    return {name: tensor.tolist() for name, tensor in load_file(folder / "model/model.safetensors").items()}
+
+
+@pytest.mark.slow
+def test_triplets(tmp_path):
+    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS * 4))  # several blocks
+
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        write_triplets(tmp_path / "captions.txt", folder / "triplets.jsonl")
+
+    assert check_kills(run, tmp_path, read_tree) > 5
+
+
+def test_a_block_that_was_not_finished_is_all_that_is_lost(tmp_path, monkeypatch):
+    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS * 4))
+    made, original = [], TripletMaker.make_block
+
+    def make_block(self, block, seen):
+        made.append(block)
+        if made.count(1) == 1 and block == 1:
+            raise KeyboardInterrupt
+        return original(self, block, seen)
+
+    monkeypatch.setattr(TripletMaker, "make_block", make_block)
+    with pytest.raises(KeyboardInterrupt):
+        write_triplets(tmp_path / "captions.txt", tmp_path / "triplets.jsonl")
+    write_triplets(tmp_path / "captions.txt", tmp_path / "triplets.jsonl")
+    assert made == [0, 1, 1, 2]
+
+
+def test_results_of_stages(tmp_path):
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        keep_array(folder / "a.npy", lambda: np.arange(100))
+
+    assert check_kills(run, tmp_path, read_tree) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_saved_model_is_always_one_that_loads(base, tmp_path, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(files_rtd, "_exchange", lambda one, other: False)
+    model, processor = base
+    new = copy.deepcopy(model)
+    shake(new.projection)
+
+    def replace(folder, number=0):
+        save_rtd_model(model, processor, folder / "model", [])
+        before = read_tree(folder / "model", ["README.md"])
+        with Kill(folder, number) as kill:
+            save_rtd_model(new, processor, folder / "model", [])
+        return before, kill.count
+
+    before, count = replace(tmp_path / "whole")
+    after = read_tree(tmp_path / "whole/model", ["README.md"])
+    for number in range(1, count + 1):
+        folder = tmp_path / str(number)
+        replace(folder, number)
+        # Where folders cannot change places in one step, the old one has another name for a moment.
+        places = [folder / "model"] if can_exchange else [folder / "model", folder / "model.replaced"]
+        (found, *_) = (read_tree(place, ["README.md"]) for place in places if place.exists())
+        assert found in (before, after)
+        save_rtd_model(new, processor, folder / "model", [])
+        assert read_tree(folder / "model", ["README.md"]) == after
+        assert [path.name for path in folder.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+def test_an_index(base, tmp_path):
+    model, processor = base
+    images = build_images(6)
+
+    def run(folder):
+        gallery = Gallery(folder=folder)
+        gallery.add(model, processor, images, [f"{i}" for i in range(6)], batch_size=2, existing="skip")
+
+    def compare(folder):
+        gallery = Gallery.load(folder)
+        return gallery.search(torch.eye(24)[:4], top_k=6)
+
+    assert check_kills(run, tmp_path, compare) > 3
+
+
+def train_rtd(base, folder):
+    model, processor = copy.deepcopy(base[0]), base[1]
+    args = RTDTrainingArguments(
+        output_dir=str(folder),
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=2,
+        per_device_train_batch_size=16,
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
+        logging_steps=1,
+    )
+    trainer = RTDTrainer(
+        copy.deepcopy(model.text_model),
+        args,
+        projection=model.projection,
+        train_dataset=Dataset.from_list(build_triplets(48)),
+        processing_class=processor,
+    )
+    finish_run(trainer, model)
+
+
+@pytest.mark.slow
+def test_training(base, tmp_path):
+    def check(folder):
+        for name in ("run.json", "training.json"):
+            assert not (folder / name).exists() or json.loads((folder / name).read_text())
+
+    assert check_kills(lambda folder: train_rtd(base, folder), tmp_path, read_weights, 3, check) > 10
+
+
+def test_a_run_whose_first_checkpoint_was_cut_starts_again(base, tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RTDTrainer, "_save_optimizer_and_scheduler", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_rtd(base, folder)
+    assert (folder / "checkpoint-2").is_dir()
+    train_rtd(base, folder)
+    assert RTDModel.from_pretrained(folder / "model")
+    assert RTDProcessor.from_pretrained(folder / "model")
+
+
+def test_a_second_run_in_a_folder_is_refused(base, tmp_path, monkeypatch):
+    save = RTDTrainer.save_rtd_model
+    seen = []
+
+    def second(self, *args, **kwargs):
+        monkeypatch.setattr(RTDTrainer, "save_rtd_model", save)
+        with pytest.raises(ValueError, match="another process trains in"):
+            train_rtd(base, tmp_path / "run")
+        seen.append(self)
+        return save(self, *args, **kwargs)
+
+    monkeypatch.setattr(RTDTrainer, "save_rtd_model", second)
+    train_rtd(base, tmp_path / "run")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["run.json", "training.json"])
+def test_a_damaged_record_of_a_run_is_named(base, tmp_path, name):
+    train_rtd(base, tmp_path / "run")
+    (tmp_path / "run" / name).write_text("")
+    with pytest.raises(ValueError, match=rf"{name}' is damaged, it is not JSON"):
+        train_rtd(base, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_projection(base, tmp_path):
+    def run(folder):
+        model, processor = copy.deepcopy(base[0]), base[1]
+        args = ProjectionTrainingArguments(
+            output_dir=str(folder),
+            max_steps=2,
+            save_strategy="steps",
+            save_steps=1,
+            per_device_train_batch_size=8,
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to=[],
+            anchor_cache="always",
+            anchor_cache_dir=str(folder / "stages"),
+        )
+        trainer = ProjectionTrainer(
+            model, args, train_dataset=Dataset.from_dict({"text": CAPTIONS[:32]}), processing_class=processor
+        )
+        finish_run(trainer, model)
+
+    assert check_kills(run, tmp_path, read_weights, 9) > 1
