@@ -438,7 +438,7 @@ def test_a_root_may_be_named_from_where_one_is_and_nothing_leads_out_of_it(tmp_p
         (lambda: load_benchmark("cirr", root="/nowhere"), "'/nowhere' is no directory"),
         (lambda: load_benchmark("cirr", "test"), "test1"),
         (lambda: load_benchmark("fashioniq/skirt", root="."), "shirt"),
-        (lambda: Protocol(padding="yes"), "`padding` must be one of none, target, got 'yes'"),
+        (lambda: Protocol(padding="yes"), "`padding`: 'yes'"),
         (lambda: Protocol(template="a photo that {condition}"), "has no '\\$'"),
         (lambda: Protocol(template="a photo of $"), "has no '{condition}'"),
     ],

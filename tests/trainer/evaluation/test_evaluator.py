@@ -129,7 +129,7 @@ def test_rankings_equal_a_loop_with_equal_images_and_candidates_of_their_own():
 
 
 def test_an_unknown_mode_is_refused(model, processor, benchmark):
-    with pytest.raises(ValueError, match="composed, text, image, sum, got 'audio'"):
+    with pytest.raises(ValueError, match="'audio'"):
         RetrievalEvaluator(model, processor, benchmark).encode_queries(model, "audio")
 
 
