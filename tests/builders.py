@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from modeling_rtd import RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor
 
 
 WORDS = (
@@ -135,3 +135,16 @@ def build_triplets(count=64, seed=0):
             }
         )
     return rows
+
+
+def save_model(place, projection, clip, processor):
+    """Save a random model of a method, and name its directory."""
+    torch.manual_seed(1)
+    RTDModel.from_clip(clip, projection, tokenizer=processor.tokenizer).save_pretrained(place)
+    processor.with_template(projection).save_pretrained(place)
+    return str(place)
+
+
+def load_place(place):
+    """Load a model and its processor."""
+    return RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)

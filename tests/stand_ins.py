@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from PIL import Image
 
 
@@ -159,3 +161,42 @@ def build_stand_in(name, root):
     root = Path(root)
     BUILDERS[name](root)
     return root
+
+
+def edit_json(root, file, change):
+    """Change the content of a JSON file in place."""
+    path = root / file
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def write_embeddings(path, parts, change=lambda arrays: None):
+    """Write what a model computed as another system would, as npz, parquet or json."""
+    gallery, query = {}, {}
+    for evaluator, embeds in parts:
+        gallery |= dict(zip(evaluator.gallery_ids, 3 * evaluator.gallery_embeds.numpy(), strict=True))
+        query |= dict(zip(evaluator.benchmark.queries["id"], embeds.numpy(), strict=True))
+    # In another order than that of the benchmark.
+    arrays = {
+        f"{name}_{what}": np.array(list(values)[::-1])
+        for name, rows in (("gallery", gallery), ("query", query))
+        for what, values in (("ids", rows), ("embeds", rows.values()))
+    }
+    change(arrays)
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+        return path
+    rows = [
+        (name, item, embed.tolist())
+        for name in ("gallery", "query")
+        for item, embed in zip(arrays[f"{name}_ids"].tolist(), arrays[f"{name}_embeds"], strict=True)
+    ]
+    if path.suffix == ".parquet":
+        kinds, ids, embeds = zip(*rows, strict=True)
+        table = pyarrow.table({"kind": list(kinds), "id": list(ids), "embedding": list(embeds)})
+        pyarrow.parquet.write_table(table, path)
+    else:
+        named = {name: {item: embed for kind, item, embed in rows if kind == name} for name in ("gallery", "query")}
+        path.write_text(json.dumps(named))
+    return path

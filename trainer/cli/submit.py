@@ -38,7 +38,7 @@ def _check_benchmark(options: argparse.Namespace) -> None:
     from trainer.evaluation.server_files import TEST_SPLITS
 
     if options.benchmark not in TEST_SPLITS and not (options.check and options.benchmark is None):
-        raise ValueError(suggest("--benchmark with a server", options.benchmark, TEST_SPLITS))
+        raise ValueError(suggest("benchmark with a test server", options.benchmark, TEST_SPLITS))
 
 
 def _check(files: list[str], root: Path | None, benchmark: str | None) -> None:

@@ -36,7 +36,7 @@ def check_mode(mode: str) -> None:
         ValueError: If it is none of `QUERY_MODES`.
     """
     if mode not in QUERY_MODES:
-        raise ValueError(f"`mode` must be one of {', '.join(QUERY_MODES)}, got {mode!r}.")
+        raise ValueError(suggest("mode", mode, QUERY_MODES))
 
 
 def write_template(processor: RTDProcessor, wanted: str | None = None, name: str | None = None) -> str:

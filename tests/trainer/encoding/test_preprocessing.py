@@ -23,6 +23,14 @@ def test_long_images_are_padded_to_a_ratio_of_five_to_four(size, padded):
     assert np.asarray(image).sum() == 3 * 255 * size[0] * size[1]  # the rest is black
 
 
+def test_target_padding(oracle):
+    for case in oracle("toy_metric_cases")["target_pad_1.25"]:
+        padded = pad_to_target(Image.new("RGB", tuple(case["image_wh"]), "white"))
+        left, top, right, bottom = case["pad_left_top_right_bottom"]
+        assert padded.size == tuple(case["padded_wh"])
+        assert padded.getbbox() == (left, top, padded.width - right, padded.height - bottom)
+
+
 def test_an_image_is_not_turned_by_its_exif_tag(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

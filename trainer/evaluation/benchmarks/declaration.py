@@ -67,7 +67,7 @@ class Protocol:
     def __post_init__(self):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+                raise ValueError(suggest(f"position of the switch `{name}`:", getattr(self, name), choices))
         if self.template is not None and "$" not in self.template:
             raise ValueError(f"the template {self.template!r} has no '$', the place of the reference image.")
         if self.template not in (None, _WITHOUT_CONDITION) and "{condition}" not in self.template:
