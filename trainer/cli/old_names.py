@@ -1,24 +1,25 @@
-"""Options that had another name in the release before: refused with the new name, for one release."""
+"""Options that had another name in an earlier release."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 
 __all__ = ["refuse_old_names"]
 
 
-def refuse_old_names(verb: str, arguments: Sequence[str], names: Mapping[str, str]) -> None:
-    """Refuse an option by its old name.
+def refuse_old_names(verb: str, arguments: list[str], names: Mapping[str, str]) -> None:
+    """Refuse options by their old names, and name the new ones.
 
     Args:
         verb (`str`): Verb of the command line.
-        arguments (`Sequence[str]`): Its arguments.
-        names (`Mapping[str, str]`): New names by old ones, such as `{"--out": "--output-dir"}`.
+        arguments (`list[str]`): Options as they came.
+        names (`Mapping[str, str]`): New name, by the old one.
 
     Raises:
-        ValueError: If an argument is one of the old names; names the new one.
+        ValueError: If an old name is among the options.
     """
     for argument in arguments:
-        if (old := argument.partition("=")[0]) in names:
-            raise ValueError(f"`rtd {verb}` has no option {old} any more; write {names[old]} instead.")
+        old = argument.partition("=")[0]
+        if old in names:
+            raise ValueError(f"{old} has a new name: {names[old]}. `rtd {verb} --help` lists all options.")
