@@ -158,8 +158,6 @@ def _read_recipe(place: str) -> list[str]:
             values = yaml.safe_load(Path(place).read_text())
         except yaml.YAMLError as error:
             raise ValueError(f"the recipe '{place}' is not YAML: {error}") from error
-    elif place.endswith((".yaml", ".yml")):
-        raise ValueError(f"there is no recipe file '{place}'.")
     else:
         values = find_recipe(place)
     if not isinstance(values, dict):

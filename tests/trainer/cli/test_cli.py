@@ -263,7 +263,7 @@ def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "unknown recipe"), ("- a", "must be a mapping"), ("a: [", "is no YAML")]
+    ("content", "message"), [(None, "unknown recipe"), ("- a", "must be a mapping"), ("a: [", "is not YAML")]
 )
 def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, message):
     recipe = tmp_path / "recipe.yaml"

@@ -169,4 +169,4 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(capsys):
     with pytest.raises(ValueError, match="did you mean 'rtd-vitl'"):
         find_recipe("rtd-vit-l")
     assert main(["train", "--recipe", "nowhere.yaml", "--triplets", "t.jsonl"]) == 2
-    assert "no recipe file 'nowhere.yaml'" in capsys.readouterr().err
+    assert "unknown recipe 'nowhere.yaml'" in capsys.readouterr().err

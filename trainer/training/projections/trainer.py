@@ -29,7 +29,7 @@ class ProjectionTrainer(BaseTrainer):
             Arguments of the method's own class, such as [`LinCIRTrainingArguments`]. Defaults to its published recipe.
         train_dataset (`str`, `Path` or `datasets.Dataset`):
             Captions in a column `text`, or a text file with one a line (LinCIR); images in a folder or a column
-            `image` (Pic2Word, SEARLE); or both (Context-I2W, FTI4CIR; see [`load_pairs`]).
+            `image` (Pic2Word, SEARLE); or both, see [`load_pairs`]; as the record of the method says.
         processing_class ([`RTDProcessor`], *optional*):
             Tokenizer, image processor and prompt templates. Defaults to those of the place that the model, or the CLIP
             underneath, was loaded from.
