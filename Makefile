@@ -34,7 +34,7 @@ test-slow: $(STAMP) ## Run the slow end-to-end tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"
 
 cards: $(STAMP) ## Render the cards of model_cards again
-	$(BIN)/python -m trainer.publishing.recipe_cards
+	$(BIN)/python -m trainer.publishing.recipes
 
 quality: $(STAMP) ## Check lint, format and architecture
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
-from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection
+from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
 from modeling_rtd.projection_fti4cir_rtd import FTI4CIRProjection
 from modeling_rtd.projection_lincir_rtd import LinCIRProjection
@@ -68,6 +68,7 @@ __all__ = [
     "name_damage",
     "read_checkpoint",
     "read_json",
+    "register_projection",
     "replace_file",
     "replace_folder",
     "settle_place",

@@ -12,7 +12,7 @@ from .projection_rtd import RTDProjection
 from .projection_searle_rtd import SEARLEProjection
 
 
-__all__ = ["PROJECTIONS", "build_projection", "load_projection"]
+__all__ = ["PROJECTIONS", "build_projection", "load_projection", "register_projection"]
 
 PROJECTIONS: dict[str, type[RTDProjection]] = {
     "context_i2w": ContextI2WProjection,
@@ -21,6 +21,21 @@ PROJECTIONS: dict[str, type[RTDProjection]] = {
     "pic2word": Pic2WordProjection,
     "searle": SEARLEProjection,
 }
+
+
+def register_projection(name: str, cls: type[RTDProjection]) -> None:
+    """Add a projection from outside the package, so that it is built and loaded by name.
+
+    Args:
+        name (`str`): Its `projection_type`; a name that is there already gets the new class.
+        cls (`type`): Subclass of [`RTDProjection`].
+
+    Raises:
+        TypeError: If it is not a subclass.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, RTDProjection)):
+        raise TypeError(f"a projection is a subclass of RTDProjection, got {cls!r}.")
+    PROJECTIONS[name] = cls
 
 
 def _find_projection_class(projection_type: str) -> type[RTDProjection]:

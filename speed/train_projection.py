@@ -15,6 +15,7 @@ import argparse
 import copy
 import tempfile
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from modeling_rtd import RTDModel
 from speed.comparing import add_options, build_step, compare, report
 from speed.published import METHODS, build_published_step
 from speed.synthetic import build_model, build_processor, draw_images, draw_texts
-from trainer import ProjectionTrainer, ProjectionTrainingArguments
+from trainer import ProjectionTrainer, find_method
 from trainer.training.projections.searle_inversion import TextualInversion
 
 
@@ -62,20 +63,28 @@ def _build_trainer(method: str, options: argparse.Namespace, folder: Path, cache
     name = "searle" if method == "oti" else method
     processor = build_processor(name)
     model = build_model(options.size, name, processor)
-    args = ProjectionTrainingArguments(
+    record = find_method(name)
+    settings = {
+        "keyword_fn": "rule",
+        "oti_steps": 1,
+        "oti_batch_size": options.batch_size,
+        "padding": "none",
+        "lr_drop_epoch": None,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        **(_write_phrases(folder) if name == "searle" else {}),
+    }
+    known = {argument.name for argument in fields(record.arguments)}
+    args = record.arguments(
         output_dir=str(folder / method),
         use_cpu=options.device == "cpu",
         per_device_train_batch_size=options.batch_size,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        keyword_fn="rule",
         anchor_cache="always" if cached else "never",
         anchor_cache_dir=str(folder / "anchors"),
-        oti_steps=1,
-        oti_batch_size=options.batch_size,
-        temperature=0.2 if method == "fti4cir" else 0.25,
-        **(_write_phrases(folder) if name == "searle" else {}),
+        **{setting: value for setting, value in settings.items() if setting in known},
     )
     rows = _draw_rows(method, options.batch_size * (options.repeats + 1))
     return ProjectionTrainer(model, args, train_dataset=rows, processing_class=processor)

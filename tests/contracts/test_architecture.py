@@ -17,7 +17,7 @@ DIET = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL
 
 # The packages and files of the training room, lowest floor first: each imports from its own floor's files and below.
 FLOORS = (
-    ("data", "drawing", "loading"),
+    ("data", "drawing", "loading", "methods"),
     ("app", "encoding", "publishing"),
     ("evaluation", "published_checkpoints", "triplet_making"),
     ("training",),

@@ -32,7 +32,7 @@ SHORT = {
     "(60, 61)": '("00", "01")',
 }
 TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8"]
-# Run elsewhere: a server (tests/trainer/app), and recipes, which fetch from the Hub (test_recipe_cards.py).
+# Run elsewhere: a server (tests/trainer/app), and recipes, which fetch from the Hub (test_recipes.py).
 ELSEWHERE = ("app", "train --recipe")
 
 

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
         dest="method",
         required=True,
         metavar="METHOD",
-        help="searle, lincir, pic2word, context_i2w, fti4cir (projections) or rtd (a text tower)",
+        help="method of the projection in it, or rtd (a text tower)",
     )
     parser.add_argument("--clip", required=True, help="the CLIP it was trained on: directory or Hub id")
     parser.add_argument("--projection", help="for rtd: the projection it was trained with; directory or Hub id")

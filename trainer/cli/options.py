@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 from argparse import SUPPRESS, Action, HelpFormatter
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from modeling_rtd import suggest
+from trainer.publishing.recipes import find_recipe
 
 
-__all__ = ["parse_options"]
+__all__ = ["expand_recipe", "find_value", "parse_options"]
 
 # What the help shows of transformers' own arguments.
 _USUAL = {
@@ -42,46 +41,33 @@ _USUAL = {
 }
 
 
-def parse_options(
-    arguments: list[str],
-    *classes: type,
-    usage: str = "rtd [options]",
-    base_recipe: Callable[[dict], str | None] | None = None,
-) -> tuple:
+def parse_options(arguments: list[str], *classes: type, usage: str = "rtd [options]", positional: str = "") -> tuple:
     """Parse flags into dataclasses; `--recipe` gives values that flags override.
-
-    A recipe is a YAML file, or the name of one in `trainer/configs`.
 
     Args:
         arguments (`list[str]`): Options.
         classes (dataclasses): One instance of each is returned.
         usage (`str`, defaults to `"rtd [options]"`): First line of the help: the verb and what it needs.
-        base_recipe (callable, *optional*):
-            From the options as text to the name of a packaged recipe whose values the user's own recipe overrides.
+        positional (`str`, defaults to `""`): Field that the first argument without a hyphen before it gives.
 
     Returns:
         `tuple`: The instances.
 
     Raises:
-        ValueError: If the recipe is missing or is no YAML mapping, or an option or a key of the recipe is unknown.
+        ValueError: If the recipe is missing or not a YAML mapping, an option or a key of the recipe is unknown, or
+            the positional argument is missing.
     """
-    arguments = [part for argument in arguments for part in _split_recipe(argument)]
-    if "--recipe" in arguments:
-        place = arguments.index("--recipe")
-        if place + 1 == len(arguments):
-            raise ValueError("--recipe needs a YAML file.")
-        recipe = _read_recipe(Path(arguments[place + 1]))
-        arguments = [*recipe, *arguments[:place], *arguments[place + 2 :]]
-    if base_recipe is not None and (name := base_recipe(_list_values(arguments))):
-        arguments = [*_read_recipe(Path(name)), *arguments]
+    arguments = expand_recipe(arguments, positional)
     hint = (
         "--recipe FILE reads options from a YAML file, or from a packaged recipe by its name; flags override it. "
         "--help-all also lists the other arguments of transformers' Trainer, which are all accepted."
     )
     verb = usage.partition(" -")[0].partition(" [")[0]
     parser = HfArgumentParser(classes, prog=verb, usage=usage, description=hint, formatter_class=_Formatter)
-    _shorten_help(parser, shows_all="--help-all" in arguments)
+    _shorten_help(parser, "--help-all" in arguments, positional)
     arguments = ["--help"] if "--help-all" in arguments else arguments
+    if positional and not {"-h", "--help", f"--{positional}"} & set(arguments):
+        raise ValueError(f"name the {positional} first: {usage}")
     *instances, rest = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if rest:
         known = [name for name in parser._option_string_actions if "_" not in name]
@@ -91,9 +77,55 @@ def parse_options(
     return tuple(instances)
 
 
-def _shorten_help(parser: HfArgumentParser, shows_all: bool) -> None:
+def expand_recipe(arguments: list[str], positional: str = "") -> list[str]:
+    """Write out the values of `--recipe`, a YAML file or the name of a packaged recipe, before the other options.
+
+    Args:
+        arguments (`list[str]`): Options.
+        positional (`str`, defaults to `""`): See [`parse_options`].
+
+    Returns:
+        `list[str]`: Options without positional arguments and recipes.
+
+    Raises:
+        ValueError: If the recipe is missing or not a YAML mapping.
+    """
+    if positional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{positional}", *arguments]
+    arguments = [part for argument in arguments for part in _split_recipe(argument)]
+    if "--recipe" not in arguments:
+        return arguments
+    place = arguments.index("--recipe")
+    if place + 1 == len(arguments):
+        raise ValueError("--recipe needs a YAML file or the name of a recipe.")
+    return [*_read_recipe(arguments[place + 1]), *arguments[:place], *arguments[place + 2 :]]
+
+
+def find_value(arguments: list[str], name: str, default: str) -> str:
+    """Read one option as text: `--name value` or `--name=value`, the last one counting.
+
+    Args:
+        arguments (`list[str]`): Options.
+        name (`str`): Name of the option, without hyphens.
+        default (`str`): What it is if it is not given.
+
+    Returns:
+        `str`: Its value.
+    """
+    for place, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option == f"--{name}":
+            default = value if equals else " ".join(arguments[place + 1 : place + 2])
+    return default
+
+
+def _shorten_help(parser: HfArgumentParser, shows_all: bool, positional: str) -> None:
     """Leave out of the help what nearly nobody sets: over a hundred arguments of transformers' Trainer."""
     rare = set() if shows_all else {field.name for field in fields(TrainingArguments)} - _USUAL
+    rare.add(positional)
+    output = parser._option_string_actions["--output_dir"]
+    output.option_strings.append("-o")
+    parser._option_string_actions["-o"] = output
     for action in parser._actions:
         switch = action.option_strings[0].startswith("--no_")
         if action.dest in rare:
@@ -116,29 +148,18 @@ class _Formatter(HelpFormatter):
         return f"{action.help} (default: %(default)s)" if has_default else action.help
 
 
-def _list_values(arguments: list[str]) -> dict[str, str]:
-    """Read options as text: `--name value` and `--name=value`, the last one counting."""
-    values = {}
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            values[name[2:]] = value if equals else " ".join(arguments[place + 1 : place + 2])
-    return values
-
-
 def _split_recipe(argument: str) -> list[str]:
     return argument.split("=", 1) if argument.startswith("--recipe=") else [argument]
 
 
-def _read_recipe(path: Path) -> list[str]:
-    packaged = {recipe.stem: recipe for recipe in Path(__file__).parents[1].joinpath("configs").glob("*.yaml")}
-    path = packaged.get(str(path), path)
-    if not path.is_file():
-        raise ValueError(f"'{path}' is no file: {suggest('recipe', str(path), packaged)}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"the recipe '{path}' is no YAML: {error}") from error
+def _read_recipe(place: str) -> list[str]:
+    if Path(place).is_file():
+        try:
+            values = yaml.safe_load(Path(place).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"the recipe '{place}' is not YAML: {error}") from error
+    else:
+        values = find_recipe(place)
     if not isinstance(values, dict):
-        raise ValueError(f"the recipe '{path}' must be a mapping of options to values, such as `max_steps: 2000`.")
+        raise ValueError(f"the recipe '{place}' must be a mapping of options to values, such as `max_steps: 2000`.")
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]

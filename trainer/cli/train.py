@@ -21,7 +21,7 @@ class TrainCommand:
             (a file, `org/name/file.pt` on the Hub, or an `https://` address), which is converted safely.
         projection_from (`str`, *optional*): Method of the projection; needed with a published file.
         images (`str`, *optional*):
-            For a projection that reads image tokens (Context-I2W, FTI4CIR): folder of a few thousand unlabelled
+            For a projection that reads image tokens: folder of a few thousand unlabelled
             images, on which [`fit_token_lift`] learns to feed it from text.
         lift_steps (`int`, defaults to 2000): Steps of that.
         lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
@@ -45,7 +45,7 @@ class TrainCommand:
         default=None, metadata={"help": "method of the projection; needed with a published file"}
     )
     images: str | None = field(
-        default=None, metadata={"help": "unlabelled images, needed where the projection is context_i2w or fti4cir"}
+        default=None, metadata={"help": "unlabelled images, needed where the projection reads image tokens"}
     )
     lift_steps: int = field(default=2000, metadata={"help": "steps of learning to feed such a projection from text"})
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})

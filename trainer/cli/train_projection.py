@@ -13,19 +13,16 @@ class TrainProjectionCommand:
     """What `rtd train-projection` reads.
 
     Args:
-        clip (`str`): Directory or Hub id of a CLIP.
+        model (`str`): Directory or Hub id of a CLIP.
         method (`str`, defaults to `"lincir"`): Method to train by.
         captions (`str`, *optional*):
-            For LinCIR: file or Hub id of captions in a column `text`. For Context-I2W and FTI4CIR: captions of the
-            images, see [`load_pairs`].
-        images (`str`, *optional*): For all but LinCIR: folder of images.
+            For a method of captions: file or Hub id of captions in a column `text`. For a method of pairs: captions of
+            the images, see [`load_pairs`].
+        images (`str`, *optional*): For a method of images or pairs: folder of images.
     """
 
-    clip: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(
-        default="lincir",
-        metadata={"help": "lincir (captions), pic2word or searle (images), context_i2w or fti4cir (both)"},
-    )
+    model: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
+    method: str = field(default="lincir", metadata={"help": "projection to train; options below are those of it"})
     captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
     images: str | None = field(default=None, metadata={"help": "folder of images"})
 
@@ -34,40 +31,45 @@ def run(arguments: list[str]) -> None:
     """Train, or go on with the run in the output folder, and save CLIP and projection in its folder `model`.
 
     Args:
-        arguments (`list[str]`): Options: those of [`TrainProjectionCommand`] and [`ProjectionTrainingArguments`].
+        arguments (`list[str]`): Options: those of [`TrainProjectionCommand`] and of the method's arguments.
 
     Raises:
-        ValueError: If the method's data are not named, or anything the trainer refuses.
+        ValueError: If the method is unknown, its data are not named, or anything the trainer refuses.
     """
-    from trainer.cli.options import parse_options
+    from trainer.cli.old_names import refuse_old_names
+    from trainer.cli.options import expand_recipe, find_value, parse_options
     from trainer.data.image_captions import load_pairs
-    from trainer.loading import load_model_and_processor
+    from trainer.methods import find_method, list_methods
     from trainer.publishing.provenance import name_source
-    from trainer.training.arguments import ProjectionTrainingArguments
-    from trainer.training.projections import OBJECTIVES, find_objective
     from trainer.training.projections.trainer import ProjectionTrainer
     from trainer.training.run import finish_run
 
-    classes = (TrainProjectionCommand, ProjectionTrainingArguments)
-    # The defaults are LinCIR's; every other method begins with its own recipe.
-    others = OBJECTIVES.keys() - {"lincir"}
+    new = "the CLIP as first argument, `rtd train-projection CLIP ...`"
+    refuse_old_names("train-projection", arguments, {"--clip": new, "--model": new})
+    arguments = expand_recipe(arguments, "model")
+    method = find_method(find_value(arguments, "method", "lincir"))
     command, args = parse_options(
         arguments,
-        *classes,
-        usage="rtd train-projection --clip CLIP (--captions FILE | --images DIR | both) --output-dir DIR [options]",
-        base_recipe=lambda values: values.get("method") if values.get("method") in others else None,
+        TrainProjectionCommand,
+        method.arguments,
+        usage=f"rtd train-projection CLIP --method ({' | '.join(list_methods())}) "
+        "(--captions FILE | --images DIR | both) --output-dir DIR [options]",
+        positional="model",
     )
-    wanted = find_objective(command.method).reads
-    needed = ("images", "captions") if wanted == "pairs" else (wanted,)
+    needed = ("images", "captions") if method.reads == "pairs" else (method.reads,)
+    _check_data(method.name, command, needed)
+    source = load_pairs(command.images, command.captions) if len(needed) == 2 else getattr(command, method.reads)
+    trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
+    data = {name: name_source(getattr(command, name)) for name in needed}
+    if folder := finish_run(trainer, trainer.whole, data=data):
+        print(f"model: {folder}")
+
+
+def _check_data(method: str, command: TrainProjectionCommand, needed: tuple[str, ...]) -> None:
+    what = " with ".join(needed)
     missing = [f"--{name}" for name in needed if getattr(command, name) is None]
     if missing:
-        raise ValueError(f"{command.method} is trained from {' with '.join(needed)}: give {' and '.join(missing)}.")
+        raise ValueError(f"{method} is trained from {what}: give {' and '.join(missing)}.")
     surplus = [f"--{name}" for name in ("images", "captions") if name not in needed and getattr(command, name)]
     if surplus:
-        raise ValueError(f"{command.method} is trained from {' with '.join(needed)}: leave {surplus[0]} out.")
-    source = load_pairs(command.images, command.captions) if wanted == "pairs" else getattr(command, wanted)
-    model, processor = load_model_and_processor(command.clip, command.method)
-    trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
-    data = {name: name_source(getattr(command, name)) for name in needed}
-    if folder := finish_run(trainer, model, data=data):
-        print(f"model: {folder}")
+        raise ValueError(f"{method} is trained from {what}: leave {surplus[0]} out.")

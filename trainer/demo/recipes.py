@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 
+from trainer.methods import find_method
 from trainer.worlds.small_world import write_searle_files
 
 
@@ -73,18 +74,26 @@ def write_projection_arguments(method: str, preset: str, rms: float, folder: Pat
         folder (`Path`): Where files that the method reads are written.
 
     Returns:
-        `dict`: Arguments of [`ProjectionTrainingArguments`].
+        `dict`: Arguments of the method's class, alike for all methods where they share them.
     """
     recipe = RECIPES[preset]
+    known = {argument.name for argument in fields(find_method(method).arguments)}
     arguments = {
         "max_steps": recipe.projection_steps,
         "per_device_train_batch_size": recipe.projection_batch_size,
         "learning_rate": recipe.projection_learning_rate,
         "lr_scheduler_type": "cosine",
         "noise_scale": 1.0 * rms,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "warmup_steps": 0,
+        "padding": "none",
+        "lr_drop_epoch": None,
         "keyword_fn": "rule",
         "augment": False,
         "stage_dir": str(folder / "stages"),
         **recipe.own.get(method, {}),
     }
+    arguments = {name: value for name, value in arguments.items() if name in known}
     return arguments | (write_searle_files(preset, folder) if method == "searle" else {})

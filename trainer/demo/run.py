@@ -30,12 +30,12 @@ from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation.evaluator import RetrievalEvaluator
+from trainer.methods import find_method
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, hash_parts, write_stages
-from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift
 from trainer.training.progress import LossBarCallback
-from trainer.training.projections import find_objective
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 from trainer.worlds.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
@@ -207,9 +207,10 @@ class _DemoRun:
         projection = build_projection(config)
         model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer).to(clip.device)
         own = write_projection_arguments(method, self.world.preset.name, self.rms, self.folder / "scratch")
-        args = ProjectionTrainingArguments(**self._shared_arguments(method, own.pop("max_steps")), **own)
+        record = find_method(method)
+        args = record.arguments(**self._shared_arguments(method, own.pop("max_steps")), **own)
         images = self.world.images
-        source = {"captions": self.world.captions, "images": images}.get(find_objective(method).reads)
+        source = {"captions": self.world.captions, "images": images}.get(record.reads)
         if source is None:
             source = images.add_column("text", [captions[0] for captions in images["captions"]])
         with self.seconds(method):

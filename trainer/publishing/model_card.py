@@ -11,7 +11,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_rtd import RTDModel, RTDProcessor, has_adapters
-from trainer.publishing.citations import PAPERS, write_bibtex
+from trainer.methods import RTD_PAPER, find_method, list_methods
 from trainer.publishing.tables import format_table
 
 
@@ -135,7 +135,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         `huggingface_hub.ModelCard`: With metadata, results among them, in the Hub's form.
     """
     base = facts.base_model
-    methods = (["rtd"] if facts.plain_tower else []) + [facts.projection]
+    papers = ([RTD_PAPER] if facts.plain_tower else []) + [find_method(facts.projection).paper]
     return ModelCard.from_template(
         _write_metadata(facts),
         template_path=str(_TEMPLATE),
@@ -158,7 +158,7 @@ def render_card(facts: CardFacts) -> ModelCard:
             f"Results on {record['benchmark']}: {record['data']['license'].rstrip('.')}."
             for record in facts.evaluations
         ),
-        citation="\n\n".join(write_bibtex(method) for method in methods),
+        citation="\n\n".join(paper.bibtex for paper in papers),
     )
 
 
@@ -220,11 +220,11 @@ def _name_base(facts: CardFacts) -> str:
 
 def _write_summary(facts: CardFacts) -> str:
     base = "a CLIP of its own" if facts.base_model == "none" else _name_base(facts)
-    name, address = PAPERS[facts.projection].name, f"https://arxiv.org/abs/{PAPERS[facts.projection].arxiv}"
-    text = f"A [{name}]({address}) projection on {base} turns an image into words for its text tower"
+    paper = find_method(facts.projection).paper
+    text = f"A [{paper.name}]({paper.address}) projection on {base} turns an image into words for its text tower"
     if facts.plain_tower is None:
         return f"{text}."
-    return f"{text}, and [RTD](https://arxiv.org/abs/{PAPERS['rtd'].arxiv}) has taught that tower to compose."
+    return f"{text}, and [RTD]({RTD_PAPER.address}) has taught that tower to compose."
 
 
 def _describe_stage(stage: Mapping) -> dict:
@@ -232,7 +232,9 @@ def _describe_stage(stage: Mapping) -> dict:
     settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN)]
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
     rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
-    return {"title": PAPERS[stage["stage"]].name if stage["stage"] in PAPERS else stage["stage"], "rows": rows}
+    name = stage["stage"]
+    title = RTD_PAPER.name if name == "rtd" else find_method(name).paper.name if name in list_methods() else name
+    return {"title": title, "rows": rows}
 
 
 def _name(name: str, value) -> str:

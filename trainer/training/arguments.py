@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 
-__all__ = ["ProjectionTrainingArguments", "RTDTrainingArguments"]
+__all__ = ["ImageProjectionTrainingArguments", "ProjectionTrainingArguments", "RTDTrainingArguments"]
 
 
 @dataclass
@@ -129,84 +129,34 @@ class RTDTrainingArguments(_RecipeArguments):
 
 @dataclass
 class ProjectionTrainingArguments(_RecipeArguments):
-    """Arguments of [`ProjectionTrainer`]; the defaults are LinCIR's published recipe but for how keywords are found.
+    """What the arguments of all projection methods share; each method has a class of its own, with its own recipe."""
 
-    That is batches of 512 captions for 20,000 steps, AdamW at 1e-4, constant, weight decay 0.01. Deviations: keywords
-    by a lexicon that comes with a package (spaCy's model has to be downloaded), masked as whole words (the published
-    code also masks the letter "a" inside words); the recipe `lincir` has the published ones. Pic2Word's published
-    values are in the recipe `pic2word`, SEARLE's in the recipe `searle`.
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+
+
+@dataclass
+class ImageProjectionTrainingArguments(ProjectionTrainingArguments):
+    """What the arguments of the methods that read images share.
 
     Args:
-        noise_scale (`float`, defaults to 1.0): Scale of the noise on the caption embedding.
-        keyword_fn (`str`, defaults to `"lexicon"`):
-            Finds the words to mask: `"spacy"` (published; needs a spaCy model), `"lexicon"` or `"rule"`.
-        mask_on (`str`, defaults to `"words"`):
-            Mask whole words, or `"substrings"` wherever the letters occur, as the published code does.
-        augment (`bool`, defaults to `True`):
-            Crop images at random, as Pic2Word published; otherwise each image is encoded once for all epochs.
+        num_images (`int`, *optional*): Train on the first so many images. Defaults to all.
         padding (`str`, defaults to `"none"`):
-            `"target"` pads long images to a ratio of 1.25 before they are cropped, as SEARLE and FTI4CIR published.
-        concepts (`str`, *optional*): SEARLE: file of names of concepts, see [`read_concepts`].
-        phrases (`str`, *optional*):
-            SEARLE: who writes phrases about concepts: `"lm"` (published; needs `phrase_model`), `"templates"` (a
-            packaged list), or a text file of templates, see [`read_templates`].
-        phrase_model (`str`, *optional*): Directory or Hub id of the language model for `phrases="lm"`.
-        phrases_per_concept (`int`, defaults to 256): Phrases that the language model writes about a concept.
-        num_images (`int`, *optional*): Train on the first so many images; on all where left out.
-        num_concepts (`int`, defaults to 150): Nearest concepts of an image that its phrase is drawn from.
-        temperature (`float`, defaults to 0.25): Temperature of SEARLE's distillation; FTI4CIR's recipe has 0.2.
-        phrase_weight (`float`, defaults to 0.75): Weight of the phrases beside the distillation.
-        caption_weight (`float`, defaults to 1.4): FTI4CIR: weight of the captions beside the images.
-        lr_drop_epoch (`int`, *optional*): FTI4CIR: epoch, counted from 0, from which on a tenth of the rate is used.
-        oti_steps (`int`, defaults to 350): Steps of textual inversion of an image.
-        oti_batch_size (`int`, defaults to 32): Images inverted at a time.
-        oti_learning_rate (`float`, defaults to 2e-2): Learning rate of the inversion (AdamW, weight decay 0.01).
-        oti_ema_decay (`float`, defaults to 0.99): Decay of the moving average of a pseudo-word, which is its result.
-        oti_num_concepts (`int`, defaults to 15): Nearest concepts of an image that its phrases are drawn from.
-        stage_dir (`str`, *optional*): Where stages before the training keep results; `stages` in `output_dir`.
+            `"target"` pads long images to a ratio of 1.25 before they are cropped, as SEARLE published.
+        stage_dir (`str`, *optional*):
+            Folder where stages before the training keep results. Defaults to `stages` in `output_dir`.
     """
 
-    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate; published for LinCIR."})
-    max_steps: int = field(default=20000, metadata={"help": "Steps of training; published for LinCIR."})
-    per_device_train_batch_size: int = field(
-        default=512, metadata={"help": "Rows a step, on each device; published for LinCIR."}
-    )
-    noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
-    keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
-    mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})
-    augment: bool = field(default=True, metadata={"help": "Crop images at random (published)."})
-    padding: str = field(default="none", metadata={"help": "'target' pads long images (SEARLE, FTI4CIR: published)."})
-    concepts: str | None = field(default=None, metadata={"help": "SEARLE: file of names of concepts."})
-    phrases: str | None = field(
-        default=None,
-        metadata={"help": "SEARLE: 'lm' (published), 'templates' (packaged), or a text file with {} for the concept."},
-    )
-    phrase_model: str | None = field(default=None, metadata={"help": "Language model for --phrases lm."})
-    phrases_per_concept: int = field(default=256, metadata={"help": "Phrases it writes about a concept."})
     num_images: int | None = field(default=None, metadata={"help": "Train on the first so many images."})
-    num_concepts: int = field(default=150, metadata={"help": "Nearest concepts an image's phrase is drawn from."})
-    temperature: float = field(default=0.25, metadata={"help": "SEARLE, FTI4CIR: temperature of the contrast."})
-    phrase_weight: float = field(default=0.75, metadata={"help": "Weight of the phrases beside the distillation."})
-    caption_weight: float = field(default=1.4, metadata={"help": "FTI4CIR: weight of the captions."})
-    lr_drop_epoch: int | None = field(default=None, metadata={"help": "FTI4CIR: epoch from which on a tenth is used."})
-    oti_steps: int = field(default=350, metadata={"help": "Steps of textual inversion of an image."})
-    oti_batch_size: int = field(default=32, metadata={"help": "Images inverted at a time."})
-    oti_learning_rate: float = field(default=2e-2, metadata={"help": "Learning rate of the inversion."})
-    oti_ema_decay: float = field(default=0.99, metadata={"help": "Decay of the average that is its result."})
-    oti_num_concepts: int = field(default=15, metadata={"help": "Nearest concepts its phrases are drawn from."})
+    padding: str = field(default="none", metadata={"help": "'target' pads long images, 'none' does not."})
     stage_dir: str | None = field(default=None, metadata={"help": "Where stages keep results; below output_dir."})
 
     def __post_init__(self):
-        counts = ("phrases_per_concept", "num_concepts", "oti_steps", "oti_batch_size", "oti_num_concepts")
-        for name in (*counts, "num_images"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be 1 or more, got {getattr(self, name)}.")
+        self._check_counts("num_images")
         if self.padding not in ("none", "target"):
             raise ValueError(f"`padding` must be 'none' or 'target', got {self.padding!r}.")
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be greater than 0, got {self.temperature}.")
-        if not 0 <= self.oti_ema_decay < 1:
-            raise ValueError(f"`oti_ema_decay` must be in [0, 1), got {self.oti_ema_decay}; 0 takes the last step.")
         super().__post_init__()
 
     @property

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from datasets import Dataset
 from PIL import Image
 
@@ -8,10 +9,10 @@ from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_triplets
 from tests.stand_ins import build_stand_in
 from trainer.cli.main import main
-from trainer.cli.options import parse_options
+from trainer.cli.options import find_value, parse_options
 from trainer.cli.train_projection import TrainProjectionCommand
 from trainer.data.image_files import list_images
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.methods import find_method
 from trainer.worlds.small_world import build_small_world, train_clip
 
 
@@ -172,7 +173,7 @@ def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
         "searle": ["--images", str(folder), "--concepts", str(names), "--phrases", "templates", "--oti_steps", "2"],
     }[method]
     out, batch = str(tmp_path / "run"), ["--per_device_train_batch_size", "4"]
-    command = ["train-projection", "--clip", clip_place, "--method", method, *source, "--output_dir", out]
+    command = ["train-projection", clip_place, "--method", method, *source, "--output_dir", out]
     assert main([*command, *FAST, *batch]) == 0
     assert RTDModel.from_pretrained(f"{out}/model").projection.config.projection_type == method
 
@@ -184,7 +185,7 @@ def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
     Dataset.from_list(
         [{"image": str(p.relative_to(folder)), "text": "a red dress on a beach"} for p in list_images(folder)]
     ).to_json(captions)
-    command = ["train-projection", "--clip", clip_place, "--method", "context_i2w", "--keyword_fn", "rule"]
+    command = ["train-projection", clip_place, "--method", "context_i2w", "--keyword_fn", "rule"]
     command += ["--images", str(folder), "--output_dir", str(tmp_path / "phi"), *FAST]
     assert main(command) == 2
     assert "trained from images with captions: give --captions" in capsys.readouterr().err
@@ -197,29 +198,58 @@ def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
     assert RTDModel.from_pretrained(tmp_path / "rtd/model").config.original_text_model is not None
 
 
-def test_the_recipe_is_that_of_the_method_and_the_users_own_stands_above_it(tmp_path):
+def test_the_recipe_is_that_of_the_method_and_the_users_own_is_above_it(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("learning_rate: 0.5\n")
-    seen = {}
-
-    def find(values):
-        seen.update(values)
-        return values.get("method")
-
-    arguments = ["--clip", "x", "--method=fti4cir", "--output_dir", "searle", "--recipe", str(recipe)]
-    args = parse_options(arguments, TrainProjectionCommand, ProjectionTrainingArguments, base_recipe=find)[1]
-    assert seen["method"] == "fti4cir"
+    arguments = ["x", "--method=fti4cir", "-o", "out", "--recipe", str(recipe)]
+    classes = TrainProjectionCommand, find_method(find_value(arguments, "method", "lincir")).arguments
+    command, args = parse_options(arguments, *classes, positional="model")
+    assert (command.model, args.output_dir) == ("x", "out")
     assert (args.learning_rate, args.caption_weight, args.num_train_epochs) == (0.5, 1.4, 60)
 
 
+def test_the_help_of_a_method_lists_its_own_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["train-projection", "--method", "lincir", "--help"])
+    shown = capsys.readouterr().out
+    assert "--noise-scale" in shown
+    assert "-o" in shown
+    assert "--oti-steps" not in shown
+
+
+@pytest.mark.parametrize("arguments", [["--clip", "x"], ["--model", "x"], ["--clip=x"]])
+def test_an_old_name_of_the_clip_is_refused_with_the_new_form(arguments, capsys):
+    assert main(["train-projection", *arguments, "--captions", "x.txt", "-o", "y"]) == 2
+    assert "rtd train-projection CLIP" in capsys.readouterr().err
+
+
+def test_a_missing_clip_and_another_methods_option_are_named(clip_place, capsys):
+    assert main(["train-projection", "--captions", "x.txt", "-o", "y"]) == 2
+    assert "name the model first: rtd train-projection CLIP" in capsys.readouterr().err
+    assert main(["train-projection", clip_place, "--captions", "x.txt", "-o", "y", "--oti_steps", "2"]) == 2
+    assert "unknown option '--oti_steps'" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_command_give_equal_weights(clip_place, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
+    command = ["train-projection", clip_place, "--captions", str(captions), "--keyword_fn", "rule", *FAST]
+    weights = []
+    for name in ("a", "b"):
+        torch.manual_seed(len(weights))
+        assert main([*command, "-o", str(tmp_path / name)]) == 0
+        weights.append((tmp_path / name / "model/model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 def test_data_that_a_method_does_not_read_are_refused(clip_place, folder, tmp_path, capsys):
-    command = ["train-projection", "--clip", clip_place, "--captions", "x.txt", "--images", str(folder)]
+    command = ["train-projection", clip_place, "--captions", "x.txt", "--images", str(folder)]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
     assert "lincir is trained from captions: leave --images out" in capsys.readouterr().err
 
 
 def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):
-    assert main(["train-projection", "--clip", clip_place, "--output_dir", str(tmp_path), *FAST]) == 2
+    assert main(["train-projection", clip_place, "--output_dir", str(tmp_path), *FAST]) == 2
     assert "lincir is trained from captions: give --captions" in capsys.readouterr().err
 
 
@@ -233,7 +263,7 @@ def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(None, "unknown recipe"), ("- a", "must be a mapping"), ("a: [", "is no YAML")]
+    ("content", "message"), [(None, "unknown recipe"), ("- a", "must be a mapping"), ("a: [", "is not YAML")]
 )
 def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, message):
     recipe = tmp_path / "recipe.yaml"
@@ -246,7 +276,7 @@ def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, 
 def test_a_mistyped_recipe_is_named_with_the_nearest(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--recipe", "rtd-vitL"]) == 2
-    assert "'rtd-vitL' is no file: unknown recipe 'rtd-vitL'; did you mean 'rtd-vitl'?" in capsys.readouterr().err
+    assert "unknown recipe 'rtd-vitL'; did you mean 'rtd-vitl'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["learningrate", "learnin_rate"])

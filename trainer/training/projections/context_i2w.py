@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -13,11 +14,36 @@ from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
+from trainer.methods import Method, Paper, register_method
+from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.projections.pic2word import Pic2WordObjective
 from trainer.training.rtd_collator import collate_captions
 
 
-__all__ = ["ContextI2WObjective"]
+__all__ = ["METHOD", "ContextI2WObjective", "ContextI2WTrainingArguments"]
+
+
+@dataclass
+class ContextI2WTrainingArguments(ImageProjectionTrainingArguments):
+    """Context-I2W's arguments; its paper states none, so the defaults are those of its code, which is Pic2Word's.
+
+    Args:
+        augment (`bool`, defaults to `True`): As for [`Pic2WordTrainingArguments`].
+        keyword_fn (`str`, defaults to `"lexicon"`):
+            Finds the objects of a caption: `"spacy"` (needs a spaCy model), `"lexicon"` or `"rule"`.
+    """
+
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate; published."})
+    weight_decay: float = field(default=0.2, metadata={"help": "Weight decay; published."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of Adam; published."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of Adam; published."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the rate; published: cosine."})
+    warmup_steps: float = field(default=10000, metadata={"help": "Steps until the full rate; published."})
+    max_steps: int = field(default=-1, metadata={"help": "Steps of training; -1 trains for num_train_epochs."})
+    num_train_epochs: float = field(default=32, metadata={"help": "Epochs; published."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Rows a step, on each device; published."})
+    augment: bool = field(default=True, metadata={"help": "Crop images at random (published)."})
+    keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy', 'lexicon' or 'rule'."})
 
 
 class ContextI2WObjective(Pic2WordObjective):
@@ -28,12 +54,11 @@ class ContextI2WObjective(Pic2WordObjective):
     adjectives, as LinCIR finds its keywords but without determiners.
 
     Args:
-        args ([`ProjectionTrainingArguments`]): As for Pic2Word, and the keyword function.
+        args ([`ContextI2WTrainingArguments`]): As for Pic2Word, and the keyword function.
         model ([`RTDModel`]): Whose frozen towers encode.
         processor ([`RTDProcessor`]): Its processor.
     """
 
-    reads = "pairs"
     columns = ("text",)
 
     def prepare(self, source) -> Dataset:
@@ -92,3 +117,22 @@ class ContextI2WObjective(Pic2WordObjective):
         """
         facts = {"keyword_fn": self.args.keyword_fn, "contexts": hash_rows(dataset, ["text"])}
         return super().describe(dataset) | facts
+
+
+METHOD = register_method(
+    Method(
+        name="context_i2w",
+        paper=Paper(
+            "Context-I2W",
+            "tang2023contexti2w",
+            "Context-I2W: Mapping Images to Context-dependent Words for Accurate Zero-Shot Composed Image Retrieval",
+            "Tang, Yuanmin and Yu, Jing and Gai, Keke and Zhuang, Jiamin and Xiong, Gang and Hu, Yue and Wu, Qi",
+            "2309.16137",
+        ),
+        reads="pairs",
+        arguments=ContextI2WTrainingArguments,
+        objective=ContextI2WObjective,
+        protocol="pic2word",
+        files={"vitl": ""},
+    )
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,15 +16,43 @@ from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.noise import draw_noise
+from trainer.methods import Method, Paper, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.length_groups import group_by_length
+from trainer.training.projections.objective import Objective
 from trainer.training.rtd_collator import collate_captions
 
 
-__all__ = ["LinCIRObjective"]
+__all__ = ["METHOD", "LinCIRObjective", "LinCIRTrainingArguments"]
 
 
-class LinCIRObjective:
+@dataclass
+class LinCIRTrainingArguments(ProjectionTrainingArguments):
+    """LinCIR's arguments; the defaults are its published recipe but for how keywords are found.
+
+    That is batches of 512 captions for 20,000 steps, AdamW at 1e-4, constant, weight decay 0.01. There are two
+    deviations, and `keyword_fn="spacy", mask_on="substrings"` is as published:
+
+    - Keywords are found by a lexicon that comes with a package, since spaCy's model has to be downloaded.
+    - They are masked as whole words, since the published code also masks the letter "a" inside words.
+
+    Args:
+        noise_scale (`float`, defaults to 1.0): Scale of the noise on the caption embedding.
+        keyword_fn (`str`, defaults to `"lexicon"`):
+            Finds the words to mask: `"spacy"` (published; needs a spaCy model), `"lexicon"` or `"rule"`.
+        mask_on (`str`, defaults to `"words"`):
+            Mask whole words, or `"substrings"` wherever the letters occur, as the published code does.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate; published."})
+    max_steps: int = field(default=20000, metadata={"help": "Steps of training; published."})
+    per_device_train_batch_size: int = field(default=512, metadata={"help": "Rows a step, on each device; published."})
+    noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
+    keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
+    mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})
+
+
+class LinCIRObjective(Objective):
     """LinCIR's self-masking projection (https://huggingface.co/papers/2312.01998), from plain captions.
 
     The text embedding of a caption, with noise, is projected to a pseudo-word; the caption with its keywords replaced
@@ -33,18 +62,15 @@ class LinCIRObjective:
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
 
     Args:
-        args ([`ProjectionTrainingArguments`]): Keyword function, masking and noise.
+        args ([`LinCIRTrainingArguments`]): Keyword function, masking and noise.
         model ([`RTDModel`]): Whose frozen text tower encodes.
         processor ([`RTDProcessor`]): Its processor.
     """
 
-    reads = "captions"
-
-    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+    def __init__(self, args: LinCIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args = args
         self.text_model = model.text_model
         self.processor = processor
-        self.caption_embeddings = None
 
     def prepare(self, source) -> Dataset:
         """Clean captions and mask their keywords.
@@ -132,11 +158,6 @@ class LinCIRObjective:
         )
         return functional.mse_loss(masked.text_embeds.float(), text_embeds)
 
-    @staticmethod
-    def decays(name: str) -> bool:
-        """Tell whether weight decay applies to a parameter: to all, as published."""
-        return True
-
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
 
@@ -152,3 +173,22 @@ class LinCIRObjective:
             "mask_on": self.args.mask_on,
             "captions": hash_rows(dataset, ["text"]),
         }
+
+
+METHOD = register_method(
+    Method(
+        name="lincir",
+        paper=Paper(
+            "LinCIR",
+            "gu2023lincir",
+            "Language-only Efficient Training of Zero-shot Composed Image Retrieval",
+            "Gu, Geonmo and Chun, Sanghyuk and Kim, Wonjae and Kang, Yoohoon and Yun, Sangdoo",
+            "2312.01998",
+        ),
+        reads="captions",
+        arguments=LinCIRTrainingArguments,
+        objective=LinCIRObjective,
+        options="--keyword-fn spacy --mask-on substrings",
+        files={"vitl": "navervision/zeroshot-cir-models/lincir_large.pt"},
+    )
+)

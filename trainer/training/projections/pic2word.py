@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from accelerate.utils import send_to_device
@@ -15,15 +16,40 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
 from trainer.data.images import decode_image, hash_images, load_images
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.methods import Method, Paper, register_method
+from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import target_anchored_loss
+from trainer.training.projections.objective import Objective
 
 
-__all__ = ["Pic2WordObjective", "crop_randomly"]
+__all__ = ["METHOD", "Pic2WordObjective", "Pic2WordTrainingArguments", "crop_randomly"]
 
 
-class Pic2WordObjective:
+@dataclass
+class Pic2WordTrainingArguments(ImageProjectionTrainingArguments):
+    """Pic2Word's arguments; the defaults are its published recipe.
+
+    That is ViT-L/14 on Conceptual Captions 3M for 30 epochs; the number of GPUs is not stated.
+
+    Args:
+        augment (`bool`, defaults to `True`):
+            Crop images at random, as published; otherwise each image is encoded once for all epochs.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate; published."})
+    weight_decay: float = field(default=0.1, metadata={"help": "Weight decay; published."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of Adam; published."})
+    adam_epsilon: float = field(default=1e-6, metadata={"help": "Epsilon of Adam; published."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the rate; published: cosine."})
+    warmup_steps: float = field(default=10000, metadata={"help": "Steps until the full rate; published."})
+    max_steps: int = field(default=-1, metadata={"help": "Steps of training; -1 trains for num_train_epochs."})
+    num_train_epochs: float = field(default=30, metadata={"help": "Epochs; published."})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Rows a step, on each device; published."})
+    augment: bool = field(default=True, metadata={"help": "Crop images at random (published)."})
+
+
+class Pic2WordObjective(Objective):
     """Pic2Word's objective (https://huggingface.co/papers/2302.03084), from images without any text.
 
     The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself: symmetric InfoNCE over the
@@ -31,16 +57,14 @@ class Pic2WordObjective:
     code gathers without; the result is the joint gradient that it approximates.
 
     Args:
-        args ([`ProjectionTrainingArguments`]): `augment` crops at random; otherwise each image is encoded once.
+        args ([`Pic2WordTrainingArguments`]): `augment` crops at random; otherwise each image is encoded once.
         model ([`RTDModel`]): Whose frozen towers encode.
         processor ([`RTDProcessor`]): Its processor.
     """
 
-    reads = "images"
     columns: tuple[str, ...] = ()
-    caption_embeddings = None
 
-    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+    def __init__(self, args: Pic2WordTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args = args
         self.model = model
         self.processor = processor
@@ -163,3 +187,23 @@ def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float,
         height = min(image.height, round(image.width * 4 / 3))
         left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+
+
+METHOD = register_method(
+    Method(
+        name="pic2word",
+        paper=Paper(
+            "Pic2Word",
+            "saito2023pic2word",
+            "Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval",
+            "Saito, Kuniaki and Sohn, Kihyuk and Zhang, Xiang and Li, Chun-Liang and "
+            "Lee, Chen-Yu and Saenko, Kate and Pfister, Tomas",
+            "2302.03084",
+        ),
+        reads="images",
+        arguments=Pic2WordTrainingArguments,
+        objective=Pic2WordObjective,
+        protocol="pic2word",
+        files={"vitl": "navervision/zeroshot-cir-models/pic2word_large.pt"},
+    )
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from trainer.data.images import load_images
 from trainer.encoding.array_cache import keep_array, place_result
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.methods import Method, Paper, register_method
+from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import target_anchored_loss
+from trainer.training.projections.objective import Objective
 from trainer.training.projections.searle_concepts import embed_concepts, find_concepts, read_concepts
 from trainer.training.projections.searle_inversion import TextualInversion
 from trainer.training.projections.searle_phrases import (
@@ -29,10 +32,66 @@ from trainer.training.projections.searle_phrases import (
 )
 
 
-__all__ = ["SEARLEObjective"]
+__all__ = ["METHOD", "SEARLEObjective", "SEARLETrainingArguments"]
 
 
-class SEARLEObjective:
+@dataclass
+class SEARLETrainingArguments(ImageProjectionTrainingArguments):
+    """SEARLE's arguments; the defaults are its published recipe, the same for ViT-B/32 and ViT-L/14.
+
+    That is the 100,000 test images of ImageNet for 100 epochs; the paper's last epoch for each backbone is not stated.
+
+    Args:
+        concepts (`str`, *optional*): File of names of concepts, see [`read_concepts`]; needed.
+        phrases (`str`, *optional*):
+            Who writes phrases about concepts: `"lm"` (published; needs `phrase_model`), `"templates"` (a packaged
+            list), or a text file of templates, see [`read_templates`]; needed.
+        phrase_model (`str`, *optional*):
+            Directory or Hub id of the language model for `phrases="lm"`; published: EleutherAI/gpt-neo-2.7B.
+        phrases_per_concept (`int`, defaults to 256): Phrases that the language model writes about a concept.
+        num_concepts (`int`, defaults to 150): Nearest concepts of an image that its phrase is drawn from.
+        temperature (`float`, defaults to 0.25): Temperature of the distillation.
+        phrase_weight (`float`, defaults to 0.75): Weight of the phrases beside the distillation.
+        padding (`str`, defaults to `"target"`): As for [`ImageProjectionTrainingArguments`].
+        oti_steps (`int`, defaults to 350): Steps of textual inversion of an image.
+        oti_batch_size (`int`, defaults to 32): Images inverted at a time.
+        oti_learning_rate (`float`, defaults to 2e-2): Learning rate of the inversion (AdamW, weight decay 0.01).
+        oti_ema_decay (`float`, defaults to 0.99): Decay of the moving average of a pseudo-word, which is its result.
+        oti_num_concepts (`int`, defaults to 15): Nearest concepts of an image that its phrases are drawn from.
+    """
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate; published."})
+    max_steps: int = field(default=-1, metadata={"help": "Steps of training; -1 trains for num_train_epochs."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Epochs; published."})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "Rows a step, on each device; published."})
+    seed: int = field(default=42, metadata={"help": "Seed; published."})
+    concepts: str | None = field(default=None, metadata={"help": "File of names of concepts; needed."})
+    phrases: str | None = field(
+        default=None,
+        metadata={"help": "'lm' (published), 'templates' (packaged), or a text file with {} for the concept; needed."},
+    )
+    phrase_model: str | None = field(default=None, metadata={"help": "Language model for --phrases lm."})
+    phrases_per_concept: int = field(default=256, metadata={"help": "Phrases it writes about a concept."})
+    num_concepts: int = field(default=150, metadata={"help": "Nearest concepts an image's phrase is drawn from."})
+    temperature: float = field(default=0.25, metadata={"help": "Temperature of the distillation; published."})
+    phrase_weight: float = field(default=0.75, metadata={"help": "Weight of the phrases beside the distillation."})
+    padding: str = field(default="target", metadata={"help": "'target' (published) pads long images; or 'none'."})
+    oti_steps: int = field(default=350, metadata={"help": "Steps of textual inversion of an image."})
+    oti_batch_size: int = field(default=32, metadata={"help": "Images inverted at a time."})
+    oti_learning_rate: float = field(default=2e-2, metadata={"help": "Learning rate of the inversion."})
+    oti_ema_decay: float = field(default=0.99, metadata={"help": "Decay of the moving average of the pseudo-word."})
+    oti_num_concepts: int = field(default=15, metadata={"help": "Nearest concepts its phrases are drawn from."})
+
+    def __post_init__(self):
+        self._check_counts("phrases_per_concept", "num_concepts", "oti_steps", "oti_batch_size", "oti_num_concepts")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be greater than 0, got {self.temperature}.")
+        if not 0 <= self.oti_ema_decay < 1:
+            raise ValueError(f"`oti_ema_decay` must be in [0, 1), got {self.oti_ema_decay}; 0 takes the last step.")
+        super().__post_init__()
+
+
+class SEARLEObjective(Objective):
     """SEARLE's objective (https://huggingface.co/papers/2303.15247), from images, names of concepts, and phrases.
 
     Stages come first, each of which keeps its result in `stage_dir`: images are encoded, their nearest concepts found,
@@ -45,7 +104,7 @@ class SEARLEObjective:
     inverted with the nearest usable one, and an image with none at all is left out.
 
     Args:
-        args ([`ProjectionTrainingArguments`]): Concepts, phrases, inversion and weights.
+        args ([`SEARLETrainingArguments`]): Concepts, phrases, inversion and weights.
         model ([`RTDModel`]): Whose frozen towers encode.
         processor ([`RTDProcessor`]): Its processor.
 
@@ -53,19 +112,16 @@ class SEARLEObjective:
         ValueError: If concepts or phrases are not named, or a language model without need.
     """
 
-    reads = "images"
-    caption_embeddings = None
-
-    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+    def __init__(self, args: SEARLETrainingArguments, model: RTDModel, processor: RTDProcessor):
         if args.concepts is None:
             raise ValueError("SEARLE needs names of concepts: give --concepts, a text file with one a line.")
         if args.phrases is None:
             raise ValueError(
-                "SEARLE needs phrases about concepts: give --phrases lm (published) with --phrase_model, --phrases "
+                "SEARLE needs phrases about concepts: give --phrases lm (published) with --phrase-model, --phrases "
                 "templates, or a file of templates."
             )
         if (args.phrases == "lm") != (args.phrase_model is not None):
-            raise ValueError("--phrases lm, and nothing else, needs --phrase_model, a language model.")
+            raise ValueError("--phrases lm, and nothing else, needs --phrase-model, a language model.")
         self.args = args
         self.model = model
         self.processor = processor
@@ -200,11 +256,6 @@ class SEARLEObjective:
         distillation = target_anchored_loss(*joined, self.args.temperature)
         return distillation + self.args.phrase_weight * compute_phrase_loss(self.model.text_model, embeds, batch)
 
-    @staticmethod
-    def decays(name: str) -> bool:
-        """Tell whether weight decay applies to a parameter: to all, as published."""
-        return True
-
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
 
@@ -215,3 +266,26 @@ class SEARLEObjective:
             `dict`: Both towers, and hashes of the images' embeddings, the names of concepts, and the phrases.
         """
         return {"text_model": self.text_reader[0], "vision_model": fingerprint(self.model.vision_model), **self.facts}
+
+
+METHOD = register_method(
+    Method(
+        name="searle",
+        paper=Paper(
+            "SEARLE",
+            "baldrati2023searle",
+            "Zero-Shot Composed Image Retrieval with Textual Inversion",
+            "Baldrati, Alberto and Agnolucci, Lorenzo and Bertini, Marco and Del Bimbo, Alberto",
+            "2303.15247",
+        ),
+        reads="images",
+        arguments=SEARLETrainingArguments,
+        objective=SEARLEObjective,
+        protocol="searle",
+        options="--concepts names.txt --phrases lm --phrase-model EleutherAI/gpt-neo-2.7B",
+        files={
+            "vitb32": "https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_ViT-B32.pt",
+            "vitl": "https://github.com/miccunifi/SEARLE/releases/download/weights/SEARLE_ViT-L14.pt",
+        },
+    )
+)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
-from torch.optim.lr_scheduler import LambdaLR
+from transformers import set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor
+from trainer.loading import load_model_and_processor
+from trainer.methods import find_method
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
-from trainer.training.projections import find_objective
 
 
 __all__ = ["ProjectionTrainer"]
@@ -20,38 +22,54 @@ class ProjectionTrainer(BaseTrainer):
     """Train the projection of a model by the objective of its method, in place; nothing else is trained.
 
     Args:
-        model ([`RTDModel`]): CLIP and projection; `model.projection.config.projection_type` names the method.
-        args ([`ProjectionTrainingArguments`], *optional*): LinCIR's published recipe by default.
+        model (`str`, `Path` or [`RTDModel`]):
+            CLIP and projection; the projection's type names the method. Or directory or Hub id of such a model, or,
+            with `method`, of a CLIP.
+        args ([`ProjectionTrainingArguments`], *optional*):
+            Arguments of the method's own class, such as [`LinCIRTrainingArguments`]. Defaults to its published recipe.
         train_dataset (`str`, `Path` or `datasets.Dataset`):
-            Captions in a column `text` (LinCIR), images in a folder or a column `image` (Pic2Word, SEARLE), or both
-            (Context-I2W, FTI4CIR; see [`load_pairs`]).
-        processing_class ([`RTDProcessor`]): Tokenizer, image processor and prompt templates.
+            Captions in a column `text`, or a text file with one a line (LinCIR); images in a folder or a column
+            `image` (Pic2Word, SEARLE); or both, see [`load_pairs`]; as the record of the method says.
+        processing_class ([`RTDProcessor`], *optional*):
+            Tokenizer, image processor and prompt templates. Defaults to those of the place that the model, or the CLIP
+            underneath, was loaded from.
+        method (`str`, *optional*):
+            With the place of a CLIP: name of the projection to build; `args.seed` decides its first weights.
         kwargs: As for `transformers.Trainer`.
 
     Raises:
-        ValueError: If the method is unknown, rows are invalid, sizes do not fit, or rows do not fill a batch.
+        ValueError: If the method is unknown, the arguments are those of another one, rows are invalid, sizes do not
+            fit, rows do not fill a batch, or no processor is given or found.
     """
 
     def __init__(
         self,
-        model: RTDModel,
+        model: str | Path | RTDModel,
         args: ProjectionTrainingArguments | None = None,
         *,
         train_dataset,
-        processing_class: RTDProcessor,
+        processing_class: RTDProcessor | None = None,
+        method: str | None = None,
         **kwargs,
     ):
-        args = args or ProjectionTrainingArguments()
         if kwargs.get("eval_dataset") is not None:
             raise ValueError("projections are judged after training: pass the model to a RetrievalEvaluator.")
+        if method is not None:
+            args = _settle_arguments(method, args)
+            set_seed(args.seed)  # before the projection is built, so that equal commands give equal weights
+        if not isinstance(model, RTDModel):
+            model, found = load_model_and_processor(str(model), method)
+            processing_class = processing_class or found
+        method = model.projection.config.projection_type
+        args = _settle_arguments(method, args)
+        processing_class = processing_class or _find_processor(model)
         tower = model.text_model.config
         model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
-        method = model.projection.config.projection_type
-        objective_class = find_objective(method)
-        model = model.to(args.device).eval().requires_grad_(False)
+        record = find_method(method)
+        self.whole = model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
-        self.objective = objective_class(args, model, processing_class)
-        data = {self.objective.reads: name_data(train_dataset)}
+        self.objective = record.objective(args, model, processing_class)
+        data = {record.reads: name_data(train_dataset)}
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
             model.projection,
@@ -72,7 +90,7 @@ class ProjectionTrainer(BaseTrainer):
         return [name for name, _ in model.named_parameters() if self.objective.decays(name)]
 
     def create_scheduler(self, num_training_steps, optimizer=None):
-        """Create the scheduler that the arguments name, or FTI4CIR's single drop to a tenth."""
+        """Create the scheduler that the method has of its own, or that the arguments name."""
         args = self.args
         if args.get_warmup_steps(num_training_steps) >= num_training_steps:
             warnings.warn(
@@ -80,12 +98,12 @@ class ProjectionTrainer(BaseTrainer):
                 "all: it never reaches its value. Lower warmup_steps, or train longer.",
                 stacklevel=2,
             )
-        if args.lr_drop_epoch is None:
-            return super().create_scheduler(num_training_steps, optimizer)
         rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        drop = args.lr_drop_epoch * max(len(self.train_dataset) // rows, 1)
-        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: 0.1 if step >= drop else 1.0)
-        return self.lr_scheduler
+        own = self.objective.create_scheduler(optimizer or self.optimizer, max(len(self.train_dataset) // rows, 1))
+        if own is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = own
+        return own
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute the loss of the projection's method.
@@ -101,3 +119,22 @@ class ProjectionTrainer(BaseTrainer):
         """
         loss = self.objective.compute_loss(model, inputs, self._epoch)
         return (loss, {}) if return_outputs else loss
+
+
+def _settle_arguments(method: str, args: ProjectionTrainingArguments | None) -> ProjectionTrainingArguments:
+    record = find_method(method)
+    args = record.arguments() if args is None else args
+    record.check_arguments(args)
+    return args
+
+
+def _find_processor(model: RTDModel) -> RTDProcessor:
+    """Load the processor from where the model comes from, or from the CLIP that it was put on."""
+    try:
+        if model.name_or_path:
+            return RTDProcessor.from_pretrained(model.name_or_path)
+        if model.config.base_model:
+            return RTDProcessor.from_clip(model.config.base_model, model.projection)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the model's processor could not be loaded ({error}): pass processing_class.") from error
+    raise ValueError("a model that was built in memory needs processing_class, an RTDProcessor.")

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.context_i2w import ContextI2WTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 
 
@@ -25,6 +25,9 @@ def build(tmp_path):
             "max_steps": 2,
             "per_device_train_batch_size": 6,
             "learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "warmup_steps": 0,
+            "weight_decay": 0.01,
             "logging_steps": 1,
             "save_strategy": "no",
             "use_cpu": True,
@@ -33,7 +36,7 @@ def build(tmp_path):
         }
         return ProjectionTrainer(
             model,
-            ProjectionTrainingArguments(**(defaults | arguments)),
+            ContextI2WTrainingArguments(**(defaults | arguments)),
             train_dataset=Dataset.from_dict({"image": build_images(12), "text": CAPTIONS}),
             processing_class=RTDProcessor(build_image_processor(), tokenizer, default_template="context_i2w"),
         )

@@ -9,9 +9,8 @@ from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
-from trainer.cli.options import parse_options
 from trainer.data.image_captions import load_pairs
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.fti4cir import FTI4CIRTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 
 
@@ -33,13 +32,15 @@ def build(tmp_path):
             "save_strategy": "no",
             "use_cpu": True,
             "disable_tqdm": True,
-            "temperature": 0.2,
+            "lr_drop_epoch": None,
+            "padding": "none",
+            "seed": 12345,
         }
         data = columns or {"text": captions}
         count = len(next(iter(data.values())))
         return ProjectionTrainer(
             model,
-            ProjectionTrainingArguments(**(defaults | arguments)),
+            FTI4CIRTrainingArguments(**(defaults | arguments)),
             train_dataset=pairs or Dataset.from_dict({"image": build_images(count), **data}),
             processing_class=RTDProcessor(build_image_processor(), tokenizer, default_template="fti4cir"),
         )
@@ -136,11 +137,3 @@ def test_the_learning_rate_drops_once_to_a_tenth(build):
     trainer.train()
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert rates == pytest.approx([1e-3] * 4 + [1e-4] * 2)  # two steps an epoch
-
-
-def test_the_recipe_has_the_published_values():
-    args = parse_options(["--recipe", "fti4cir", "--output_dir", "x"], ProjectionTrainingArguments)[0]
-    published = {"learning_rate": 4e-5, "weight_decay": 0.01, "num_train_epochs": 60, "temperature": 0.2}
-    assert {name: getattr(args, name) for name in published} == published
-    assert (args.lr_drop_epoch, args.caption_weight, args.per_device_train_batch_size) == (10, 1.4, 256)
-    assert args.padding == "target"

@@ -9,9 +9,8 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.builders import build_images, build_language_model
-from trainer.cli.options import parse_options
-from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.projections import searle
+from trainer.training.projections.searle import SEARLETrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.worlds.small_world import build_small_world, train_clip, write_searle_files
 
@@ -41,6 +40,8 @@ def build(clip, tokenizer, processor, tmp_path):
             "disable_tqdm": True,
             "concepts": str(tmp_path / "names.txt"),
             "phrases": str(tmp_path / "templates.txt"),
+            "padding": "none",
+            "seed": 12345,
             "oti_steps": 3,
             "oti_batch_size": 5,
             "oti_num_concepts": 2,
@@ -49,28 +50,12 @@ def build(clip, tokenizer, processor, tmp_path):
         }
         return ProjectionTrainer(
             model,
-            ProjectionTrainingArguments(**(defaults | arguments)),
+            SEARLETrainingArguments(**(defaults | arguments)),
             train_dataset=Dataset.from_dict({"image": IMAGES}) if source is None else source,
             processing_class=processor,
         )
 
     return build
-
-
-def test_the_published_recipe_is_a_packaged_one_and_the_default():
-    (args,) = parse_options(["--recipe", "searle", "--use_cpu", "True"], ProjectionTrainingArguments)
-    assert (args.learning_rate, args.weight_decay, args.lr_scheduler_type, args.seed) == (1e-4, 0.01, "constant", 42)
-    assert (args.per_device_train_batch_size, args.num_train_epochs, args.max_steps) == (256, 100, -1)
-    default = ProjectionTrainingArguments(use_cpu=True)
-    names = [name for name in vars(args) if name.startswith("oti_")]
-    names += ["temperature", "phrase_weight", "num_concepts", "phrases_per_concept"]
-    assert [getattr(args, name) for name in names] == [getattr(default, name) for name in names]
-    assert (args.temperature, args.phrase_weight, args.num_concepts, args.phrases_per_concept) == (
-        0.25,
-        0.75,
-        150,
-        256,
-    )
 
 
 def test_the_loss_is_the_published_formula(build):
@@ -235,7 +220,7 @@ def test_fewer_images_than_a_batch_are_refused_before_any_stage(build, tmp_path)
     [
         ({"concepts": None}, "SEARLE needs names of concepts: give --concepts"),
         ({"phrases": None}, "SEARLE needs phrases about concepts: give --phrases lm .* or a file"),
-        ({"phrases": "lm"}, "--phrases lm, and nothing else, needs --phrase_model"),
+        ({"phrases": "lm"}, "--phrases lm, and nothing else, needs --phrase-model"),
         ({"phrases": "templates", "phrase_model": "x"}, "--phrases lm, and nothing else"),
         ({"phrases": "nowhere.txt"}, "nowhere.txt' is neither a file"),
         ({"concepts": "nowhere.txt"}, "nowhere.txt' is neither a file"),
@@ -265,9 +250,11 @@ def test_in_the_small_world_inverted_words_find_their_own_image(tmp_path):
     clip, tokenizer, image_processor = train_clip(world)
     model = RTDModel.from_clip(clip, "searle", tokenizer=tokenizer)
     processor = RTDProcessor(image_processor, tokenizer, default_template="searle")
-    args = ProjectionTrainingArguments(
+    args = SEARLETrainingArguments(
         output_dir=str(tmp_path),
         max_steps=300,
+        seed=12345,
+        padding="none",
         per_device_train_batch_size=128,
         learning_rate=2e-3,
         save_strategy="no",

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.projections.searle import SEARLETrainingArguments
 from trainer.training.projections.searle_inversion import TextualInversion
 from trainer.training.projections.searle_phrases import PhraseBank, fill_templates
 
@@ -17,7 +17,7 @@ CONCEPTS = [np.array(row) for row in ([0, 1], [2], [3, 1, 0], [1, 2], [0])]
 def build(model, processor, tmp_path):
     def build(**arguments):
         defaults = {"output_dir": str(tmp_path), "use_cpu": True, "oti_steps": 4, "oti_batch_size": 2}
-        args = ProjectionTrainingArguments(**(defaults | arguments))
+        args = SEARLETrainingArguments(**(defaults | arguments))
         return TextualInversion(
             model.text_model, processor, PhraseBank(processor, fill_templates(NAMES, TEMPLATES)), args
         )
@@ -63,12 +63,6 @@ def invert_as_published(inversion, processor, image_embeds, rows):
         optimizer.step()
         average = 0.99 * average + 0.01 * words.detach().double().numpy()
     return average, words.detach()
-
-
-def test_defaults_are_the_published_ones():
-    args = ProjectionTrainingArguments(use_cpu=True)
-    assert (args.oti_steps, args.oti_batch_size, args.oti_learning_rate) == (350, 32, 2e-2)
-    assert (args.oti_ema_decay, args.oti_num_concepts) == (0.99, 15)
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -8,8 +8,8 @@ from modeling_rtd import build_projection
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.builders import build_triplets
 from trainer.encoding.noise import draw_noise
-from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
-from trainer.training.projections import find_objective
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.projections.lincir import LinCIRTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 
 
@@ -36,7 +36,7 @@ def build(model, processor, tmp_path):
         model.projection = projection or model.projection
         return ProjectionTrainer(
             model,
-            ProjectionTrainingArguments(**(defaults | arguments)),
+            LinCIRTrainingArguments(**(defaults | arguments)),
             train_dataset=Dataset.from_dict({"text": captions}),
             processing_class=processor,
         )
@@ -44,13 +44,7 @@ def build(model, processor, tmp_path):
     return build
 
 
-def test_defaults_are_lincirs_published_recipe():
-    args = ProjectionTrainingArguments(use_cpu=True)
-    assert (args.learning_rate, args.weight_decay, args.max_steps, args.noise_scale) == (1e-4, 0.01, 20000, 1.0)
-    assert (args.per_device_train_batch_size, args.lr_scheduler_type, args.seed) == (512, "constant", 12345)
-
-
-@pytest.mark.parametrize("arguments", [ProjectionTrainingArguments, RTDTrainingArguments])
+@pytest.mark.parametrize("arguments", [LinCIRTrainingArguments, RTDTrainingArguments])
 @pytest.mark.parametrize("there", [True, False])
 def test_memory_is_pinned_where_there_is_an_accelerator(arguments, there, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: there)
@@ -122,8 +116,3 @@ def test_a_projection_of_another_size_is_refused(build):
     other = build_projection(RTDProjectionConfig(projection_dim=24, text_hidden_size=16))
     with pytest.raises(ValueError, match="made for .*'text_hidden_size': 16.*backbone has .*'text_hidden_size': 32"):
         build(projection=other)
-
-
-def test_an_unknown_method_is_named_with_the_nearest():
-    with pytest.raises(ValueError, match="unknown training method 'linccir'; did you mean 'lincir'"):
-        find_objective("linccir")

@@ -1,0 +1,176 @@
+"""Recipes of RTD for each backbone and projection, and the page that lists them.
+
+`python -m trainer.publishing.recipes` renders everything in the folder `model_cards` again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from jinja2 import Template
+
+from modeling_rtd import PROJECTIONS, suggest
+from trainer.methods import RTD_PAPER, find_method, list_methods
+from trainer.publishing.model_card import CardFacts, render_card
+
+
+__all__ = ["BACKBONES", "Backbone", "find_recipe", "list_recipes", "render_cards", "render_recipes"]
+
+_HERE = Path(__file__).parent
+_DATA = {
+    "captions": "--captions captions.txt",
+    "images": "--images DIR",
+    "pairs": "--images DIR --captions captions.jsonl",
+}
+
+
+class Backbone(NamedTuple):
+    """A CLIP that RTD is trained on.
+
+    Args:
+        title (`str`): Name that people read.
+        clip (`str`): Hub id.
+        method (`str`): Projection that the recipe without a method in its name is over.
+    """
+
+    title: str
+    clip: str
+    method: str
+
+
+BACKBONES = {
+    "vitb32": Backbone("ViT-B/32", "openai/clip-vit-base-patch32", "searle"),
+    "vitl": Backbone("ViT-L/14", "openai/clip-vit-large-patch14", "lincir"),
+    "vith": Backbone("ViT-H/14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "lincir"),
+    "vitg": Backbone("ViT-G/14", "Geonmo/CLIP-Giga-config-fixed", "lincir"),
+}
+
+
+def list_recipes() -> dict[str, tuple[str, str]]:
+    """List the recipes: every backbone with every projection.
+
+    Returns:
+        `dict[str, tuple[str, str]]`: Backbone and method, by a name such as `rtd-vitl` or `rtd-vitl-searle`.
+    """
+    names = {}
+    for key, backbone in BACKBONES.items():
+        methods = sorted(list_methods(), key=lambda method: (method != backbone.method, method))
+        for method in methods:
+            suffix = "" if method == backbone.method else f"-{method.replace('_', '-')}"
+            names[f"rtd-{key}{suffix}"] = (key, method)
+    return names
+
+
+def find_recipe(name: str) -> dict[str, str]:
+    """Look up what a recipe sets; all else is the defaults of [`RTDTrainingArguments`], which are RTD's recipe.
+
+    Args:
+        name (`str`): A name of [`list_recipes`].
+
+    Returns:
+        `dict[str, str]`: Options of `rtd train`.
+
+    Raises:
+        ValueError: If there is no such recipe.
+    """
+    recipes = list_recipes()
+    if name not in recipes:
+        raise ValueError(suggest("recipe", name, recipes))
+    key, method = recipes[name]
+    clip, file = BACKBONES[key].clip, find_method(method).files.get(key)
+    options = {
+        "model": clip,
+        "projection_from": method,
+        "original_text_model": clip,
+        "output_dir": f"runs/{name}",
+    }
+    return options | ({"projection": file} if file else {})
+
+
+def render_recipes() -> str:
+    """Render the page of all recipes.
+
+    Returns:
+        `str`: Markdown.
+    """
+    recipes = list_recipes()
+    figures, methods = _list_figures(), [find_method(name) for name in list_methods()]
+    template = Template((_HERE / "templates/recipes.md").read_text(encoding="utf-8"))
+    page = template.render(
+        rtd=RTD_PAPER,
+        rows=[_describe_recipe(name, *place) for name, place in recipes.items()],
+        figures=figures,
+        citation="\n\n".join(paper.bibtex for paper in (RTD_PAPER, *(method.paper for method in methods))),
+    )
+    return page.strip() + "\n"
+
+
+def _describe_recipe(name: str, key: str, method: str) -> dict[str, str]:
+    record, recipe, commands = find_method(method), find_recipe(name), []
+    train = f"rtd train --recipe {name} --triplets triplets.jsonl"
+    if "projection" not in recipe:
+        place = f"runs/{method}-{key}"
+        options = f"{_DATA[record.reads]} {record.options}".strip()
+        commands.append(f"rtd train-projection {recipe['model']} --method {method} {options} --output-dir {place}")
+        train += f" --projection {place}/model"
+    if "image_tokens" in PROJECTIONS[method].consumes:
+        train += " --images DIR"
+    return {
+        "name": name,
+        "backbone": BACKBONES[key].title,
+        "clip": recipe["model"],
+        "method": f"[{record.paper.name}]({record.paper.address})",
+        "source": _describe_source(record.files.get(key)),
+        "commands": "<br>".join(f"`{command}`" for command in [*commands, train]),
+    }
+
+
+def _describe_source(file: str | None) -> str:
+    if file:
+        return f"published as `{file}`"
+    return "trained first" if file is None else "trained first, or `--projection FILE` with the authors' file"
+
+
+def _list_figures() -> list[dict[str, str]]:
+    data = yaml.safe_load((_HERE / "reference_figures.yaml").read_text(encoding="utf-8"))
+    rows = []
+    for key, methods in data["figures"].items():
+        for method, benchmarks in methods.items():
+            for name, (*values, source) in benchmarks.items():
+                benchmark = data["benchmarks"][name]
+                pairs = zip(benchmark["metrics"], values, strict=True)
+                rows.append(
+                    {
+                        "backbone": BACKBONES[key].title,
+                        "method": find_method(method).paper.name,
+                        "benchmark": benchmark["title"],
+                        "figures": ", ".join(f"{metric} {value}" for metric, value in pairs),
+                        "source": data["sources"][source],
+                    }
+                )
+    return rows
+
+
+def render_cards(folder: str | Path) -> dict[str, str]:
+    """Render the pages of a folder: that of the recipes, and the cards of models whose facts it holds as JSON.
+
+    Args:
+        folder (`str` or `Path`): The folder `model_cards`.
+
+    Returns:
+        `dict[str, str]`: Markdown by file name.
+    """
+    cards = {"recipes.md": render_recipes()}
+    for path in sorted(Path(folder).glob("*.json")):
+        facts = CardFacts(**json.loads(path.read_text(encoding="utf-8")))
+        cards[f"{path.stem}.md"] = str(render_card(facts))
+    return cards
+
+
+if __name__ == "__main__":
+    place = Path(__file__).parents[2] / "model_cards"
+    for file, text in render_cards(place).items():
+        (place / file).write_text(text, encoding="utf-8")
