@@ -58,7 +58,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         published = build_published_step(start_model, batches, trainer.args, options.precision == "bf16")
         turns = (time_call(partial(published, index)) for index in range(len(batches)))
         (_, loss), *timed = itertools.islice(turns, 1 + options.repeats)
-        running, _ = time_call(lambda: finish_run(trainer, model))
+        running, _ = time_call(lambda: finish_run(trainer))
         timed += turns
     seconds, ours = [taken for taken, _ in timed], setup + running
     difference = abs(next(log["loss"] for log in trainer.state.log_history if "loss" in log) - float(loss))

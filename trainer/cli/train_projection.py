@@ -69,5 +69,5 @@ def run(arguments: list[str]) -> None:
     model, processor = load_model_and_processor(command.clip, command.method)
     trainer = ProjectionTrainer(model, args, train_dataset=source, processing_class=processor)
     data = {name: name_source(getattr(command, name)) for name in needed}
-    if folder := finish_run(trainer, model, data=data):
+    if folder := finish_run(trainer, data):
         print(f"model: {folder}")

@@ -57,6 +57,7 @@ class ProjectionTrainer(BaseTrainer):
             model.projection,
             args,
             train_dataset=train_dataset,
+            whole=model,
             processor=processing_class,
             data_collator=self.objective.collate,
             stage=method,
