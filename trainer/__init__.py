@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:  # so that editors and type checkers see what is imported on first use
+    from trainer.data.triplets import load_triplets
+    from trainer.evaluation.benchmarks import Benchmark, load_benchmark
+    from trainer.evaluation.diagnosis import run_diagnosis
+    from trainer.evaluation.evaluator import RetrievalEvaluator
+    from trainer.publishing.saving import save_rtd_model
+    from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+    from trainer.training.lora import add_lora, merge_adapter
+    from trainer.training.losses import target_anchored_loss
+    from trainer.training.projections.trainer import ProjectionTrainer
+    from trainer.training.rtd_collator import HardNegativeTripletCollator
+    from trainer.training.rtd_trainer import RTDTrainer
+    from trainer.worlds.small_world import build_small_world
 
 _MODULES = {
     "Benchmark": "trainer.evaluation.benchmarks",
@@ -14,9 +29,11 @@ _MODULES = {
     "RTDTrainer": "trainer.training.rtd_trainer",
     "RTDTrainingArguments": "trainer.training.arguments",
     "RetrievalEvaluator": "trainer.evaluation.evaluator",
+    "add_lora": "trainer.training.lora",
     "build_small_world": "trainer.worlds.small_world",
     "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
+    "merge_adapter": "trainer.training.lora",
     "run_diagnosis": "trainer.evaluation.diagnosis",
     "save_rtd_model": "trainer.publishing.saving",
     "target_anchored_loss": "trainer.training.losses",
@@ -30,9 +47,11 @@ __all__ = [
     "RTDTrainer",
     "RTDTrainingArguments",
     "RetrievalEvaluator",
+    "add_lora",
     "build_small_world",
     "load_benchmark",
     "load_triplets",
+    "merge_adapter",
     "refuse_other_trainer",
     "run_diagnosis",
     "save_rtd_model",
