@@ -308,6 +308,17 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         super().save_pretrained(save_directory, **kwargs)
 
+    def push_to_hub(self, *args, **kwargs):
+        """Refuse: a model alone has no processor, and nothing in it would be checked.
+
+        Raises:
+            ValueError: Always; names the ways to publish.
+        """
+        raise ValueError(
+            "a model is published with its processor, code and card: save it and run `rtd publish FOLDER REPO`, or "
+            "call push_to_hub of its trainer."
+        )
+
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Encode images: exactly CLIP's image features.
 

@@ -27,7 +27,6 @@ from accelerate.utils import send_to_device
 from speed.comparing import add_options, report, summarise, time_call
 from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_published_step, build_trainer, collate_as_published
-from trainer.training.run import finish_run
 
 
 __all__ = ["measure"]
@@ -58,7 +57,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         published = build_published_step(start_model, batches, trainer.args, options.precision == "bf16")
         turns = (time_call(partial(published, index)) for index in range(len(batches)))
         (_, loss), *timed = itertools.islice(turns, 1 + options.repeats)
-        running, _ = time_call(lambda: finish_run(trainer, model))
+        running, _ = time_call(lambda: (trainer.train(), trainer.save_model(model=model)))
         timed += turns
     seconds, ours = [taken for taken, _ in timed], setup + running
     difference = abs(next(log["loss"] for log in trainer.state.log_history if "loss" in log) - float(loss))

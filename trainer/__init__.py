@@ -4,7 +4,29 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
+
+if TYPE_CHECKING:  # so that editors and type checkers see what is imported on first use
+    from trainer.data.triplets import load_triplets
+    from trainer.evaluation.benchmarks import Benchmark, load_benchmark
+    from trainer.evaluation.diagnosis import run_diagnosis
+    from trainer.evaluation.evaluate import evaluate
+    from trainer.evaluation.evaluator import RetrievalEvaluator
+    from trainer.methods import find_method, register_method
+    from trainer.publishing.saving import save_rtd_model
+    from trainer.training.arguments import RTDTrainingArguments
+    from trainer.training.lora import add_lora, merge_adapter
+    from trainer.training.losses import target_anchored_loss
+    from trainer.training.projections.context_i2w import ContextI2WTrainingArguments
+    from trainer.training.projections.fti4cir import FTI4CIRTrainingArguments
+    from trainer.training.projections.lincir import LinCIRTrainingArguments
+    from trainer.training.projections.pic2word import Pic2WordTrainingArguments
+    from trainer.training.projections.searle import SEARLETrainingArguments
+    from trainer.training.projections.trainer import ProjectionTrainer
+    from trainer.training.rtd_collator import HardNegativeTripletCollator
+    from trainer.training.rtd_trainer import RTDTrainer
+    from trainer.worlds.small_world import build_small_world
 
 _MODULES = {
     "Benchmark": "trainer.evaluation.benchmarks",
@@ -18,12 +40,14 @@ _MODULES = {
     "RTDTrainingArguments": "trainer.training.arguments",
     "RetrievalEvaluator": "trainer.evaluation.evaluator",
     "SEARLETrainingArguments": "trainer.training.projections.searle",
+    "add_lora": "trainer.training.lora",
     "build_small_world": "trainer.worlds.small_world",
     "evaluate": "trainer.evaluation.evaluate",
     "find_method": "trainer.methods",
     "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
     "register_method": "trainer.methods",
+    "merge_adapter": "trainer.training.lora",
     "run_diagnosis": "trainer.evaluation.diagnosis",
     "save_rtd_model": "trainer.publishing.saving",
     "target_anchored_loss": "trainer.training.losses",
@@ -41,11 +65,13 @@ __all__ = [
     "RTDTrainingArguments",
     "RetrievalEvaluator",
     "SEARLETrainingArguments",
+    "add_lora",
     "build_small_world",
     "evaluate",
     "find_method",
     "load_benchmark",
     "load_triplets",
+    "merge_adapter",
     "refuse_other_trainer",
     "register_method",
     "run_diagnosis",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from dataclasses import dataclass, field
 
 
@@ -13,7 +14,7 @@ class TrainCommand:
     """What `rtd train` reads.
 
     Args:
-        model (`str`): Directory or Hub id of an RTD model whose projection is trained, or of a CLIP.
+        model (`str`, *optional*): First argument: directory or Hub id of an RTD model, or of a CLIP.
         triplets (`str`, *optional*): File (jsonl, json, csv, parquet) or Hub id of text triplets.
         captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
         projection (`str`, *optional*):
@@ -35,7 +36,7 @@ class TrainCommand:
         benchmark_root (`str`, *optional*): Directory of that benchmark; the small world needs none.
     """
 
-    model: str = field(metadata={"help": "RTD model with a trained projection, or a CLIP; directory or Hub id"})
+    model: str | None = field(default=None, metadata={"help": SUPPRESS})  # comes first, or from a recipe
     triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
     captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
     projection: str | None = field(
@@ -51,7 +52,7 @@ class TrainCommand:
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
     original_text_model: str | None = field(
-        default=None, metadata={"help": "where the text tower from before RTD stays; a copy is kept where left out"}
+        default=None, metadata={"help": "place of the text tower from before RTD; without it the model keeps a copy"}
     )
     benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: small_world"})
     benchmark_root: str | None = field(default=None, metadata={"help": "directory of that benchmark"})
@@ -66,23 +67,26 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If neither or both of triplets and captions are named, or anything the trainer refuses.
     """
-    import copy
     from pathlib import Path
 
-    from modeling_rtd import PROJECTIONS, settle_place
+    from modeling_rtd import PROJECTIONS
+    from trainer.cli.old_names import refuse_old_names
     from trainer.cli.options import parse_options
     from trainer.evaluation.benchmarks import load_benchmark
     from trainer.evaluation.evaluator import RetrievalEvaluator
     from trainer.published_checkpoints import load_start
     from trainer.publishing.provenance import name_source
     from trainer.training.arguments import RTDTrainingArguments
-    from trainer.training.lora import add_lora
+    from trainer.training.lora import build_lora_config
     from trainer.training.rtd_trainer import RTDTrainer
     from trainer.training.run import finish_run
     from trainer.triplet_making import write_triplets
 
-    usage = "rtd train --model MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
-    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage)
+    refuse_old_names("train", arguments, {"--model": "`rtd train MODEL`, with the model first,"})
+    usage = "rtd train MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
+    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage, positional="model")
+    if command.model is None:
+        raise ValueError(f"name the model first: {usage}")
     if (command.triplets is None) == (command.captions is None):
         raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
     if command.projection in PROJECTIONS:
@@ -93,79 +97,28 @@ def run(arguments: list[str]) -> None:
     if command.benchmark is not None and args.eval_strategy == "no":
         raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")
     model, processor, earlier = load_start(command.model, command.projection, command.projection_from)
-    _check_start(model, command)
     triplets = command.triplets
     if command.captions is not None:
         triplets = Path(args.output_dir, "triplets.jsonl")
         with args.main_process_first():
             write_triplets(command.captions, triplets, method="rules", seed=args.seed)
-    processor = processor.with_template(args.template or model.projection.rtd_template or processor.default_template)
-    lift = _fit_lift(model, processor, triplets, command, args)
-    if command.lora_r:
-        model.config.base_model = model.config.base_model or settle_place(command.model)
-        tower = add_lora(model.text_model, r=command.lora_r, lora_alpha=command.lora_alpha)
-    else:
-        tower = copy.deepcopy(model.text_model)
     evaluator = None
     if command.benchmark is not None:
-        evaluator = RetrievalEvaluator(
-            model, processor, load_benchmark(command.benchmark, root=command.benchmark_root)
-        )
+        benchmark = load_benchmark(command.benchmark, root=command.benchmark_root)
+        evaluator = RetrievalEvaluator(model, processor, benchmark)
+    lora = {"r": command.lora_r, "lora_alpha": command.lora_alpha}
     trainer = RTDTrainer(
-        tower,
+        model,
         args,
-        projection=model.projection,
         train_dataset=triplets,
         eval_dataset=evaluator,
         processing_class=processor,
-        token_lift=lift,
+        peft_config=build_lora_config(**lora) if command.lora_r else None,
+        images=command.images,
+        lift_steps=command.lift_steps,
+        original_text_model=command.original_text_model,
     )
     sources = {name: getattr(command, name) for name in ("triplets", "captions", "images")}
     data = {name: name_source(place) for name, place in sources.items() if place is not None}
-    if folder := finish_run(trainer, model, command.original_text_model, data, earlier):
+    if folder := finish_run(trainer, data, earlier):
         print(f"{folder.name}: {folder}")
-
-
-def _fit_lift(model, processor, triplets: str, command: TrainCommand, args):
-    """Fit the lift that a projection of image tokens needs, in the folder of the run."""
-    from pathlib import Path
-
-    from trainer.data.images import load_images
-    from trainer.data.triplets import prepare_triplets
-    from trainer.encoding.image_features import ImageFeatures
-    from trainer.training.image_tokens_from_text import fit_token_lift
-
-    method, needs = model.projection.config.projection_type, "image_tokens" in model.projection.consumes
-    if needs != (command.images is not None):
-        if needs:
-            raise ValueError(
-                f"a '{method}' projection reads image tokens, which text does not have: give --images DIR."
-            )
-        raise ValueError(f"a '{method}' projection is trained on from text alone: leave --images out.")
-    if not needs:
-        return None
-    folder, conditions = Path(args.output_dir, "stages"), prepare_triplets(triplets)["conditioning_caption"][:]
-    with args.main_process_first(desc="fitting the token lift"):
-        features = ImageFeatures(model, processor, load_images(command.images), folder)
-        settings = {"noise_scale": args.noise_scale, "steps": command.lift_steps, "seed": args.seed}
-        return fit_token_lift(model, processor, features, conditions, folder, **settings)
-
-
-def _check_start(model, command: TrainCommand) -> None:
-    """Refuse what would be found out only after training."""
-    import torch
-
-    from modeling_rtd import RTDTextModel, fingerprint, has_adapters
-
-    if model.config.original_text_model is not None or has_adapters(model.text_model):
-        raise ValueError(
-            f"'{command.model}' is trained with RTD already, and RTD starts from CLIP's own text tower: name the "
-            "model with the projection that it was made of."
-        )
-    if command.original_text_model is not None:
-        tower = RTDTextModel.from_pretrained(command.original_text_model, dtype=torch.float32)
-        if fingerprint(tower) != fingerprint(model.text_model):
-            raise ValueError(
-                f"'{command.original_text_model}' holds another text tower than '{command.model}': name the CLIP "
-                "underneath, or leave --original_text_model out."
-            )

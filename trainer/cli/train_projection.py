@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
     source = load_pairs(command.images, command.captions) if len(needed) == 2 else getattr(command, method.reads)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
     data = {name: name_source(getattr(command, name)) for name in needed}
-    if folder := finish_run(trainer, trainer.whole, data=data):
+    if folder := finish_run(trainer, data):
         print(f"model: {folder}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import shutil
@@ -28,13 +27,11 @@ from trainer.demo.report import write_report
 from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
-from trainer.encoding.image_features import ImageFeatures
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.methods import find_method
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, hash_parts, write_stages
 from trainer.training.arguments import RTDTrainingArguments
-from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift
 from trainer.training.progress import LossBarCallback
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
@@ -230,32 +227,22 @@ class _DemoRun:
             learning_rate=recipe.rtd_learning_rate,
             **{"noise_scale": 0.5 * self.rms} | arguments,
         )
-        processor = self.processor.with_template(model.projection.config.projection_type)
+        method, images = model.projection.config.projection_type, None
+        if "image_tokens" in model.projection.consumes:
+            images = load_images(self.world.images, recipe.own[method].get("num_images"))
         with self.seconds(variant):
             trainer = RTDTrainer(
-                copy.deepcopy(model.text_model),
+                model,
                 args,
-                projection=model.projection,
                 train_dataset=triplets,
-                processing_class=processor,
-                token_lift=self._fit_lift(model, processor),
+                processing_class=self.processor.with_template(method),
+                images=images,
+                lift_steps=recipe.lift_steps,
             )
             LossBarCallback.install(trainer, variant)
             trainer.train()
         self._record_losses(variant, trainer)
-        tuned = copy.deepcopy(model)
-        tuned.replace_text_model(trainer.model)
-        return tuned
-
-    def _fit_lift(self, model: RTDModel, processor: RTDProcessor) -> TokenLift | None:
-        if "image_tokens" not in model.projection.consumes:
-            return None
-        limit = self.recipe.own[model.projection.config.projection_type].get("num_images")
-        stages = self.folder / "scratch/stages"
-        features = ImageFeatures(model, processor, load_images(self.world.images, limit), stages)
-        conditions = self.world.triplets["conditioning_caption"][:]
-        settings = {"noise_scale": 0.5 * self.rms, "steps": self.recipe.lift_steps, "seed": self.seed}
-        return fit_token_lift(model, processor, features, conditions, stages, **settings)
+        return trainer.rtd_model
 
     def _shared_arguments(self, stage: str, steps: int) -> dict:
         scratch = self.folder / "scratch"

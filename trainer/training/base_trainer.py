@@ -17,6 +17,7 @@ from transformers.utils import logging
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters, read_json, write_json
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
+from trainer.publishing.publication import prepare_publication, push
 from trainer.publishing.saving import record_run, save_rtd_model
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
 
@@ -68,6 +69,7 @@ class BaseTrainer(Trainer):
     refuses: several GPUs in one process, a loss that is not finite, and an output folder with another run in it.
 
     Args:
+        whole ([`RTDModel`], *optional*): The whole model, of which a part is trained.
         processor ([`RTDProcessor`]): Saved with each checkpoint. Not handed on as `processing_class`, since the stock
             Trainer would write the tokenizer's special tokens into the model's configuration.
         run_facts (`dict`): What identifies a run besides its arguments, such as hashes of companions and data;
@@ -78,23 +80,54 @@ class BaseTrainer(Trainer):
     """
 
     loss_is_scaled_for_ga = False
+    _refused: tuple[str, ...] = ("compute_metrics",)  # arguments of the stock Trainer that would be ignored
 
-    def __init__(self, *args, processor: RTDProcessor, run_facts: dict, stage: str, data: Mapping[str, str], **kwargs):
+    def __init__(
+        self,
+        *args,
+        whole: RTDModel | None = None,
+        processor: RTDProcessor,
+        run_facts: dict,
+        stage: str,
+        data: Mapping[str, str],
+        **kwargs,
+    ):
+        for name in ("compute_loss_func", "preprocess_logits_for_metrics", *self._refused):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"`{name}` has no effect here: {type(self).__name__} has its own; leave it out.")
         super().__init__(*args, **kwargs)
+        self._whole, self._saved = whole, None
         self.processor, self.stage, self.data = processor, stage, data
+        # What made the model so far, for the record; a caller who knows more replaces it.
+        self.earlier = [] if whole is None else read_stages(whole.name_or_path)
         # What a run cannot be resumed with otherwise; as JSON holds it, so that it compares equal when read back.
         self.run_facts = json.loads(json.dumps({**run_facts, **self._describe_recipe()}))
-        if self.args.n_gpu > 1:
-            raise ValueError(
-                f"{self.args.n_gpu} GPUs in one process would split each batch and its negatives; start one process a "
-                f"GPU with `torchrun --nproc_per_node {self.args.n_gpu} ...`, or show one with CUDA_VISIBLE_DEVICES=0."
-            )
+        self._check_arguments()
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters() if p.requires_grad):
             raise ValueError(
                 "the weights to train are in half precision, in which small updates vanish: load them with "
                 "dtype=torch.float32, and pass bf16=True for mixed precision."
             )
-        check_batch_fills(self.args, len(self.train_dataset))
+        if self.train_dataset is not None:
+            check_batch_fills(self.args, len(self.train_dataset))
+
+    def _check_arguments(self) -> None:
+        args = self.args
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process would split each batch and its negatives; start one process a "
+                f"GPU with `torchrun --nproc_per_node {args.n_gpu} ...`, or show one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if args.label_smoothing_factor:
+            raise ValueError(
+                f"`label_smoothing_factor` is {args.label_smoothing_factor}, but the loss has no labels to smooth: "
+                "leave it out."
+            )
+        if args.metric_for_best_model in ("loss", "eval_loss"):  # transformers' own where none is named
+            raise ValueError(
+                "an evaluation gives no loss to find the best model by: name a metric of it with "
+                "metric_for_best_model, such as 'recall@10' of a benchmark or 'text_recall@10' of text triplets."
+            )
 
     def _describe_recipe(self) -> dict:
         args = self.args
@@ -162,6 +195,7 @@ class BaseTrainer(Trainer):
             ValueError: If the output folder holds checkpoints and no resume is asked for, or the checkpoint is
                 incomplete, missing, or of a run with other companions or data.
         """
+        self._saved = None
         output_dir = self.args.output_dir
         existing = find_checkpoints(output_dir)
         if not resume_from_checkpoint:
@@ -192,58 +226,80 @@ class BaseTrainer(Trainer):
             return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
 
-    def save_rtd_model(
-        self,
-        model: RTDModel,
-        folder: str | Path | None = None,
-        original_repo: str | None = None,
-        data: Mapping[str, str] | None = None,
-        earlier: Sequence[Mapping] | None = None,
+    @property
+    def rtd_model(self) -> RTDModel:
+        """[`RTDModel`]: The whole model, with what was trained so far in it."""
+        return self._whole
+
+    def save_model(
+        self, output_dir: str | Path | None = None, _internal_call: bool = False, *, model: RTDModel | None = None
     ) -> Path | None:
-        """Put what was trained in its model, and save that, or its adapter, as it can be used and published.
+        """Save the whole model, or its adapter, as it can be used and published.
 
         With the weights go the processor, the record of how the model was made, and a card; `training.json` and
-        `losses.png` go to the output folder.
+        `losses.png` go to the run's folder. Checkpoints hold only what is trained.
 
         Args:
-            model ([`RTDModel`]): The model that the trained part belongs to.
-            folder (`str` or `Path`, *optional*): `model` or `adapter` in the output folder by default.
-            original_repo (`str`, *optional*): Where the text tower from before RTD stays; see `replace_text_model`.
-            data (`Mapping[str, str]`, *optional*): Names of what was trained on, where others tell more.
-            earlier (`Sequence[Mapping]`, *optional*):
-                What made the model so far, see [`read_stages`]; what is recorded at the place that it was loaded from
-                by default.
+            output_dir (`str` or `Path`, *optional*): Defaults to `model` or `adapter` in the run's folder.
+            model ([`RTDModel`], *optional*):
+                The model that a text tower of your own belongs to. It is only needed if that tower was not loaded
+                from a directory or the Hub.
 
         Returns:
             `Path` or `None`: The folder; `None` in all processes but the first.
 
         Raises:
+            ValueError: If nothing was trained, or the rest of the model is not known.
             OSError: If it cannot be saved; the checkpoints stay.
         """
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        if self.train_dataset is None:
+            raise ValueError("there is nothing to save: this trainer has no `train_dataset`, so nothing was trained.")
         if not self.is_world_process_zero():
             return None
-        trained = self.accelerator.unwrap_model(self.model)
-        is_adapter = has_adapters(trained)
-        is_in_place = trained is model.text_model and model.config.original_text_model is not None
-        if isinstance(trained, RTDTextModel) and not is_adapter and not is_in_place:
-            model.replace_text_model(trained, original_repo)
-        earlier = read_stages(model.name_or_path) if earlier is None else earlier
-        stages = [*earlier, describe_stage(record_run(self, data or self.data))]
-        folder = folder or Path(self.args.output_dir, "adapter" if is_adapter else "model")
+        self._whole = model or self._whole
+        whole = self.rtd_model
+        stages = [*self.earlier, describe_stage(record_run(self, self.data))]
+        name = "adapter" if has_adapters(whole.text_model) else "model"
         try:
-            return save_rtd_model(model, self.processor, folder, stages)
+            self._saved = save_rtd_model(whole, self.processor, output_dir or Path(self.args.output_dir, name), stages)
         except OSError as error:
             raise OSError(
                 f"{error} Free some space and start the same run again: it goes on from the last checkpoint."
             ) from error
+        return self._saved
 
-    def push_to_hub(self, *args, **kwargs):
-        """Refuse: the stock Trainer would upload a part of a model, and a pickle of the arguments.
+    def push_to_hub(
+        self,
+        repo: str,
+        base_model: str | None = None,
+        license: str | None = None,
+        results: Sequence[str | Path] = (),
+        without: Sequence[str] = (),
+        private: bool = False,
+        endpoint: str | None = None,
+    ) -> str | None:
+        """Publish what was saved last, after the checks of `rtd publish`; it is saved first where it was not.
+
+        Args:
+            repo (`str`): Hub id, `org/name`.
+            base_model, license, results, without: See [`prepare_publication`].
+            private (`bool`, defaults to `False`): Whether a new repository is private.
+            endpoint (`str`, *optional*): Another Hub; defaults to that of `HF_ENDPOINT`.
+
+        Returns:
+            `str` or `None`: Address of the repository; `None` in all processes but the first.
 
         Raises:
-            ValueError: Always.
+            ValueError: As [`prepare_publication`], and where `repo` is not a name.
+            OSError: If the Hub cannot be reached or refuses.
         """
-        raise ValueError("save with `save_rtd_model`, and publish that folder with `rtd publish`.")
+        if not self.is_world_process_zero():
+            return None
+        folder = self._saved or self.save_model()
+        publication = prepare_publication(folder, repo, base_model, license, results, without, is_final=True)
+        return push(publication, private, endpoint)[0]
 
     def _check_run(self, checkpoint: Path) -> None:
         recorded = read_json(checkpoint / RUN_FILE, "resume from another checkpoint")

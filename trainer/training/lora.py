@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from pathlib import Path
 
-from peft import LoraConfig, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 
 from modeling_rtd import RTDModel, RTDTextModel
 
 
-__all__ = ["TARGET_MODULES", "add_lora", "build_lora_config", "load_adapter_weights", "merge_adapter"]
+__all__ = [
+    "TARGET_MODULES",
+    "add_lora",
+    "build_lora_config",
+    "check_adapter",
+    "complete_config",
+    "load_adapter_weights",
+    "merge_adapter",
+]
 
 # All linear layers of the text tower, alone or inside a whole model, whose vision tower has layers of the same names.
 TARGET_MODULES = (
@@ -35,6 +45,51 @@ def build_lora_config(r: int = 16, lora_alpha: int = 32, **kwargs) -> LoraConfig
     return LoraConfig(
         **{"r": r, "lora_alpha": lora_alpha, "target_modules": TARGET_MODULES, "task_type": None} | kwargs
     )
+
+
+def complete_config(config: PeftConfig) -> PeftConfig:
+    """Complete the configuration of an adapter for the text tower.
+
+    Args:
+        config (`peft.PeftConfig`): A user's own; it stays as it is.
+
+    Returns:
+        `peft.PeftConfig`: A copy on all linear layers where it names no `target_modules`, without a task type.
+    """
+    config = copy.deepcopy(config)
+    config.task_type = None
+    if getattr(config, "target_modules", None) is None:
+        config.target_modules = TARGET_MODULES
+    return config
+
+
+def check_adapter(text_model: RTDTextModel | PeftModel) -> None:
+    """Refuse an adapter that could not be saved and loaded again exactly.
+
+    Loading through transformers drops tensors of other kinds than LoRA's two matrices, and initialisations such as
+    PiSSA change the base, which is then not the one that the adapter is loaded on.
+
+    Args:
+        text_model ([`RTDTextModel`] or `peft.PeftModel`): The tower with its adapter.
+
+    Raises:
+        ValueError: If the adapter is not a LoRA or rsLoRA of plain matrices, or several are active.
+    """
+    names = text_model.active_adapters
+    names = names() if callable(names) else names
+    if len(names) != 1:
+        raise ValueError(f"one adapter is trained at a time, but {len(names)} are active ({', '.join(names)}).")
+    config = text_model.peft_config[names[0]]
+    start = getattr(config, "init_lora_weights", None)
+    tensors = get_peft_model_state_dict(text_model, adapter_name=names[0]) if start is not None else {}
+    odd = [name for name in tensors if not re.search(r"\.lora_[AB]\.weight$", name)]
+    if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd:
+        what = f"it has a tensor '{odd[0]}'" if odd else f"init_lora_weights={start!r}" if start else "not a LoRA"
+        raise ValueError(
+            f"an adapter of this kind ({config.peft_type.value}: {what}) cannot be saved and loaded exactly: use "
+            "peft.LoraConfig, with use_rslora if you like, and without use_dora, bias, modules_to_save, "
+            "trainable_token_indices and other init_lora_weights than True, False or 'gaussian'."
+        )
 
 
 def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:

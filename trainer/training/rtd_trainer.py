@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
+from transformers import EvalPrediction
 
-from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint, has_adapters
+from modeling_rtd import (
+    PLACEHOLDER,
+    RTDModel,
+    RTDProcessor,
+    RTDProjection,
+    RTDTextModel,
+    fingerprint,
+    has_adapters,
+    settle_place,
+)
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
@@ -25,6 +37,14 @@ from trainer.training.base_trainer import BaseTrainer
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator
+from trainer.training.starting_model import (
+    check_untrained,
+    find_processor,
+    fit_lift,
+    load_rest,
+    load_whole_model,
+    take_tower,
+)
 
 
 __all__ = ["RTDTrainer"]
@@ -47,123 +67,236 @@ def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: boo
     return triplets.add_column("context", contexts)
 
 
-def _prepare_evaluation(data):
-    if data is None or isinstance(data, RetrievalEvaluator):
-        return data
+def _prepare_evaluation(data, compute_metrics: Callable | None = None):
     if isinstance(data, dict):
-        return {name: _prepare_evaluation(part) for name, part in data.items()}
-    return prepare_triplets(data)
+        return {name: _prepare_evaluation(part, compute_metrics) for name, part in data.items()}
+    if isinstance(data, RetrievalEvaluator) and compute_metrics is not None:
+        raise ValueError(
+            "`compute_metrics` is for evaluation on text triplets, but a RetrievalEvaluator has the metrics of its "
+            "benchmark: leave one of the two out."
+        )
+    return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
+
+
+def _settle_companions(
+    whole: RTDModel | None, projection: RTDProjection | None, processor: RTDProcessor | None
+) -> tuple[RTDProjection, RTDProcessor]:
+    if whole is not None:
+        if projection is not None and projection is not whole.projection:
+            raise ValueError("the model has a projection of its own: leave `projection` out.")
+        return whole.projection, processor or find_processor(whole)
+    if projection is None or processor is None:
+        raise ValueError(
+            "a text tower alone needs `projection` and `processing_class`: pass them, or a whole RTDModel as `model`."
+        )
+    return projection, processor
+
+
+def _copy_frozen(part: torch.nn.Module | None, device: torch.device) -> torch.nn.Module | None:
+    # A copy, since the user's own may be of another type and in another place.
+    return part and copy.deepcopy(part).to(device, torch.float32).eval().requires_grad_(False)
 
 
 class RTDTrainer(BaseTrainer):
-    """Train an [`RTDTextModel`] with text triplets (RTD, https://huggingface.co/papers/2406.09188).
+    """Train the text tower of a model with text triplets (RTD, https://huggingface.co/papers/2406.09188).
 
     The image side is never touched. The projection is a frozen companion; the anchors are embeddings of captions by
     the tower as it came, from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
 
     Args:
-        model ([`RTDTextModel`] or `peft.PeftModel` of it):
-            The tower to train, as it is before RTD; with an adapter ([`add_lora`]) only that is trained.
-        args ([`RTDTrainingArguments`], *optional*): The published recipe by default.
-        projection ([`RTDProjection`]): The trained projection whose pseudo-words the tower learns to read.
-        train_dataset (`str`, `Path` or `datasets.Dataset`): Text triplets, see [`load_triplets`].
+        model (`str`, `Path`, [`RTDModel`], [`RTDTextModel`] or `peft.PeftModel` of it, *optional*):
+            Directory or Hub id of a model with a trained projection, or the model itself, of which a copy of the text
+            tower is trained: the model stays as it is, and `rtd_model` has the trained tower. A text tower alone is
+            trained in place, and needs `projection` and `processing_class`. Not needed with `model_init`.
+        args ([`RTDTrainingArguments`], *optional*): Defaults to the published recipe.
+        projection ([`RTDProjection`], *optional*): The trained projection whose pseudo-words a tower alone reads.
+        train_dataset (`str`, `Path` or `datasets.Dataset`, *optional*):
+            Text triplets, see [`load_triplets`]. Without it the trainer only evaluates, also a model after RTD.
         eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
             Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
             best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
             not tell how images are retrieved.
-        processing_class ([`RTDProcessor`]): Tokenizer and prompt templates.
-        token_lift ([`TokenLift`], *optional*):
-            Makes image tokens of caption embeddings, for a projection that reads them; see [`fit_token_lift`].
+        processing_class ([`RTDProcessor`], *optional*): Defaults to the processor at the model's place.
+        peft_config (`peft.LoraConfig`, *optional*):
+            Train a new adapter instead of all weights; on all linear layers where it names no `target_modules`.
+        images (`str`, `Path` or `datasets.Dataset`, *optional*):
+            A few thousand unlabelled images, needed where the projection reads image tokens (Context-I2W, FTI4CIR):
+            [`fit_token_lift`] learns on them to feed it from text.
+        lift_steps (`int`, defaults to 2000): Steps of that.
+        token_lift ([`TokenLift`], *optional*): A fitted one, in place of `images`.
+        original_text_model (`str`, *optional*):
+            Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath. Without it the
+            saved model carries a copy.
+        model_init (callable, *optional*):
+            Returns a model or its place, for each training anew, as `hyperparameter_search` needs it. It may take the
+            trial; text tower and projection must be the same each time.
+        compute_metrics (callable, *optional*):
+            Metrics of an evaluation on text triplets, beside text-side recall, of a `transformers.EvalPrediction`:
+            `predictions` are the composed embeddings and `label_ids` those of the target captions, both `np.ndarray`
+            of shape `(num_triplets, projection_dim)`, not normalised.
         kwargs: As for `transformers.Trainer`.
 
     Raises:
-        ValueError: If the projection needs a lift that is not given, triplets are invalid, the projection's sizes do
-            not fit the tower, or rows do not fill a batch.
+        ValueError: If the model is none or is trained with RTD already, a lift is needed and neither it nor images are
+            given, an adapter cannot be saved exactly, triplets are invalid, the projection's sizes do not fit the
+            tower, rows do not fill a batch, or an argument would have no effect.
     """
+
+    _refused = ()
 
     def __init__(
         self,
-        model: RTDTextModel,
+        model: str | Path | RTDModel | RTDTextModel | None = None,
         args: RTDTrainingArguments | None = None,
         *,
-        projection: RTDProjection,
-        train_dataset: Dataset,
-        processing_class: RTDProcessor,
+        projection: RTDProjection | None = None,
+        train_dataset: str | Path | Dataset | None = None,
+        processing_class: RTDProcessor | None = None,
         eval_dataset=None,
+        peft_config=None,
+        images=None,
+        lift_steps: int = 2000,
         token_lift: torch.nn.Module | None = None,
+        original_text_model: str | None = None,
+        model_init: Callable | None = None,
         **kwargs,
     ):
         args = args or RTDTrainingArguments()
-        projection.check_sizes(projection_dim=model.config.projection_dim, text_hidden_size=model.config.hidden_size)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            model.requires_grad_(True)  # a tower that served as a frozen companion before
+        if not isinstance(args, RTDTrainingArguments):
+            raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
+        if (model is None) == (model_init is None):
+            raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+        self.model_init, self._peft_config, self._original_place = model_init, peft_config, original_text_model
+        self._is_for_training = train_dataset is not None
+        whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
+        projection, processing_class = _settle_companions(whole, projection, processing_class)
+        projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
         template = args.template or projection.rtd_template or processing_class.default_template
         processing_class = processing_class.with_template(template)
-        if "image_tokens" in projection.consumes and token_lift is None:
-            raise ValueError(
-                f"a '{projection.config.projection_type}' projection reads image tokens, which text does not have: "
-                "pass token_lift=fit_token_lift(...) (on the command line --images DIR)."
-            )
-        data = {"triplets": name_data(train_dataset)}
-        train_dataset = prepare_triplets(train_dataset)
-        if "context_embeds" in projection.consumes:
-            train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
-        _warn_of_long_texts(processing_class, train_dataset)
-        run_facts = {
-            "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
-            "projection": fingerprint(projection),
-            "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
-        }
+        run_facts, data = {"text_model": fingerprint(tower), "projection": fingerprint(projection)}, {}
+        if train_dataset is not None:
+            data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
+            train_dataset = prepare_triplets(train_dataset)
+            conditions = train_dataset["conditioning_caption"][:]
+            if "context_embeds" in projection.consumes:
+                train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
+            _warn_of_long_texts(processing_class, train_dataset)
+            run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
+            if token_lift is None:
+                token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps)
         if token_lift is not None:
             run_facts["token_lift"] = fingerprint(token_lift)
         super().__init__(
-            model,
+            tower,
             args,
             train_dataset=train_dataset,
-            eval_dataset=_prepare_evaluation(eval_dataset),
+            eval_dataset=_prepare_evaluation(eval_dataset, kwargs.get("compute_metrics")),
+            whole=whole,
             processor=processing_class,
             run_facts=run_facts,
             stage="rtd",
             data=data,
             **kwargs,
         )
-        # A copy, since the user's own may be of another type and in another place.
-        self.projection = copy.deepcopy(projection).to(args.device, torch.float32).eval().requires_grad_(False)
-        self.token_lift = None
-        if token_lift is not None:
-            self.token_lift = copy.deepcopy(token_lift).to(args.device, torch.float32).eval().requires_grad_(False)
-        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in train_dataset.column_names]
-        with self._frozen_tower(model) as tower:
-            captions = (c for name in columns for c in train_dataset[name])
-            embeddings = self._embed_captions(tower, captions)
-        self._frozen_copy = None
-        if embeddings is None and not has_adapters(model):
-            self._frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
-        if "data_collator" not in kwargs:
-            self.data_collator = HardNegativeTripletCollator(
-                processing_class,
-                refined_batch=args.refined_batch,
-                refined_concatenation=args.refined_concatenation,
-                composition=args.composition,
-                caption_embeddings=embeddings,
-                with_captions=not args.target_anchored,
-                length_groups=args.num_length_groups,
+        self.model_init = model_init  # the stock Trainer takes a model or this, but not both
+        self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
+        self._frozen = None  # the base of an adapter serves
+        if whole is not None:
+            self._frozen = whole.original_text_model
+        elif not has_adapters(tower):
+            self._frozen = copy.deepcopy(tower).eval().requires_grad_(False)
+        if train_dataset is not None and "data_collator" not in kwargs:
+            self.data_collator = self._build_collator(tower)
+
+    def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextModel]:
+        """Settle the whole model, if there is one, and the tower to train."""
+        whole = load_whole_model(model)
+        if whole is not None:
+            whole = whole.to(device).eval()
+            if self._is_for_training:
+                check_untrained(whole, self._original_place)
+        return whole, take_tower(model, whole, self._peft_config)
+
+    def call_model_init(self, trial=None) -> RTDTextModel:
+        """Take the tower of a fresh model, as each training of a search does.
+
+        Args:
+            trial (*optional*): Handed to `model_init` where it takes an argument.
+
+        Returns:
+            [`RTDTextModel`]: The tower to train.
+
+        Raises:
+            ValueError: If text tower or projection are not those that the trainer was made with.
+        """
+        self._whole, tower = self._start(super().call_model_init(trial), self.args.device)
+        projection = self.projection if self._whole is None else self._whole.projection
+        for name, part in {"text_model": tower, "projection": projection}.items():
+            if fingerprint(part) != self.run_facts[name]:
+                raise ValueError(f"`model_init` returned another {name} than before: it must give the same each time.")
+        return tower
+
+    def _hp_search_setup(self, trial) -> None:
+        super()._hp_search_setup(trial)
+        self.run_facts |= self._describe_recipe()
+
+    def _build_collator(self, tower: RTDTextModel) -> HardNegativeTripletCollator:
+        args, rows = self.args, self.train_dataset
+        with self._frozen_tower(tower) as frozen:
+            columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
+            embeddings = self._embed_captions(frozen, (caption for name in columns for caption in rows[name]))
+        return HardNegativeTripletCollator(
+            self.processor,
+            refined_batch=args.refined_batch,
+            refined_concatenation=args.refined_concatenation,
+            composition=args.composition,
+            caption_embeddings=embeddings,
+            with_captions=not args.target_anchored,
+            length_groups=args.num_length_groups,
+        )
+
+    @property
+    def rtd_model(self) -> RTDModel:
+        """[`RTDModel`]: The whole model with the tower as it is trained so far, and the one from before RTD kept.
+
+        It shares its other parts with the model that the trainer was given.
+
+        Raises:
+            ValueError: If the trainer was given a text tower alone, and the rest of the model cannot be loaded from
+                where the tower was.
+        """
+        if not self._is_for_training:
+            return self._whole
+        tower = self.accelerator.unwrap_model(self.model)
+        if self._whole is None:
+            self._whole = load_rest(tower, self.projection)
+        whole = self._whole
+        if fingerprint(whole.text_model) != self.run_facts["text_model"]:
+            raise ValueError(
+                "the model has another text tower than the one that training started from, which a tower trained in "
+                "place has not: pass the whole RTDModel to the trainer, or as save_model(model=...)."
             )
+        if has_adapters(tower):
+            model = whole.with_parts(tower.eval(), whole.projection)
+            model.config.base_model = whole.config.base_model or settle_place(whole.name_or_path)
+            return model
+        model = whole.with_parts(whole.text_model, whole.projection)
+        model.replace_text_model(tower, self._original_place)
+        return model
 
     @contextlib.contextmanager
-    def _frozen_tower(self, model):
-        """Give the tower as it came: a base without its adapter, the frozen copy, or (before training) itself."""
-        if hasattr(model, "disable_adapter"):  # a PeftModel
-            with model.disable_adapter():
-                yield model.get_base_model()
-        elif has_adapters(model):
-            model.disable_adapters()
-            try:
-                yield model
-            finally:
-                model.enable_adapters()
-        else:
-            yield getattr(self, "_frozen_copy", None) or model
+    def _frozen_tower(self, tower: RTDTextModel):
+        """Give the tower as it came: the model's own, a frozen copy, or the base without its adapter."""
+        if self._frozen is not None:
+            yield self._frozen
+            return
+        is_training = tower.training
+        tower.eval().disable_adapters()  # dropout would make each anchor another one
+        try:
+            yield tower
+        finally:
+            tower.enable_adapters()
+            tower.train(is_training)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         # The stock Trainer knows adapters as a PeftModel only, not on the tower itself.
@@ -223,7 +356,9 @@ class RTDTrainer(BaseTrainer):
         Returns:
             `dict[str, float]`: Fractions: the benchmark's metrics, or `text_recall@1` and `text_recall@10`.
         """
-        data = self.eval_dataset if eval_dataset is None else _prepare_evaluation(eval_dataset)
+        data = self.eval_dataset
+        if eval_dataset is not None:
+            data = _prepare_evaluation(eval_dataset, self.compute_metrics)
         if data is None:
             raise ValueError("nothing to judge on: pass a RetrievalEvaluator or text triplets as `eval_dataset`.")
         if isinstance(data, dict):
@@ -258,7 +393,13 @@ class RTDTrainer(BaseTrainer):
         similarities = normalize(torch.cat(composed), dim=-1) @ normalize(target, dim=-1).T
         ranking = rank_gallery(similarities.cpu().numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
-        return {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
+        recall = {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
+        return recall | self._compute_own_metrics(torch.cat(composed), target)
+
+    def _compute_own_metrics(self, composed: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+        if self.compute_metrics is None:
+            return {}
+        return self.compute_metrics(EvalPrediction(composed.cpu().numpy(), target.cpu().numpy()))
 
     def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if "reference_embeds" in inputs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from modeling_rtd import RTDModel, hold_lock_file, read_json, write_json
+from modeling_rtd import hold_lock_file, read_json, write_json
 from trainer.training.base_trainer import BaseTrainer
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints
 from trainer.training.progress import LossBarCallback
@@ -20,11 +20,7 @@ __all__ = [
 
 
 def finish_run(
-    trainer: BaseTrainer,
-    model: RTDModel,
-    original_repo: str | None = None,
-    data: Mapping[str, str] | None = None,
-    earlier: Sequence[Mapping] | None = None,
+    trainer: BaseTrainer, data: Mapping[str, str] | None = None, earlier: Sequence[Mapping] | None = None
 ) -> Path | None:
     """Train, or go on with the run in the output folder, and save the whole model or its adapter, with its card.
 
@@ -32,13 +28,11 @@ def finish_run(
 
     Args:
         trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
-        model ([`RTDModel`]): The model that the trained part belongs to.
-        original_repo (`str`, *optional*): Where the text tower from before RTD stays; see `replace_text_model`.
         data (`Mapping[str, str]`, *optional*): Names of what is trained on, for the record.
         earlier (`Sequence[Mapping]`, *optional*): What made the model so far, see [`read_stages`].
 
     Returns:
-        `Path` or `None`: See [`BaseTrainer.save_rtd_model`].
+        `Path` or `None`: See [`BaseTrainer.save_model`].
 
     Raises:
         ValueError: If the output folder holds anything of another run, or another process is running there.
@@ -55,7 +49,9 @@ def finish_run(
             write_json(folder / RUN_FILE, trainer.run_facts, sort_keys=True)
         LossBarCallback.install(trainer, trainer.stage)
         trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))
-        result = trainer.save_rtd_model(model, None, original_repo, data, earlier)
+        trainer.data = data or trainer.data
+        trainer.earlier = trainer.earlier if earlier is None else earlier
+        result = trainer.save_model()
     if dist.is_initialized():
         # Without it some processes end with an error after the work is done.
         dist.barrier()

@@ -127,7 +127,7 @@ def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mis
 
 def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "--model", place, "--triplets", triplets, "--output_dir", str(out), *FAST]) == 0
+    assert main(["train", place, "--triplets", triplets, "--output_dir", str(out), *FAST]) == 0
     assert f"model: {out}/model" in capsys.readouterr().out
     model, processor = RTDModel.from_pretrained(out / "model"), RTDProcessor.from_pretrained(out / "model")
     assert model.config.original_text_model["subfolder"] == "original_text"
@@ -140,17 +140,17 @@ def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
 
 def test_train_goes_on_with_its_run_and_refuses_a_foreign_one(place, triplets, tmp_path, capsys):
     out = ["--output_dir", str(tmp_path / "run"), "--save_steps", "2"]
-    assert main(["train", "--model", place, "--triplets", triplets, *out, *FAST]) == 0
-    assert main(["train", "--model", place, "--triplets", triplets, *out, *FAST]) == 0
+    assert main(["train", place, "--triplets", triplets, *out, *FAST]) == 0
+    assert main(["train", place, "--triplets", triplets, *out, *FAST]) == 0
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps(row) for row in build_triplets(48, seed=5)))
-    assert main(["train", "--model", place, "--triplets", str(other), *out, *FAST]) == 2
+    assert main(["train", place, "--triplets", str(other), *out, *FAST]) == 2
     assert "of another run: triplets differ(s)" in capsys.readouterr().err
 
 
 def test_train_with_lora_leaves_an_adapter_repository(clip_place, place, triplets, tmp_path):
     out = str(tmp_path / "run")
-    arguments = ["--model", clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    arguments = [clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
     assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
     model = RTDModel.from_adapter(f"{out}/adapter")
     assert model.config.base_model == clip_place
@@ -158,7 +158,7 @@ def test_train_with_lora_leaves_an_adapter_repository(clip_place, place, triplet
 
 def test_a_clip_without_a_projection_is_refused(clip_place, triplets, tmp_path, capsys):
     out = str(tmp_path / "run")
-    assert main(["train", "--model", clip_place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert main(["train", clip_place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     assert "is a CLIP without a projection" in capsys.readouterr().err
 
 
@@ -190,10 +190,10 @@ def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
     assert main(command) == 2
     assert "trained from images with captions: give --captions" in capsys.readouterr().err
     assert main([*command, "--captions", str(captions), "--per_device_train_batch_size", "4"]) == 0
-    command = ["train", "--model", str(tmp_path / "phi/model"), "--triplets", triplets]
+    command = ["train", str(tmp_path / "phi/model"), "--triplets", triplets]
     command += ["--output_dir", str(tmp_path / "rtd"), *FAST]
     assert main(command) == 2
-    assert "reads image tokens, which text does not have: give --images DIR" in capsys.readouterr().err
+    assert "--images DIR" in capsys.readouterr().err
     assert main([*command, "--images", str(folder), "--lift_steps", "2"]) == 0
     assert RTDModel.from_pretrained(tmp_path / "rtd/model").config.original_text_model is not None
 
@@ -256,7 +256,7 @@ def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):
 def test_a_recipe_gives_values_that_flags_override(place, triplets, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("max_steps: 9\nlearning_rate: 1.0e-3\n")
-    command = ["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]
+    command = ["train", place, "--triplets", triplets, "--recipe", str(recipe)]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 0
     facts = json.loads((tmp_path / "run/training.json").read_text())
     assert (facts["steps"], facts["learning_rate"]) == (4, 1e-3)
@@ -269,7 +269,7 @@ def test_a_broken_recipe_is_refused(place, triplets, tmp_path, capsys, content, 
     recipe = tmp_path / "recipe.yaml"
     if content is not None:
         recipe.write_text(content)
-    assert main(["train", "--model", place, "--triplets", triplets, "--recipe", str(recipe)]) == 2
+    assert main(["train", place, "--triplets", triplets, "--recipe", str(recipe)]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -282,26 +282,36 @@ def test_a_mistyped_recipe_is_named_with_the_nearest(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("name", ["learningrate", "learnin_rate"])
 def test_a_mistyped_option_is_named_with_the_nearest_also_in_a_recipe(tmp_path, capsys, name):
     (tmp_path / "recipe.yaml").write_text(f"{name}: 1")
-    needed = ["--model", "M", "--output_dir", str(tmp_path / "run")]
+    needed = ["M", "--output_dir", str(tmp_path / "run")]
     for way in ([f"--{name}", "1"], ["--recipe", str(tmp_path / "recipe.yaml")]):
         assert main(["train", *needed, *way]) == 2
         assert f"unknown option '--{name}'; did you mean '--learning-rate'?" in capsys.readouterr().err
 
 
+def test_the_model_by_its_old_option_is_refused_with_the_new_form(place, triplets, capsys):
+    assert main(["train", "--model", place, "--triplets", triplets]) == 2
+    assert "rtd train MODEL" in capsys.readouterr().err
+
+
+def test_train_asks_for_its_model(triplets, tmp_path, capsys):
+    assert main(["train", "--triplets", triplets, "-o", str(tmp_path / "run")]) == 2
+    assert "name the model first" in capsys.readouterr().err
+
+
 def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp_path, capsys):
-    command = ["train", "--model", clip_place, "--projection", "lincir", "--triplets", triplets]
+    command = ["train", clip_place, "--projection", "lincir", "--triplets", triplets]
     assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
     assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
 
 
 def test_a_folder_with_something_else_is_never_written_over(place, triplets, tmp_path, capsys):
     out = str(tmp_path)  # the folder that the model itself lies in
-    assert main(["train", "--model", place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert main(["train", place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     assert "holds something that is no run" in capsys.readouterr().err
 
 
 def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_path, capsys):
-    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
     assert main([*command, "--save_strategy", "no"]) == 0
     facts = (tmp_path / "run/training.json").read_text()
     assert main([*command, "--noise_scale", "3"]) == 2
@@ -310,14 +320,14 @@ def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_pa
 
 
 def test_a_tuned_model_is_not_tuned_again(place, triplets, tmp_path, capsys):
-    command = ["train", "--triplets", triplets, *FAST]
-    assert main([*command, "--model", place, "--output_dir", str(tmp_path / "one")]) == 0
-    assert main([*command, "--model", str(tmp_path / "one/model"), "--output_dir", str(tmp_path / "two")]) == 2
+    command = ["--triplets", triplets, *FAST]
+    assert main(["train", place, *command, "--output_dir", str(tmp_path / "one")]) == 0
+    assert main(["train", str(tmp_path / "one/model"), *command, "--output_dir", str(tmp_path / "two")]) == 2
     assert "is trained with RTD already" in capsys.readouterr().err
 
 
 def test_a_wrong_place_of_the_original_is_found_before_training(place, triplets, tmp_path, capsys):
-    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
     assert main([*command, "--original_text_model", str(tmp_path / "nowhere")]) == 2
     assert not (tmp_path / "run").exists()
 
@@ -328,7 +338,7 @@ def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
     RTDModel.from_clip(clip, "lincir").save_pretrained(tmp_path / "start")
     RTDProcessor.from_clip(clip).save_pretrained(tmp_path / "start")
     world.triplets.to_json(tmp_path / "triplets.jsonl")
-    command = ["train", "--model", str(tmp_path / "start"), "--triplets", str(tmp_path / "triplets.jsonl"), *FAST]
+    command = ["train", str(tmp_path / "start"), "--triplets", str(tmp_path / "triplets.jsonl"), *FAST]
     judge = ["--benchmark", "small_world/toy", "--eval_strategy", "steps", "--eval_steps", "2"]
     assert main([*command, *judge, "--output_dir", str(tmp_path / "run")]) == 0
     evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
@@ -339,7 +349,7 @@ def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
 def test_train_judges_on_images_of_a_directory(place, triplets, tmp_path):
     root = build_stand_in("cirr", tmp_path / "cirr")
     judge = ["--benchmark", "cirr", "--benchmark_root", str(root), "--eval_strategy", "steps", "--eval_steps", "4"]
-    command = ["train", "--model", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *judge]
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *judge]
     assert main([*command, *FAST]) == 0
     evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
     assert 0 <= evaluations[0]["eval_subset_recall@2"] <= 1
@@ -347,7 +357,7 @@ def test_train_judges_on_images_of_a_directory(place, triplets, tmp_path):
 
 def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):
     out = str(tmp_path / "run")
-    arguments = ["--model", clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    arguments = [clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
     assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
     assert search(f"{out}/adapter", folder, tmp_path, "--text", "is red") == 0
     assert "rank  score" in capsys.readouterr().out
@@ -355,9 +365,7 @@ def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder,
 
 def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
     out = str(tmp_path / "run")
-    assert (
-        main(["train", "--model", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
-    )
+    assert main(["train", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     assert f"there is no directory '{tmp_path}/nowhere'." in capsys.readouterr().err
 
 
@@ -369,7 +377,7 @@ def test_every_verb_names_the_model_of_a_run(triplets, folder, monkeypatch, caps
     options = {
         "search": [name, "--gallery", "gallery", "--text", "x"],
         "evaluate": [name, "--benchmark", "small_world/mini"],
-        "train": ["--model", name, "--triplets", triplets, "--output_dir", "out", *FAST],
+        "train": [name, "--triplets", triplets, "--output_dir", "out", *FAST],
         "diagnose": [name, "--benchmark", "small_world/mini", "-o", "out"],
         "interpolate": [name, "--alpha", "0.5", "-o", "out"],
         "index": [name, "--images", "gallery", "-o", "index"],

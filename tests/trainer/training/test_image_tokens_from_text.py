@@ -89,7 +89,7 @@ def test_words_of_a_step_come_from_lifted_tokens_and_the_prompts_context(method,
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(8)])
     trainer.compute_loss(trainer.model, batch)
     rows = [trainer.train_dataset[i] for i in batch["row"]]  # by length
-    tower = trainer._frozen_copy or trainer.model
+    tower = trainer._frozen or trainer.model
     embeds = encode_captions(tower, trainer.processor, [row["reference_caption"] for row in rows])
     embeds += 0.5 * draw_noise([row["row"] for row in rows], 32, 12345, 0)
     torch.testing.assert_close(seen[0][0][0], embeds, atol=1e-5, rtol=0)

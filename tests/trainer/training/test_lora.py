@@ -82,7 +82,7 @@ def test_only_linear_layers_of_the_text_tower_are_adapted_alone_or_inside_a_mode
 
 def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(model, train, place):
     tuned, trainer = train()
-    assert trainer._frozen_copy is None  # anchors come from the base, so one tower is in memory
+    assert trainer._frozen is None  # anchors come from the base, so one tower is in memory
     base = RTDTextModel.from_pretrained(place)
     assert fingerprint(tuned.text_model) == fingerprint(base)
     for name, parameter in tuned.text_model.named_parameters():

@@ -135,8 +135,8 @@ def test_the_command_line_trains_an_adapter_in_two_processes_and_ends_cleanly(tm
     RTDModel.from_clip(str(tmp_path / "clip")).projection.save_pretrained(tmp_path / "projection")
     rows = "\n".join(json.dumps(row) for row in build_triplets(64))
     (tmp_path / "triplets.jsonl").write_text(rows)
-    command = f"""-m torch.distributed.run --standalone --nproc_per_node=2 -m trainer.cli.main train --lora_r 4
-        --model {tmp_path}/clip --projection {tmp_path}/projection --triplets {tmp_path}/triplets.jsonl
+    command = f"""-m torch.distributed.run --standalone --nproc_per_node=2 -m trainer.cli.main train
+        {tmp_path}/clip --lora_r 4 --projection {tmp_path}/projection --triplets {tmp_path}/triplets.jsonl
         --output_dir {tmp_path}/run --max_steps 3 --per_device_train_batch_size 8 --use_cpu True""".split()
     run = subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -66,7 +66,7 @@ class ProjectionTrainer(BaseTrainer):
         tower = model.text_model.config
         model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
         record = find_method(method)
-        self.whole = model = model.to(args.device).eval().requires_grad_(False)
+        model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)
         data = {record.reads: name_data(train_dataset)}
@@ -75,6 +75,7 @@ class ProjectionTrainer(BaseTrainer):
             model.projection,
             args,
             train_dataset=train_dataset,
+            whole=model,
             processor=processing_class,
             data_collator=self.objective.collate,
             stage=method,

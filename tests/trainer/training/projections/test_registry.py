@@ -152,7 +152,7 @@ def build_run(name, folder):
 def render(trainer):
     """The card of what a trainer made."""
     stages = [describe_stage(record_run(trainer, trainer.data))]
-    return str(render_card(describe_model(trainer.whole, trainer.processor, "org/name", stages=stages)))
+    return str(render_card(describe_model(trainer.rtd_model, trainer.processor, "org/name", stages=stages)))
 
 
 @every_method
@@ -189,7 +189,7 @@ def test_the_three_lines_of_python_run_as_they_are(clip, tokenizer, processor, t
     model.save_pretrained("phi")
     processor.save_pretrained("phi")
     trainer = ProjectionTrainer("phi", train_dataset="captions.txt", args=args)
-    assert trainer.whole.projection.config.projection_type == "lincir"
+    assert trainer.rtd_model.projection.config.projection_type == "lincir"
 
 
 def test_a_model_without_a_place_needs_a_processor(model, tmp_path):

@@ -1,0 +1,279 @@
+"""What a trainer may be given to start from, and what comes out of it."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
+from transformers import CLIPTextModelWithProjection, TrainingArguments
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
+from tests.builders import build_images, build_triplets
+from trainer.publishing.provenance import read_stages
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.lora import add_lora, build_lora_config
+from trainer.training.rtd_trainer import RTDTrainer
+
+
+ROWS = Dataset.from_list(build_triplets(48))
+
+
+@pytest.fixture
+def place(clip, tokenizer, processor, tmp_path):
+    """Directory of a model whose CLIP lies beside it."""
+    for part in (clip, tokenizer, processor.image_processor):
+        part.save_pretrained(tmp_path / "clip")
+    torch.manual_seed(1)
+    RTDModel.from_clip(str(tmp_path / "clip")).save_pretrained(tmp_path / "lincir/model")
+    processor.save_pretrained(tmp_path / "lincir/model")
+    return str(tmp_path / "lincir/model")
+
+
+@pytest.fixture
+def build_args(tmp_path):
+    def build_args(name="run", **arguments):
+        settings = {"max_steps": 2, "per_device_train_batch_size": 16, "learning_rate": 1e-2, "save_strategy": "no"}
+        quiet = {"use_cpu": True, "disable_tqdm": True, "anchor_cache": "never", "report_to": "none"}
+        return RTDTrainingArguments(str(tmp_path / name), **(settings | quiet | arguments))
+
+    return build_args
+
+
+def compose(model, processor):
+    with torch.no_grad():
+        return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
+
+
+def test_the_lines_of_the_readme_run_as_they_stand(place, build_args, tmp_path):
+    ROWS.to_json(tmp_path / "triplets.jsonl")
+    trainer = RTDTrainer(model=place, args=build_args(), train_dataset=str(tmp_path / "triplets.jsonl"))
+    trainer.train()
+    assert trainer.save_model() == tmp_path / "run/model"
+    loaded, processor = (
+        RTDModel.from_pretrained(tmp_path / "run/model"),
+        RTDProcessor.from_pretrained(tmp_path / "run/model"),
+    )
+    assert fingerprint(loaded.text_model) == fingerprint(trainer.model)
+    before = RTDModel.from_pretrained(place)
+    assert fingerprint(loaded.original_text_model) == fingerprint(before.text_model)
+    assert [stage["stage"] for stage in read_stages(tmp_path / "run/model")] == ["rtd"]
+    assert (tmp_path / "run/model/README.md").exists()
+    torch.testing.assert_close(compose(loaded, processor), compose(trainer.rtd_model, processor))
+
+
+def test_the_users_model_stays_as_it_is(place, build_args):
+    model = RTDModel.from_pretrained(place)
+    before = fingerprint(model)
+    trainer = RTDTrainer(model=model, args=build_args(), train_dataset=ROWS)
+    trainer.train()
+    assert fingerprint(model) == before
+    assert model.config.original_text_model is None
+    assert fingerprint(trainer.rtd_model.text_model) != fingerprint(model.text_model)
+    assert trainer.rtd_model.original_text_model is model.text_model
+
+
+def test_a_model_in_memory_needs_its_processor(model, processor, build_args):
+    model.config.base_model = None
+    with pytest.raises(ValueError, match="processing_class="):
+        RTDTrainer(model=model, args=build_args(), train_dataset=ROWS)
+    RTDTrainer(model=model, args=build_args(), train_dataset=ROWS, processing_class=processor)
+
+
+def build_adapted(way, place):
+    """Give what a user may pass to train an adapter, and further arguments."""
+    torch.manual_seed(3)
+    model = RTDModel.from_pretrained(place)
+    companions = {"projection": model.projection, "processing_class": RTDProcessor.from_pretrained(place)}
+    tower = RTDTextModel.from_pretrained(place)
+    return {
+        "model": (model, {"peft_config": LoraConfig(r=4)}),
+        "rslora": (model, {"peft_config": LoraConfig(r=4, use_rslora=True)}),
+        "tower": (add_lora(tower, r=4), companions),
+        "peft": (get_peft_model(tower, build_lora_config(r=4)), companions),
+    }[way]
+
+
+@pytest.mark.parametrize("way", ["model", "rslora", "tower", "peft"])
+def test_an_adapter_is_saved_as_it_was_trained(way, place, build_args, processor, tmp_path):
+    given, arguments = build_adapted(way, place)
+    trainer = RTDTrainer(model=given, args=build_args(), train_dataset=ROWS, **arguments)
+    trainer.train()
+    assert trainer.save_model() == tmp_path / "run/adapter"
+    loaded = RTDModel.from_adapter(str(tmp_path / "run/adapter"))
+    text = processor(text=["a red dress", "the small dog"])
+    with torch.no_grad():
+        expected = trainer.model.eval()(**text).text_embeds
+        assert torch.equal(loaded.text_model(**text).text_embeds, expected)
+        base = RTDTextModel.from_pretrained(place)(**text).text_embeds
+    assert not torch.allclose(base, expected, atol=1e-3)
+    assert json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["task_type"] is None
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(use_dora=True),
+        LoraConfig(bias="all"),
+        LoraConfig(init_lora_weights="pissa"),
+        LoraConfig(trainable_token_indices={"token_embedding": [4]}),
+        LoraConfig(modules_to_save=["final_layer_norm"]),
+        IA3Config(target_modules=["q_proj"], feedforward_modules=[]),
+        LoHaConfig(target_modules=["q_proj"]),
+    ],
+    ids=["dora", "bias", "pissa", "tokens", "modules", "ia3", "loha"],
+)
+def test_adapters_that_could_not_be_loaded_again_are_refused_before_training(config, place, build_args):
+    with pytest.raises(ValueError, match="cannot be saved and loaded exactly"):
+        RTDTrainer(model=place, args=build_args(), train_dataset=ROWS, peft_config=config)
+
+
+def test_a_tower_of_ones_own_finds_the_rest_of_its_model(place, build_args, tmp_path):
+    model = RTDModel.from_pretrained(place)
+    trainer = RTDTrainer(
+        model=RTDTextModel.from_pretrained(place),
+        args=build_args(),
+        train_dataset=ROWS,
+        projection=model.projection,
+        processing_class=RTDProcessor.from_pretrained(place),
+    )
+    trainer.train()
+    trainer.save_model()
+    saved = RTDModel.from_pretrained(tmp_path / "run/model")
+    assert fingerprint(saved.text_model) == fingerprint(trainer.model)
+    assert fingerprint(saved.projection) == fingerprint(model.projection)
+    assert saved.config.base_model == model.config.base_model
+
+
+def test_a_tower_in_memory_is_saved_with_the_model_that_is_named(model, processor, build_args, tmp_path):
+    trainer = RTDTrainer(
+        model=copy.deepcopy(model.text_model),
+        args=build_args(),
+        train_dataset=ROWS,
+        projection=model.projection,
+        processing_class=processor,
+    )
+    trainer.train()
+    with pytest.raises(ValueError, match=r"save_model\(model=...\)"):
+        trainer.save_model()
+    trainer.save_model(model=model)
+    assert fingerprint(RTDModel.from_pretrained(tmp_path / "run/model").text_model) == fingerprint(trainer.model)
+
+
+def test_a_tower_trained_in_place_is_not_saved_without_its_start(model, processor, build_args):
+    companions = {"projection": model.projection, "processing_class": processor}
+    trainer = RTDTrainer(model=model.text_model, args=build_args(), train_dataset=ROWS, **companions)
+    trainer.train()
+    with pytest.raises(ValueError, match="trained in place"):
+        trainer.save_model(model=model)
+
+
+def test_model_init_gives_each_training_a_fresh_tower(place, build_args):
+    trials = []
+
+    def build(trial):
+        trials.append(trial)
+        return place
+
+    trainer = RTDTrainer(model_init=build, args=build_args(max_steps=1), train_dataset=ROWS)
+    trainer.train()
+    first = fingerprint(trainer.model)
+    trainer.train(trial=None)
+    assert fingerprint(trainer.model) == first
+    assert trials == [None, None, None]
+    assert fingerprint(trainer.rtd_model.text_model) == first
+
+
+def test_model_init_must_return_the_same_model(place, build_args, model):
+    models = [RTDModel.from_pretrained(place), RTDModel.from_pretrained(place)]
+    with torch.no_grad():
+        models[1].text_model.text_projection.weight.mul_(2)
+    trainer = RTDTrainer(model_init=lambda: models.pop(0), args=build_args(), train_dataset=ROWS)
+    with pytest.raises(ValueError, match="another text_model"):
+        trainer.train()
+
+
+def test_a_trainer_without_triplets_evaluates(place, build_args):
+    trainer = RTDTrainer(model=place, args=build_args(), eval_dataset=ROWS)
+    assert trainer.evaluate().keys() >= {"eval_text_recall@1", "eval_text_recall@10"}
+    with pytest.raises(ValueError, match="nothing to save"):
+        trainer.save_model()
+
+
+def test_text_side_recall_reads_references_by_the_tower_from_before_rtd(place, build_args, tmp_path):
+    trainer = RTDTrainer(model=place, args=build_args(max_steps=8), train_dataset=ROWS, eval_dataset=ROWS)
+    trainer.train()
+    trainer.save_model()
+    again = RTDTrainer(model=tmp_path / "run/model", args=build_args("judge"), eval_dataset=ROWS)
+    recall = [one.evaluate()["eval_text_recall@10"] for one in (again, trainer)]
+    assert recall[0] == recall[1] > 0
+
+
+def test_own_metrics_read_composed_and_target_embeddings(place, build_args):
+    def measure(prediction):
+        same = prediction.predictions.shape == prediction.label_ids.shape == (48, 24)
+        return {"same": float(same and not np.allclose(prediction.predictions, prediction.label_ids))}
+
+    trainer = RTDTrainer(model=place, args=build_args(), eval_dataset=ROWS, compute_metrics=measure)
+    assert trainer.evaluate()["eval_same"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        ({"compute_loss_func": print}, {}, "compute_loss_func"),
+        ({}, {"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({}, {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}, "metric_for_best"),
+        ({"images": "folder"}, {}, "leave images out"),
+        ({"model_init": print}, {}, "one of the two"),
+    ],
+    ids=lambda value: next(iter(value), None) if isinstance(value, dict) else None,
+)
+def test_what_would_have_no_effect_is_refused(arguments, settings, message, place, build_args):
+    with pytest.raises(ValueError, match=message):
+        RTDTrainer(model=place, args=build_args(**settings), train_dataset=ROWS, eval_dataset=ROWS, **arguments)
+
+
+def test_other_models_and_arguments_are_refused_by_name(place, build_args, tmp_path):
+    stock = CLIPTextModelWithProjection.from_pretrained(tmp_path / "clip")
+    with pytest.raises(ValueError, match="CLIPTextModelWithProjection.*pseudo-words"):
+        RTDTrainer(model=stock, args=build_args(), train_dataset=ROWS)
+    with pytest.raises(ValueError, match="RTDTrainingArguments"):
+        RTDTrainer(model=place, args=TrainingArguments(str(tmp_path / "x")), train_dataset=ROWS)
+
+
+def test_a_model_after_rtd_is_not_trained_again(place, build_args, tmp_path):
+    trainer = RTDTrainer(model=place, args=build_args(), train_dataset=ROWS)
+    trainer.train()
+    with pytest.raises(ValueError, match="is trained with RTD already"):
+        RTDTrainer(model=trainer.rtd_model, args=build_args(), train_dataset=ROWS, processing_class=trainer.processor)
+
+
+def test_anchors_of_an_adapters_base_do_not_change_by_dropout(build_args, processor, model):
+    model.text_model.config.attention_dropout = 0.5
+    for layer in model.text_model.encoder.layers:
+        layer.self_attn.dropout = 0.5
+    tower = add_lora(model.text_model, r=4).train()
+    companions = {"projection": model.projection, "processing_class": processor}
+    trainer = RTDTrainer(model=tower, args=build_args(), train_dataset=ROWS, **companions)
+    tower.train()
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    first, second = (trainer._encode_anchors(batch)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert tower.training
+
+
+def test_what_was_saved_is_published_after_the_checks_of_rtd_publish(place, build_args, hub):
+    trainer = RTDTrainer(model=place, args=build_args(), train_dataset=ROWS)
+    trainer.train()
+    without = ["evaluation", "alignment"]
+    with pytest.raises(ValueError, match="the card lacks facts"):
+        trainer.push_to_hub("org/mine", "none", "apache-2.0")
+    assert "org/mine" not in hub.repos
+    trainer.push_to_hub("org/mine", "none", "apache-2.0", without=without)
+    assert {"model.safetensors", "README.md", "modeling_rtd.py"} <= hub.repos["org/mine"].keys()
+    assert not [name for name in hub.repos["org/mine"] if name.endswith(".bin")]
+    with pytest.raises(ValueError, match="rtd publish"):
+        trainer.rtd_model.push_to_hub("org/other")
