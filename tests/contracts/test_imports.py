@@ -1,9 +1,14 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from modeling_rtd import CHECKPOINT_FORMATS, RTDModel
+from tests.builders import build_clip, build_images
 
 
 ROOT = Path(__file__).parents[2]
@@ -25,3 +30,46 @@ def test_import_stays_light(before, module, unwanted):
     imported = json.loads(done.stdout.splitlines()[-1])
     assert module in imported
     assert not set(unwanted.split()) & set(imported)
+
+
+TRAINING = ["datasets", "transformers.trainer", "matplotlib", "pandas", "evaluate", "sklearn", "trainer.training"]
+RUN_VERBS = """
+import json, sys
+from trainer.cli.main import main
+
+training, verbs = json.load(sys.stdin)
+for verb, arguments in verbs:
+    if verb == "app":  # last, since gradio imports pandas itself
+        from trainer.app import page
+        training.remove("pandas")
+        page.serve_page = lambda desk, *_: (page.build_page(desk), "nowhere")
+        page._import_gradio().Blocks.block_thread = lambda self: None
+    status = main([verb, *arguments])
+    found = [name for name in training if name in sys.modules]
+    assert status == 0 and not found, f"{verb} gave {status} and imported {found}"
+"""
+
+
+def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, processor):
+    clip, photos = tmp_path / "clip", tmp_path / "photos"
+    build_clip(projection_dim=32).save_pretrained(clip)
+    processor.tokenizer.save_pretrained(clip)
+    processor.image_processor.save_pretrained(clip)
+    projection = RTDModel.from_clip(str(clip), "lincir").projection
+    torch.save({CHECKPOINT_FORMATS["lincir"]: projection.state_dict()}, tmp_path / "file.pt")
+    photos.mkdir()
+    for i, image in enumerate(build_images(3)):
+        image.save(photos / f"{i}.png")
+    verbs = [
+        ("convert", ["file.pt", "--from", "lincir", "--clip", "clip", "-o", "model"]),
+        ("index", ["model", "--images", "photos", "-o", "index"]),
+        ("search", ["model", "--gallery", "photos", "--image", "photos/0.png", "--text", "is red"]),
+        ("app", ["model", "--gallery", "index"]),
+    ]
+    command = [sys.executable, "-c", RUN_VERBS]  # one process for all: most of the time goes into imports
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    sent = json.dumps([TRAINING, verbs])
+    done = subprocess.run(
+        command, input=sent, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -211,6 +211,17 @@ def _tell(sentence: str, role: str = "status") -> str:
     return f'<div role="{role}">{html.escape(sentence)}</div>'
 
 
+def _refuse_other_hosts(host: str) -> dict:
+    """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding)."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    if host in ("0.0.0.0", "::"):  # open to everybody by choice, and under names that nobody knows here
+        return {}
+    hosts = ["localhost", "127.0.0.1", "::1", "[::1]", host]
+    return {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]}
+
+
 def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None):
     """Serve the page, in threads of its own.
 
@@ -219,6 +230,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
     Args:
         desk ([`SearchDesk`]): Answers.
         host (`str`, defaults to `"127.0.0.1"`): Address to listen at; at this one no other machine is let in.
+            A request must name it, `localhost`, `127.0.0.1` or `::1` as its host, unless it is `0.0.0.0` or `::`.
         port (`int`, *optional*): Port; the first free one from 7860 on where left out.
 
     Returns:
@@ -248,6 +260,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
             max_file_size=MAX_UPLOAD_BYTES,
             state_session_capacity=_MAX_VISITS,
             css=_CSS,
+            app_kwargs=_refuse_other_hosts(host),
             prevent_thread_lock=True,
         )
     except OSError as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from transformers import Trainer
+
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 __all__ = ["draw_loss_curves", "get_loss_curve"]
@@ -31,6 +33,8 @@ def draw_loss_curves(panels: Mapping[str, Sequence[Mapping[str, Sequence[tuple[i
         panels (`dict`): For each panel's title, runs of one or more seeds; a run holds pairs of step and loss by name.
         path (`Path`): Picture to write.
     """
+    from matplotlib.figure import Figure  # here: whatever saves a model imports this file, and few draw
+
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, runs) in zip(axes, panels.items(), strict=True):

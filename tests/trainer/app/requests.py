@@ -6,9 +6,10 @@ import urllib.request
 import uuid
 
 
-def fetch(url, data=None, content_type="application/json"):
+def fetch(url, data=None, content_type="application/json", host=None):
     """Give the status and the body of an answer."""
-    request = urllib.request.Request(url, data, {"Content-Type": content_type} if data else {})
+    headers = ({"Content-Type": content_type} if data else {}) | ({"Host": host} if host else {})
+    request = urllib.request.Request(url, data, headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.status, answer.read()

@@ -55,6 +55,20 @@ def test_a_visit_over_http(url, desk):
     assert "Results of turn 1" in str(output)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("127.0.0.1:7860", 200),
+        ("[::1]:7860", 200),
+        ("evil.example", 400),
+        ("evil.example:7860", 400),
+    ],
+)
+def test_a_request_for_another_host_is_refused(url, host, status):
+    assert fetch(f"{url}config", host=host)[0] == status
+
+
 def test_mistakes_are_told_on_the_page(url):
     visit = Visit(url)
     assert "a query needs `image`, `text` or both" in str(visit.ask("search", "", *QUERY[1:]))
