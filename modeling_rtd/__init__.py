@@ -10,7 +10,7 @@ from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
-from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
+from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
 from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection
@@ -51,8 +51,8 @@ __all__ = [
     "convert_checkpoint",
     "encode_images",
     "exclude_text",
-    "fingerprint",
     "has_adapters",
+    "hash_tensors",
     "join_references",
     "list_excluded",
     "load_projection",

@@ -17,7 +17,7 @@ from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_toke
 from .errors_rtd import refuse_missing, settle_place
 from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, has_adapters, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
+from .modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
 from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
@@ -195,7 +195,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 revision=place["revision"] or own_revision or "main",
                 dtype=getattr(torch, place["dtype"]),
             )
-            if fingerprint(tower) != place["sha256"]:
+            if hash_tensors(tower) != place["sha256"]:
                 raise ValueError(
                     f"the text tower at {place} is not the one RTD started from: its tensors have another SHA-256; "
                     "restore that folder or revision, or train again."
@@ -221,7 +221,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             "subfolder": "" if repo else "original_text",
             "revision": revision,
             "dtype": str(tower.dtype).removeprefix("torch."),
-            "sha256": fingerprint(tower),
+            "sha256": hash_tensors(tower),
         }
 
     def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:

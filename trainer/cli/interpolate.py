@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
     if options.output.exists() and (not options.output.is_dir() or any(options.output.iterdir())):
         raise ValueError(f"'{options.output}' is not empty; choose another folder.")
 
-    from modeling_rtd import fingerprint
+    from modeling_rtd import hash_tensors
     from trainer.loading import load_model_and_processor
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> None:
         "stage": "interpolation",
         "data": {"towers": "from before and after RTD"},
         "alpha": options.alpha,
-        "text_model": fingerprint(model.text_model),
+        "text_model": hash_tensors(model.text_model),
     }
     save_rtd_model(model, processor, options.output, [*read_stages(options.model), stage])
     print(f"model: {options.output}")

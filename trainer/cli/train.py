@@ -155,7 +155,7 @@ def _check_start(model, command: TrainCommand) -> None:
     """Refuse what would be found out only after training."""
     import torch
 
-    from modeling_rtd import RTDTextModel, fingerprint, has_adapters
+    from modeling_rtd import RTDTextModel, has_adapters, hash_tensors
 
     if model.config.original_text_model is not None or has_adapters(model.text_model):
         raise ValueError(
@@ -164,7 +164,7 @@ def _check_start(model, command: TrainCommand) -> None:
         )
     if command.original_text_model is not None:
         tower = RTDTextModel.from_pretrained(command.original_text_model, dtype=torch.float32)
-        if fingerprint(tower) != fingerprint(model.text_model):
+        if hash_tensors(tower) != hash_tensors(model.text_model):
             raise ValueError(
                 f"'{command.original_text_model}' holds another text tower than '{command.model}': name the CLIP "
                 "underneath, or leave --original_text_model out."

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, hash_tensors
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.image_features import ImageFeatures
 
@@ -116,8 +116,8 @@ def fit_token_lift(
         folder,
         "lift",
         ".safetensors",
-        projection=fingerprint(model.projection),
-        text=fingerprint(model.original_text_model),
+        projection=hash_tensors(model.projection),
+        text=hash_tensors(model.original_text_model),
         images=[file.name for file in features.paths.values()],
         conditions=list(conditions),
         template=processor.prompt_templates[processor.default_template],

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
 
-from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint, has_adapters
+from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, has_adapters, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
@@ -111,12 +111,12 @@ class RTDTrainer(BaseTrainer):
             train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
         _warn_of_long_texts(processing_class, train_dataset)
         run_facts = {
-            "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
-            "projection": fingerprint(projection),
+            "text_model": hash_tensors(model.get_base_model() if hasattr(model, "get_base_model") else model),
+            "projection": hash_tensors(projection),
             "triplets": hash_rows(train_dataset, TRIPLET_COLUMNS),
         }
         if token_lift is not None:
-            run_facts["token_lift"] = fingerprint(token_lift)
+            run_facts["token_lift"] = hash_tensors(token_lift)
         super().__init__(
             model,
             args,

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset, concatenate_datasets
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
@@ -179,8 +179,8 @@ class FTI4CIRObjective:
             `dict`: Both towers, and hashes of the images and the split captions.
         """
         return {
-            "text_model": fingerprint(self.model.text_model),
-            "vision_model": fingerprint(self.model.vision_model),
+            "text_model": hash_tensors(self.model.text_model),
+            "vision_model": hash_tensors(self.model.vision_model),
             "images": hash_images(dataset),
             "captions": hash_rows(dataset, ["subject", "attribute"]),
         }
