@@ -11,7 +11,7 @@ from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
-from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
+from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
@@ -27,6 +27,7 @@ from modeling_rtd.query_rtd import NEGATIVE_WEIGHT, QUERY_ENTRIES, list_excluded
 __all__ = [
     "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
+    "CUSTOM_PIPELINES",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",

@@ -18,7 +18,6 @@ from .errors_rtd import refuse_missing, settle_place
 from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, has_adapters, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
-from .pipeline_rtd import CUSTOM_PIPELINES
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
@@ -304,8 +303,8 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
             self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
-        # Here and not in the pipeline alone: the import above takes its code along wherever the model is saved.
-        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+        # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
+        vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import GeneratorType
 
 import torch
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 
 from .gallery_rtd import Gallery
 from .query_rtd import encode_queries, read_query
@@ -91,6 +93,11 @@ class ComposedImageRetrievalPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        # Here too, since transformers does neither for a pipeline that was itself loaded from a repository.
+        custom_object_save(self, save_directory)
+        config = copy.copy(self.model.config)
+        config.custom_pipelines = CUSTOM_PIPELINES
+        config.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
         known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
