@@ -20,8 +20,16 @@ from modeling_rtd.projection_lincir_rtd import LinCIRProjection
 from modeling_rtd.projection_pic2word_rtd import Pic2WordProjection
 from modeling_rtd.projection_rtd import RTDProjection
 from modeling_rtd.projection_searle_rtd import SEARLEProjection
-from modeling_rtd.query_algebra_rtd import exclude_text, join_references, weigh_condition
-from modeling_rtd.query_rtd import NEGATIVE_WEIGHT, QUERY_ENTRIES, list_excluded
+from modeling_rtd.query_rtd import (
+    NEGATIVE_WEIGHT,
+    QUERY_ENTRIES,
+    Query,
+    encode_composed,
+    exclude_text,
+    join_references,
+    list_excluded,
+    weigh_condition,
+)
 
 
 __all__ = [
@@ -38,6 +46,7 @@ __all__ = [
     "Gallery",
     "LinCIRProjection",
     "Pic2WordProjection",
+    "Query",
     "RTDConfig",
     "RTDModel",
     "RTDOutput",
@@ -50,6 +59,7 @@ __all__ = [
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
+    "encode_composed",
     "encode_images",
     "exclude_text",
     "has_adapters",

@@ -135,3 +135,14 @@ def build_triplets(count=64, seed=0):
             }
         )
     return rows
+
+
+def split_prompt(template, condition):
+    """The pieces of a prompt around its pseudo-words, as published evaluation code writes it; an oracle.
+
+    `None` as a condition gives the prompt of the reference alone.
+    """
+    if condition is None:
+        head, sign, _ = template.partition("{condition}")[0].rpartition("$")
+        template, condition = head + sign or template, ""
+    return [piece.replace("{condition}", condition) for piece in template.split("$")]

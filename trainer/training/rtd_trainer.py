@@ -10,7 +10,16 @@ import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
 
-from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, has_adapters, hash_tensors
+from modeling_rtd import (
+    PLACEHOLDER,
+    Query,
+    RTDProcessor,
+    RTDProjection,
+    RTDTextModel,
+    encode_composed,
+    has_adapters,
+    hash_tensors,
+)
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
@@ -250,16 +259,18 @@ class RTDTrainer(BaseTrainer):
         with self._frozen_tower(tower) as frozen:
             embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]
         reference, target, *contexts = (part.to(self.args.device) for part in embeds)
-        prompts, _ = self.processor.build_prompts(triplets["conditioning_caption"][:])
+        conditions = triplets["conditioning_caption"][:]
         composed = []
-        for start in range(0, len(prompts), batch_size):
+        for start in range(0, len(conditions), batch_size):
             batch = slice(start, start + batch_size)
-            words = self._project(reference[batch], contexts[0][batch] if contexts else None)
-            padded = self.processor.pad(prompts[batch])
-            inputs = {name: padded[name].to(self.args.device) for name in ("input_ids", "placeholder_mask")}
-            composed.append(tower(**inputs, **words).text_embeds.float())
-        similarities = normalize(torch.cat(composed), dim=-1) @ normalize(target, dim=-1).T
-        ranking = rank_gallery(similarities.cpu().numpy())
+            words, mask = self._project(reference[batch], contexts[0][batch] if contexts else None).values()
+            queries = [
+                Query(text, pseudo_tokens=(words[row : row + 1], None if mask is None else mask[row : row + 1]))
+                for row, text in enumerate(conditions[batch])
+            ]
+            composed.append(encode_composed(tower, self.processor, queries))
+        similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
+        ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
         return {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from modeling_rtd import RTDProcessor
 from speed.build_clip import build_clip_tokenizer
-from tests.builders import build_image_processor
+from tests.builders import build_image_processor, split_prompt
 from tests.stand_ins import DOMAINS, TASKS, build_stand_in, write_json
 from trainer.cli.main import main
 from trainer.encoding.preprocessing import pad_to_target
@@ -18,7 +18,6 @@ from trainer.evaluation.benchmarks import BENCHMARKS, DataFolder, Protocol, find
 from trainer.evaluation.benchmarks.checking import compare_with_official
 from trainer.evaluation.benchmarks.fashioniq import write_conditions
 from trainer.evaluation.benchmarks.genecis import crop_box
-from trainer.evaluation.evaluator import split_prompt
 from trainer.evaluation.scoring import Rankings, average_parts, score_rankings
 from trainer.evaluation.server_files import check_submission
 
