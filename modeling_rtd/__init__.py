@@ -18,8 +18,8 @@ from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
-from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
-from modeling_rtd.pipeline_rtd import TASK, ComposedImageRetrievalPipeline
+from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
+from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
@@ -28,13 +28,22 @@ from modeling_rtd.projection_lincir_rtd import LinCIRProjection
 from modeling_rtd.projection_pic2word_rtd import Pic2WordProjection
 from modeling_rtd.projection_rtd import RTDProjection
 from modeling_rtd.projection_searle_rtd import SEARLEProjection
-from modeling_rtd.query_algebra_rtd import exclude_text, join_references, weigh_condition
-from modeling_rtd.query_rtd import NEGATIVE_WEIGHT, QUERY_ENTRIES, list_excluded
+from modeling_rtd.query_rtd import (
+    NEGATIVE_WEIGHT,
+    QUERY_ENTRIES,
+    Query,
+    encode_composed,
+    exclude_text,
+    join_references,
+    list_excluded,
+    weigh_condition,
+)
 
 
 __all__ = [
     "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
+    "CUSTOM_PIPELINES",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
@@ -45,6 +54,7 @@ __all__ = [
     "Gallery",
     "LinCIRProjection",
     "Pic2WordProjection",
+    "Query",
     "RTDConfig",
     "RTDModel",
     "RTDOutput",
@@ -57,10 +67,11 @@ __all__ = [
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
+    "encode_composed",
     "encode_images",
     "exclude_text",
-    "fingerprint",
     "has_adapters",
+    "hash_tensors",
     "hold_lock_file",
     "join_references",
     "list_excluded",

@@ -11,7 +11,7 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .errors_rtd import suggest
-from .modeling_text_rtd import RTDTextModel, fingerprint
+from .modeling_text_rtd import RTDTextModel, hash_tensors
 from .projection_auto_rtd import load_projection
 
 
@@ -91,13 +91,13 @@ class RTDAdapterMixin:
         facts = _read_adapter_facts(name_or_path)
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
-        if fingerprint(self.text_model) != facts["text_model_sha256"]:
+        if hash_tensors(self.text_model) != facts["text_model_sha256"]:
             raise ValueError(
                 f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
                 f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
                 "SHA-256; load it on that CLIP, in the type it was trained in."
             )
-        if fingerprint(self.projection) != facts["projection_sha256"]:
+        if hash_tensors(self.projection) != facts["projection_sha256"]:
             raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
         self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
         self.set_adapter(adapter_name)
@@ -131,8 +131,8 @@ class RTDAdapterMixin:
         self.projection.save_pretrained(Path(save_directory) / "projection")
         facts = {
             "base_model": self.config.base_model,
-            "text_model_sha256": fingerprint(self.text_model),
-            "projection_sha256": fingerprint(self.projection),
+            "text_model_sha256": hash_tensors(self.text_model),
+            "projection_sha256": hash_tensors(self.projection),
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }

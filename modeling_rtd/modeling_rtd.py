@@ -17,8 +17,7 @@ from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_toke
 from .errors_rtd import refuse_missing, settle_place
 from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, has_adapters, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput, fingerprint
-from .pipeline_rtd import CUSTOM_PIPELINES
+from .modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
@@ -195,7 +194,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 revision=place["revision"] or own_revision or "main",
                 dtype=getattr(torch, place["dtype"]),
             )
-            if fingerprint(tower) != place["sha256"]:
+            if hash_tensors(tower) != place["sha256"]:
                 raise ValueError(
                     f"the text tower at {place} is not the one RTD started from: its tensors have another SHA-256; "
                     "restore that folder or revision, or train again."
@@ -221,7 +220,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             "subfolder": "" if repo else "original_text",
             "revision": revision,
             "dtype": str(tower.dtype).removeprefix("torch."),
-            "sha256": fingerprint(tower),
+            "sha256": hash_tensors(tower),
         }
 
     def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:
@@ -304,8 +303,8 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         place = self.config.original_text_model
         if place is not None and place["repo"] is None:
             self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
-        # Here and not in the pipeline alone: the import above takes its code along wherever the model is saved.
-        self.config.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
+        # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
+        vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, *args, **kwargs):

@@ -22,7 +22,7 @@ from .errors_rtd import refuse_missing
 __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
-    "fingerprint",
+    "hash_tensors",
 ]
 
 
@@ -48,7 +48,7 @@ class RTDTextOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-def fingerprint(module: nn.Module) -> str:
+def hash_tensors(module: nn.Module) -> str:
     """Hash the names, types and bytes of all tensors of a module, those of adapters left out.
 
     Args:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from types import GeneratorType
 
 import torch
 from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
 
 from .gallery_rtd import Gallery
-from .query_rtd import encode_queries, read_query
+from .query_rtd import encode_composed, read_query
 
 
 __all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]
@@ -91,6 +93,11 @@ class ComposedImageRetrievalPipeline(Pipeline):
         """
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
+        # Here too, since transformers does neither for a pipeline that was itself loaded from a repository.
+        custom_object_save(self, save_directory)
+        config = copy.copy(self.model.config)
+        config.custom_pipelines = CUSTOM_PIPELINES
+        config.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
         known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
@@ -154,10 +161,10 @@ class ComposedImageRetrievalPipeline(Pipeline):
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
         queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
-        self.model.check_adapters([query["adapter"] or adapter for query in queries])
-        references = [query["references"] if exclude_reference else [] for query in queries]
-        exclude = [query["exclude"] + names for query, names in zip(queries, references, strict=True)]
-        embeds = encode_queries(self.model, self.processor, queries, template, adapter)
+        self.model.check_adapters([query.adapter or adapter for query in queries])
+        references = [query.references if exclude_reference else [] for query in queries]
+        exclude = [query.exclude + names for query, names in zip(queries, references, strict=True)]
+        embeds = encode_composed(self.model, self.processor, queries, template=template, adapter=adapter)
         while True:
             hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
             # An image whose id is not its path may name the path in its metadata, and so may several.

@@ -123,6 +123,8 @@ class RTDProcessor(ProcessorMixin):
 
     def _find_template(self, name: str | None) -> str:
         name = name or self.default_template
+        if PLACEHOLDER in name and name.count(_CONDITION) == 1:
+            return name  # a template itself, such as that of a benchmark
         if name not in self.prompt_templates:
             raise ValueError(suggest("prompt template", name, self.prompt_templates))
         return self.prompt_templates[name]
@@ -273,22 +275,34 @@ class RTDProcessor(ProcessorMixin):
         return rows
 
     def build_prompts(
-        self, conditions: Sequence[str], template: str | None = None, references: Sequence[str] | None = None
+        self,
+        conditions: Sequence[str],
+        template: str | None = None,
+        references: Sequence[str] | None = None,
+        blank: str = "reference",
     ) -> tuple[list[list[int]], list[int]]:
         """Build the prompts of composed queries.
 
         Args:
-            conditions (`list[str]`):
-                Conditions; an empty one gives the prompt of the reference alone, the template up to its last `$`.
-            template (`str`, *optional*): Name of the prompt template.
+            conditions (`list[str]`): Conditions.
+            template (`str`, *optional*): Prompt template or its name. Defaults to `default_template`.
             references (`list[str]`, *optional*):
                 Reference captions to be written in place of the pseudo-words (plain concatenation, the ablation of
                 RTD's refined concatenation).
+            blank (`str`, defaults to `"reference"`):
+                What a blank condition gives: `"reference"`, the prompt of the reference alone, which is the template
+                up to its last `$`; or `"verbatim"`, the template with nothing in the condition's place, as published
+                evaluation code writes it.
+
+        Raises:
+            ValueError: If `blank` is neither, or there is no such template.
 
         Returns:
             `tuple`: Rows of token ids with start and end of text, placeholders marked `-1`; and for each row the
             length of the prompt of the reference alone, without its end of text.
         """
+        if blank not in ("reference", "verbatim"):
+            raise ValueError(suggest("treatment of a blank condition", blank, ("reference", "verbatim")))
         before, after = self._find_template(template).split(_CONDITION)
         lead, last, bridge = before.rpartition(PLACEHOLDER)
         bridge, tail = self._splice([[bridge], after.split(PLACEHOLDER)])
@@ -302,7 +316,7 @@ class RTDProcessor(ProcessorMixin):
         for head, condition, words in zip(heads, conditions, self._tokenize(conditions), strict=True):
             room = max(self.max_length - 2 - len(head) - len(bridge) - len(tail), 0)
             cut += len(words) > room
-            is_alone = head and not condition.strip()
+            is_alone = blank == "reference" and head and not condition.strip()
             rows.append(head if is_alone else [*head, *bridge, *words[:room], *tail])
         self._warn_of_cuts(cut, len(rows), "condition")
         return [self._enclose(row) for row in rows], [1 + len(head) for head in heads]

@@ -1,23 +1,83 @@
-"""Queries of the pipeline: what they may hold, and how they become embeddings."""
+"""Composed queries: what they may hold, how they become embeddings, and the algebra of their parts."""
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .query_algebra_rtd import check_strength, check_weight, exclude_text, join_references, weigh_condition
+from .errors_rtd import suggest
 
 
-__all__ = ["NEGATIVE_WEIGHT", "QUERY_ENTRIES", "encode_queries", "list_excluded", "name_image", "read_query"]
+__all__ = [
+    "NEGATIVE_WEIGHT",
+    "QUERY_ENTRIES",
+    "Query",
+    "encode_composed",
+    "exclude_text",
+    "join_references",
+    "list_excluded",
+    "name_image",
+    "read_query",
+    "weigh_condition",
+]
 
 NEGATIVE_WEIGHT = 0.25  # ours; chosen on validation queries of the small world
 QUERY_ENTRIES = ("image", "text", "weights", "strength", "negative", "negative_weight", "exclude", "adapter")
+# What other libraries, and other rooms of this one, call two of these entries.
+_SYNONYMS = {"condition": "text", "caption": "text", "images": "image", "reference": "image"}
 
 
-def read_query(query: Mapping, processor) -> dict:
+@dataclass
+class Query:
+    """A query of one kind: references with a condition, references alone, or a text alone.
+
+    Args:
+        condition (`str`, *optional*): Condition on the references; without any of them, a plain text.
+        pixel_values (`torch.Tensor` of shape `(num_references, channels, height, width)`, *optional*): References.
+        features (`BaseModelOutputWithPooling`, *optional*):
+            What `get_image_features` returned for the references, in place of `pixel_values`. Fields of shape
+            `(num_references, ...)`.
+        pseudo_tokens (`tuple`, *optional*):
+            What `get_pseudo_tokens` returned for the references, in place of both: `pseudo_token_embeds` of shape
+            `(num_references, K, hidden_size)`, and their mask of shape `(num_references, K)` or `None`.
+        weights (`list[float]`, *optional*): One a reference. Defaults to equal ones.
+        strength (`float`, *optional*): 0 (the references alone) to 1 (the query as it is; the default).
+        negative (`str`, *optional*): Text of what is not wanted.
+        negative_weight (`float`, defaults to 0.25): How much it counts.
+        exclude (`list[str]`): Ids that a search leaves out.
+        references (`list[str]`): Ids under which a gallery may hold the references.
+        adapter (`str`, *optional*): Adapter of the text tower; `"__base__"` for none. Defaults to the active one.
+    """
+
+    condition: str | None = None
+    pixel_values: torch.Tensor | None = None
+    features: BaseModelOutputWithPooling | None = None
+    pseudo_tokens: tuple | None = None
+    weights: Sequence[float] | None = None
+    strength: float | None = None
+    negative: str | None = None
+    negative_weight: float = NEGATIVE_WEIGHT
+    exclude: list[str] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    adapter: str | None = None
+
+    @property
+    def num_references(self) -> int:
+        """`int`: References of the query; 0 for a plain text."""
+        if self.pseudo_tokens is not None:
+            return len(self.pseudo_tokens[0])
+        if self.features is not None:
+            return len(self.features.pooler_output)
+        return 0 if self.pixel_values is None else len(self.pixel_values)
+
+
+def read_query(query: Mapping, processor) -> Query:
     """Check a query and load its images.
 
     Args:
@@ -25,9 +85,7 @@ def read_query(query: Mapping, processor) -> dict:
         processor ([`RTDProcessor`]): Loads and preprocesses images.
 
     Returns:
-        `dict`: `pixel_values` of shape `(num_references, channels, height, width)` or `None`; `text` and `negative`,
-        `None` where blank; `weights`, `strength`, `negative_weight`, `exclude` and `adapter`; `references`, the ids
-        under which the images may stand in a gallery.
+        [`Query`]: Blank texts are `None`.
 
     Raises:
         ValueError: If there is neither image nor text, an image cannot be read, or an entry is not accepted.
@@ -36,6 +94,10 @@ def read_query(query: Mapping, processor) -> dict:
         raise ValueError(
             f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got {type(query).__name__}.'
         )
+    unknown = next((name for name in query if name not in QUERY_ENTRIES), None)
+    if unknown is not None:
+        hint = f" did you mean '{_SYNONYMS[unknown]}'?" if unknown in _SYNONYMS else ""
+        raise ValueError(suggest("entry of a query", unknown, QUERY_ENTRIES) + hint)
     text, negative = _read_text(query, "text"), _read_text(query, "negative")
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
@@ -43,17 +105,17 @@ def read_query(query: Mapping, processor) -> dict:
         raise ValueError(f"a query needs `image`, `text` or both, got {sorted(query)}.")
     _check_algebra(query, images, text, negative)
     weight = query.get("negative_weight")
-    return {
-        "pixel_values": processor.prepare_images(images) if images else None,
-        "text": text,
-        "references": [name for image in images for name in name_image(image)],
-        "exclude": list_excluded(query),
-        "adapter": query.get("adapter"),
-        "weights": query.get("weights"),
-        "strength": query.get("strength"),
-        "negative": negative,
-        "negative_weight": NEGATIVE_WEIGHT if weight is None else weight,
-    }
+    return Query(
+        condition=text,
+        pixel_values=processor.prepare_images(images) if images else None,
+        weights=query.get("weights"),
+        strength=query.get("strength"),
+        negative=negative,
+        negative_weight=NEGATIVE_WEIGHT if weight is None else weight,
+        exclude=list_excluded(query),
+        references=[name for image in images for name in name_image(image)],
+        adapter=query.get("adapter"),
+    )
 
 
 def list_excluded(query: Mapping) -> list[str]:
@@ -106,79 +168,115 @@ def _fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def encode_queries(
-    model, processor, queries: Sequence[Mapping], template: str | None = None, adapter: str | None = None
+def encode_composed(
+    model,
+    processor,
+    queries: Sequence[Query],
+    *,
+    template: str | None = None,
+    blank: str = "reference",
+    adapter: str | None = None,
 ) -> torch.Tensor:
     """Encode queries of any kinds: one vision pass, and one text pass for each tower and kind of prompt.
 
-    First each reference is composed with the text, at the query's strength; then references are joined; then the
-    negative text is taken off.
+    All that composes goes through here. First each reference is composed with the condition, at the query's strength;
+    then references are joined; then the negative text is taken off.
 
     Args:
-        model ([`RTDModel`]): The model.
+        model ([`RTDModel`]): The model; a bare [`RTDTextModel`] reads queries that bring their pseudo-words.
         processor ([`RTDProcessor`]): Its processor.
-        queries (`list[dict]`): As `read_query` gives them.
-        template (`str`, *optional*): Name of the prompt template.
+        queries (`list[Query]`): All with `pixel_values`, `features` or `pseudo_tokens`, or none of these.
+        template (`str`, *optional*): Prompt template or its name. Defaults to the processor's.
+        blank (`str`, defaults to `"reference"`):
+            What a blank condition gives: `"reference"`, the prompt of the reference alone; or `"verbatim"`, the
+            template with nothing in the condition's place, as published evaluation code does. A condition of `None`
+            gives the reference's own image embedding.
         adapter (`str`, *optional*): Of queries that name none.
 
     Returns:
         `torch.Tensor` of shape `(num_queries, projection_dim)`: float32, on the CPU; L2-normalised.
 
     Raises:
-        ValueError: If an adapter or the template is unknown, or nothing is left of a query.
+        ValueError: If an adapter, the template or `blank` is unknown, or nothing is left of a query.
     """
-    plain = [query["text"] for query in queries if query["pixel_values"] is None]
-    negatives = [query["negative"] for query in queries if query["negative"] is not None]
+    plain = [query.condition for query in queries if not query.num_references]
+    negatives = [query.negative for query in queries if query.negative is not None]
     texts = iter(_read_texts(model, processor, plain + negatives))
-    references = iter(_encode_references(model, processor, queries, template, adapter))
-    embeds = [
-        next(texts)
-        if query["pixel_values"] is None
-        else join_references(torch.stack([next(references) for _ in query["pixel_values"]]), query["weights"])
-        for query in queries
-    ]
+    references = iter(_encode_references(model, processor, queries, template, blank, adapter))
+    embeds = []
+    for query in queries:
+        parts = [next(references) for _ in range(query.num_references)]
+        if len(parts) > 1:
+            parts = [join_references(torch.stack(parts), query.weights)]
+        embeds.append(parts[0] if parts else next(texts))
     for row, query in enumerate(queries):
-        if query["negative"] is not None:
-            embeds[row] = exclude_text(embeds[row][None], next(texts)[None], query["negative_weight"])[0]
+        if query.negative is not None:
+            embeds[row] = exclude_text(embeds[row][None], next(texts)[None], query.negative_weight)[0]
     return torch.stack(embeds)
 
 
-def _read_texts(model, processor, texts: Sequence[str]) -> torch.Tensor:
+def _read_texts(model, processor, texts: Sequence[str]) -> Sequence[torch.Tensor]:
     if not texts:
-        return torch.empty(0, model.config.projection_dim)
+        return []
     inputs = processor(text=texts).to(model.device)
     return _settle(model.get_text_features(**inputs).pooler_output)
 
 
-def _encode_references(model, processor, queries, template, adapter) -> torch.Tensor:
-    """Encode each reference of each query, with the query's text where it has one."""
-    owners = [query for query in queries if query["pixel_values"] is not None for _ in query["pixel_values"]]
+def _encode_references(model, processor, queries, template, blank, adapter) -> Sequence[torch.Tensor]:
+    """Encode each reference of each query, with the query's condition where it has one."""
+    owners = [query for query in queries for _ in range(query.num_references)]
     if not owners:
-        return torch.empty(0, model.config.projection_dim)
-    pixels = torch.cat([query["pixel_values"] for query in queries if query["pixel_values"] is not None])
-    features = model.get_image_features(pixels.to(model.device, model.dtype))
-    embeds = _settle(features.pooler_output)
+        return []
+    features, pseudo_tokens = _gather_references(model, [query for query in queries if query.num_references])
 
-    def compose(rows: list[int], conditions: list[str]) -> torch.Tensor:
-        adapters = [owners[row]["adapter"] or adapter for row in rows]
-        chosen = BaseModelOutputWithPooling(
-            last_hidden_state=features.last_hidden_state[rows], pooler_output=features.pooler_output[rows]
-        )
-        prompts = processor.pad(processor.build_prompts(conditions, template)[0])
+    def compose(rows: list[int], conditions: list[str], blank: str) -> torch.Tensor:
+        prompts = processor.pad(processor.build_prompts(conditions, template, blank=blank)[0])
+        prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
+        if pseudo_tokens is not None:
+            words, mask = (None if part is None else part[rows] for part in pseudo_tokens)
+            tower = getattr(model, "text_model", model)
+            return _settle(tower(**prompts, pseudo_token_embeds=words, pseudo_token_mask=mask).text_embeds)
+        adapters = [owners[row].adapter or adapter for row in rows]
         return _settle(
             model.get_composed_features(
-                **{name: tensor.to(model.device) for name, tensor in prompts.items()},
-                image_features=chosen,
+                **prompts,
+                image_features=BaseModelOutputWithPooling(**{name: part[rows] for name, part in features.items()}),
                 adapter_names=adapters if any(adapters) else None,
             ).pooler_output
         )
 
-    if rows := [row for row, query in enumerate(owners) if query["text"] is not None]:
-        embeds[rows] = compose(rows, [owners[row]["text"] for row in rows])
-    if rows := [row for row, query in enumerate(owners) if query["strength"] not in (None, 1)]:
-        alone = compose(rows, [""] * len(rows))
-        embeds[rows] = weigh_condition(alone, embeds[rows], [owners[row]["strength"] for row in rows])
+    asked = [row for row, query in enumerate(owners) if query.condition is not None]
+    weighed = [row for row in asked if owners[row].strength not in (None, 1)]
+    if features is None and len(asked) < len(owners):
+        raise ValueError('a query of pseudo-words needs a condition: pass condition="" for the reference alone.')
+    embeds = (
+        torch.empty(len(owners), model.config.projection_dim)
+        if features is None
+        else _settle(features["pooler_output"])
+    )
+    if asked:
+        embeds[asked] = compose(asked, [owners[row].condition for row in asked], blank)
+    if weighed:
+        alone = compose(weighed, [""] * len(weighed), "reference")
+        embeds[weighed] = weigh_condition(alone, embeds[weighed], [owners[row].strength for row in weighed])
     return embeds
+
+
+def _gather_references(model, queries: Sequence[Query]) -> tuple[dict | None, tuple | None]:
+    """Put the references of all queries in one batch: as features of images, or as pseudo-words."""
+    if all(query.pseudo_tokens is not None for query in queries):
+        words, masks = zip(*(query.pseudo_tokens for query in queries), strict=True)
+        return None, (torch.cat(words), None if masks[0] is None else torch.cat(masks))
+    if all(query.features is not None for query in queries):
+        names = [name for name in ("pooler_output", "last_hidden_state") if queries[0].features.get(name) is not None]
+        tower = model.text_model
+        parts = {name: torch.cat([query.features[name] for query in queries]) for name in names}
+        return {name: part.to(tower.device, tower.dtype) for name, part in parts.items()}, None
+    if any(query.pixel_values is None for query in queries):
+        raise ValueError("queries of one batch must all bring `pixel_values`, all `features` or all `pseudo_tokens`.")
+    pixels = torch.cat([query.pixel_values for query in queries])
+    output = model.get_image_features(pixels.to(model.device, model.dtype))
+    return {"pooler_output": output.pooler_output, "last_hidden_state": output.last_hidden_state}, None
 
 
 def _settle(embeds: torch.Tensor) -> torch.Tensor:
@@ -205,3 +303,143 @@ def name_image(image) -> list[str]:
     path, here = Path(name).resolve(), Path.cwd()
     names = [str(name), str(path)]
     return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names
+
+
+def weigh_condition(
+    reference_embeds: torch.Tensor, composed_embeds: torch.Tensor, strength: float | Sequence[float]
+) -> torch.Tensor:
+    """Weigh a condition against its reference: `norm((1 - strength) * reference + strength * composed)`.
+
+    Args:
+        reference_embeds (`torch.Tensor` of shape `(num_queries, dim)`):
+            Of the prompts of the references alone: what the model makes of an empty condition.
+        composed_embeds (`torch.Tensor` of shape `(num_queries, dim)`): Of reference and condition.
+        strength (`float` or `list[float]`): One for all queries, or one each: 0 the reference alone, 1 the query as it
+            is.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries, dim)`: L2-normalised, as the embeddings are before they are mixed.
+
+    Raises:
+        ValueError: If a strength is not between 0 and 1, or shapes differ.
+
+    Examples:
+        >>> weigh_condition(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), 0.5)
+        tensor([[0.7071, 0.7071]])
+    """
+    _check_shapes(reference_embeds, composed_embeds)
+    share = _spread(strength, check_strength, composed_embeds)
+    return _normalise((1 - share) * _normalise(reference_embeds) + share * _normalise(composed_embeds))
+
+
+def exclude_text(
+    query_embeds: torch.Tensor, negative_embeds: torch.Tensor, weight: float | Sequence[float]
+) -> torch.Tensor:
+    """Move queries away from a text: `norm(query - weight * negative)`.
+
+    Args:
+        query_embeds (`torch.Tensor` of shape `(num_queries, dim)`): Queries.
+        negative_embeds (`torch.Tensor` of shape `(num_queries, dim)`):
+            Of what is not wanted, by the text tower from before RTD (`get_text_features`).
+        weight (`float` or `list[float]`): One for all queries, or one each: 0 leaves the query as it is.
+
+    Returns:
+        `torch.Tensor` of shape `(num_queries, dim)`: L2-normalised, as the embeddings are before they are mixed.
+
+    Raises:
+        ValueError: If a weight is negative, shapes differ, or nothing is left of a query.
+
+    Examples:
+        >>> exclude_text(torch.tensor([[0.8, 0.6]]), torch.tensor([[0.0, 1.0]]), 0.6)
+        tensor([[1., 0.]])
+    """
+    _check_shapes(query_embeds, negative_embeds)
+    share = _spread(weight, check_weight, query_embeds)
+    return _normalise(_normalise(query_embeds) - share * _normalise(negative_embeds))
+
+
+def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None) -> torch.Tensor:
+    """Join the embeddings of one query's references: `norm(sum(weight * embedding) / sum(weights))`.
+
+    Args:
+        embeds (`torch.Tensor` of shape `(num_references, dim)`): Of each reference with the condition.
+        weights (`list[float]`, *optional*): One a reference; equal ones where left out.
+
+    Returns:
+        `torch.Tensor` of shape `(dim,)`: L2-normalised, as the embeddings are before they are joined.
+
+    Raises:
+        ValueError: If counts differ, a weight is negative, or all are zero.
+
+    Examples:
+        >>> join_references(torch.eye(2), [3.0, 4.0])
+        tensor([0.6000, 0.8000])
+    """
+    if weights is None:
+        weights = [1.0] * len(embeds)
+    if len(weights) != len(embeds):
+        raise ValueError(f"`weights` needs one number a reference: got {len(weights)} for {len(embeds)}.")
+    for weight in weights:
+        check_weight("a weight of `weights`", weight)
+    if not sum(weights):
+        raise ValueError(f"`weights` are {list(weights)}: at least one reference must count.")
+    shares = torch.tensor(weights, dtype=torch.float32, device=embeds.device)[:, None] / sum(weights)
+    return _normalise((shares * _normalise(embeds)).sum(dim=0, keepdim=True))[0]
+
+
+def check_strength(name: str, value: float) -> None:
+    """Refuse a strength that is none.
+
+    Args:
+        name (`str`): What it is called.
+        value (`float`): What came.
+
+    Raises:
+        ValueError: If it is no number between 0 and 1.
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
+
+
+def check_weight(name: str, value: float) -> None:
+    """Refuse a weight that is none.
+
+    Args:
+        name (`str`): What it is called.
+        value (`float`): What came.
+
+    Raises:
+        ValueError: If it is no finite number of at least 0.
+    """
+    if not _is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _spread(value, check, embeds: torch.Tensor) -> torch.Tensor:
+    """Give one number a row, as a column."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * len(embeds)
+    if len(values) != len(embeds):
+        raise ValueError(f"got {len(values)} weights for {len(embeds)} queries: give one, or one each.")
+    for one in values:
+        check("`strength`" if check is check_strength else "`weight`", one)
+    return torch.tensor(values, dtype=torch.float32, device=embeds.device)[:, None]
+
+
+def _check_shapes(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"embeddings of the shapes {tuple(ours.shape)} and {tuple(theirs.shape)} cannot be mixed; were they made "
+            "by the same CLIP, one row a query?"
+        )
+
+
+def _normalise(embeds: torch.Tensor) -> torch.Tensor:
+    embeds = embeds.float()
+    norms = embeds.norm(dim=-1, keepdim=True)
+    if not bool((norms > 1e-6).all()):  # a rest of rounding is no direction; and no NaN
+        raise ValueError("nothing is left of a query: what it is made of cancels out, or is not finite.")
+    return embeds / norms

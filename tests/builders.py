@@ -148,3 +148,14 @@ def save_model(place, projection, clip, processor):
 def load_place(place):
     """Load a model and its processor."""
     return RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
+
+
+def split_prompt(template, condition):
+    """The pieces of a prompt around its pseudo-words, as published evaluation code writes it; an oracle.
+
+    `None` as a condition gives the prompt of the reference alone.
+    """
+    if condition is None:
+        head, sign, _ = template.partition("{condition}")[0].rpartition("$")
+        template, condition = head + sign or template, ""
+    return [piece.replace("{condition}", condition) for piece in template.split("$")]

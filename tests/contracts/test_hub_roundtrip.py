@@ -1,6 +1,7 @@
 """What is saved is complete: it works where transformers and torch are installed and nothing else of ours is."""
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import pipeline
 
 from modeling_rtd import Gallery, RTDModel
 from tests.builders import build_clip, build_images, build_processor, build_tokenizer
@@ -24,24 +26,34 @@ from transformers import AutoModel, AutoProcessor, pipeline
 for name in ("modeling_rtd", "trainer", "faiss", "pymilvus"):
     assert importlib.util.find_spec(name) is None, name
 folder, photo, index, out, repo = sys.argv[1:]
+alone = folder + "/alone"
 queries = [{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}]
 outputs = {}
-for place in (folder, repo, out + "/again"):
+for place in (alone, out + "/alone", folder + "/whole", repo, out + "/whole"):
+    if place == alone:
+        AutoProcessor.from_pretrained(place, trust_remote_code=True).save_pretrained(out + "/processor")
+        processor = AutoProcessor.from_pretrained(out + "/processor", trust_remote_code=True)
     model = AutoModel.from_pretrained(place, trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(place, trust_remote_code=True)
-    pipe = pipeline("composed-image-retrieval", model=place, gallery=index, trust_remote_code=True, device="cpu")
     assert type(model).__name__ == "RTDModel" and type(processor).__name__ == "RTDProcessor"
-    assert type(pipe).__module__.startswith("transformers_modules."), type(pipe)
     inputs = processor(images=[photo], conditions=["is red with no sleeves"])
     with torch.no_grad():
         text = model.get_text_features(**processor(text="a dog")).pooler_output
         composed = model(**inputs).composed_embeds
-    outputs[place] = {"composed": composed, "text": text, "hits": pipe(queries, batch_size=2)}
-    if place == folder:
+    outputs[place] = {"composed": composed, "text": text}
+    if place.endswith("alone"):
+        ours = [name for name in sys.modules if name.startswith("transformers_modules")]
+        assert ours and not [name for name in ours if "pipeline" in name or "gallery" in name]
+        model.save_pretrained(out + "/alone")
+        processor.save_pretrained(out + "/alone")
+        continue
+    pipe = pipeline(model=place, gallery=index, trust_remote_code=True, device="cpu")  # its task is its own
+    assert type(pipe).__module__.startswith("transformers_modules."), type(pipe)
+    outputs[place]["hits"] = pipe(queries, batch_size=2)
+    if place == repo:
+        pipe.save_pretrained(out + "/whole")
+    else:
         pipe.push_to_hub(repo)
-    elif place == repo:
-        model.save_pretrained(out + "/again")
-        processor.save_pretrained(out + "/again")
 torch.save(outputs, out + "/outputs.pt")
 """
 
@@ -97,8 +109,10 @@ def saved(tmp_path_factory):
     with torch.no_grad():
         tuned.text_projection.weight.mul_(2.0)
     model.replace_text_model(tuned)  # so that the original text tower has to travel too
-    model.save_pretrained(root / "model")
-    processor.save_pretrained(root / "model")
+    model.save_pretrained(root / "model/alone")
+    processor.save_pretrained(root / "model/alone")
+    whole = pipeline("composed-image-retrieval", model=model, processor=processor, device="cpu")
+    whole.save_pretrained(root / "model/whole")
     images = build_images(5)
     images[0].save(root / "photo.png")
     gallery = Gallery(folder=root / "index")
@@ -109,6 +123,16 @@ def saved(tmp_path_factory):
         text = model.get_text_features(**processor(text="a dog")).pooler_output
     hits = gallery.search(torch.cat([composed, text]))
     return root, {"composed": composed, "text": text, "hits": hits}
+
+
+def test_a_model_travels_alone_and_a_pipeline_whole(saved):
+    root, _ = saved
+    alone, whole = ({path.name for path in (root / "model" / name).glob("*.py")} for name in ("alone", "whole"))
+    assert {"modeling_rtd.py", "configuration_rtd.py", "processing_rtd.py"} <= alone < whole
+    assert not {name for name in alone if name.startswith(("pipeline", "gallery", "query", "conversion"))}
+    assert {"pipeline_rtd.py", "gallery_rtd.py", "query_rtd.py"} <= whole
+    configs = [json.loads((root / "model" / name / "config.json").read_text()) for name in ("alone", "whole")]
+    assert ["custom_pipelines" in config for config in configs] == [False, True]
 
 
 def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved_again(saved, tmp_path):
@@ -128,15 +152,16 @@ def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved
     for place, outputs in torch.load(tmp_path / "outputs.pt").items():
         for name in ("composed", "text"):
             torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0, msg=place)
-        for ours, theirs in zip(outputs["hits"], expected["hits"], strict=True):
+        hits = zip(outputs["hits"], expected["hits"], strict=True) if "hits" in outputs else ()
+        for ours, theirs in hits:
             assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs], place
 
 
 def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(saved, hub, tmp_path):
     root, expected = saved
-    write_stages([{"stage": "rtd", "data": {"triplets": "org/triplets"}}], root / "model")
+    write_stages([{"stage": "rtd", "data": {"triplets": "org/triplets"}}], root / "model/alone")
     ways = ["--license", "mit", "--base-model", "none", "--without", "evaluation", "alignment", "--push"]
-    assert main(["publish", str(root / "model"), "someone/published", *ways]) == 0
+    assert main(["publish", str(root / "model/alone"), "someone/published", *ways]) == 0
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")}
     arguments = [str(root / "photo.png"), str(root / "index"), str(tmp_path / "outputs.pt"), "someone/published"]

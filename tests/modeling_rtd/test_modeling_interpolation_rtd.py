@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from modeling_rtd import RTDModel, fingerprint
+from modeling_rtd import RTDModel, hash_tensors
 from tests.builders import build_clip, build_images, shake
 from trainer.training.lora import add_lora
 
@@ -33,8 +33,8 @@ def adapted(model):
 
 def test_the_ends_are_the_two_towers_bit_for_bit(tuned, processor):
     before, after = (tuned.interpolate_text_model(alpha) for alpha in (0.0, 1.0))
-    assert fingerprint(before.text_model) == fingerprint(tuned.original_text_model)
-    assert fingerprint(after.text_model) == fingerprint(tuned.text_model)
+    assert hash_tensors(before.text_model) == hash_tensors(tuned.original_text_model)
+    assert hash_tensors(after.text_model) == hash_tensors(tuned.text_model)
     assert not torch.equal(compose(before, processor), compose(after, processor))
 
 
@@ -45,9 +45,9 @@ def test_every_weight_in_between_is_the_weighted_mean(tuned):
 
 
 def test_the_model_itself_stays_and_the_other_parts_are_shared(tuned):
-    key, place = fingerprint(tuned.text_model), dict(tuned.config.original_text_model)
+    key, place = hash_tensors(tuned.text_model), dict(tuned.config.original_text_model)
     half = tuned.interpolate_text_model(0.5)
-    assert fingerprint(tuned.text_model) == key
+    assert hash_tensors(tuned.text_model) == key
     assert tuned.config.original_text_model == place == half.config.original_text_model
     assert half.vision_model is tuned.vision_model
     assert half.projection is tuned.projection
@@ -59,7 +59,7 @@ def test_an_interpolated_model_survives_saving(tuned, processor, tmp_path):
     half.save_pretrained(tmp_path)
     loaded = RTDModel.from_pretrained(tmp_path)
     assert torch.equal(compose(loaded, processor), compose(half, processor))
-    assert fingerprint(loaded.original_text_model) == fingerprint(tuned.original_text_model)
+    assert hash_tensors(loaded.original_text_model) == hash_tensors(tuned.original_text_model)
 
 
 def test_half_types_are_rounded_once(tokenizer):

@@ -1,12 +1,26 @@
-"""The algebra in the pipeline: each query equals the formula on what the model's own calls give."""
+"""Queries: one door that composes, the algebra, and each query equal to the formula on the model's own calls."""
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, Image, List, Value
 from torch.nn.functional import normalize
 from transformers import pipeline
 
-from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, shake
+from modeling_rtd import (
+    Gallery,
+    Query,
+    RTDModel,
+    RTDProcessor,
+    encode_composed,
+    encode_images,
+    exclude_text,
+    join_references,
+    weigh_condition,
+)
+from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, shake, split_prompt
+from trainer.evaluation.benchmarks import Benchmark, Protocol
+from trainer.evaluation.evaluator import RetrievalEvaluator
 
 
 TEXT, NEGATIVE = "is red with the small dog", "a large black dress"
@@ -156,3 +170,142 @@ def test_bad_entries_are_refused_with_a_sentence(pipe, photos, entries, message)
     else:
         with pytest.raises(ValueError, match=message):
             pipe(query)
+
+
+@pytest.mark.parametrize(
+    ("entry", "hint"),
+    [("condition", "did you mean 'text'"), ("wieghts", "did you mean 'weights'"), ("zzz", "Known: ")],
+)
+def test_unknown_entries_are_refused(pipe, photos, entry, hint):
+    with pytest.raises(ValueError, match=f"'{entry}'.*{hint}"):
+        pipe({"image": photos[0], entry: "is red"})
+
+
+@pytest.fixture
+def three_doors(tokenizer, photos):
+    """What the pipeline, the evaluator and `encode_composed` make of one query, by projection, blank and entries."""
+
+    def build(projection, condition, blank):
+        torch.manual_seed(1)
+        model = RTDModel.from_clip(build_clip(projection_dim=32), projection, tokenizer=tokenizer)
+        processor = RTDProcessor(build_image_processor(), tokenizer, default_template=projection)
+        pixels = processor.prepare_images([photos[0]])
+        ours = encode_composed(model, processor, [Query(condition, pixels)], blank=blank)[0]
+        values = {"id": "string", "reference_id": "string", "reference_image": Image(), "condition": "string"}
+        features = {name: Value(kind) if isinstance(kind, str) else kind for name, kind in values.items()}
+        features |= {"target_ids": List(Value("string")), "subset_ids": List(Value("string"))}
+        row = {"id": "q", "reference_id": photos[0], "reference_image": photos[0], "condition": condition}
+        queries = Dataset.from_list([row | {"target_ids": [photos[1]], "subset_ids": []}], features=Features(features))
+        gallery = Dataset.from_dict({"id": photos, "image": photos}).cast_column("image", Image())
+        evaluator = RetrievalEvaluator(model, processor, Benchmark("t", "test", gallery, queries, Protocol()))
+        pipe = pipeline("composed-image-retrieval", model=model, processor=processor, device="cpu")
+        pipe.gallery = Gallery.from_images(model, processor, photos)
+        return model, processor, pipe, ours, evaluator.encode_queries(model)[0]
+
+    return build
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projection", ["lincir", "context_i2w", "fti4cir"])
+def test_pipeline_evaluator_and_encode_composed_agree(three_doors, photos, projection):
+    model, processor, pipe, ours, evaluated = three_doors(projection, TEXT, "reference")
+    torch.testing.assert_close(ours, compose(model, processor, photos[0], TEXT), atol=2e-6, rtol=0)
+    torch.testing.assert_close(evaluated, ours, atol=2e-6, rtol=0)
+    images = encode_images(model, processor, photos)
+    found = {hit["id"]: hit["score"] for hit in pipe({"image": photos[0], "text": TEXT}, exclude_reference=False)}
+    torch.testing.assert_close(torch.tensor([found[name] for name in photos]), images @ ours, atol=2e-6, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projection", ["lincir", "context_i2w", "fti4cir"])
+def test_the_evaluator_writes_a_blank_condition_verbatim_and_the_model_takes_the_reference(three_doors, projection):
+    model, processor, _, verbatim, evaluated = three_doors(projection, " ", "verbatim")
+    torch.testing.assert_close(evaluated, verbatim, atol=2e-6, rtol=0)
+    *_, alone, _ = three_doors(projection, " ", "reference")
+    assert not torch.allclose(alone, verbatim, atol=1e-3)
+    template = processor.prompt_templates[projection]
+    assert processor.build_prompts([" "], blank="verbatim")[0] == processor.tokenize_pieces(
+        [split_prompt(template, " ")]
+    )
+    assert processor.build_prompts([" "])[0] == processor.tokenize_pieces([split_prompt(template, None)])
+    with pytest.raises(ValueError, match="'verbatm'; did you mean 'verbatim'"):
+        processor.build_prompts([""], blank="verbatm")
+
+
+@torch.no_grad()
+def test_features_pseudo_words_and_pixels_of_several_references_give_one_embedding(model, processor, photos):
+    pixels = processor.prepare_images(photos[:2])
+    features = model.get_image_features(pixels)
+    prompts = processor.pad(processor.build_prompts([TEXT] * 2)[0])
+    words = model.get_pseudo_tokens(image_features=features, **prompts)
+    ways = ({"pixel_values": pixels}, {"features": features}, {"pseudo_tokens": words})
+    whole, *others = (encode_composed(model, processor, [Query(TEXT, weights=[3, 1], **way)]) for way in ways)
+    parts = torch.stack([compose(model, processor, photo, TEXT) for photo in photos[:2]])
+    torch.testing.assert_close(whole[0], join_references(parts, [3, 1]), atol=2e-6, rtol=0)
+    for other in others:
+        torch.testing.assert_close(other, whole, atol=2e-6, rtol=0)
+
+
+def draw(seed, rows=5, dim=7):
+    return np.random.default_rng(seed).normal(size=(rows, dim)) * 3
+
+
+def norm(rows):
+    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, [0.0, 0.2, 0.5, 0.9, 1.0]])
+def test_strength_is_its_formula(strength):
+    reference, composed = draw(0), draw(1)
+    share = np.array(strength).reshape(-1, 1)
+    expected = norm((1 - share) * norm(reference) + share * norm(composed))
+    ours = weigh_condition(torch.tensor(reference), torch.tensor(composed), strength)
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 2, [0.0, 0.1, 0.5, 1.0, 3.0]])
+def test_the_negative_text_is_its_formula(weight):
+    query, negative = draw(0), draw(1)
+    expected = norm(norm(query) - np.array(weight).reshape(-1, 1) * norm(negative))
+    ours = exclude_text(torch.tensor(query), torch.tensor(negative), weight)
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, [1, 1, 1, 1, 1], [0.5, 0, 2, 0.25, 1]])
+def test_several_references_are_their_weighted_mean(weights):
+    embeds = draw(0)
+    expected = norm(np.average(norm(embeds), axis=0, weights=weights))
+    np.testing.assert_allclose(join_references(torch.tensor(embeds), weights).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.001, float("nan"), "0.5", True, None])
+def test_a_strength_outside_is_refused(strength):
+    with pytest.raises(ValueError, match="`strength` must lie between 0"):
+        weigh_condition(torch.eye(2), torch.eye(2), strength)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan"), [0.1, -1]])
+def test_a_negative_weight_below_zero_is_refused(weight):
+    with pytest.raises(ValueError, match="`weight` must be a finite number of at least 0"):
+        exclude_text(torch.eye(2), torch.eye(2), weight)
+
+
+def test_a_query_that_cancels_out_is_refused():
+    with pytest.raises(ValueError, match="nothing is left of a query"):
+        exclude_text(torch.eye(2), 3 * torch.eye(2), 1.0)
+    with pytest.raises(ValueError, match="nothing is left of a query"):
+        join_references(torch.tensor([[1.0, 0], [-1, 0]]))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([1.0], "got 1 for 2"), ([0, 0], "at least one reference"), ([1, -1], "at least 0, got -1")],
+)
+def test_weights_of_references_are_checked(weights, message):
+    with pytest.raises(ValueError, match=message):
+        join_references(torch.eye(2), weights)
+
+
+def test_embeddings_of_two_clips_are_not_mixed():
+    with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(2, 3\) cannot be mixed"):
+        weigh_condition(torch.eye(2), torch.eye(3)[:2], 0.5)

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     check_new_folder(options.output_dir)
 
-    from modeling_rtd import fingerprint
+    from modeling_rtd import hash_tensors
     from trainer.loading import load_model_and_processor
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
@@ -40,7 +40,7 @@ def run(arguments: list[str]) -> None:
         "stage": "interpolation",
         "data": {"towers": "from before and after RTD"},
         "alpha": options.alpha,
-        "text_model": fingerprint(model.text_model),
+        "text_model": hash_tensors(model.text_model),
     }
     save_rtd_model(model, processor, options.output_dir, [*read_stages(options.model), stage])
     print(f"model: {options.output_dir}")

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint, replace_file
+from modeling_rtd import RTDModel, RTDProcessor, hash_tensors, replace_file
 from trainer.data.images import decode_image, hash_images
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.preprocessing import pad_to_target
@@ -59,7 +59,7 @@ class ImageFeatures:
         self.padding = padding
         stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
         facts = {
-            "vision": [fingerprint(model.vision_model), fingerprint(model.visual_projection)],
+            "vision": [hash_tensors(model.vision_model), hash_tensors(model.visual_projection)],
             "preprocessing": processor.image_processor.to_dict(),
             "padding": padding,
             "images": hash_images(table),

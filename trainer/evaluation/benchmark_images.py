@@ -11,7 +11,7 @@ from accelerate import PartialState
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, hash_tensors
 from trainer.encoding.array_cache import load_array, place_result, save_array
 from trainer.encoding.preprocessing import PublishedCropImageProcessor, pad_to_target, read_image
 from trainer.encoding.processes import share_batches
@@ -113,7 +113,7 @@ class ImageEmbeddings:
             cache_dir,
             "images",
             ".npy",
-            vision=[fingerprint(self.model.vision_model), fingerprint(self.model.visual_projection)],
+            vision=[hash_tensors(self.model.vision_model), hash_tensors(self.model.visual_projection)],
             config=self.model.config.vision_config.to_json_string(),
             preprocessing=[type(self.image_processor).__name__, self.image_processor.to_json_string()],
             padding=self.benchmark.protocol.padding,

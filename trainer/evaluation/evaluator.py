@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import RTDModel, RTDProcessor, suggest
+from modeling_rtd import Query, RTDModel, RTDProcessor, encode_composed, suggest
 from trainer.encoding.processes import share_batches
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import Benchmark
@@ -20,7 +20,7 @@ from trainer.evaluation.ranking import membership, rank_gallery
 from trainer.evaluation.scoring import Rankings, find_depth, score_rankings
 
 
-__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "check_mode", "split_prompt", "write_template"]
+__all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "check_mode", "write_template"]
 
 QUERY_MODES = ("composed", "text", "image", "sum")
 _CELLS = 2**26  # of the table of similarities that is held at a time
@@ -65,31 +65,6 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
             "one '$' for all of them."
         )
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
-
-
-def split_prompt(template: str, condition: str | None) -> list[str]:
-    """Write a prompt as the pieces around its pseudo-words.
-
-    A blank condition is written verbatim, as published code does; the processor would ask for the reference alone.
-
-    Args:
-        template (`str`): Each `$` a pseudo-word, `{condition}` the condition, if there is one.
-        condition (`str` or `None`): May hold a `$` of its own, which is ordinary text. `None` gives the prompt of the
-            reference alone: the template up to its last `$`, where that comes before the condition.
-
-    Returns:
-        `list[str]`: One more than there are pseudo-words.
-
-    Examples:
-        >>> split_prompt("a photo of $ that {condition}", "costs 5 $")
-        ['a photo of ', ' that costs 5 $']
-        >>> split_prompt("a photo of $ that {condition}", None)
-        ['a photo of ', '']
-    """
-    if condition is None:
-        head, sign, _ = template.partition("{condition}")[0].rpartition("$")
-        template, condition = head + sign or template, ""
-    return [piece.replace("{condition}", condition) for piece in template.split("$")]
 
 
 class EmbeddingRanker:
@@ -264,19 +239,17 @@ class RetrievalEvaluator(EmbeddingRanker):
 
     def _compose(self, model: RTDModel, batch: range, wordings: Sequence[Sequence[str]], prompt: str) -> torch.Tensor:
         """Encode each wording, and add up those of a query."""
-        device, dtype = model.text_model.device, model.text_model.dtype
         owners = torch.tensor([row for row, texts in enumerate(wordings) for _ in texts])
         features = {"pooler_output": self.images.references[batch.start : batch.stop]}
         if "image_tokens" in model.projection.consumes:
             # Too large to be kept: 1 MiB an image.
             features = self.images.get_features(self.images.reference_sources[batch.start : batch.stop])
-        features = {name: tensor.cpu()[owners].to(device, dtype) for name, tensor in features.items()}
-        pieces = [split_prompt(prompt, text) for texts in wordings for text in texts]
-        inputs = self.processor.pad(self.processor.tokenize_pieces(pieces))
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-        features = BaseModelOutputWithPooling(**features)
-        embeds = model.get_composed_features(**inputs, image_features=features).pooler_output
-        embeds = normalize(embeds.float(), dim=-1).cpu()
+        rows = [
+            BaseModelOutputWithPooling(**{name: part[row : row + 1] for name, part in features.items()})
+            for row in range(len(wordings))
+        ]
+        queries = [Query(text, features=row) for row, texts in zip(rows, wordings, strict=True) for text in texts]
+        embeds = encode_composed(model, self.processor, queries, template=prompt, blank="verbatim")
         return torch.zeros(len(wordings), embeds.shape[1]).index_add_(0, owners, embeds)
 
     def _read(self, model: RTDModel, conditions: Sequence[str]) -> torch.Tensor:

@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save
 from transformers.utils import cached_file
 
-from modeling_rtd import RTDModel, fingerprint, has_adapters, read_json, write_json
+from modeling_rtd import RTDModel, has_adapters, hash_tensors, read_json, write_json
 
 
 __all__ = [
@@ -154,9 +154,9 @@ def hash_parts(model: RTDModel) -> dict[str, str]:
     Returns:
         `dict[str, str]`: SHA-256 of each part, and of the active adapter where there is one.
     """
-    hashes = {name: fingerprint(getattr(model, name)) for name in _PARTS}
+    hashes = {name: hash_tensors(getattr(model, name)) for name in _PARTS}
     if has_adapters(model.text_model):
-        # `fingerprint` leaves adapters out, and peft's own names of them are as good as any.
+        # `hash_tensors` leaves adapters out, and peft's own names of them are as good as any.
         tensors = get_peft_model_state_dict(model.text_model, adapter_name=model.text_model.active_adapters()[0])
         hashes["adapter"] = hashlib.sha256(save(tensors)).hexdigest()
     return hashes

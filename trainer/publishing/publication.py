@@ -18,7 +18,15 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from modeling_rtd import ADAPTER_FACTS, RTDConfig, RTDModel, RTDProcessor, read_json
+from modeling_rtd import (
+    ADAPTER_FACTS,
+    CUSTOM_PIPELINES,
+    ComposedImageRetrievalPipeline,
+    RTDConfig,
+    RTDModel,
+    RTDProcessor,
+    read_json,
+)
 from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
@@ -242,7 +250,8 @@ def _list_files(folder: Path) -> list[str]:
 
 def _list_code(is_adapter: bool) -> dict[str, Path]:
     """List the files of this package that loading from the Hub reads, as transformers finds them when it saves."""
-    entries = [inspect.getfile(part) for part in ([RTDProcessor] if is_adapter else [RTDModel, RTDProcessor])]
+    parts = [RTDProcessor] if is_adapter else [RTDModel, RTDProcessor, ComposedImageRetrievalPipeline]
+    entries = [inspect.getfile(part) for part in parts]
     paths = [Path(path) for entry in entries for path in (entry, *get_relative_import_files(entry))]
     return {path.name: path for path in paths}
 
@@ -307,14 +316,14 @@ def _measure(config) -> list[int | None]:
 
 
 def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_model: str | None) -> dict[str, bytes]:
-    """Write the files that name the base anew, where it has another name on the Hub."""
-    if recorded == base_model:
-        return {}
+    """Write the files that name the base anew, where it has another name on the Hub, and a model's pipeline."""
     if ADAPTER_FACTS in names:
+        if recorded == base_model:
+            return {}
         facts = _read(folder, ADAPTER_FACTS) | {"base_model": base_model}
         adapter = _read(folder, "adapter_config.json") | {"base_model_name_or_path": base_model}
         return {ADAPTER_FACTS: _to_bytes(facts), "adapter_config.json": _to_bytes(adapter)}
-    config = _read(folder, "config.json") | {"base_model": base_model}
+    config = _read(folder, "config.json") | {"base_model": base_model, "custom_pipelines": CUSTOM_PIPELINES}
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded:
         config["original_text_model"] = {**original, "repo": base_model}
@@ -334,9 +343,7 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         content = files["config.json"]
         config = json.loads(content if isinstance(content, bytes) else content.read_text(encoding="utf-8"))
         classes = [*config.get("auto_map", {}).values()]
-        classes += [
-            task["impl"] for task in (config.get("custom_pipelines") or {"": {"impl": "its pipeline."}}).values()
-        ]
+        classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}
         original = config.get("original_text_model")
         if original and original["repo"] is None:

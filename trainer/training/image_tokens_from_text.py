@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, fingerprint, replace_file
+from modeling_rtd import RTDModel, RTDProcessor, hash_tensors, replace_file
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.image_features import ImageFeatures
 
@@ -95,8 +95,8 @@ def fit_token_lift(
         folder,
         "lift",
         ".safetensors",
-        projection=fingerprint(model.projection),
-        text=fingerprint(model.original_text_model),
+        projection=hash_tensors(model.projection),
+        text=hash_tensors(model.original_text_model),
         images=[file.name for file in features.paths.values()],
         conditions=list(conditions),
         template=processor.prompt_templates[processor.default_template],

@@ -15,12 +15,14 @@ from transformers import EvalPrediction
 
 from modeling_rtd import (
     PLACEHOLDER,
+    Query,
     RTDModel,
     RTDProcessor,
     RTDProjection,
     RTDTextModel,
-    fingerprint,
+    encode_composed,
     has_adapters,
+    hash_tensors,
     settle_place,
 )
 from trainer.data.tables import hash_rows
@@ -173,7 +175,7 @@ class RTDTrainer(BaseTrainer):
         projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
         template = args.template or projection.rtd_template or processing_class.default_template
         processing_class = processing_class.with_template(template)
-        run_facts, data = {"text_model": fingerprint(tower), "projection": fingerprint(projection)}, {}
+        run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             train_dataset = prepare_triplets(train_dataset)
@@ -185,7 +187,7 @@ class RTDTrainer(BaseTrainer):
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps)
         if token_lift is not None:
-            run_facts["token_lift"] = fingerprint(token_lift)
+            run_facts["token_lift"] = hash_tensors(token_lift)
         super().__init__(
             tower,
             args,
@@ -232,7 +234,7 @@ class RTDTrainer(BaseTrainer):
         self._whole, tower = self._start(super().call_model_init(trial), self.args.device)
         projection = self.projection if self._whole is None else self._whole.projection
         for name, part in {"text_model": tower, "projection": projection}.items():
-            if fingerprint(part) != self.run_facts[name]:
+            if hash_tensors(part) != self.run_facts[name]:
                 raise ValueError(f"`model_init` returned another {name} than before: it must give the same each time.")
         return tower
 
@@ -271,7 +273,7 @@ class RTDTrainer(BaseTrainer):
         if self._whole is None:
             self._whole = load_rest(tower, self.projection)
         whole = self._whole
-        if fingerprint(whole.text_model) != self.run_facts["text_model"]:
+        if hash_tensors(whole.text_model) != self.run_facts["text_model"]:
             raise ValueError(
                 "the model has another text tower than the one that training started from, which a tower trained in "
                 "place has not: pass the whole RTDModel to the trainer, or as save_model(model=...)."
@@ -382,16 +384,18 @@ class RTDTrainer(BaseTrainer):
         with self._frozen_tower(tower) as frozen:
             embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]
         reference, target, *contexts = (part.to(self.args.device) for part in embeds)
-        prompts, _ = self.processor.build_prompts(triplets["conditioning_caption"][:])
+        conditions = triplets["conditioning_caption"][:]
         composed = []
-        for start in range(0, len(prompts), batch_size):
+        for start in range(0, len(conditions), batch_size):
             batch = slice(start, start + batch_size)
-            words = self._project(reference[batch], contexts[0][batch] if contexts else None)
-            padded = self.processor.pad(prompts[batch])
-            inputs = {name: padded[name].to(self.args.device) for name in ("input_ids", "placeholder_mask")}
-            composed.append(tower(**inputs, **words).text_embeds.float())
-        similarities = normalize(torch.cat(composed), dim=-1) @ normalize(target, dim=-1).T
-        ranking = rank_gallery(similarities.cpu().numpy())
+            words, mask = self._project(reference[batch], contexts[0][batch] if contexts else None).values()
+            queries = [
+                Query(text, pseudo_tokens=(words[row : row + 1], None if mask is None else mask[row : row + 1]))
+                for row, text in enumerate(conditions[batch])
+            ]
+            composed.append(encode_composed(tower, self.processor, queries))
+        similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
+        ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
         recall = {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
         return recall | self._compute_own_metrics(torch.cat(composed), target)

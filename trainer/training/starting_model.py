@@ -15,8 +15,8 @@ from modeling_rtd import (
     RTDProcessor,
     RTDProjection,
     RTDTextModel,
-    fingerprint,
     has_adapters,
+    hash_tensors,
 )
 from trainer.data.images import load_images
 from trainer.encoding.image_features import ImageFeatures
@@ -75,7 +75,7 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
         )
     if original_text_model is not None:
         tower = RTDTextModel.from_pretrained(original_text_model, dtype=torch.float32)
-        if fingerprint(tower) != fingerprint(model.text_model):
+        if hash_tensors(tower) != hash_tensors(model.text_model):
             raise ValueError(
                 f"'{original_text_model}' holds another text tower than '{place}': name the CLIP underneath, or leave "
                 "`original_text_model` (--original_text_model) out."

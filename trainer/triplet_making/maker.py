@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, fingerprint, suggest
+from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, hash_tensors, suggest
 from trainer.data.captions import clean_caption, has_words
 from trainer.data.keywords import get_keyword_fn
 from trainer.data.language_model import PROMPT, LanguageModel, parse_output
@@ -72,7 +72,7 @@ class TripletMaker:
             "seed": seed,
             "per_caption": per_caption,
             "keyword_fn": keyword_fn,
-            "model": fingerprint(self.tower) if self.tower else None,
+            "model": hash_tensors(self.tower) if self.tower else None,
             "language_model": getattr(self.write, "name", None),
             "similarity_band": list(similarity_band),
             "captions": hashlib.sha256("\0".join(f"{row} {text}" for row, text in self.rows).encode()).hexdigest(),

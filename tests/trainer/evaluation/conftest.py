@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from tests.builders import load_place
+from tests.builders import load_place, split_prompt
 from tests.stand_ins import CATEGORIES, TASKS, build_stand_in, write_json
 from trainer.evaluation.benchmarks import DataFolder, find_benchmark, load_benchmark, load_parts
-from trainer.evaluation.evaluator import RetrievalEvaluator, split_prompt
+from trainer.evaluation.evaluator import RetrievalEvaluator
 
 
 ROOTS = {"coco": "coco_object_composition"}

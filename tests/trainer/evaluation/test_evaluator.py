@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDProcessor
 from speed.build_clip import build_clip_tokenizer
-from tests.builders import build_image_processor, build_images, build_triplets, load_place
+from tests.builders import build_image_processor, build_images, build_triplets, load_place, split_prompt
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import Benchmark, Protocol, load_benchmark
-from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator, split_prompt
+from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.rtd_trainer import RTDTrainer
 

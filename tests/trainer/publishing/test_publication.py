@@ -108,9 +108,13 @@ def test_a_dry_run_lists_every_file_and_uploads_none(folder, hub, capsys):
 def test_what_is_on_the_hub_equals_what_is_here(folder, hub):
     assert publish(folder, *WAYS, "--push") == 0
     stored = hub.repos[REPO]
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} <= stored.keys()
+    config = json.loads(stored.pop("config.json"))
+    assert set(config.pop("custom_pipelines")) == {"composed-image-retrieval"}  # what publishing adds
+    assert config == json.loads((folder / "config.json").read_text())
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names <= {*stored, "config.json"}
     for name, content in stored.items():
-        if name not in ("README.md", "publication.json"):
+        if name in names - {"README.md", "publication.json"}:
             assert content == (folder / name).read_bytes(), name
 
 

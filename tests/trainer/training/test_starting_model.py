@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from transformers import CLIPTextModelWithProjection, TrainingArguments
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
 from tests.builders import build_images, build_triplets
 from trainer.publishing.provenance import read_stages
 from trainer.training.arguments import RTDTrainingArguments
@@ -56,9 +56,9 @@ def test_the_lines_of_the_readme_run_as_they_stand(place, build_args, tmp_path):
         RTDModel.from_pretrained(tmp_path / "run/model"),
         RTDProcessor.from_pretrained(tmp_path / "run/model"),
     )
-    assert fingerprint(loaded.text_model) == fingerprint(trainer.model)
+    assert hash_tensors(loaded.text_model) == hash_tensors(trainer.model)
     before = RTDModel.from_pretrained(place)
-    assert fingerprint(loaded.original_text_model) == fingerprint(before.text_model)
+    assert hash_tensors(loaded.original_text_model) == hash_tensors(before.text_model)
     assert [stage["stage"] for stage in read_stages(tmp_path / "run/model")] == ["rtd"]
     assert (tmp_path / "run/model/README.md").exists()
     torch.testing.assert_close(compose(loaded, processor), compose(trainer.rtd_model, processor))
@@ -66,12 +66,12 @@ def test_the_lines_of_the_readme_run_as_they_stand(place, build_args, tmp_path):
 
 def test_the_users_model_stays_as_it_is(place, build_args):
     model = RTDModel.from_pretrained(place)
-    before = fingerprint(model)
+    before = hash_tensors(model)
     trainer = RTDTrainer(model=model, args=build_args(), train_dataset=ROWS)
     trainer.train()
-    assert fingerprint(model) == before
+    assert hash_tensors(model) == before
     assert model.config.original_text_model is None
-    assert fingerprint(trainer.rtd_model.text_model) != fingerprint(model.text_model)
+    assert hash_tensors(trainer.rtd_model.text_model) != hash_tensors(model.text_model)
     assert trainer.rtd_model.original_text_model is model.text_model
 
 
@@ -142,8 +142,8 @@ def test_a_tower_of_ones_own_finds_the_rest_of_its_model(place, build_args, tmp_
     trainer.train()
     trainer.save_model()
     saved = RTDModel.from_pretrained(tmp_path / "run/model")
-    assert fingerprint(saved.text_model) == fingerprint(trainer.model)
-    assert fingerprint(saved.projection) == fingerprint(model.projection)
+    assert hash_tensors(saved.text_model) == hash_tensors(trainer.model)
+    assert hash_tensors(saved.projection) == hash_tensors(model.projection)
     assert saved.config.base_model == model.config.base_model
 
 
@@ -159,7 +159,7 @@ def test_a_tower_in_memory_is_saved_with_the_model_that_is_named(model, processo
     with pytest.raises(ValueError, match=r"save_model\(model=...\)"):
         trainer.save_model()
     trainer.save_model(model=model)
-    assert fingerprint(RTDModel.from_pretrained(tmp_path / "run/model").text_model) == fingerprint(trainer.model)
+    assert hash_tensors(RTDModel.from_pretrained(tmp_path / "run/model").text_model) == hash_tensors(trainer.model)
 
 
 def test_a_tower_trained_in_place_is_not_saved_without_its_start(model, processor, build_args):
@@ -179,11 +179,11 @@ def test_model_init_gives_each_training_a_fresh_tower(place, build_args):
 
     trainer = RTDTrainer(model_init=build, args=build_args(max_steps=1), train_dataset=ROWS)
     trainer.train()
-    first = fingerprint(trainer.model)
+    first = hash_tensors(trainer.model)
     trainer.train(trial=None)
-    assert fingerprint(trainer.model) == first
+    assert hash_tensors(trainer.model) == first
     assert trials == [None, None, None]
-    assert fingerprint(trainer.rtd_model.text_model) == first
+    assert hash_tensors(trainer.rtd_model.text_model) == first
 
 
 def test_model_init_must_return_the_same_model(place, build_args, model):

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -135,8 +135,8 @@ class _Diagnosis:
         return {
             "trained_with_rtd": self.is_tuned,
             "projection": self.model.projection.config.projection_type,
-            "text_model_sha256": fingerprint(self.model.text_model),
-            "projection_sha256": fingerprint(self.model.projection),
+            "text_model_sha256": hash_tensors(self.model.text_model),
+            "projection_sha256": hash_tensors(self.model.projection),
             "benchmark": f"{benchmark.name}/{benchmark.part}" if benchmark.part else benchmark.name,
             "split": benchmark.split,
             "num_queries": len(self.queries),

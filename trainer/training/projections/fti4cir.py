@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
@@ -219,8 +219,8 @@ class FTI4CIRObjective(Objective):
             `dict`: Both towers, and hashes of the images and the split captions.
         """
         return {
-            "text_model": fingerprint(self.model.text_model),
-            "vision_model": fingerprint(self.model.vision_model),
+            "text_model": hash_tensors(self.model.text_model),
+            "vision_model": hash_tensors(self.model.vision_model),
             "images": hash_images(dataset),
             "captions": hash_rows(dataset, ["subject", "attribute"]),
         }

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
@@ -168,7 +168,7 @@ class LinCIRObjective(Objective):
             `dict`: Text tower, keyword function, masking, and a hash of the captions.
         """
         return {
-            "text_model": fingerprint(self.text_model),
+            "text_model": hash_tensors(self.text_model),
             "keyword_fn": self.args.keyword_fn,
             "mask_on": self.args.mask_on,
             "captions": hash_rows(dataset, ["text"]),

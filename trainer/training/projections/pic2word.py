@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import normalize
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import decode_image, hash_images, load_images
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
@@ -151,8 +151,8 @@ class Pic2WordObjective(Objective):
             `dict`: Both towers, and a hash of the images' names and number.
         """
         return {
-            "text_model": fingerprint(self.model.text_model),
-            "vision_model": fingerprint(self.model.vision_model),
+            "text_model": hash_tensors(self.model.text_model),
+            "vision_model": hash_tensors(self.model.vision_model),
             "augment": str(self.args.augment),
             "images": hash_images(dataset),
         }

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, fingerprint
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import load_images
 from trainer.encoding.array_cache import keep_array, place_result
 from trainer.encoding.image_features import ImageFeatures
@@ -127,7 +127,7 @@ class SEARLEObjective(Objective):
         self.processor = processor
         # Who reads texts; what is read is kept under it.
         tokenizer = processor.tokenizer.backend_tokenizer.to_str()
-        self.text_reader = [fingerprint(model.text_model), hashlib.sha256(tokenizer.encode()).hexdigest()]
+        self.text_reader = [hash_tensors(model.text_model), hashlib.sha256(tokenizer.encode()).hexdigest()]
         self.facts: dict[str, str] = {}
 
     def prepare(self, source) -> Dataset:
@@ -265,7 +265,7 @@ class SEARLEObjective(Objective):
         Returns:
             `dict`: Both towers, and hashes of the images' embeddings, the names of concepts, and the phrases.
         """
-        return {"text_model": self.text_reader[0], "vision_model": fingerprint(self.model.vision_model), **self.facts}
+        return {"text_model": self.text_reader[0], "vision_model": hash_tensors(self.model.vision_model), **self.facts}
 
 
 METHOD = register_method(

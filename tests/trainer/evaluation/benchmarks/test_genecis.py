@@ -2,10 +2,10 @@
 
 import pytest
 
+from tests.builders import split_prompt
 from tests.stand_ins import TASKS, build_stand_in, edit_json
 from trainer.evaluation.benchmarks import find_benchmark, load_benchmark
 from trainer.evaluation.benchmarks.genecis import crop_box
-from trainer.evaluation.evaluator import split_prompt
 
 
 RTD, PIC2WORD = "a photo of $ that {condition}", "a photo of $ , {condition}"
