@@ -49,7 +49,7 @@ def has_words(tokenizer, text: str) -> bool:
 
 
 def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> tuple[str, str] | None:
-    """Split a caption into its subject and what is said of it, as FTI4CIR does.
+    """Split a caption into its subject and what is said of it.
 
     The subject is all up to the first noun, the attribute the rest. Repeats of the last word, an artefact of
     captioning models, are removed first. See https://huggingface.co/papers/2503.19296.

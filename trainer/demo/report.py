@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.demo.recipes import ALL_METHODS
+from trainer.methods import find_method
 from trainer.publishing.tables import METRICS, format_table
 
 
@@ -40,7 +42,7 @@ of triplets: {sources}.
 
 
 def _describe_others(recipe) -> str:
-    searle, context = recipe.own["searle"], recipe.own["context_i2w"]
+    searle, context, last = recipe.own["searle"], recipe.own["context_i2w"], ALL_METHODS[-1]
     steps = {method: recipe.own[method].get("max_steps", recipe.projection_steps) for method in recipe.own}
     images = {method: recipe.own[method].get("num_images", "all") for method in recipe.own}
     return f"""The other three depart from their recipes so. All: {recipe.projection_batch_size} images a step, cosine \
@@ -49,7 +51,7 @@ images, {searle["oti_steps"]} inversion steps of {searle["oti_batch_size"]} imag
 {searle["oti_ema_decay"]} (published 350 of 32, 0.99), temperature {searle["temperature"]} instead of 0.25, phrases from \
 the world's grammar instead of a language model. Context-I2W: {steps["context_i2w"]} steps at \
 {context["learning_rate"]:g} on {images["context_i2w"]} images, encoded once, 2 layers of 2 heads instead of 6 of 8. \
-FTI4CIR: {steps["fti4cir"]} steps on {images["fti4cir"]} images, without the drop of its learning rate. RTD over the last \
+{find_method(last).paper.name}: {steps[last]} steps on {images[last]} images, without the drop of its learning rate. RTD over the last \
 two feeds their image tokens from text by a small network fitted to images in {recipe.lift_steps} steps.
 
 """

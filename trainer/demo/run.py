@@ -115,8 +115,8 @@ def run_demo(
         "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in methods} for run in losses],
     }
     if projections == "all":
-        terms = ("searle", "fti4cir")
-        panels["Sums of several terms"] = [{k: v for k, v in run.items() if k in terms} for run in losses]
+        rest = set(methods) - {"lincir", "pic2word", "context_i2w"}
+        panels["Sums of several terms"] = [{k: v for k, v in run.items() if k in rest} for run in losses]
     draw_loss_curves(panels, folder / "losses.png")
     write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:

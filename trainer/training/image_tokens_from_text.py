@@ -22,8 +22,8 @@ __all__ = ["TokenLift", "fit_token_lift"]
 class TokenLift(nn.Module):
     """From a pooled embedding to a few tokens that a projection reads as it reads an image's.
 
-    RTD trains on text: in place of an image's embedding stands that of a caption. Context-I2W and FTI4CIR read the
-    vision tower's tokens too, which a caption does not have. What the published RTD did about it is not known; this is
+    RTD trains on text: in place of an image's embedding stands that of a caption. Some projections also read the
+    vision tower's tokens, which a caption does not have. What the published RTD did about it is not known; this is
     our proposal. See [`fit_token_lift`].
 
     Args:

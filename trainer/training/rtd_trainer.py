@@ -122,7 +122,7 @@ class RTDTrainer(BaseTrainer):
         peft_config (`peft.LoraConfig`, *optional*):
             Train a new adapter instead of all weights; on all linear layers where it names no `target_modules`.
         images (`str`, `Path` or `datasets.Dataset`, *optional*):
-            A few thousand unlabelled images, needed where the projection reads image tokens (Context-I2W, FTI4CIR):
+            A few thousand unlabelled images, needed where the projection reads image tokens:
             [`fit_token_lift`] learns on them to feed it from text.
         lift_steps (`int`, defaults to 2000): Steps of that.
         token_lift ([`TokenLift`], *optional*): A fitted one, in place of `images`.

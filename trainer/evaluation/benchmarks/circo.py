@@ -5,7 +5,7 @@ from __future__ import annotations
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
 
 
 __all__ = ["INFO", "read_gallery", "read_rows"]
@@ -96,7 +96,7 @@ COCO2017_unlabeled/unlabeled2017/*.jpg    (123,403 images)""",
         "test": {"": {"queries": 800, "gallery": 123403}},
     },
     protocol=Protocol(),
-    methods=name_switches(searle={"padding": "target"}),
+    methods={"searle": {"crop": "published", "padding": "target"}, "pic2word": {"crop": "published"}},
     load=_load,
     metrics=(
         *("map@5", "map@10", "map@25", "map@50"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
 
 
 __all__ = ["INFO"]
@@ -64,7 +64,7 @@ dev/dev-*.png, test1/test1-*.png    (also below img_raw/, as in the official clo
         "test1": {"": {"queries": 4148, "gallery": 2315}},
     },
     protocol=Protocol(exclude_reference=True),
-    methods=name_switches(searle={"padding": "target"}),
+    methods={"searle": {"crop": "published", "padding": "target"}, "pic2word": {"crop": "published"}},
     load=_load,
     metrics=(
         *("recall@1", "recall@5", "recall@10", "recall@50"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from modeling_rtd import suggest
+from trainer.methods import find_method, list_methods
 
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from trainer.evaluation.benchmarks.data_folder import DataFolder
 
-__all__ = ["DEFAULT_METRICS", "Benchmark", "BenchmarkInfo", "Protocol", "name_switches"]
+__all__ = ["DEFAULT_METRICS", "Benchmark", "BenchmarkInfo", "Protocol"]
 
 DEFAULT_METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
 _CHOICES = {
@@ -72,20 +73,6 @@ class Protocol:
             raise ValueError(f"the template {self.template!r} has no '$', the place of the reference image.")
         if self.template not in (None, _WITHOUT_CONDITION) and "{condition}" not in self.template:
             raise ValueError(f"the template {self.template!r} has no '{{condition}}', the place of the condition.")
-
-
-def name_switches(searle: Mapping | None = None, pic2word: Mapping | None = None) -> dict[str, dict]:
-    """Name the switches of the methods that preprocess with torchvision, as all but LinCIR and RTD do.
-
-    Args:
-        searle (`Mapping`, *optional*): Further switches of SEARLE and of FTI4CIR, which continues its code.
-        pic2word (`Mapping`, *optional*): Further switches of Pic2Word and of Context-I2W, which continues its code.
-
-    Returns:
-        `dict`: `methods` of [`BenchmarkInfo`].
-    """
-    first, second = ({"crop": "published", **(switches or {})} for switches in (searle, pic2word))
-    return {"searle": first, "fti4cir": first, "pic2word": second, "context_i2w": second}
 
 
 @dataclass(frozen=True)
@@ -157,7 +144,8 @@ class BenchmarkInfo:
             `candidates` where each query ranks as many images of its own.
         protocol ([`Protocol`]): As published for LinCIR and RTD.
         load (`Callable`): Loads one part: takes a [`DataFolder`], split, part and [`Protocol`].
-        methods (`Mapping[str, Mapping]`, *optional*): Switches that other methods publish with, by prompt template.
+        methods (`Mapping[str, Mapping]`, *optional*): Switches that other methods publish with, by
+            the name of their protocol, see [`Method`].
         metrics (`tuple[str]`, *optional*): Names of metrics, see `trainer.evaluation.scoring`.
         average_of (`tuple[str]`, *optional*): Metrics whose mean is reported as `average`.
         digests (`Mapping[str, str]`, *optional*): SHA-256 of the official annotation files, by file name.
@@ -235,4 +223,5 @@ class BenchmarkInfo:
         if unknown := [name for name in switches if name not in Protocol.__dataclass_fields__]:
             raise ValueError(suggest("switch", unknown[0], Protocol.__dataclass_fields__))
         given = {name: value for name, value in switches.items() if value is not None}
-        return replace(self.protocol, **{**self.methods.get(method, {}), **given})
+        protocol = find_method(method).protocol if method in list_methods() else method
+        return replace(self.protocol, **{**self.methods.get(protocol, {}), **given})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datasets import Dataset
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows, check_values
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
 
 
 __all__ = ["INFO", "write_conditions"]
@@ -91,7 +91,10 @@ images/<ASIN>.jpg    (.png and .jpeg are found too, and a folder for each catego
         }
     },
     protocol=Protocol(),
-    methods=name_switches(searle={"padding": "target"}, pic2word={"caption_order": "reversed"}),
+    methods={
+        "searle": {"crop": "published", "padding": "target"},
+        "pic2word": {"crop": "published", "caption_order": "reversed"},
+    },
     load=_load,
     metrics=("recall@10", "recall@50"),
     average_of=("recall@10", "recall@50"),

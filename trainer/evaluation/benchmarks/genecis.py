@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 from PIL import Image
 
 from trainer.evaluation.benchmarks.data_folder import DataFolder, check_rows
-from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol, name_switches
+from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, Protocol
 
 
 __all__ = ["INFO", "crop_box", "cut_dilated"]
@@ -143,7 +143,7 @@ val2017/*.jpg        (COCO 2017 val, 5,000 images)""",
     },
     # The target is listed first, so that in the order of the gallery a model without an answer would always be right.
     protocol=Protocol(ties="last"),
-    methods=name_switches(),
+    methods={"searle": {"crop": "published"}, "pic2word": {"crop": "published"}},
     load=_load,
     metrics=("recall@1", "recall@2", "recall@3"),
     digests={
