@@ -26,7 +26,7 @@ from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
 from modeling_rtd.projection_fti4cir_rtd import FTI4CIRProjection
 from modeling_rtd.projection_lincir_rtd import LinCIRProjection
 from modeling_rtd.projection_pic2word_rtd import Pic2WordProjection
-from modeling_rtd.projection_rtd import RTDProjection
+from modeling_rtd.projection_rtd import Paper, RTDProjection
 from modeling_rtd.projection_searle_rtd import SEARLEProjection
 from modeling_rtd.query_rtd import (
     NEGATIVE_WEIGHT,
@@ -53,6 +53,7 @@ __all__ = [
     "FTI4CIRProjection",
     "Gallery",
     "LinCIRProjection",
+    "Paper",
     "Pic2WordProjection",
     "Query",
     "RTDConfig",

@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 from .configuration_rtd import RTDProjectionConfig
 from .projection_pic2word_rtd import build_narrow_layers
-from .projection_rtd import RTDProjection
+from .projection_rtd import Paper, RTDProjection
 
 
 __all__ = ["ContextI2WProjection"]
@@ -87,6 +87,13 @@ class ContextI2WProjection(RTDProjection):
             published.
     """
 
+    paper = Paper(
+        "Context-I2W",
+        "tang2023contexti2w",
+        "Context-I2W: Mapping Images to Context-dependent Words for Accurate Zero-Shot Composed Image Retrieval",
+        "Tang, Yuanmin and Yu, Jing and Gai, Keke and Zhuang, Jiamin and Xiong, Gang and Hu, Yue and Wu, Qi",
+        "2309.16137",
+    )
     consumes = ("image_tokens", "context_embeds")
     prompt_template = "a photo of $ , {condition}"
 

@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import initialization as init
 
 from .configuration_rtd import RTDProjectionConfig
-from .projection_rtd import RTDProjection
+from .projection_rtd import Paper, RTDProjection
 from .projection_searle_rtd import build_wide_layers
 
 
@@ -92,6 +92,13 @@ class FTI4CIRProjection(RTDProjection):
         ValueError: If `text_hidden_size` is not `projection_dim`, since the two are compared with each other.
     """
 
+    paper = Paper(
+        "FTI4CIR",
+        "lin2025fti4cir",
+        "Fine-grained Textual Inversion Network for Zero-Shot Composed Image Retrieval",
+        "Lin, Haoqiang and Wen, Haokun and Song, Xuemeng and Liu, Meng and Hu, Yupeng and Nie, Liqiang",
+        "2503.19296",
+    )
     consumes = ("image_embeds", "image_tokens")
     max_pseudo_tokens = 1 + _MAX_ATTRIBUTES
     prompt_template = f"a photo of $ with {' '.join('$' * _MAX_ATTRIBUTES)} but {{condition}}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .projection_rtd import Paper
 from .projection_searle_rtd import SEARLEProjection
 
 
@@ -14,3 +15,11 @@ class LinCIRProjection(SEARLEProjection):
     Args:
         config ([`RTDProjectionConfig`]): Hidden width defaults to `4 * projection_dim`, dropout to 0.5, as published.
     """
+
+    paper = Paper(
+        "LinCIR",
+        "gu2023lincir",
+        "Language-only Efficient Training of Zero-shot Composed Image Retrieval",
+        "Gu, Geonmo and Chun, Sanghyuk and Kim, Wonjae and Kang, Yoohoon and Yun, Sangdoo",
+        "2312.01998",
+    )

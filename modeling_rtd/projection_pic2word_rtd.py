@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .configuration_rtd import RTDProjectionConfig
-from .projection_rtd import RTDProjection
+from .projection_rtd import Paper, RTDProjection
 
 
 __all__ = ["Pic2WordProjection", "build_narrow_layers"]
@@ -33,6 +33,14 @@ class Pic2WordProjection(RTDProjection):
         config ([`RTDProjectionConfig`]): Hidden width defaults to 512, dropout to 0.1, as published.
     """
 
+    paper = Paper(
+        "Pic2Word",
+        "saito2023pic2word",
+        "Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval",
+        "Saito, Kuniaki and Sohn, Kihyuk and Zhang, Xiang and Li, Chun-Liang and "
+        "Lee, Chen-Yu and Saenko, Kate and Pfister, Tomas",
+        "2302.03084",
+    )
     prompt_template = "a photo of $ , {condition}"
     rtd_template = "rtd"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -12,10 +13,47 @@ from transformers import initialization as init
 from .configuration_rtd import RTDProjectionConfig
 
 
-__all__ = ["RTD_TEMPLATE", "RTDProjection"]
+__all__ = ["RTD_TEMPLATE", "Paper", "RTDProjection"]
 
 
 RTD_TEMPLATE = "a photo of $ that {condition}"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A method and its paper.
+
+    Args:
+        name (`str`): Name of the method, as its authors write it.
+        key (`str`): Key of its BibTeX entry.
+        title (`str`): Title of the paper.
+        authors (`str`): Authors, as BibTeX writes them.
+        arxiv (`str`): Number on arXiv, which begins with year and month.
+    """
+
+    name: str
+    key: str
+    title: str
+    authors: str
+    arxiv: str
+
+    @property
+    def address(self) -> str:
+        """`str`: Page of the paper."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+    @property
+    def bibtex(self) -> str:
+        """`str`: BibTeX entry.
+
+        Examples:
+            >>> Paper("RTD", "byun2024rtd", "Reducing", "Byun, Jaeseok", "2406.09188").bibtex.splitlines()[-2:]
+            ['  year = {2024}', '}']
+        """
+        return (
+            f"@article{{{self.key},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
+            f"  journal = {{arXiv:{self.arxiv}}},\n  year = {{20{self.arxiv[:2]}}}\n}}"
+        )
 
 
 class RTDProjection(PreTrainedModel):
@@ -25,6 +63,7 @@ class RTDProjection(PreTrainedModel):
     pseudo-words are read. Nothing else in the package asks which projection it holds.
 
     Attributes:
+        paper ([`Paper`]): Where it was published.
         consumes (`tuple[str, ...]`): Which of `image_embeds`, `image_tokens`, `context_embeds` it reads.
         max_pseudo_tokens (`int`): Number K of pseudo-words at most.
         prompt_template (`str`): Prompt of a composed query, each `$` a pseudo-word; up to its last `$` it is the
@@ -39,6 +78,7 @@ class RTDProjection(PreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^text_model\.", r"^text_projection\.", r"^vis", r"^logit_scale$"]
     # The attention implementation chosen for the towers is none of a projection's business.
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+    paper: Paper | None = None
     consumes: tuple[str, ...] = ("image_embeds",)
     max_pseudo_tokens: int = 1
     prompt_template: str = RTD_TEMPLATE

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .configuration_rtd import RTDProjectionConfig
-from .projection_rtd import RTDProjection
+from .projection_rtd import Paper, RTDProjection
 
 
 __all__ = ["SEARLEProjection", "build_wide_layers"]
@@ -39,6 +39,14 @@ class SEARLEProjection(RTDProjection):
     Args:
         config ([`RTDProjectionConfig`]): Hidden width defaults to `4 * projection_dim`, dropout to 0.5, as published.
     """
+
+    paper = Paper(
+        "SEARLE",
+        "baldrati2023searle",
+        "Zero-Shot Composed Image Retrieval with Textual Inversion",
+        "Baldrati, Alberto and Agnolucci, Lorenzo and Bertini, Marco and Del Bimbo, Alberto",
+        "2303.15247",
+    )
 
     def __init__(self, config: RTDProjectionConfig):
         super().__init__(config)

@@ -94,7 +94,9 @@ def read_query(query: Mapping, processor) -> Query:
         raise ValueError(
             f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got {type(query).__name__}.'
         )
-    unknown = next((name for name in query if name not in QUERY_ENTRIES), None)
+    # A row of a data set has other columns too; a text under another name is a condition that would be lost.
+    is_text = query.get("text") is None
+    unknown = next((name for name in query if name not in QUERY_ENTRIES and is_text and isinstance(name, str)), None)
     if unknown is not None:
         hint = f" did you mean '{_SYNONYMS[unknown]}'?" if unknown in _SYNONYMS else ""
         raise ValueError(suggest("entry of a query", unknown, QUERY_ENTRIES) + hint)

@@ -6,49 +6,12 @@ import importlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from modeling_rtd import PROJECTIONS, suggest
+from modeling_rtd import PROJECTIONS, Paper, suggest
 
 
-__all__ = ["RTD_PAPER", "Method", "Paper", "find_method", "list_methods", "register_method"]
+__all__ = ["RTD_PAPER", "Method", "find_method", "list_methods", "register_method"]
 
 _HOME = "trainer.training.projections"
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A method and its paper.
-
-    Args:
-        name (`str`): Name of the method, as its authors write it.
-        key (`str`): Key of its BibTeX entry.
-        title (`str`): Title of the paper.
-        authors (`str`): Authors, as BibTeX writes them.
-        arxiv (`str`): Number on arXiv, which begins with year and month.
-    """
-
-    name: str
-    key: str
-    title: str
-    authors: str
-    arxiv: str
-
-    @property
-    def address(self) -> str:
-        """`str`: Page of the paper."""
-        return f"https://arxiv.org/abs/{self.arxiv}"
-
-    @property
-    def bibtex(self) -> str:
-        """`str`: BibTeX entry.
-
-        Examples:
-            >>> RTD_PAPER.bibtex.splitlines()[0]
-            '@article{byun2024rtd,'
-        """
-        return (
-            f"@article{{{self.key},\n  title = {{{self.title}}},\n  author = {{{self.authors}}},\n"
-            f"  journal = {{arXiv:{self.arxiv}}},\n  year = {{20{self.arxiv[:2]}}}\n}}"
-        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +20,6 @@ class Method:
 
     Args:
         name (`str`): Name of the projection, a key of `PROJECTIONS`.
-        paper (`Paper`): Its paper, with the name that people read.
         reads (`str`): `"captions"`, `"images"` or `"pairs"` of both.
         arguments (`type`): Dataclass of its arguments, whose defaults are its published recipe.
         objective (`type`): How rows become batches, and batches a loss.
@@ -69,13 +31,17 @@ class Method:
     """
 
     name: str
-    paper: Paper
     reads: str
     arguments: type
     objective: type
     protocol: str = "lincir"
     options: str = ""
     files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def paper(self) -> Paper:
+        """[`Paper`]: Its paper, with the name that people read; the network's class has it."""
+        return PROJECTIONS[self.name].paper
 
     def check_arguments(self, args: Any) -> None:
         """Refuse arguments of another class.

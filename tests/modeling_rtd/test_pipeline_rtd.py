@@ -188,7 +188,7 @@ def test_a_gallery_of_another_tower_is_refused(processor, gallery, tmp_path, mod
 @pytest.mark.parametrize(
     ("query", "options", "message"),
     [
-        ({"img": "a.png"}, {}, r"needs `image`, `text` or both, got \['img'\]"),
+        ({"img": "a.png"}, {}, r"unknown entry of a query 'img'; did you mean 'image'"),
         ({"text": " "}, {}, "needs `image`, `text` or both"),
         ("a.png", {}, "a query is a dictionary such as .* got str"),
         ({"text": 3}, {}, "`text` of a query must be a string, got int"),

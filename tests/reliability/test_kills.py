@@ -14,7 +14,8 @@ from tests.builders import build_clip, build_images, build_processor, build_trip
 from tests.reliability.kills import Kill, check_kills, read_tree
 from trainer.encoding.array_cache import keep_array
 from trainer.publishing.saving import save_rtd_model
-from trainer.training.arguments import ProjectionTrainingArguments, RTDTrainingArguments
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.projections.lincir import LinCIRTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 from trainer.training.run import finish_run
@@ -138,13 +139,12 @@ def train_rtd(base, folder):
         logging_steps=1,
     )
     trainer = RTDTrainer(
-        copy.deepcopy(model.text_model),
+        model,
         args,
-        projection=model.projection,
         train_dataset=Dataset.from_list(build_triplets(48)),
         processing_class=processor,
     )
-    finish_run(trainer, model)
+    finish_run(trainer)
 
 
 @pytest.mark.slow
@@ -172,17 +172,17 @@ def test_a_run_whose_first_checkpoint_was_cut_starts_again(base, tmp_path, monke
 
 
 def test_a_second_run_in_a_folder_is_refused(base, tmp_path, monkeypatch):
-    save = RTDTrainer.save_rtd_model
+    save = RTDTrainer.save_model
     seen = []
 
     def second(self, *args, **kwargs):
-        monkeypatch.setattr(RTDTrainer, "save_rtd_model", save)
+        monkeypatch.setattr(RTDTrainer, "save_model", save)
         with pytest.raises(ValueError, match="another process trains in"):
             train_rtd(base, tmp_path / "run")
         seen.append(self)
         return save(self, *args, **kwargs)
 
-    monkeypatch.setattr(RTDTrainer, "save_rtd_model", second)
+    monkeypatch.setattr(RTDTrainer, "save_model", second)
     train_rtd(base, tmp_path / "run")
     assert len(seen) == 1
 
@@ -199,7 +199,7 @@ def test_a_damaged_record_of_a_run_is_named(base, tmp_path, name):
 def test_a_projection(base, tmp_path):
     def run(folder):
         model, processor = copy.deepcopy(base[0]), base[1]
-        args = ProjectionTrainingArguments(
+        args = LinCIRTrainingArguments(
             output_dir=str(folder),
             max_steps=2,
             save_strategy="steps",
@@ -214,6 +214,6 @@ def test_a_projection(base, tmp_path):
         trainer = ProjectionTrainer(
             model, args, train_dataset=Dataset.from_dict({"text": CAPTIONS[:32]}), processing_class=processor
         )
-        finish_run(trainer, model)
+        finish_run(trainer)
 
     assert check_kills(run, tmp_path, read_weights, 9) > 1

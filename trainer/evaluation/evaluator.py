@@ -248,8 +248,12 @@ class RetrievalEvaluator(EmbeddingRanker):
             BaseModelOutputWithPooling(**{name: part[row : row + 1] for name, part in features.items()})
             for row in range(len(wordings))
         ]
-        queries = [Query(text, features=row) for row, texts in zip(rows, wordings, strict=True) for text in texts]
-        embeds = encode_composed(model, self.processor, queries, template=prompt, blank="verbatim")
+        # `None` asks for the prompt of the reference alone; a blank text is read as published.
+        blank = "reference" if any(None in texts for texts in wordings) else "verbatim"
+        queries = [
+            Query(text or "", features=row) for row, texts in zip(rows, wordings, strict=True) for text in texts
+        ]
+        embeds = encode_composed(model, self.processor, queries, template=prompt, blank=blank)
         return torch.zeros(len(wordings), embeds.shape[1]).index_add_(0, owners, embeds)
 
     def _read(self, model: RTDModel, conditions: Sequence[str]) -> torch.Tensor:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from modeling_rtd import RTDModel, RTDProcessor, has_adapters
-from trainer.methods import RTD_PAPER, find_method, list_methods
+from modeling_rtd import PROJECTIONS, RTDModel, RTDProcessor, has_adapters
+from trainer.methods import RTD_PAPER
 from trainer.publishing.tables import format_table
 
 
@@ -135,7 +135,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         `huggingface_hub.ModelCard`: With metadata, results among them, in the Hub's form.
     """
     base = facts.base_model
-    papers = ([RTD_PAPER] if facts.plain_tower else []) + [find_method(facts.projection).paper]
+    papers = ([RTD_PAPER] if facts.plain_tower else []) + [PROJECTIONS[facts.projection].paper]
     return ModelCard.from_template(
         _write_metadata(facts),
         template_path=str(_TEMPLATE),
@@ -220,7 +220,7 @@ def _name_base(facts: CardFacts) -> str:
 
 def _write_summary(facts: CardFacts) -> str:
     base = "a CLIP of its own" if facts.base_model == "none" else _name_base(facts)
-    paper = find_method(facts.projection).paper
+    paper = PROJECTIONS[facts.projection].paper
     text = f"A [{paper.name}]({paper.address}) projection on {base} turns an image into words for its text tower"
     if facts.plain_tower is None:
         return f"{text}."
@@ -233,7 +233,7 @@ def _describe_stage(stage: Mapping) -> dict:
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
     rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
     name = stage["stage"]
-    title = RTD_PAPER.name if name == "rtd" else find_method(name).paper.name if name in list_methods() else name
+    title = RTD_PAPER.name if name == "rtd" else PROJECTIONS[name].paper.name if name in PROJECTIONS else name
     return {"title": title, "rows": rows}
 
 

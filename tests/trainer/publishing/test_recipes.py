@@ -85,9 +85,9 @@ def test_a_recipe_runs_at_toy_size(name, toy, monkeypatch):
         more += ["--projection", str(toy / "projection")]
     if "image_tokens" in model.projection.consumes:
         more += ["--images", str(toy / "images")]
-    places = ["--model", clip, "--original_text_model", clip, "--output_dir", str(out)]
+    places = ["--original_text_model", clip, "--output_dir", str(out)]
     triplets = ["--triplets", str(toy / "triplets.jsonl")]
-    assert main(["train", "--recipe", name, *triplets, *places, *FAST, *more]) == 0
+    assert main(["train", clip, "--recipe", name, *triplets, *places, *FAST, *more]) == 0
     stages = read_stages(out / "model")
     assert stages[-1]["steps"] == 2
     assert stages[-1]["data"]["triplets"] == "triplets.jsonl"
@@ -101,19 +101,19 @@ def test_a_recipe_runs_at_toy_size(name, toy, monkeypatch):
 
 
 def test_a_recipe_without_a_published_projection_says_what_to_do(toy, capsys):
-    assert main(["train", "--recipe", "rtd-vith", "--triplets", "t.jsonl", "--model", str(toy / "clip")]) == 2
+    assert main(["train", str(toy / "clip"), "--recipe", "rtd-vith", "--triplets", "t.jsonl"]) == 2
     assert "is a CLIP without a projection: name a trained one, or train it" in capsys.readouterr().err
 
 
 def test_a_projection_of_another_method_is_refused(toy, capsys):
     RTDModel.from_clip(str(toy / "clip"), "pic2word").save_pretrained(toy / "projection")
-    places = ["--model", str(toy / "clip"), "--projection", str(toy / "projection")]
-    assert main(["train", "--recipe", "rtd-vitl", "--triplets", "t.jsonl", *places]) == 2
+    places = ["--projection", str(toy / "projection")]
+    assert main(["train", str(toy / "clip"), "--recipe", "rtd-vitl", "--triplets", "t.jsonl", *places]) == 2
     assert "holds a projection of pic2word, but lincir is asked for" in capsys.readouterr().err
 
 
 def test_a_file_without_its_method_is_refused(toy, capsys):
-    places = ["--model", str(toy / "clip"), "--projection", "phi.pt", "--triplets", "t.jsonl"]
+    places = [str(toy / "clip"), "--projection", "phi.pt", "--triplets", "t.jsonl"]
     assert main(["train", *places, "--output_dir", str(toy / "run")]) == 2
     assert "say of which method, with --projection_from METHOD" in capsys.readouterr().err
 

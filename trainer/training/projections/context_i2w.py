@@ -14,7 +14,7 @@ from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
-from trainer.methods import Method, Paper, register_method
+from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.projections.pic2word import Pic2WordObjective
 from trainer.training.rtd_collator import collate_captions
@@ -122,13 +122,6 @@ class ContextI2WObjective(Pic2WordObjective):
 METHOD = register_method(
     Method(
         name="context_i2w",
-        paper=Paper(
-            "Context-I2W",
-            "tang2023contexti2w",
-            "Context-I2W: Mapping Images to Context-dependent Words for Accurate Zero-Shot Composed Image Retrieval",
-            "Tang, Yuanmin and Yu, Jing and Gai, Keke and Zhuang, Jiamin and Xiong, Gang and Hu, Yue and Wu, Qi",
-            "2309.16137",
-        ),
         reads="pairs",
         arguments=ContextI2WTrainingArguments,
         objective=ContextI2WObjective,

@@ -20,7 +20,7 @@ from trainer.data.tables import check_texts, hash_rows
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
-from trainer.methods import Method, Paper, register_method
+from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import cosine_loss, target_anchored_loss
@@ -233,13 +233,6 @@ def _take(batch: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
 METHOD = register_method(
     Method(
         name="fti4cir",
-        paper=Paper(
-            "FTI4CIR",
-            "lin2025fti4cir",
-            "Fine-grained Textual Inversion Network for Zero-Shot Composed Image Retrieval",
-            "Lin, Haoqiang and Wen, Haokun and Song, Xuemeng and Liu, Meng and Hu, Yupeng and Nie, Liqiang",
-            "2503.19296",
-        ),
         reads="pairs",
         arguments=FTI4CIRTrainingArguments,
         objective=FTI4CIRObjective,

@@ -16,7 +16,7 @@ from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.noise import draw_noise
-from trainer.methods import Method, Paper, register_method
+from trainer.methods import Method, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.length_groups import group_by_length
 from trainer.training.projections.objective import Objective
@@ -178,13 +178,6 @@ class LinCIRObjective(Objective):
 METHOD = register_method(
     Method(
         name="lincir",
-        paper=Paper(
-            "LinCIR",
-            "gu2023lincir",
-            "Language-only Efficient Training of Zero-shot Composed Image Retrieval",
-            "Gu, Geonmo and Chun, Sanghyuk and Kim, Wonjae and Kang, Yoohoon and Yun, Sangdoo",
-            "2312.01998",
-        ),
         reads="captions",
         arguments=LinCIRTrainingArguments,
         objective=LinCIRObjective,

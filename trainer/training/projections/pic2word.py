@@ -16,7 +16,7 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import decode_image, hash_images, load_images
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
-from trainer.methods import Method, Paper, register_method
+from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import target_anchored_loss
@@ -192,14 +192,6 @@ def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float,
 METHOD = register_method(
     Method(
         name="pic2word",
-        paper=Paper(
-            "Pic2Word",
-            "saito2023pic2word",
-            "Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image Retrieval",
-            "Saito, Kuniaki and Sohn, Kihyuk and Zhang, Xiang and Li, Chun-Liang and "
-            "Lee, Chen-Yu and Saenko, Kate and Pfister, Tomas",
-            "2302.03084",
-        ),
         reads="images",
         arguments=Pic2WordTrainingArguments,
         objective=Pic2WordObjective,

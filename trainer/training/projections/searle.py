@@ -16,7 +16,7 @@ from trainer.data.images import load_images
 from trainer.encoding.array_cache import keep_array, place_result
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
-from trainer.methods import Method, Paper, register_method
+from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import target_anchored_loss
@@ -271,13 +271,6 @@ class SEARLEObjective(Objective):
 METHOD = register_method(
     Method(
         name="searle",
-        paper=Paper(
-            "SEARLE",
-            "baldrati2023searle",
-            "Zero-Shot Composed Image Retrieval with Textual Inversion",
-            "Baldrati, Alberto and Agnolucci, Lorenzo and Bertini, Marco and Del Bimbo, Alberto",
-            "2303.15247",
-        ),
         reads="images",
         arguments=SEARLETrainingArguments,
         objective=SEARLEObjective,

@@ -150,7 +150,7 @@ def write_caption(
         >>> from trainer.worlds.wardrobe.scenes import PRESETS
         >>> scene = Scene("dress", "red", "striped", "long", "midi", "belt", "sand")
         >>> write_caption(PRESETS["demo"], scene, np.random.default_rng(0), opening="a photo of ")
-        'a photo of a knee-length red striped dress with long sleeves and a belt on a beige backdrop'
+        'a photo of a midi red striped dress with long sleeves and a belt in front of a beige backdrop'
     """
     told = [name for name in ("length", "colour", "pattern") if name not in omitted]
     noun = pick(rng, _VAGUE) if "garment" in omitted else _say(scene.garment, rng)

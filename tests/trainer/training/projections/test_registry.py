@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import functional
 from transformers import TrainingArguments
 
-from modeling_rtd import PROJECTIONS, RTDModel, RTDProcessor, RTDProjection, register_projection
+from modeling_rtd import PROJECTIONS, Paper, RTDModel, RTDProcessor, RTDProjection, register_projection
 from tests.builders import build_clip, build_images, build_triplets
 from trainer import methods
 from trainer.cli.main import main
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_captions
-from trainer.methods import Method, Paper, find_method, list_methods, register_method
+from trainer.methods import Method, find_method, list_methods, register_method
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.saving import record_run
@@ -210,6 +210,8 @@ def test_no_arguments_are_those_of_the_method(model, processor, tmp_path, monkey
 class ToyProjection(RTDProjection):
     """One linear layer from an image's embedding to one word."""
 
+    paper = Paper("Toy", "me2026toy", "A Toy", "Me, Myself", "2601.00001")
+
     consumes = ("image_embeds",)
     prompt_template = "a photo of $ that {condition}"
 
@@ -250,7 +252,6 @@ class ToyObjective(Objective):
 
 TOY = Method(
     "toy",
-    Paper("Toy", "me2026toy", "A Toy", "Me, Myself", "2601.00001"),
     "captions",
     ToyTrainingArguments,
     ToyObjective,
