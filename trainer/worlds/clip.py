@@ -73,7 +73,8 @@ def train_clip(
     """Train a CLIP from scratch on the images of a world, by the recipe of its preset.
 
     AdamW with a cosine schedule, gradients clipped at 1; every visit of an image draws one of its captions, a shift of
-    up to 2 px and a mirror image (captions never speak of left and right).
+    up to 2 px and a mirror image (captions never speak of left and right). Where the world asks for hard batches,
+    every other step is one.
 
     Args:
         data ([`WorldData`]): Images with captions; its preset sets the sizes and the recipe.

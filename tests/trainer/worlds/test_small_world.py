@@ -218,6 +218,14 @@ def test_condition_names_the_new_value_of_exactly_the_attributes_that_differ(wor
             assert told.isdisjoint([reference[name]])
 
 
+def test_queries_tell_the_kind_and_the_wording_of_each_phrase(world):
+    for query in world.benchmark("test").queries.remove_columns("reference_image"):
+        assert all(text in WORDINGS["B"][kind] for kind, text in zip(query["kind"], query["wording"], strict=True))
+        assert len(query["kind"]) == len(query["changed"])
+        pattern = " and ".join(re.sub(r"\{(old|new)\}", ".+", text) for text in query["wording"])
+        assert re.fullmatch(pattern, query["condition"])
+
+
 def test_target_caption_mentions_what_the_condition_changes(world):
     spoken = {name: value for value, words in SYNONYMS.items() for name in words}
     for row in world.triplets:
