@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 
-from modeling_rtd import RTDModel, RTDTextModel, hash_tensors, load_projection
+from modeling_rtd import RTDModel, RTDTextModel, has_adapters, hash_tensors, load_projection
 from tests.builders import build_clip, build_images, build_triplets
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config, merge_adapter
@@ -31,7 +31,7 @@ def train(place, processor, tmp_path):
     def train(model=None, name="adapter", steps=4, seed=1, tower=None, **arguments):
         torch.manual_seed(seed)
         model = model or RTDModel.from_clip(place, "lincir")
-        tower = tower or (model.text_model if model._has_adapters else add_lora(model.text_model, r=4))
+        tower = tower or (model.text_model if has_adapters(model.text_model) else add_lora(model.text_model, r=4))
         args = RTDTrainingArguments(
             **{
                 "output_dir": str(tmp_path / f"run-{name}"),
