@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import CLIPTextModel
 from transformers.masking_utils import create_causal_mask
 from transformers.utils import ModelOutput
@@ -69,17 +67,6 @@ def hash_tensors(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _check_groups(groups: Sequence[tuple[int, int, int]], batch_size: int, seq_len: int) -> None:
-    lengths = [longest for _, _, longest in groups]
-    stops = [0, *(stop for start, stop, _ in groups if start < stop)]
-    covers = [start for start, _, _ in groups] == stops[:-1] and stops[-1] == batch_size
-    if not covers or min(lengths) < 1 or max(lengths) != seq_len:
-        raise ValueError(
-            f"`length_groups` must cover {batch_size} rows one after the other, with lengths of 1 to {seq_len}, which "
-            f"the longest group has; got {groups}."
-        )
-
-
 class RTDTextModel(CLIPTextModel):
     """CLIP's text tower with its projection, able to read pseudo-words and two prompts in one sequence.
 
@@ -134,7 +121,6 @@ class RTDTextModel(CLIPTextModel):
         pseudo_token_embeds: torch.Tensor | None = None,
         pseudo_token_mask: torch.Tensor | None = None,
         branch_index: torch.Tensor | None = None,
-        length_groups: Sequence[tuple[int, int, int]] | None = None,
         **kwargs,
     ) -> RTDTextOutput:
         r"""Encode texts in which some positions are pseudo-words.
@@ -154,11 +140,6 @@ class RTDTextModel(CLIPTextModel):
             branch_index (`torch.Tensor` of shape `(batch_size,)`, *optional*):
                 Position of an inserted end-of-text token that sees all before it and that nothing else sees. The row
                 then carries two prompts: itself without that token, and itself up to and including it.
-            length_groups (`list[tuple[int, int, int]]`, *optional*):
-                Groups of rows that the layers run one after the other, none padded further than it needs: first row,
-                row behind the last, and longest length, start to end of the batch. Embeddings are the same. That a
-                group's rows do end within its length is not checked, which would wait for the device: what lies
-                behind is not seen. Groups are not used where hidden states or attentions are asked for.
 
         Returns:
             [`RTDTextOutput`]: With two embeddings a row where `branch_index` is given.
@@ -166,7 +147,7 @@ class RTDTextModel(CLIPTextModel):
         Raises:
             ValueError: If shapes do not fit, the text is too long, or the attention implementation cannot do it.
         """
-        self._check_inputs(input_ids, pseudo_token_embeds, branch_index, length_groups)
+        self._check_inputs(input_ids, pseudo_token_embeds, branch_index)
         batch_size, seq_len = input_ids.shape
         words = self.embeddings.token_embedding(input_ids)  # (B, S, H)
         steps = torch.arange(seq_len, device=input_ids.device).expand(batch_size, -1)
@@ -189,19 +170,8 @@ class RTDTextModel(CLIPTextModel):
         hidden = words + self.embeddings.position_embedding(position_ids)
         mask = self._build_mask(hidden, attention_mask, branch_index)
         kwargs.pop("is_causal", None)
-        is_dense = torch.is_tensor(mask) and mask.ndim == 4
-        if (mask is not None and not is_dense) or self._captures(kwargs):
-            length_groups = None  # masks of flash and flex attention, and what is captured, are of a whole batch
-        parts = []
-        for start, stop, longest in length_groups or [(0, batch_size, seq_len)]:
-            part = self.encoder(
-                inputs_embeds=hidden[start:stop, :longest],
-                attention_mask=mask[start:stop, :, :longest, :longest] if is_dense else mask,
-                is_causal=True,
-                **kwargs,
-            )
-            parts.append(functional.pad(part.last_hidden_state, (0, 0, 0, seq_len - longest)))
-        hidden = self.final_layer_norm(torch.cat(parts) if len(parts) > 1 else parts[0])
+        output = self.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True, **kwargs)
+        hidden = self.final_layer_norm(output.last_hidden_state)
 
         # Repositories from before transformers 4.31 say 2 and mean the largest id of the row.
         legacy = self.config.eos_token_id == 2
@@ -213,10 +183,6 @@ class RTDTextModel(CLIPTextModel):
             ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
-
-    def _captures(self, kwargs: dict) -> bool:
-        names = ("output_hidden_states", "output_attentions")
-        return any(kwargs.get(name, getattr(self.config, name, False)) for name in names)
 
     def _build_mask(self, hidden, attention_mask, branch_index):
         and_mask = None
@@ -251,13 +217,11 @@ class RTDTextModel(CLIPTextModel):
             )
         return self.config.placeholder_token_id
 
-    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index, length_groups):
+    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
         if input_ids is None or input_ids.ndim != 2:
             shape = None if input_ids is None else tuple(input_ids.shape)
             raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
         batch_size, seq_len = input_ids.shape
-        if length_groups is not None:
-            _check_groups(length_groups, batch_size, seq_len)
         # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
         slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
         longest = self.config.max_position_embeddings + (branch_index is not None) + slots

@@ -83,41 +83,6 @@ def test_trimmed_equals_padded_to_the_full_length(model, processor):
     torch.testing.assert_close(short.text_embeds, long.text_embeds, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize(("implementation", "tolerance"), [("eager", 1e-6), ("sdpa", 1e-10)])
-def test_groups_by_length_give_the_same_embeddings_and_gradients(model, processor, implementation, tolerance):
-    tower = model.text_model.double()
-    tower.set_attn_implementation(implementation)
-    _, _, packed, branch_index = pack_pairs(processor, sorted(PAIRS, key=lambda text: len(text.split())))
-    words = torch.randn(len(PAIRS), 1, 32, dtype=torch.float64)
-    lengths = packed.pop("attention_mask").sum(-1).tolist()
-    assert lengths == sorted(lengths)
-    assert lengths[0] < lengths[-1]
-    results = []
-    for groups in (None, [(0, 1, lengths[0]), (1, len(PAIRS), lengths[-1])]):
-        tower.zero_grad()
-        inputs = packed | {"pseudo_token_embeds": words, "branch_index": branch_index, "length_groups": groups}
-        embeds = tower(**inputs).text_embeds
-        embeds.square().sum().backward()
-        results.append([embeds, *(p.grad.clone() for p in tower.parameters())])
-    for whole, parts in zip(*results, strict=True):
-        # transformers' eager attention sums in float32, over another number of zeros.
-        torch.testing.assert_close(parts, whole, atol=tolerance, rtol=tolerance)
-
-
-@pytest.mark.parametrize(
-    "groups", [[(0, 1, 3)], [(0, 2, 2)], [(0, 2, 4)], [(0, 1, 0), (1, 2, 3)], [(0, 0, 3), (0, 2, 3)], []], ids=str
-)
-def test_groups_that_leave_out_rows_or_tokens_are_refused(model, groups):
-    with pytest.raises(ValueError, match="`length_groups` must cover 2 rows .* with lengths of 1 to 3"):
-        model.text_model(torch.tensor([[1, 5, 3], [1, 6, 3]]), length_groups=groups)
-
-
-def test_what_is_captured_is_of_the_whole_batch_where_groups_are_given(model):
-    rows = torch.tensor([[1, 3, 3], [1, 6, 3]])
-    output = model.text_model(rows, length_groups=[(0, 1, 2), (1, 2, 3)], output_hidden_states=True)
-    assert {states.shape[:2] for states in output.hidden_states} == {(2, 3)}
-
-
 def test_unused_pseudo_word_slots_equal_the_compact_sequence(model, processor):
     tower = model.text_model.double()
     ids = torch.tensor([[1, 5, 6, 7, 4, 4, 4, 8, 11, 3], [1, 5, 6, 7, 4, 4, 4, 8, 12, 3]])

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor, RTDTextModel
 from trainer.encoding.array_cache import save_array
+from trainer.encoding.length_groups import run_in_groups
 
 
 __all__ = ["CaptionEmbeddings", "encode_batch", "encode_captions"]
@@ -34,7 +35,7 @@ def encode_batch(
     """
     with torch.autocast(input_ids.device.type, enabled=False):
         # No attention mask: attention is causal, so padding on the right is never seen.
-        return text_model(input_ids=input_ids, length_groups=length_groups).text_embeds.float()
+        return run_in_groups(text_model, length_groups, input_ids=input_ids).float()
 
 
 def encode_captions(

@@ -35,6 +35,10 @@ class _RecipeArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "All that is trained is used at each step, which need not be searched for."}
     )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False,
+        metadata={"help": "No buffer changes, and processes may run another number of groups by length."},
+    )
     seed: int = field(default=12345, metadata={"help": "Seed; published."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
@@ -65,6 +69,11 @@ class _RecipeArguments(TrainingArguments):
             )
         if self.length_groups is not None and self.length_groups < 1:
             raise ValueError(f"`length_groups` must be 1 or more, got {self.length_groups}.")
+        if self.ddp_broadcast_buffers:
+            raise ValueError(
+                "`ddp_broadcast_buffers` hangs processes whose batches have different numbers of groups by length, "
+                "and no buffer changes: leave it out."
+            )
         if self.anchor_cache not in ("auto", "always", "never"):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
         if self.dataloader_num_workers is None:

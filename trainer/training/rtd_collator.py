@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from modeling_rtd import RTDProcessor
-from trainer.training.length_groups import group_by_length
+from trainer.encoding.length_groups import group_by_length
 
 
 __all__ = ["HardNegativeTripletCollator", "collate_captions"]

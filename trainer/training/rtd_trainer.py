@@ -20,6 +20,7 @@ from modeling_rtd import (
     RTDProcessor,
     RTDProjection,
     RTDTextModel,
+    RTDTextOutput,
     encode_composed,
     has_adapters,
     hash_tensors,
@@ -28,6 +29,7 @@ from modeling_rtd import (
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
+from trainer.encoding.length_groups import run_in_groups
 from trainer.encoding.noise import draw_noise
 from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
@@ -319,21 +321,20 @@ class RTDTrainer(BaseTrainer):
         Args:
             model (`torch.nn.Module`): The wrapped text tower.
             inputs (`dict`): A batch of [`HardNegativeTripletCollator`].
-            return_outputs (`bool`, defaults to `False`): Return the tower's output too.
+            return_outputs (`bool`, defaults to `False`): Return the composed embeddings too.
             num_items_in_batch (`int`, *optional*): Not used: the loss is a mean over the batch.
 
         Returns:
             `torch.Tensor`, or a tuple of it and [`RTDTextOutput`].
         """
         reference, target, context = self._encode_anchors(inputs)
-        prompt = {name: inputs[name] for name in ("input_ids", "length_groups", "branch_index") if name in inputs}
+        prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
-        output = model(**prompt)
-        composed = output.text_embeds
+        composed = embeds = run_in_groups(model, inputs.get("length_groups"), **prompt)
         if not self.args.target_anchored:
-            captions = model(input_ids=inputs["caption_input_ids"], length_groups=inputs["caption_groups"]).text_embeds
+            captions = run_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
         pairs = []
         if self.args.composition:
@@ -343,7 +344,7 @@ class RTDTrainer(BaseTrainer):
         composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
         with torch.autocast(composed.device.type, enabled=False):
             loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
-        return (loss, output) if return_outputs else loss
+        return (loss, RTDTextOutput(text_embeds=embeds)) if return_outputs else loss
 
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:

@@ -15,10 +15,10 @@ from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
+from trainer.encoding.length_groups import group_by_length, run_in_groups
 from trainer.encoding.noise import draw_noise
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
-from trainer.training.length_groups import group_by_length
 from trainer.training.projections.objective import Objective
 from trainer.training.rtd_collator import collate_captions
 
@@ -149,14 +149,15 @@ class LinCIRObjective(Objective):
             text_embeds = captions[batch["text_index"]]
         noise = draw_noise(batch["row"], text_embeds.shape[1], self.args.seed, epoch, text_embeds.device)
         embeds, mask = projection(text_embeds + self.args.noise_scale * noise)
-        masked = self.text_model(
+        masked = run_in_groups(
+            self.text_model,
+            batch["length_groups"],
             input_ids=batch["input_ids"],
             placeholder_mask=batch["placeholder_mask"],
             pseudo_token_embeds=embeds,
             pseudo_token_mask=mask,
-            length_groups=batch["length_groups"],
         )
-        return functional.mse_loss(masked.text_embeds.float(), text_embeds)
+        return functional.mse_loss(masked.float(), text_embeds)
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
