@@ -122,8 +122,8 @@ class RTDConfig(PreTrainedConfig):
             from the tokenizer by [`RTDModel.from_clip`].
         base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):
-            Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder`,
-            `revision` and `sha256`. `None` says that the text tower is CLIP's own.
+            Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder` (a
+            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own.
     """
 
     model_type = "rtd"

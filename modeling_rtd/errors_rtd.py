@@ -6,7 +6,9 @@ import difflib
 from pathlib import Path
 
 
-__all__ = ["refuse_missing", "settle_place", "suggest"]
+__all__ = ["pick_where", "refuse_missing", "settle_place", "suggest"]
+
+_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def suggest(kind: str, name: str, known) -> str:
@@ -39,6 +41,19 @@ def settle_place(place: str | None) -> str | None:
         `str`: A directory from the root on, a Hub id as it is; `None` where there is none.
     """
     return str(Path(place).absolute()) if place and Path(place).is_dir() else place or None
+
+
+def pick_where(kwargs: dict) -> dict:
+    """Pick what says where a repository is from the arguments of `from_pretrained`.
+
+    Args:
+        kwargs (`dict`): Arguments of `from_pretrained`.
+
+    Returns:
+        `dict`: Those of `cache_dir`, `force_download`, `local_files_only`, `revision`, `subfolder` and `token` that
+        were given.
+    """
+    return {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
 
 
 def refuse_missing(report: dict, place: str, what: str) -> None:

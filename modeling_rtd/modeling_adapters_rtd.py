@@ -10,16 +10,15 @@ from pathlib import Path
 import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .errors_rtd import suggest
-from .modeling_text_rtd import RTDTextModel, hash_tensors
+from .errors_rtd import pick_where, suggest
+from .modeling_text_rtd import hash_tensors
 from .projection_auto_rtd import load_projection
 
 
-__all__ = ["ADAPTER_FACTS", "AdaptersDisabled", "RTDAdapterMixin", "has_adapters", "refuse_adapter"]
+__all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "refuse_adapter"]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
-_WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def has_adapters(module: torch.nn.Module) -> bool:
@@ -198,30 +197,6 @@ class RTDAdapterMixin:
                 hook.remove()
 
 
-class AdaptersDisabled:
-    """A text tower that runs without its adapters, and gives them back after each pass.
-
-    Args:
-        tower ([`RTDTextModel`]): The tower with adapters.
-    """
-
-    def __init__(self, tower: RTDTextModel):
-        self._tower = tower
-
-    def __call__(self, *args, **kwargs):
-        """Run the tower itself; see [`RTDTextModel.forward`]."""
-        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
-        self._tower.disable_adapters()
-        try:
-            return self._tower(*args, **kwargs)
-        finally:
-            if not was_disabled:
-                self._tower.enable_adapters()
-
-    def __getattr__(self, name):
-        return getattr(self._tower, name)
-
-
 def refuse_adapter(name_or_path, **kwargs) -> None:
     """Refuse an adapter repository where a whole model is loaded.
 
@@ -234,9 +209,8 @@ def refuse_adapter(name_or_path, **kwargs) -> None:
     """
     if name_or_path is None:
         return
-    where = {name: kwargs[name] for name in _WHERE if kwargs.get(name) is not None}
     quiet = ("missing_entries", "connection_errors", "gated_repo")
-    where |= {f"_raise_exceptions_for_{name}": False for name in quiet}
+    where = pick_where(kwargs) | {f"_raise_exceptions_for_{name}": False for name in quiet}
     # transformers would load the base in its place, and then hand the adapter to a method of another signature.
     if cached_file(str(name_or_path), ADAPTER_FACTS, **where):
         place = Path(name_or_path, kwargs.get("subfolder") or "")

@@ -14,10 +14,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
-from .errors_rtd import refuse_missing, settle_place
-from .modeling_adapters_rtd import AdaptersDisabled, RTDAdapterMixin, has_adapters, refuse_adapter
+from .errors_rtd import pick_where, refuse_missing, settle_place
+from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_adapter
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
+from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
+from .modeling_text_rtd import RTDTextModel, RTDTextOutput
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
@@ -70,16 +71,18 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.projection = build_projection(config.projection_config)
-        self._original_text_model = []  # a list, so that the second tower is no submodule of this one
+        self._original_text = OriginalTextTower(config)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load as every transformers model does, but never leave a tower or the projection at random.
 
+        The files of the text tower from before RTD are fetched along, so that they are there without a network too.
+
         Raises:
-            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, or it is an adapter
-                repository.
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it is an adapter
+                repository, or its `original_text_model` names no folder inside a repository.
         """
         refuse_adapter(pretrained_model_name_or_path, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
@@ -94,6 +97,8 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
         )
+        model._original_text = OriginalTextTower(model.config, **pick_where(kwargs))
+        model._original_text.fetch()
         return (model, report) if wants_report else model
 
     @classmethod
@@ -151,6 +156,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         if "context_embeds" in projection.consumes:
             config.context_token_id = find_context_token_id(tokenizer)
         config.base_model = settle_place(clip.name_or_path)
+        config.text_config._commit_hash = getattr(clip_config, "_commit_hash", None)
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
@@ -160,47 +166,17 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         return model.eval()
 
     @property
-    def original_text_model(self) -> RTDTextModel:
+    def original_text_model(self) -> RTDTextModel | AdaptersDisabled:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
         Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
         tower itself, with an adapter it is the base with the adapter disabled.
 
         Raises:
-            ValueError: If the tensors at the place that the configuration names are not those RTD started from.
+            ValueError: If the place that the configuration names cannot be read, or its tensors are not those RTD
+                started from.
         """
-        if has_adapters(self.text_model):
-            return AdaptersDisabled(self.text_model)
-        place = self.config.original_text_model
-        if place is None:
-            # Kept beside a tower in training, see `with_parts`.
-            return self._original_text_model[0] if self._original_text_model else self.text_model
-        tower = self._load_original_text_model()
-        if (tower.device, tower.dtype) == (self.device, self.dtype):
-            return tower
-        if len(self._original_text_model) == 2:
-            return self._original_text_model[1].to(device=self.device, dtype=self.dtype)
-        # A copy: the tower itself keeps the tensors that its hash was taken of.
-        self._original_text_model[1:] = [copy.deepcopy(tower).to(device=self.device, dtype=self.dtype)]
-        return self._original_text_model[1]
-
-    def _load_original_text_model(self) -> RTDTextModel:
-        place = self.config.original_text_model
-        if not self._original_text_model:
-            own_revision = None if place["repo"] else getattr(self.config, "_commit_hash", None)
-            tower = RTDTextModel.from_pretrained(
-                place["repo"] or self.config._name_or_path,
-                subfolder=place["subfolder"],
-                revision=place["revision"] or own_revision or "main",
-                dtype=getattr(torch, place["dtype"]),
-            )
-            if hash_tensors(tower) != place["sha256"]:
-                raise ValueError(
-                    f"the text tower at {place} is not the one RTD started from: its tensors have another SHA-256; "
-                    "restore that folder or revision, or train again."
-                )
-            self._original_text_model.append(tower.eval().requires_grad_(False))
-        return self._original_text_model[0]
+        return self._original_text.serve(self.text_model, self.device, self.dtype)
 
     def set_original_text_model(
         self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None
@@ -212,16 +188,11 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             repo (`str`, *optional*):
                 Hub id or directory that holds it, such as the CLIP underneath; it is loaded from there on first use,
                 and its hash is checked. Where left out, saving writes the tower to the folder `original_text`.
-            revision (`str`, *optional*): Revision of that repository.
+            revision (`str`, *optional*):
+                Revision of that repository; the commit that the tower was loaded from, where that is known, by
+                default.
         """
-        self._original_text_model[:] = [tower.eval().requires_grad_(False)]
-        self.config.original_text_model = {
-            "repo": settle_place(repo),
-            "subfolder": "" if repo else "original_text",
-            "revision": revision,
-            "dtype": str(tower.dtype).removeprefix("torch."),
-            "sha256": hash_tensors(tower),
-        }
+        self._original_text.keep(tower, repo, revision)
 
     def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:
         """Put a trained text tower in place, and keep the first one as the original text model.
@@ -256,7 +227,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
         model.config = copy.copy(self.config)
         model.config.original_text_model = None
-        model._original_text_model = [self.original_text_model]
+        model._original_text = self._original_text.lend(model.config, self.text_model)
         return model
 
     def interpolate_text_model(self, alpha: float) -> RTDModel:
@@ -284,11 +255,11 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 "has trained."
             )
         model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
-        if has_adapters(self.text_model):
+        if has_adapters(self.text_model) or self.config.original_text_model is None:
             model.set_original_text_model(original)
         else:
             model.config.original_text_model = self.config.original_text_model
-            model._original_text_model = list(self._original_text_model)
+            model._original_text = self._original_text.share(model.config)
         return model
 
     def save_pretrained(self, save_directory, **kwargs):
@@ -300,9 +271,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
-        place = self.config.original_text_model
-        if place is not None and place["repo"] is None:
-            self._load_original_text_model().save_pretrained(Path(save_directory) / place["subfolder"])
+        self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)

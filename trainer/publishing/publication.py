@@ -325,8 +325,8 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
         return {ADAPTER_FACTS: _to_bytes(facts), "adapter_config.json": _to_bytes(adapter)}
     config = _read(folder, "config.json") | {"base_model": base_model, "custom_pipelines": CUSTOM_PIPELINES}
     original = config.get("original_text_model")
-    if base_model and original and original["repo"] == recorded:
-        config["original_text_model"] = {**original, "repo": base_model}
+    if base_model and original and original["repo"] == recorded != base_model:
+        config["original_text_model"] = {**original, "repo": base_model, "revision": None}
     return {"config.json": _to_bytes(config)}
 
 
@@ -376,7 +376,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
             model = RTDModel.from_pretrained(folder, dtype=torch.float32)
             original = model.config.original_text_model
             if original and original["repo"] is not None:
-                model.config.original_text_model = {**original, "repo": base_model}
+                model.config.original_text_model = {**original, "repo": base_model, "revision": None}
                 _ = model.original_text_model  # compares its hash
         return model, RTDProcessor.from_pretrained(folder), []
     except (OSError, ValueError) as error:
