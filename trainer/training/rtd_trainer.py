@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 
 from modeling_rtd import PLACEHOLDER, RTDProcessor, RTDProjection, RTDTextModel, fingerprint, has_adapters
-from trainer.data.tables import hash_rows
+from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.noise import draw_noise
@@ -30,12 +30,6 @@ from trainer.training.rtd_collator import HardNegativeTripletCollator
 __all__ = ["RTDTrainer"]
 
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
-
-
-def _warn_of_long_texts(processor: RTDProcessor, triplets: Dataset) -> None:
-    """Warn once, with the count; the collator then cuts in silence."""
-    processor.build_prompts(triplets["conditioning_caption"][:])
-    processor.tokenize_texts([*triplets["reference_caption"], *triplets["target_caption"]])
 
 
 def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
@@ -109,7 +103,6 @@ class RTDTrainer(BaseTrainer):
         train_dataset = prepare_triplets(train_dataset)
         if "context_embeds" in projection.consumes:
             train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
-        _warn_of_long_texts(processing_class, train_dataset)
         run_facts = {
             "text_model": fingerprint(model.get_base_model() if hasattr(model, "get_base_model") else model),
             "projection": fingerprint(projection),
@@ -135,8 +128,7 @@ class RTDTrainer(BaseTrainer):
             self.token_lift = copy.deepcopy(token_lift).to(args.device, torch.float32).eval().requires_grad_(False)
         columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in train_dataset.column_names]
         with self._frozen_tower(model) as tower:
-            captions = (c for name in columns for c in train_dataset[name])
-            embeddings = self._embed_captions(tower, captions)
+            embeddings = self._embed_captions(tower, iterate_columns(train_dataset, columns))
         self._frozen_copy = None
         if embeddings is None and not has_adapters(model):
             self._frozen_copy = copy.deepcopy(model).eval().requires_grad_(False)
