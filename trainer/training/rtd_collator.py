@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,12 +26,12 @@ def _warning_once() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
-        kind = (
-            str(warning.message).partition(" texts are ")[2] or str(warning.message).partition(" words are ")[2][:30]
-        )
+        kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
         if kind not in _WARNED:
             _WARNED.add(kind)
-            warnings.warn(f"{warning.message} So in this batch; later batches are cut in silence.", stacklevel=4)
+            warnings.warn(
+                f"{warning.message} Later batches bring no further warning.", stacklevel=4
+            )
 
 
 def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns: Sequence[str]) -> dict:
