@@ -29,9 +29,7 @@ def _warning_once() -> Iterator[None]:
         kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
         if kind not in _WARNED:
             _WARNED.add(kind)
-            warnings.warn(
-                f"{warning.message} Later batches bring no further warning.", stacklevel=4
-            )
+            warnings.warn(f"{warning.message} Later batches bring no further warning.", stacklevel=4)
 
 
 def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns: Sequence[str]) -> dict:
