@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainer.data.tables import load_table
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.data.tables import WHITESPACE, load_table
 
 
-__all__ = ["clean_caption", "has_words", "read_captions", "split_subject"]
+__all__ = ["clean_caption", "clean_captions", "has_words", "read_captions", "split_subject"]
 
 
 def clean_caption(text: str | None) -> str:
@@ -31,6 +34,24 @@ def clean_caption(text: str | None) -> str:
         'person pays 5 for a red dress'
     """
     return (text or "").replace("<PERSON>", "person").lower().replace("$", "").strip()
+
+
+def clean_captions(captions: pa.ChunkedArray) -> pa.Array:
+    """Clean a column of captions at once, each as [`clean_caption`] does.
+
+    Args:
+        captions (`pyarrow.ChunkedArray` of strings): Captions.
+
+    Returns:
+        `pyarrow.Array`: The cleaned captions.
+    """
+    captions = pa.concat_arrays(captions.chunks).fill_null("")
+    cleaned = pc.ascii_lower(pc.replace_substring(captions, "<PERSON>", "person"))
+    cleaned = pc.utf8_trim(pc.replace_substring(cleaned, "$", ""), characters=WHITESPACE)
+    # Arrow lowers some letters beyond ASCII as Python does not.
+    foreign = pc.invert(pc.string_is_ascii(captions))
+    mended = pa.array([clean_caption(text) for text in captions.filter(foreign).to_pylist()], cleaned.type)
+    return pc.replace_with_mask(cleaned, foreign, mended) if len(mended) else cleaned
 
 
 def has_words(tokenizer, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 
@@ -20,16 +21,18 @@ def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
     Args:
         images (`str` or `Path`): Folder of images.
         captions (`str`, `Path` or `datasets.Dataset`):
-            Table with `text`, or `subject` and `attribute`; and `image`, the file's path in the folder. Without
-            `image` the rows are those of the folder's files in order of their names.
+            Table with `text`, or `subject` and `attribute`; and `image` or `file_name`, the file's path in the
+            folder. Without a name the rows are those of the folder's files in the order of their names, in which
+            `2.png` comes before `10.png`.
 
     Returns:
         `datasets.Dataset`: The table, its column `image` made of paths.
 
     Raises:
-        ValueError: If named images are missing (names them), or numbers differ where no image is named.
+        ValueError: If named images are missing (names them), `image` and `file_name` disagree, or
+            numbers differ where no image is named.
     """
-    paths, table = list_images(images), load_table(captions)
+    paths, table = sorted(list_images(images), key=_split_numbers), _name_images(load_table(captions))
     if "image" not in table.column_names:
         if len(table) != len(paths):
             raise ValueError(
@@ -52,3 +55,20 @@ def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
         )
     named = [known[str(name)] for name in table["image"]]
     return table.remove_columns("image").add_column("image", named)
+
+
+def _name_images(table: Dataset) -> Dataset:
+    """Take the names of `file_name`, the column of Hugging Face's image folders, for `image`."""
+    if "file_name" not in table.column_names:
+        return table
+    if "image" not in table.column_names:
+        return table.rename_column("file_name", "image")
+    names = enumerate(zip(table["image"], table["file_name"], strict=True), start=1)
+    row, pair = next(((row, pair) for row, pair in names if pair[0] != pair[1]), (0, None))
+    if row:
+        raise ValueError(f"row {row}: `image` says {pair[0]!r}, `file_name` {pair[1]!r}; keep one of the columns.")
+    return table.remove_columns("file_name")
+
+
+def _split_numbers(path: Path) -> list:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]

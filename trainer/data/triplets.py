@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset
 
-from trainer.data.captions import clean_caption
+from trainer.data.captions import clean_captions
 from trainer.data.tables import check_texts, load_table
 
 
@@ -15,12 +16,12 @@ __all__ = ["TRIPLET_COLUMNS", "load_triplets", "prepare_triplets"]
 TRIPLET_COLUMNS = ("reference_caption", "conditioning_caption", "target_caption")
 
 
-def load_triplets(source: str | Path | Dataset, split: str = "train") -> Dataset:
+def load_triplets(source: str | Path | Dataset, split: str | None = None) -> Dataset:
     """Load text triplets and check every row.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): See [`load_table`].
-        split (`str`, defaults to `"train"`): Split of a Hub data set.
+        split (`str`, *optional*): Split of a Hub data set or a `DatasetDict`; `train` by default.
 
     Returns:
         `datasets.Dataset`: Columns `reference_caption`, `conditioning_caption` and `target_caption`, as they came.
@@ -42,13 +43,14 @@ def load_triplets(source: str | Path | Dataset, split: str = "train") -> Dataset
     return table
 
 
-def prepare_triplets(source: str | Path | Dataset) -> Dataset:
+def prepare_triplets(source: str | Path | Dataset, split: str | None = None) -> Dataset:
     """Make triplets ready for training: checked, captions cleaned as published, rows numbered.
 
     Reference and target captions are cleaned; the condition is left as it is, as in the published code.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): See [`load_table`].
+        split (`str`, *optional*): See [`load_table`].
 
     Returns:
         `datasets.Dataset`: The three columns, and `row`, which keys the noise.
@@ -56,12 +58,15 @@ def prepare_triplets(source: str | Path | Dataset) -> Dataset:
     Raises:
         ValueError: As [`load_triplets`], also where cleaning leaves nothing of a caption.
     """
-
-    def clean(rows: dict, indices: list[int]) -> dict:
-        for name in ("reference_caption", "target_caption"):
-            rows[name] = [clean_caption(caption) for caption in rows[name]]
-        return rows | {"row": indices}
-
-    prepared = load_triplets(source).map(clean, batched=True, with_indices=True, desc="Preparing triplets")
-    load_triplets(prepared)
+    table = load_triplets(source, split).with_format("arrow")
+    prepared = table.map(_clean, batched=True, with_indices=True, batch_size=20_000, desc="Preparing triplets")
+    prepared = prepared.with_format(None)
+    check_texts(prepared, ("reference_caption", "target_caption"))
     return prepared
+
+
+def _clean(rows: pa.Table, indices: list[int]) -> pa.Table:
+    columns = {name: rows[name] for name in TRIPLET_COLUMNS}
+    for name in ("reference_caption", "target_caption"):
+        columns[name] = clean_captions(columns[name])
+    return pa.table(columns | {"row": pa.array(indices, pa.int64())})

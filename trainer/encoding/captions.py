@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import config as datasets_config
 from tqdm.auto import tqdm
@@ -72,37 +75,53 @@ def encode_captions(
 class CaptionEmbeddings:
     """Embeddings of the distinct captions of a data set, looked up by caption and mapped from disk.
 
-    The file is keyed by the tower's fingerprint, the tokenizer and the captions: with any other it is not read.
+    The folder is keyed by the tower's fingerprint, the tokenizer and the captions: with any other it is not read. It
+    is written in blocks, so that a run that was stopped goes on. No caption is held: a lookup goes by the hash of the
+    caption, 16 bytes a distinct caption in memory.
 
     Args:
         text_model ([`RTDTextModel`]): The frozen tower.
         processor ([`RTDProcessor`]): Its processor.
-        captions (iterable of `str`): Captions, repeats allowed.
+        captions (iterable of `str`, or of `pyarrow.Table` of columns of captions): Captions, repeats allowed.
         model_key (`str`): Fingerprint of the tower.
         cache_dir (`str`, *optional*): Folder; `rtd_caption_embeddings` in the cache of `datasets` by default.
+        block_size (`int`, defaults to 65536): Captions in one file.
     """
 
     def __init__(
         self,
         text_model: RTDTextModel,
         processor: RTDProcessor,
-        captions: Iterable[str],
+        captions: Iterable[str] | Iterable[pa.Table],
         model_key: str,
         cache_dir: str | None = None,
+        block_size: int = 65536,
     ):
-        unique = sorted(set(captions))
-        self._index = {caption: i for i, caption in enumerate(unique)}
+        unique = _find_distinct(captions)
+        hashes = np.fromiter((_hash(text) for part in _cut(unique, block_size) for text in part), np.uint64)
+        self._rows = np.argsort(hashes)
+        self._hashes = hashes[self._rows]
+        if (self._hashes[1:] == self._hashes[:-1]).any():
+            raise RuntimeError("two captions have the same 64-bit hash; remove one of them, or use anchor_cache=never")
         reading = [model_key, processor.tokenizer.backend_tokenizer.to_str(), str(processor.max_length)]
-        key = hashlib.sha256("\0".join([*reading, *unique]).encode()).hexdigest()
-        folder = Path(cache_dir or Path(datasets_config.HF_DATASETS_CACHE) / "rtd_caption_embeddings")
-        self.path = folder / f"{key[:32]}.npy"
-        if not self.path.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            save_array(self.path, encode_captions(text_model, processor, unique).numpy())
-        self._table = np.load(self.path, mmap_mode="r")
+        key = hashlib.sha256("\0".join([*reading, str(block_size)]).encode())
+        for part in _cut(unique, block_size):
+            key.update("\0".join(["", *part]).encode())
+        root = Path(cache_dir or Path(datasets_config.HF_DATASETS_CACHE) / "rtd_caption_embeddings")
+        self.path, self._block_size = root / key.hexdigest()[:32], block_size
+        self.path.mkdir(parents=True, exist_ok=True)
+        blocks = [self.path / f"{start:012}.npy" for start in range(0, len(unique), block_size)]
+        is_long = len(blocks) > 1
+        for block, part in zip(
+            tqdm(blocks, desc="Encoding captions", disable=not is_long), _cut(unique, block_size), strict=True
+        ):
+            if not block.is_file():
+                options = {"desc": None} if is_long else {}
+                save_array(block, encode_captions(text_model, processor, part, **options).numpy())
+        self._blocks = [np.load(block, mmap_mode="r") for block in blocks]
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._hashes)
 
     def __call__(self, captions: Sequence[str]) -> torch.Tensor:
         """Look captions up.
@@ -112,5 +131,35 @@ class CaptionEmbeddings:
 
         Returns:
             `torch.Tensor` of shape `(len(captions), projection_dim)`: float32, on the CPU.
+
+        Raises:
+            KeyError: If a caption is not of the data set.
         """
-        return torch.from_numpy(self._table[[self._index[caption] for caption in captions]])
+        hashes = np.fromiter(map(_hash, captions), np.uint64, len(captions))
+        places = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
+        foreign = np.flatnonzero(self._hashes[places] != hashes)
+        if len(foreign):
+            raise KeyError(captions[foreign[0]])
+        rows = (divmod(row, self._block_size) for row in self._rows[places])
+        return torch.from_numpy(np.stack([self._blocks[block][row] for block, row in rows]))
+
+
+def _hash(caption: str) -> int:
+    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), "little")
+
+
+def _find_distinct(captions: Iterable[str] | Iterable[pa.Table]) -> pa.Array:
+    """Find distinct captions, in the order of Python's sort, as an Arrow column."""
+    captions = iter(captions)
+    first = next(captions)
+    if isinstance(first, pa.Table):
+        tables = itertools.chain([first], captions)
+        chunks = [pc.unique(column).cast(pa.large_string()) for table in tables for column in table.columns]
+    else:
+        chunks = [pa.array(itertools.chain([first], captions), pa.large_string())]
+    unique = pc.unique(pa.chunked_array(chunks))
+    return unique.take(pc.array_sort_indices(unique))  # UTF-8 sorts as code points do
+
+
+def _cut(captions: pa.Array, size: int) -> Iterator[list[str]]:
+    return (captions.slice(start, size).to_pylist() for start in range(0, len(captions), size))

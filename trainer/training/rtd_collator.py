@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -12,6 +14,22 @@ from trainer.encoding.length_groups import group_by_length
 
 
 __all__ = ["HardNegativeTripletCollator", "collate_captions"]
+
+
+_WARNED = set()  # kinds of warnings that this process gave
+
+
+@contextlib.contextmanager
+def _warning_once() -> Iterator[None]:
+    """Let the first batch with texts that are cut warn of them, with their count, and later ones be silent."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
+        if kind not in _WARNED:
+            _WARNED.add(kind)
+            warnings.warn(f"{warning.message} Later batches bring no further warning.", stacklevel=4)
 
 
 def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns: Sequence[str]) -> dict:
@@ -27,8 +45,7 @@ def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns:
         [`group_by_length`]; and for each column `{name}_index` of shape `(batch_size,)`, the rows of its captions.
     """
     distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the trainer warned of texts that are cut, once and with their count
+    with _warning_once():
         ids = dict(zip(distinct, processor.tokenize_texts(distinct), strict=True))
     distinct.sort(key=lambda caption: len(ids[caption]))
     position = {caption: i for i, caption in enumerate(distinct)}
@@ -134,8 +151,7 @@ class HardNegativeTripletCollator:
     def _build_prompts(self, rows: Sequence[dict]) -> tuple[list[list[int]], list[int]]:
         references = [row["reference_caption"] for row in rows]
         conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as above
+        with _warning_once():
             prompts, heads = self.processor.build_prompts(
                 conditions, self.template, None if self.refined_concatenation else references
             )

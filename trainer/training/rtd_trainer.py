@@ -26,7 +26,7 @@ from modeling_rtd import (
     hash_tensors,
     settle_place,
 )
-from trainer.data.tables import hash_rows
+from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -54,12 +54,6 @@ from trainer.training.starting_model import (
 __all__ = ["RTDTrainer"]
 
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
-
-
-def _warn_of_long_texts(processor: RTDProcessor, triplets: Dataset) -> None:
-    """Warn once, with the count; the collator then cuts in silence."""
-    processor.build_prompts(triplets["conditioning_caption"][:])
-    processor.tokenize_texts([*triplets["reference_caption"], *triplets["target_caption"]])
 
 
 def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
@@ -184,7 +178,6 @@ class RTDTrainer(BaseTrainer):
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
-            _warn_of_long_texts(processing_class, train_dataset)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps)
@@ -248,7 +241,7 @@ class RTDTrainer(BaseTrainer):
         args, rows = self.args, self.train_dataset
         with self._frozen_tower(tower) as frozen:
             columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
-            embeddings = self._embed_captions(frozen, (caption for name in columns for caption in rows[name]))
+            embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
             self.processor,
             refined_batch=args.refined_batch,

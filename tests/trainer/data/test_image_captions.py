@@ -31,3 +31,18 @@ def test_other_numbers_and_missing_names_are_refused(folder):
         load_pairs(folder, Dataset.from_dict({"text": ["one", "two"]}))
     with pytest.raises(ValueError, match="not in .*: d.png, e.png"):
         load_pairs(folder, Dataset.from_dict({"image": ["b.png", "e.png", "d.png"], "text": ["a", "b", "c"]}))
+
+
+def test_files_are_taken_in_the_order_of_their_numbers(tmp_path):
+    for number, image in enumerate(build_images(12), start=1):
+        image.save(tmp_path / f"{number}.png")
+    pairs = load_pairs(tmp_path, Dataset.from_dict({"text": [str(number) for number in range(1, 13)]}))
+    assert pairs["image"][:] == [str(tmp_path / f"{text}.png") for text in pairs["text"]]
+
+
+def test_the_names_of_an_image_folder_win_over_the_order(folder):
+    names = ["sub/a.png", "c.png", "b.png"]
+    pairs = load_pairs(folder, Dataset.from_dict({"file_name": names, "text": ["one", "two", "three"]}))
+    assert pairs["image"][:] == [str(folder / name) for name in names]
+    with pytest.raises(ValueError, match="row 1: `image` says 'b.png', `file_name` 'sub/a.png'"):
+        load_pairs(folder, Dataset.from_dict({"file_name": names, "image": names[::-1], "text": ["a", "b", "c"]}))
