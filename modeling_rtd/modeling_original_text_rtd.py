@@ -156,8 +156,7 @@ class OriginalTextTower:
             tower ([`RTDTextModel`]): The tower; it is frozen.
             repo, revision (`str`, *optional*): See [`RTDModel.set_original_text_model`].
         """
-        # The tower of a model from `from_clip` has no name of its own.
-        if repo and not Path(repo).is_dir() and repo == (tower.name_or_path or self._config.base_model):
+        if repo and repo == tower.name_or_path and not Path(repo).is_dir():  # a commit of no other repository
             revision = revision or getattr(tower.config, "_commit_hash", None)
         self._config.original_text_model = {
             "repo": settle_place(repo),

@@ -156,7 +156,6 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         if "context_embeds" in projection.consumes:
             config.context_token_id = find_context_token_id(tokenizer)
         config.base_model = settle_place(clip.name_or_path)
-        config.text_config._commit_hash = getattr(clip_config, "_commit_hash", None)
         config._attn_implementation = clip_config._attn_implementation
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
@@ -189,7 +188,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 Hub id or directory that holds it, such as the CLIP underneath; it is loaded from there on first use,
                 and its hash is checked. Where left out, saving writes the tower to the folder `original_text`.
             revision (`str`, *optional*):
-                Revision of that repository; the commit that the tower was loaded from, where that is known, by
+                Revision of that repository; the commit that the tower's configuration names, where it does, by
                 default.
         """
         self._original_text.keep(tower, repo, revision)

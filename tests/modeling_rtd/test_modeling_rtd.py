@@ -1,4 +1,3 @@
-import copy
 import json
 
 import pytest
@@ -252,62 +251,10 @@ def test_flex_attention_on_a_cpu_is_refused(model, processor, with_gradients):
         model.text_model(**inputs)
 
 
-@torch.no_grad()
-def test_the_original_text_model_answers_plain_text_after_rtd(model, processor, tmp_path):
-    inputs = processor(text=["a red dress"])
-    before = model.get_text_features(**inputs).pooler_output
-    tuned = copy.deepcopy(model.text_model)
-    tuned.text_projection.weight.mul_(2.0)
-    model.replace_text_model(tuned)
-    model.save_pretrained(tmp_path)
-    loaded = RTDModel.from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded.get_text_features(**inputs).pooler_output, before, atol=1e-6, rtol=0)
-    torch.testing.assert_close(loaded.text_model(**inputs).text_embeds, 2 * before, atol=1e-6, rtol=0)
-
-
-@torch.no_grad()
-def test_the_original_text_model_may_stay_where_it_is(clip, model, processor, tmp_path):
-    inputs = processor(text=["a red dress"])
-    before = model.get_text_features(**inputs).pooler_output
-    clip.save_pretrained(tmp_path / "clip")
-    tuned = copy.deepcopy(model.text_model)
-    tuned.text_projection.weight.mul_(2.0)
-    model.replace_text_model(tuned, original_repo=str(tmp_path / "clip"))
-    model.save_pretrained(tmp_path / "model")
-    assert not (tmp_path / "model/original_text").exists()
-    loaded = RTDModel.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(loaded.get_text_features(**inputs).pooler_output, before, atol=1e-6, rtol=0)
-
-
-def test_another_original_text_model_is_refused(model, tmp_path):
-    model.replace_text_model(copy.deepcopy(model.text_model))
-    model.save_pretrained(tmp_path)
-    RTDTextModel.from_pretrained(tmp_path / "original_text").half().save_pretrained(tmp_path / "original_text")
-    with pytest.raises(ValueError, match="not the one RTD started from"):
-        _ = RTDModel.from_pretrained(tmp_path).original_text_model
-
-
 def test_a_plain_clip_is_no_rtd_model(clip, tmp_path):
     clip.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="from_clip"):
         RTDModel.from_pretrained(tmp_path)
-
-
-@torch.no_grad()
-def test_the_original_text_model_survives_a_change_of_type(model, processor, tmp_path):
-    inputs = processor(text=["a red dress"])
-    before = model.get_text_features(**inputs).pooler_output
-    model.replace_text_model(copy.deepcopy(model.text_model))
-    model.to(torch.bfloat16)
-    assert model.get_text_features(**inputs).pooler_output.dtype == torch.bfloat16
-    model.save_pretrained(tmp_path)
-    loaded = RTDModel.from_pretrained(tmp_path, dtype=torch.float32)
-    torch.testing.assert_close(loaded.get_text_features(**inputs).pooler_output, before, atol=1e-6, rtol=0)
-
-
-def test_a_tower_trained_in_place_is_no_replacement(model):
-    with pytest.raises(ValueError, match="trained in place"):
-        model.replace_text_model(model.text_model)
 
 
 def test_a_composed_prompt_longer_than_the_tower_is_refused(model):

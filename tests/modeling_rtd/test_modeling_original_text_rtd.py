@@ -1,0 +1,262 @@
+import copy
+import json
+import pickle
+
+import huggingface_hub
+import pytest
+import torch
+from torch.testing import assert_close
+
+from modeling_rtd import RTDConfig, RTDModel, RTDTextModel, hash_tensors
+from tests.builders import build_clip, shake
+from trainer.training.lora import add_lora
+
+
+HERE = {"repo": None, "subfolder": "original_text", "revision": None, "dtype": "float32", "sha256": "0"}
+
+
+@pytest.fixture
+def tuned(model):
+    """A model after RTD, with another text tower than before."""
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    return model
+
+
+@pytest.fixture
+def read(processor):
+    """What a model answers to a plain text."""
+
+    def read(model):
+        with torch.no_grad():
+            return model.get_text_features(**processor(text=["a red dress"])).pooler_output
+
+    return read
+
+
+@pytest.fixture
+def go_offline(hub, monkeypatch):
+    def go_offline():
+        hub.repos.clear()
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    return go_offline
+
+
+def put_up(folder, below=""):
+    return {f"{below}{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def change_place(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config["original_text_model"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_it_answers_plain_text_after_rtd(model, read, processor, tmp_path):
+    before = read(model)
+    tuned = copy.deepcopy(model.text_model)
+    tuned.text_projection.weight.data.mul_(2.0)
+    model.replace_text_model(tuned)
+    model.save_pretrained(tmp_path)
+    loaded = RTDModel.from_pretrained(tmp_path)
+    assert_close(read(loaded), before, atol=1e-6, rtol=0)
+    after = loaded.text_model(**processor(text=["a red dress"])).text_embeds
+    assert_close(after, 2 * before, atol=1e-6, rtol=0)
+
+
+def test_it_may_stay_where_it_is(clip, model, read, tmp_path):
+    before = read(model)
+    clip.save_pretrained(tmp_path / "clip")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)), original_repo=str(tmp_path / "clip"))
+    model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model/original_text").exists()
+    assert_close(read(RTDModel.from_pretrained(tmp_path / "model")), before, atol=1e-6, rtol=0)
+
+
+def test_another_tower_in_its_place_is_refused(tuned, tmp_path):
+    tuned.save_pretrained(tmp_path)
+    RTDTextModel.from_pretrained(tmp_path / "original_text").half().save_pretrained(tmp_path / "original_text")
+    with pytest.raises(ValueError, match="not the one RTD started from"):
+        _ = RTDModel.from_pretrained(tmp_path).original_text_model
+
+
+def test_a_tower_trained_in_place_is_no_replacement(model):
+    with pytest.raises(ValueError, match="trained in place"):
+        model.replace_text_model(model.text_model)
+
+
+def test_it_is_no_part_of_the_model(tuned):
+    assert not [name for name in tuned.state_dict() if "original" in name]
+    tower = tuned.original_text_model
+    assert not [module for module in tuned.modules() if module is tower]
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def test_a_change_of_type_gives_a_copy_and_keeps_the_tower(tuned, read, tmp_path):
+    before, key = read(tuned), hash_tensors(tuned.original_text_model)
+    tuned.to(torch.bfloat16)
+    assert read(tuned).dtype == torch.bfloat16
+    assert tuned.original_text_model is tuned.original_text_model
+    tuned.save_pretrained(tmp_path)
+    assert hash_tensors(RTDTextModel.from_pretrained(tmp_path / "original_text")) == key
+    assert_close(read(RTDModel.from_pretrained(tmp_path, dtype=torch.float32)), before, atol=1e-6, rtol=0)
+
+
+def test_a_change_of_device_gives_a_copy(tuned):
+    tuned.to("meta")
+    assert tuned.original_text_model.device.type == "meta"
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("kind", ["before", "after", "lent", "adapted"])
+def test_a_duplicate_answers_as_the_model_does(model, read, duplicate, kind):
+    if kind == "adapted":
+        add_lora(model.text_model, r=2)
+    elif kind != "before":
+        model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    if kind == "lent":
+        model = model.with_parts(shake(copy.deepcopy(model.text_model), seed=2), model.projection)
+    twin = duplicate(model)
+    assert_close(read(twin), read(model), atol=1e-6, rtol=0)
+    assert kind == "before" or twin.original_text_model is not model.original_text_model
+
+
+def test_a_view_without_adapters_can_be_copied(model, processor):
+    add_lora(model.text_model, r=2)
+    view = copy.deepcopy(model.original_text_model)
+    inputs = processor(text=["a red dress"])
+    assert torch.equal(view(**inputs).text_embeds, model.original_text_model(**inputs).text_embeds)
+
+
+def test_with_an_adapter_it_is_the_tower_with_the_adapter_off(model, read, processor):
+    before = read(model)
+    add_lora(model.text_model, r=2)
+    for name, parameter in model.text_model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.normal_()
+    assert_close(read(model), before, atol=1e-6, rtol=0)
+    assert not torch.allclose(model.text_model(**processor(text=["a red dress"])).text_embeds, before)
+
+
+def test_other_parts_read_plain_text_as_the_model_does(tuned, read):
+    before = read(tuned)
+    other = tuned.with_parts(shake(copy.deepcopy(tuned.text_model), seed=2), tuned.projection)
+    assert other.original_text_model is tuned.original_text_model
+    assert other.config.original_text_model is None
+    other.replace_text_model(shake(copy.deepcopy(tuned.text_model), seed=3))
+    assert not torch.equal(read(other), before)
+    assert_close(read(tuned), before, atol=1e-6, rtol=0)
+
+
+def test_other_parts_need_no_tower_before_plain_text_comes(tuned, tmp_path):
+    tuned.save_pretrained(tmp_path)
+    (tmp_path / "original_text/model.safetensors").unlink()
+    loaded = RTDModel.from_pretrained(tmp_path)
+    other = loaded.with_parts(loaded.text_model, loaded.projection)
+    with pytest.raises(ValueError, match="the text tower from before RTD.* is not to be had at"):
+        _ = other.original_text_model
+
+
+def test_what_lies_between_a_borrowed_tower_and_another_keeps_it_when_saved(tuned, read, tmp_path):
+    other = tuned.with_parts(shake(copy.deepcopy(tuned.text_model), seed=2), tuned.projection)
+    other.interpolate_text_model(0.5).save_pretrained(tmp_path)
+    assert_close(read(RTDModel.from_pretrained(tmp_path)), read(tuned), atol=1e-6, rtol=0)
+
+
+def test_a_model_in_a_subfolder_finds_its_tower(tuned, read, tmp_path):
+    tuned.save_pretrained(tmp_path / "root/inner/model")
+    loaded = RTDModel.from_pretrained(tmp_path / "root", subfolder="inner/model")
+    assert_close(read(loaded), read(tuned), atol=1e-6, rtol=0)
+    loaded.save_pretrained(tmp_path / "again")
+    assert_close(read(RTDModel.from_pretrained(tmp_path / "again")), read(tuned), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("below", ["", "inner/"])
+@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "10KB"}], ids=["whole", "shards"])
+def test_a_cache_warmed_once_serves_offline(tuned, read, hub, go_offline, tmp_path, below, shards):
+    tuned.save_pretrained(tmp_path / "model")
+    if shards:
+        (tmp_path / "model/original_text/model.safetensors").unlink()
+        tuned.original_text_model.save_pretrained(tmp_path / "model/original_text", **shards)
+    hub.repos["org/rtd"] = put_up(tmp_path / "model", below)
+    where = {"cache_dir": tmp_path / "cache", "subfolder": below.rstrip("/"), "token": "hf_secret"}
+    warm = RTDModel.from_pretrained("org/rtd", **where)
+    go_offline()
+    for loaded in (warm, copy.deepcopy(warm), RTDModel.from_pretrained("org/rtd", **where)):
+        assert_close(read(loaded), read(tuned), atol=1e-6, rtol=0)
+
+
+def test_the_clip_underneath_is_fetched_along(clip, model, read, hub, go_offline, tmp_path):
+    before = read(model)
+    clip.save_pretrained(tmp_path / "clip")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)), original_repo="org/clip")
+    model.save_pretrained(tmp_path / "model")
+    hub.repos |= {"org/clip": put_up(tmp_path / "clip"), "org/rtd": put_up(tmp_path / "model", "inner/")}
+    where = {"cache_dir": tmp_path / "cache", "subfolder": "inner"}
+    RTDModel.from_pretrained("org/rtd", **where)
+    go_offline()
+    assert_close(read(RTDModel.from_pretrained("org/rtd", **where)), before, atol=1e-6, rtol=0)
+
+
+def test_a_tower_out_of_reach_stops_plain_text_alone(model, read, hub, processor, tmp_path):
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)), original_repo="org/gone")
+    model.save_pretrained(tmp_path)
+    loaded = RTDModel.from_pretrained(tmp_path)
+    assert loaded.text_model(**processor(text=["a red dress"])).text_embeds.isfinite().all()
+    with pytest.raises(ValueError, match="the text tower from before RTD.*org/gone"):
+        read(loaded)
+
+
+def test_a_token_stays_out_of_a_pickle(tuned, tmp_path):
+    tuned.save_pretrained(tmp_path)
+    assert b"hf_secret" not in pickle.dumps(RTDModel.from_pretrained(tmp_path, token="hf_secret"))
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "recorded"),
+    [("org/clip", None, "a1b2"), ("org/clip", "v1", "v1"), ("org/copy", None, None)],
+)
+def test_the_commit_that_a_tower_names_is_recorded(clip, model, hub, tmp_path, name, revision, recorded):
+    clip.save_pretrained(tmp_path)
+    hub.repos["org/clip"] = put_up(tmp_path)
+    tower = RTDTextModel.from_pretrained("org/clip")
+    tower.config._commit_hash = "a1b2"
+    model.set_original_text_model(tower, name, revision)
+    assert model.config.original_text_model["revision"] == recorded
+
+
+def test_a_folder_has_no_commit(clip, model, tmp_path):
+    clip.save_pretrained(tmp_path)
+    model.set_original_text_model(RTDTextModel.from_pretrained(tmp_path), str(tmp_path))
+    assert model.config.original_text_model["revision"] is None
+
+
+def test_a_place_that_is_changed_is_read_anew(tuned, tmp_path):
+    build_clip(seed=5).save_pretrained(tmp_path)
+    tuned.config.original_text_model = tuned.config.original_text_model | {"repo": str(tmp_path), "subfolder": ""}
+    with pytest.raises(ValueError, match="not the one RTD started from"):
+        _ = tuned.original_text_model
+
+
+BAD = ["../x", "a/../../x", "/tmp/x", "", ".", "a//b", "..\\x", "C:x", None, 3]
+
+
+@pytest.mark.parametrize("subfolder", BAD, ids=repr)
+def test_a_place_outside_the_repository_is_refused_on_loading_and_on_saving(tuned, tmp_path, subfolder):
+    tuned.save_pretrained(tmp_path / "model")
+    change_place(tmp_path / "model", subfolder=subfolder)
+    with pytest.raises(ValueError, match=r"names the subfolder .*original_text"):
+        RTDModel.from_pretrained(tmp_path / "model")
+    tuned.config.original_text_model = tuned.config.original_text_model | {"subfolder": subfolder}
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="names the subfolder"):
+        tuned.save_pretrained(tmp_path / "out/model")
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("place", [{"subfolder": "x"}, "x", [], HERE | {"dtype": "load"}], ids=repr)
+def test_a_place_that_is_none_is_refused(model, place):
+    config = RTDConfig(**model.config.to_dict())
+    config.original_text_model = place
+    with pytest.raises(ValueError, match="`original_text_model` of the configuration"):
+        RTDModel(config)
