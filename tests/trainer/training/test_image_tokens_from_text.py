@@ -112,8 +112,9 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
 
     trainer.model.register_forward_hook(record, with_kwargs=True)
     trainer.compute_loss(trainer.model, batch)
-    prompt, embeds = passes[0]
-    given = {name: prompt[name] for name in ("pseudo_token_embeds", "pseudo_token_mask")}
+    prompts, embeds = zip(*passes, strict=True)  # a pass for each group of similar lengths
+    names = [name for name in ("pseudo_token_embeds", "pseudo_token_mask") if prompts[0].get(name) is not None]
+    given, embeds = {name: torch.cat([prompt[name] for prompt in prompts]) for name in names}, torch.cat(embeds)
     triplets = [trainer.train_dataset[i] for i in batch["row"]]  # by length
     for place, conditions in enumerate(([row["conditioning_caption"] for row in triplets], [""] * 8)):
         padded = trainer.processor.pad(trainer.processor.build_prompts(conditions)[0])
