@@ -116,7 +116,7 @@ def test_an_index(base, tmp_path):
 
     def run(folder):
         gallery = Gallery(folder=folder)
-        gallery.add(model, processor, images, [f"{i}" for i in range(6)], batch_size=2, existing="skip")
+        gallery.add(model, processor, images, [f"{i}" for i in range(6)], batch_size=2, if_exists="skip")
 
     def compare(folder):
         gallery = Gallery.load(folder)
