@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 from collections.abc import Mapping, Sequence
@@ -94,9 +95,7 @@ def read_query(query: Mapping, processor) -> Query:
         raise ValueError(
             f'a query is a dictionary such as {{"image": "dress.jpg", "text": "is red"}}, got {type(query).__name__}.'
         )
-    # A row of a data set has other columns too; a text under another name is a condition that would be lost.
-    is_text = query.get("text") is None
-    unknown = next((name for name in query if name not in QUERY_ENTRIES and is_text and isinstance(name, str)), None)
+    unknown = next((name for name in query if name not in QUERY_ENTRIES and _is_meant(query, name)), None)
     if unknown is not None:
         hint = f" did you mean '{_SYNONYMS[unknown]}'?" if unknown in _SYNONYMS else ""
         raise ValueError(suggest("entry of a query", unknown, QUERY_ENTRIES) + hint)
@@ -118,6 +117,12 @@ def read_query(query: Mapping, processor) -> Query:
         references=[name for image in images for name in name_image(image)],
         adapter=query.get("adapter"),
     )
+
+
+def _is_meant(query: Mapping, name: str) -> bool:
+    """Tell a misspelt entry, or a condition under another name, from a column of a data set that nobody asks about."""
+    is_condition = query.get("text") is None and isinstance(query[name], str)
+    return is_condition or bool(difflib.get_close_matches(str(name), QUERY_ENTRIES, n=1))
 
 
 def list_excluded(query: Mapping) -> list[str]:

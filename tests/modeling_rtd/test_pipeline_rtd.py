@@ -188,6 +188,8 @@ def test_a_gallery_of_another_tower_is_refused(processor, gallery, tmp_path, mod
 @pytest.mark.parametrize(
     ("query", "options", "message"),
     [
+        ({"text": "a dog", "negtive": "a cat"}, {}, r"unknown entry of a query 'negtive'; did you mean 'negative'"),
+        ({"image": "a.png", "condition": "is red"}, {}, "unknown entry of a query 'condition'"),
         ({"img": "a.png"}, {}, r"unknown entry of a query 'img'; did you mean 'image'"),
         ({"text": " "}, {}, "needs `image`, `text` or both"),
         ("a.png", {}, "a query is a dictionary such as .* got str"),

@@ -18,6 +18,7 @@ from modeling_rtd import (
     join_references,
     weigh_condition,
 )
+from modeling_rtd.query_rtd import read_query
 from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, shake, split_prompt
 from trainer.evaluation.benchmarks import Benchmark, Protocol
 from trainer.evaluation.evaluator import RetrievalEvaluator
@@ -309,3 +310,8 @@ def test_weights_of_references_are_checked(weights, message):
 def test_embeddings_of_two_clips_are_not_mixed():
     with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(2, 3\) cannot be mixed"):
         weigh_condition(torch.eye(2), torch.eye(3)[:2], 0.5)
+
+
+def test_a_column_of_a_data_set_is_not_an_entry(processor, photos):
+    query = read_query({"image": photos[0], "label": 3, "row": None}, processor)
+    assert (query.condition, query.num_references) == (None, 1)
