@@ -24,7 +24,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from modeling_rtd import RTDModel  # noqa: E402
-from tests import builders  # noqa: E402
+from tests import factories  # noqa: E402
 from tests.hub_stand_in import HubStandIn  # noqa: E402
 
 
@@ -70,17 +70,17 @@ def hub(_hub_server, monkeypatch):
 
 @pytest.fixture
 def clip():
-    return copy.deepcopy(_built("clip", builders.build_clip))
+    return copy.deepcopy(_built("clip", factories.build_clip))
 
 
 @pytest.fixture
 def tokenizer():
-    return _built("tokenizer", builders.build_tokenizer)
+    return _built("tokenizer", factories.build_tokenizer)
 
 
 @pytest.fixture
 def processor():
-    return _built("processor", builders.build_processor)
+    return _built("processor", factories.build_processor)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from transformers import pipeline
 
 from modeling_rtd import Gallery, RTDModel
-from tests.builders import build_clip, build_images, build_processor, build_tokenizer
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer
 from tests.hub_stand_in import HubStandIn
 from trainer.cli.main import main
 from trainer.publishing.provenance import write_stages

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_rtd import CHECKPOINT_FORMATS, RTDModel
-from tests.builders import build_clip, build_images
+from tests.factories import build_clip, build_images
 
 
 ROOT = Path(__file__).parents[2]

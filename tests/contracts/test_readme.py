@@ -12,7 +12,7 @@ import torch
 
 import trainer
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.stand_ins import build_stand_in
+from tests.factories import build_stand_in
 from trainer.cli.main import main
 from trainer.demo.run import run_demo
 from trainer.evaluation.benchmarks import load_benchmark

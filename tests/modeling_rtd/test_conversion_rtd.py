@@ -25,7 +25,7 @@ from modeling_rtd import (
     load_projection,
     read_checkpoint,
 )
-from tests.builders import build_clip, build_images, build_processor, build_tokenizer
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer
 from trainer.cli.main import main
 
 

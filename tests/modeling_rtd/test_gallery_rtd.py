@@ -16,7 +16,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
-from tests.builders import build_clip, build_images, build_processor, build_tokenizer
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer
 
 
 NUM_KILLED = 2000

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig
 
 from modeling_rtd import RTDModel, hash_tensors
-from tests.builders import build_clip, build_images, shake
+from tests.factories import build_clip, build_images, shake
 from trainer.training.lora import add_lora
 
 

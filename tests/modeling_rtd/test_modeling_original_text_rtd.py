@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from modeling_rtd import RTDConfig, RTDModel, RTDTextModel, hash_tensors
-from tests.builders import build_clip, shake
+from tests.factories import build_clip, shake
 from trainer.training.lora import add_lora
 
 

@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
 from modeling_rtd import RTDConfig, RTDModel, RTDTextModel, SEARLEProjection, build_projection, load_projection
-from tests.builders import build_clip, build_images, build_tokenizer
+from tests.factories import build_clip, build_images, build_tokenizer
 
 
 PAIRS = ["is red", "is blue with the cat and the dog", "has no more sleeves ."]

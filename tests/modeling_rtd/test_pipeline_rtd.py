@@ -11,7 +11,7 @@ from peft import get_peft_model
 from transformers import pipeline
 
 from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, RTDModel
-from tests.builders import build_clip, build_images, build_tokenizer
+from tests.factories import build_clip, build_images, build_tokenizer
 from trainer.training.lora import build_lora_config
 
 

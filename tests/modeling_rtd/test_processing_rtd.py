@@ -10,7 +10,7 @@ from transformers import AutoProcessor
 
 from modeling_rtd import RTDProcessor
 from speed.build_clip import build_clip_tokenizer
-from tests.builders import build_image_processor, build_images, build_tokenizer
+from tests.factories import build_image_processor, build_images, build_tokenizer
 
 
 def test_a_condition_is_put_after_the_placeholder(processor):

@@ -15,7 +15,7 @@ from modeling_rtd import (
 )
 from modeling_rtd.configuration_rtd import find_context_token_id
 from speed.build_clip import build_clip_tokenizer
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
+from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer
 
 
 LARGE = {"projection_dim": 768, "text_hidden_size": 768, "vision_hidden_size": 1024}

@@ -19,7 +19,7 @@ from modeling_rtd import (
     weigh_condition,
 )
 from modeling_rtd.query_rtd import read_query
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, shake, split_prompt
+from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer, shake, split_prompt
 from trainer.evaluation.benchmarks import Benchmark, Protocol
 from trainer.evaluation.evaluator import RetrievalEvaluator
 

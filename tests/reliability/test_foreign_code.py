@@ -6,7 +6,7 @@ import json
 import pytest
 
 from modeling_rtd import ComposedImageRetrievalPipeline, RTDModel, RTDProcessor, RTDTextModel, load_projection
-from tests.builders import build_language_model
+from tests.factories import build_language_model
 from trainer.data.language_model import LanguageModel
 from trainer.loading import load_model_and_processor
 from trainer.triplet_making.maker import make_triplets

@@ -10,7 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, files_rtd
-from tests.builders import build_clip, build_images, build_processor, build_triplets, shake
+from tests.factories import build_clip, build_images, build_processor, build_triplets, shake
 from tests.reliability.kills import Kill, check_kills, read_tree
 from trainer.encoding.array_cache import keep_array
 from trainer.publishing.saving import save_rtd_model

@@ -7,7 +7,7 @@ from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from speed.query_study import QueryStudy, format_study, run_query_study
-from tests.builders import build_clip, build_image_processor
+from tests.factories import build_clip, build_image_processor
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.worlds.small_world import build_benchmark, build_tokenizer
 

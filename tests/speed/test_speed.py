@@ -16,7 +16,7 @@ from speed import comparing, query_algebra, train_memory, train_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
-from tests.builders import build_clip, build_image_processor
+from tests.factories import build_clip, build_image_processor
 from trainer.worlds.small_world import build_tokenizer
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import build_clip, build_processor, save_model
-from tests.stand_ins import BUILDERS, build_stand_in
+from tests.factories import BUILDERS, build_clip, build_processor, build_stand_in, save_model
 from trainer.cli.main import main
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from modeling_rtd import Gallery, RTDModel
-from tests.builders import build_clip, build_images, build_tokenizer, shake
+from tests.factories import build_clip, build_images, build_tokenizer, shake
 from trainer.app import SearchDesk, list_voices
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor
-from tests.builders import build_clip, build_image_processor, shake
+from tests.factories import build_clip, build_image_processor, shake
 from trainer.app import SearchDesk, list_voices
 from trainer.worlds.small_world import build_benchmark, build_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import pipeline
 
 from modeling_rtd import Gallery, encode_images
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.app.history import SearchHistory
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders import build_images
+from tests.factories import build_images
 from tests.trainer.app.requests import Visit, as_file, fetch, upload
 from trainer.app import new_state
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from modeling_rtd import Gallery, encode_images
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.app import SearchDesk, find_root, list_voices, new_state
 from trainer.app.service import MAX_TURNS, PROJECTION_ALONE
 from trainer.training.lora import build_lora_config

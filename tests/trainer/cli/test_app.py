@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_rtd import Gallery, RTDModel, encode_images
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.app import page
 from trainer.app.service import PROJECTION_ALONE
 from trainer.cli.main import main

@@ -6,8 +6,7 @@ from datasets import Dataset
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_images, build_triplets
-from tests.stand_ins import build_stand_in
+from tests.factories import build_images, build_stand_in, build_triplets
 from trainer.cli.main import main
 from trainer.cli.options import find_value, parse_options
 from trainer.cli.train_projection import TrainProjectionCommand

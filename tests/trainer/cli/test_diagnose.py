@@ -4,8 +4,7 @@ import json
 import pytest
 
 from modeling_rtd import RTDModel, RTDProcessor, hash_tensors
-from tests.builders import build_clip, build_image_processor, shake
-from tests.stand_ins import build_stand_in
+from tests.factories import build_clip, build_image_processor, build_stand_in, shake
 from trainer.cli.main import main
 from trainer.evaluation.evaluate import evaluate
 from trainer.loading import load_model_and_processor

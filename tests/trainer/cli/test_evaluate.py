@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stand_ins import BUILDERS, TASKS
+from tests.factories import BUILDERS, TASKS
 from trainer.evaluation.benchmarks import load_benchmark
 
 

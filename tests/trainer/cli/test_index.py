@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from modeling_rtd import Gallery, encode_images
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.cli.main import main
 
 

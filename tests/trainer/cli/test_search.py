@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import pipeline
 
 from modeling_rtd import Gallery
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.app.history import SearchHistory
 from trainer.cli.main import main
 

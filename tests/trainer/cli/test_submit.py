@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_processor
-from tests.stand_ins import build_circo, build_cirr
+from tests.factories import build_circo, build_cirr, build_clip, build_processor
 from trainer.cli.main import main
 
 

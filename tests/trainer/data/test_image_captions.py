@@ -1,7 +1,7 @@
 import pytest
 from datasets import Dataset
 
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.data.image_captions import load_pairs
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from tests.builders import build_triplets
+from tests.factories import build_triplets
 from trainer.data.captions import clean_caption, clean_captions
 from trainer.data.tables import check_texts, hash_rows, load_table
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets

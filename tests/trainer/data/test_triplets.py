@@ -3,7 +3,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from tests.builders import build_triplets
+from tests.factories import build_triplets
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets
 

@@ -4,7 +4,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.data.images import decode_image, load_images
 from trainer.encoding.image_features import ImageFeatures
 

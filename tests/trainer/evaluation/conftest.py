@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from tests.builders import load_place, split_prompt
-from tests.stand_ins import CATEGORIES, TASKS, build_stand_in, write_json
+from tests.factories import CATEGORIES, TASKS, build_stand_in, load_place, split_prompt, write_json
 from trainer.evaluation.benchmarks import DataFolder, find_benchmark, load_benchmark, load_parts
 from trainer.evaluation.evaluator import RetrievalEvaluator
 

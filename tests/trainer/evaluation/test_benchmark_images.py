@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.builders import load_place
-from tests.stand_ins import build_stand_in
+from tests.factories import build_stand_in, load_place
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.evaluator import RetrievalEvaluator

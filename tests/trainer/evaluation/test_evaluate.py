@@ -5,8 +5,7 @@ import torch
 
 import trainer
 from modeling_rtd import RTDModel
-from tests.builders import build_processor
-from tests.stand_ins import build_stand_in
+from tests.factories import build_processor, build_stand_in
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.systems import ModelSystem

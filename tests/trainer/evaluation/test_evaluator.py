@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDProcessor
 from speed.build_clip import build_clip_tokenizer
-from tests.builders import build_image_processor, build_images, build_triplets, load_place, split_prompt
+from tests.factories import build_image_processor, build_images, build_triplets, load_place, split_prompt
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import Benchmark, Protocol, load_benchmark
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
@@ -210,7 +210,7 @@ def test_text_side_recall_equals_a_count_by_hand(train, model, processor):
 PROCESSES = """
 import json, sys
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_processor
+from tests.factories import build_clip, build_processor
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
 from trainer.worlds.small_world import build_benchmark, build_tokenizer
 from modeling_rtd import RTDProcessor

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from tests.stand_ins import write_embeddings
+from tests.factories import write_embeddings
 
 
 NAMES = ("gallery_ids", "gallery_embeds", "query_ids", "query_embeds")

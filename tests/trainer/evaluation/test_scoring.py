@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.stand_ins import write_embeddings
+from tests.factories import write_embeddings
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import find_benchmark
 from trainer.evaluation.scoring import average_parts

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_rtd import PROJECTIONS, RTDProcessor
-from tests.builders import build_clip, build_image_processor, build_tokenizer, save_model
+from tests.factories import build_clip, build_image_processor, build_tokenizer, save_model
 from trainer.cli.main import main
 
 

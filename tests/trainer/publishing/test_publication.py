@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save as save_tensors
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_clip, build_images, build_processor, shake
+from tests.factories import build_clip, build_images, build_processor, shake
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_images, build_triplets
+from tests.factories import build_clip, build_images, build_triplets
 from trainer import published_checkpoints
 from trainer.cli.main import main
 from trainer.cli.options import parse_options

@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer, build_triplets
+from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer, build_triplets
 from trainer.data.images import load_images
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.image_features import ImageFeatures

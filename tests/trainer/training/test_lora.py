@@ -7,7 +7,7 @@ from datasets import Dataset
 from peft import get_peft_model
 
 from modeling_rtd import RTDModel, RTDTextModel, has_adapters, hash_tensors, load_projection
-from tests.builders import build_clip, build_images, build_triplets
+from tests.factories import build_clip, build_images, build_triplets
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config, merge_adapter
 from trainer.training.rtd_trainer import RTDTrainer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.builders import build_clip, build_processor, build_triplets
+from tests.factories import build_clip, build_processor, build_triplets
 
 
 ENVIRONMENT = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
@@ -17,7 +17,7 @@ import json, sys
 import torch
 from datasets import Dataset
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_processor, build_triplets
+from tests.factories import build_clip, build_processor, build_triplets
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora
 from trainer.training.rtd_trainer import RTDTrainer
@@ -58,7 +58,7 @@ import copy, sys
 import torch
 from datasets import Dataset
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_processor, build_triplets
+from tests.factories import build_clip, build_processor, build_triplets
 from trainer import RTDTrainer, RTDTrainingArguments
 from trainer.training.lora import add_lora
 

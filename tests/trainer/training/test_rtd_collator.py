@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.builders import WORDS
+from tests.factories import WORDS
 from trainer.training.rtd_collator import HardNegativeTripletCollator
 
 

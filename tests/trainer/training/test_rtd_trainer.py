@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from modeling_rtd import RTDModel, RTDTextModel, build_projection, hash_tensors
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
-from tests.builders import build_triplets
+from tests.factories import build_triplets
 from trainer.encoding.noise import draw_noise
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.training.arguments import RTDTrainingArguments
@@ -322,7 +322,7 @@ sys.path.insert(0, sys.argv[2])
 from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 from modeling_rtd import RTDModel
-from tests.builders import build_clip, build_processor, build_triplets
+from tests.factories import build_clip, build_processor, build_triplets
 from tests.trainer.training.test_rtd_trainer import limit_file_size
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.rtd_trainer import RTDTrainer

@@ -11,7 +11,7 @@ from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from transformers import CLIPTextModelWithProjection, TrainingArguments
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
-from tests.builders import build_images, build_triplets
+from tests.factories import build_images, build_triplets
 from trainer.publishing.provenance import read_stages
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config

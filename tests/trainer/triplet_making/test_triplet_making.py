@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tests.builders import build_clip, build_processor
+from tests.factories import build_clip, build_processor
 from trainer.cli.main import main
 from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets

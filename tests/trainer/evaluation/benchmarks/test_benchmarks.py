@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stand_ins import build_stand_in
+from tests.factories import build_stand_in
 from trainer.evaluation.benchmarks import BENCHMARKS, Protocol, find_benchmark, load_benchmark
 from trainer.evaluation.benchmarks.checking import compare_with_official
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from tests.stand_ins import build_stand_in
+from tests.factories import build_stand_in
 from trainer.cli.main import main
 
 

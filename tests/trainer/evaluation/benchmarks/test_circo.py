@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stand_ins import edit_json
+from tests.factories import edit_json
 
 
 RTD, PIC2WORD = "a photo of $ that {condition}", "a photo of $ , {condition}"

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from tests.stand_ins import (
+from tests.factories import (
     edit_json,
 )
 

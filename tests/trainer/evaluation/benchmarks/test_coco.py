@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stand_ins import TASKS
+from tests.factories import TASKS
 from trainer.evaluation.benchmarks import find_benchmark
 
 

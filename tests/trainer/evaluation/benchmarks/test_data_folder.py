@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stand_ins import build_stand_in, edit_json
+from tests.factories import build_stand_in, edit_json
 from trainer.evaluation.benchmarks import load_benchmark
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.stand_ins import edit_json
+from tests.factories import edit_json
 from trainer.evaluation.benchmarks import Protocol, find_benchmark
 from trainer.evaluation.benchmarks.checking import compare_with_official
 from trainer.evaluation.benchmarks.fashioniq import write_conditions

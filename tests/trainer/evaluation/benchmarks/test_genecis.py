@@ -2,8 +2,7 @@
 
 import pytest
 
-from tests.builders import split_prompt
-from tests.stand_ins import TASKS, build_stand_in, edit_json
+from tests.factories import TASKS, build_stand_in, edit_json, split_prompt
 from trainer.evaluation.benchmarks import find_benchmark, load_benchmark
 from trainer.evaluation.benchmarks.genecis import crop_box
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.builders import split_prompt
-from tests.stand_ins import DOMAINS
+from tests.factories import DOMAINS, split_prompt
 from trainer.evaluation.scoring import Rankings, score_rankings
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_clip, build_image_processor, shake
+from tests.factories import build_clip, build_image_processor, shake
 from trainer.evaluation.diagnosis import ALPHAS, run_diagnosis
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.training.lora import add_lora

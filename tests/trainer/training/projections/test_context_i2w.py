@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
+from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer
 from trainer.training.projections.context_i2w import ContextI2WTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
 

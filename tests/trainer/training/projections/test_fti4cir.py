@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_clip, build_image_processor, build_images, build_tokenizer
+from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer
 from trainer.data.image_captions import load_pairs
 from trainer.training.projections.fti4cir import FTI4CIRTrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer

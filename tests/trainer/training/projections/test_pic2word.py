@@ -6,7 +6,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_rtd import RTDModel
-from tests.builders import build_images
+from tests.factories import build_images
 from trainer.training.projections.pic2word import Pic2WordTrainingArguments, crop_randomly
 from trainer.training.projections.trainer import ProjectionTrainer
 

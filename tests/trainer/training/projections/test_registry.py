@@ -9,7 +9,7 @@ from torch.nn import functional
 from transformers import TrainingArguments
 
 from modeling_rtd import PROJECTIONS, Paper, RTDModel, RTDProcessor, RTDProjection, register_projection
-from tests.builders import build_clip, build_images, build_triplets
+from tests.factories import build_clip, build_images, build_triplets
 from trainer import methods
 from trainer.cli.main import main
 from trainer.data.tables import hash_rows, load_table

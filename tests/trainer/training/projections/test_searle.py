@@ -8,7 +8,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.builders import build_images, build_language_model
+from tests.factories import build_images, build_language_model
 from trainer.training.projections import searle
 from trainer.training.projections.searle import SEARLETrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer

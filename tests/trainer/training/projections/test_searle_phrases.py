@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import build_language_model
+from tests.factories import build_language_model
 from trainer.data.language_model import LanguageModel
 from trainer.training.projections import searle_phrases as phrases_module
 from trainer.training.projections.searle_phrases import (

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from modeling_rtd import build_projection
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
-from tests.builders import build_triplets
+from tests.factories import build_triplets
 from trainer.encoding.noise import draw_noise
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.projections.lincir import LinCIRTrainingArguments
