@@ -187,7 +187,7 @@ def test_odd_images_are_taken_and_turned_upright(model, processor, tmp_path):
     paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
     gallery = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
     assert not gallery.skipped
-    embeds = dict(zip(gallery.ids, gallery._engine.get(gallery.ids), strict=True))
+    embeds = dict(zip(gallery.ids, gallery._store.engine.get(gallery.ids), strict=True))
     for name, other, at_least in [
         ("turned", "plain", 0.999999),
         ("deep", "grey", 0.999999),
@@ -296,7 +296,7 @@ def test_a_gallery_moves_from_one_engine_and_type_to_another(index, tmp_path):
     moved = Gallery.load(tmp_path / "faiss")
     assert "engine='faiss'" in repr(moved)
     assert moved.ids == gallery.ids
-    assert moved._manifest.fingerprint == gallery._manifest.fingerprint
+    assert moved._store.manifest.fingerprint == gallery._store.manifest.fingerprint
     assert (tmp_path / "half/embeddings.bin").stat().st_size * 2 == (index / "embeddings.bin").stat().st_size
 
 
