@@ -309,7 +309,8 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
 
 
 def _measure(config) -> list[int | None]:
-    sizes = [getattr(config, "projection_dim", None)]
+    text = getattr(config, "text_config", None)
+    sizes = [getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)]
     for tower in ("text_config", "vision_config"):
         part = getattr(config, tower, None)
         sizes += [getattr(part, name, None) for name in ("hidden_size", "num_hidden_layers")]
