@@ -43,13 +43,15 @@ class Gallery:
         folder (`str` or `Path`, *optional*):
             Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
         engine (`str`, *optional*):
-            `"exact"` (torch; the default), `"faiss"` or `"milvus"`; what the folder says where there is a gallery.
+            `"exact"` (torch; the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
+            is a gallery.
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
-            are not kept with it.
+            and `token` (Milvus), `uri`, `table`, `index` and `search_parameter` (pgvector). `device`, `token`,
+            `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
+            it.
 
     Attributes:
         skipped (`list[str]`): One sentence for each image that the last `add` could not read.
@@ -426,8 +428,8 @@ class Gallery:
             exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are no error.
             where (`dict` or `str`, *optional*):
                 Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
-                for any of its values. With Milvus also an expression in its own language, such as
-                `'metadata["year"] >= 2010'`.
+                for any of its values. With Milvus and pgvector also an expression in their own language, such as
+                `'metadata["year"] >= 2010'` and `"(metadata->>'year')::int >= 2010"`; it can read all of a database.
             min_score (`float`, *optional*): Results below this cosine are left out.
 
         Returns:
@@ -475,7 +477,7 @@ class Gallery:
             if not self._store.engine.takes_expressions:
                 raise ValueError(
                     f"the engine '{self._store.engine.name}' takes no expressions as a filter, got {where!r}; give a "
-                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
+                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus or PostgreSQL.'
                 )
             return where
         if not isinstance(where, Mapping | None):
@@ -527,8 +529,8 @@ class Gallery:
             options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, the folder holds a gallery or something else, or, with Milvus, there
-                is a gallery under the same `uri` and `collection`.
+            ValueError: If the gallery is empty, the folder holds a gallery or something else, or there is a gallery
+                under the same `uri` and `collection` of Milvus, or `table` of PostgreSQL.
         """
         folder = Path(folder)
         if self._store.engine is None:
