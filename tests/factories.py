@@ -28,6 +28,7 @@ WORDS = (
 CATEGORIES = ("dress", "shirt", "toptee")
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_tqdm True --anchor_cache never".split()
 
 
 def build_tokenizer(max_length=20):

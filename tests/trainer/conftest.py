@@ -30,6 +30,15 @@ def place(tmp_path_factory):
     return save_model(tmp_path_factory.mktemp("model"), "lincir", build_clip(), build_processor())
 
 
+@pytest.fixture(scope="session")
+def clip_place(tmp_path_factory):
+    """Directory of the CLIP underneath."""
+    place, processor = tmp_path_factory.mktemp("clip"), build_processor()
+    for part in (build_clip(), processor.tokenizer, processor.image_processor):
+        part.save_pretrained(place)
+    return str(place)
+
+
 @pytest.fixture
 def run_evaluate():
     """Run `rtd evaluate`, and read its records by benchmark and split."""
