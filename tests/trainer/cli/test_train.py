@@ -60,9 +60,9 @@ def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp
 
 
 def test_a_folder_with_something_else_is_never_written_over(place, triplets, tmp_path, capsys):
-    out = str(tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    assert main(["train", place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/config.json").write_text("{}")
+    assert main(["train", place, "--triplets", triplets, "--output_dir", str(tmp_path), *FAST]) == 2
     assert "holds something that is no run" in capsys.readouterr().err
 
 
