@@ -13,8 +13,6 @@ from modeling_rtd import (
     build_projection,
     load_projection,
 )
-from modeling_rtd.configuration_rtd import find_context_token_id
-from speed.build_clip import build_clip_tokenizer
 from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer
 
 
@@ -147,10 +145,3 @@ def test_the_context_is_read_by_the_tower_from_before_rtd_with_its_own_token():
     model(**inputs)
     ids = inputs["input_ids"].masked_fill(inputs["placeholder_mask"], model.config.context_token_id)
     assert torch.equal(contexts[0], before(input_ids=ids).text_embeds)
-
-
-def test_the_context_token_is_found_in_the_vocabulary(shared):
-    tokenizer = build_clip_tokenizer(shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz")
-    assert find_context_token_id(tokenizer) == 49405
-    tiny = build_tokenizer()
-    assert find_context_token_id(tiny) == tiny.convert_tokens_to_ids("$")

@@ -59,13 +59,6 @@ def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp
     assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
 
 
-def test_a_folder_with_something_else_is_never_written_over(place, triplets, tmp_path, capsys):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/config.json").write_text("{}")
-    assert main(["train", place, "--triplets", triplets, "--output_dir", str(tmp_path), *FAST]) == 2
-    assert "holds something that is no run" in capsys.readouterr().err
-
-
 def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_path, capsys):
     command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
     assert main([*command, "--save_strategy", "no"]) == 0

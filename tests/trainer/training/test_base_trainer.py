@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from tests.factories import build_triplets
+from trainer.training.arguments import RTDTrainingArguments
+
+
+def test_a_finished_run_is_not_trained_further_by_a_resume(build):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    first = build(**settings)
+    first.train()
+    again = build(**settings)
+    assert again.train(resume_from_checkpoint=True).global_step == 4
+    for ours, theirs in zip(again.model.parameters(), first.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_an_output_folder_with_a_run_is_never_overwritten(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match="holds an earlier run.*resume_from_checkpoint=True"):
+        build(**settings).train()
+
+
+def test_a_run_on_other_data_is_foreign(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match=r"of another run: triplets differ\(s\)"):
+        build(rows=build_triplets(32), **settings).train(resume_from_checkpoint=True)
+
+
+def test_resuming_where_nothing_is_says_so(build):
+    with pytest.raises(ValueError, match="no complete checkpoint.*which holds none"):
+        build().train(resume_from_checkpoint=True)
+
+
+def test_a_run_with_another_recipe_is_foreign(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(**settings).train()
+    with pytest.raises(ValueError, match=r"of another run: learning_rate, loss_type differ\(s\)"):
+        build(**settings | {"loss_type": "info_nce", "learning_rate": 0.5}).train(resume_from_checkpoint=True)
+
+
+def test_half_precision_weights_are_not_trained(build, model):
+    model.text_model.to(torch.bfloat16)
+    with pytest.raises(ValueError, match="in half precision, in which small updates vanish"):
+        build()
+
+
+def test_rows_that_do_not_fill_a_batch_are_refused(build):
+    with pytest.raises(ValueError, match="48 rows do not fill one batch of 64.*--per-device-train-batch-size"):
+        build(per_device_train_batch_size=64)
+
+
+def test_several_gpus_in_one_process_are_refused(build, monkeypatch):
+    monkeypatch.setattr(RTDTrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
+        build()
