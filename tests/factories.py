@@ -222,6 +222,16 @@ def hash_files(folder):
     }
 
 
+def list_scenes(rows, scene):
+    """Read the scenes that rows of a world show."""
+    return [scene(**row) for row in rows.select_columns(list(scene._fields))]
+
+
+def map_gallery(benchmark, scene):
+    """Read the scenes of a gallery by the ids of its images."""
+    return dict(zip(benchmark.gallery["id"], list_scenes(benchmark.gallery, scene), strict=True))
+
+
 def load_place(place):
     """Load a model and its processor."""
     return RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
