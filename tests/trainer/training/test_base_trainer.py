@@ -1,8 +1,21 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from tests.factories import build_triplets
 from trainer.training.arguments import RTDTrainingArguments
+
+
+HOLDER = """
+import sys
+from huggingface_hub.utils import WeakFileLock
+with WeakFileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_a_finished_run_is_not_trained_further_by_a_resume(build):
@@ -56,3 +69,23 @@ def test_several_gpus_in_one_process_are_refused(build, monkeypatch):
     monkeypatch.setattr(RTDTrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):
         build()
+
+
+def test_train_refuses_a_folder_in_which_another_process_trains(build):
+    trainer = build()
+    lock = Path(trainer.args.output_dir) / ".lock"
+    lock.parent.mkdir(exist_ok=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        with pytest.raises(ValueError, match="another process trains in '.*run'"):
+            trainer.train()
+        holder.stdin.close()
+    assert trainer.train().global_step == 2
+
+
+def test_the_folder_is_held_once_however_often_it_is_asked_for(build):
+    trainer = build()
+    with trainer.hold_folder(), trainer.hold_folder():
+        assert trainer.train().global_step == 2
