@@ -406,9 +406,3 @@ def test_what_is_not_there_and_what_is_unknown_is_named(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list"):
         read_checkpoint(tmp_path / "list.pt", "lincir")
-
-
-def test_a_folder_with_something_in_it_is_not_written_over(tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    assert main(["convert", "--from", "lincir", "x.pt", "--clip", "none", "-o", str(tmp_path)]) == 2
-    assert "is not empty" in capsys.readouterr().err
