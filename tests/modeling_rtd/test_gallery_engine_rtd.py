@@ -101,9 +101,9 @@ def test_filters_and_metadata(build):
     for q, hits in enumerate(found):
         assert [hit["id"] for hit in hits] == [ids[allowed[i]] for i in ranking[q, :5]]
         assert [hit["metadata"] for hit in hits] == [metadata[allowed[i]] for i in ranking[q, :5]]
-    with pytest.raises(ValueError, match=r"no image of the gallery has a field 'splitt'. Known: it's, split, year"):
+    with pytest.raises(ValueError, match=r"'splitt'.*it's, split, year"):
         gallery.search(queries, where={"splitt": "val"})
-    with pytest.raises(ValueError, match="a list of values in `where` is empty"):
+    with pytest.raises(ValueError, match="`where` is empty"):
         gallery.search(queries, where={"split": []})
 
 

@@ -54,7 +54,7 @@ def test_a_file_cut_short_is_named_before_it_is_written_to(index):
     place.write_bytes(place.read_bytes()[:-30])
     before = hash_files(index)
     for one in (lambda: gallery, lambda: Gallery.load(index)):
-        with pytest.raises(ValueError, match="embeddings.bin' is cut short: it holds 5 images of 6"):
+        with pytest.raises(ValueError, match="embeddings.bin' is cut short.* 5 .* 6"):
             one().add_embeddings(torch.eye(24)[:1], ["x"])
     assert hash_files(index) == before
 

@@ -44,7 +44,7 @@ def test_threads_take_turns_at_one_gallery(tmp_path):
 )
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, write):
     (tmp_path / "todo.txt").write_text("buy milk")
-    with pytest.raises(ValueError, match=f"'{tmp_path}' holds something that is no gallery; choose another folder"):
+    with pytest.raises(ValueError, match=f"'{tmp_path}' .*no gallery"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["todo.txt"]
 
@@ -67,5 +67,5 @@ def test_options_that_differ_from_the_folder_are_refused(index):
 def test_a_manifest_of_another_version_is_refused(index):
     facts = json.loads((index / "manifest.json").read_text()) | {"format": 99}
     (index / "manifest.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match="its format is 99, this version reads 1"):
+    with pytest.raises(ValueError, match="99, .* 1"):
         Gallery.load(index)

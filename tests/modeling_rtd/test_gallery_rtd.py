@@ -93,12 +93,12 @@ def test_the_same_tower_in_half_precision_passes(model, processor, index, dtype)
 
 def test_another_tower_is_refused(other_model, processor, index, photos):
     gallery = Gallery.load(index)
-    with pytest.raises(ValueError, match="made by another image tower.*with a cosine of .* where 0.999 is needed"):
+    with pytest.raises(ValueError, match="another image tower.*cosine of .* 0.999"):
         gallery.check_tower(other_model, processor)
     with pytest.raises(ValueError, match="made by another image tower"):
         gallery.add(other_model, processor, photos, [f"new {i}" for i in range(6)])
     wide = RTDModel.from_clip(build_clip(projection_dim=16), "lincir", tokenizer=build_tokenizer())
-    with pytest.raises(ValueError, match="holds embeddings of 24 numbers, the model makes 16"):
+    with pytest.raises(ValueError, match="24 numbers.* 16"):
         gallery.check_tower(wide, processor)
 
 
@@ -161,12 +161,12 @@ def test_a_few_images_tell_whether_imported_embeddings_match(
     model, other_model, processor, embeddings, photos, tmp_path
 ):
     gallery = Gallery.from_embeddings(embeddings, [path.name for path in photos], folder=tmp_path / "taken")
-    with pytest.warns(UserWarning, match="does not say which image tower made it"):
+    with pytest.warns(UserWarning, match="which image tower"):
         assert gallery.check_tower(model, processor) is None
     with pytest.raises(ValueError, match="compare a few images with `verify_embeddings` first"):
         gallery.add(model, processor, build_images(1), ["new"])
     few = {path.name: path for path in photos[:2]}
-    with pytest.raises(ValueError, match="do not match this image tower: that of '.*' has a cosine of"):
+    with pytest.raises(ValueError, match="do not match this image tower: .*cosine"):
         gallery.verify_embeddings(other_model, processor, few)
     with pytest.raises(ValueError, match="has no image 'none'"):
         gallery.verify_embeddings(model, processor, {"none": photos[0]})
@@ -206,7 +206,7 @@ def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch)
         gallery.save(half)
     with pytest.raises(ValueError, match="half' holds no readable gallery"):
         Gallery.load(half)
-    with pytest.raises(ValueError, match="after a save that was interrupted; remove the folder"):
+    with pytest.raises(ValueError, match="interrupted; remove the folder"):
         gallery.save(half)
 
 

@@ -115,13 +115,13 @@ def test_what_a_projection_reads_must_come(method):
     if needed == ("image_embeds",):
         assert model.projection(torch.zeros(1, 32))[0].shape == (1, 1, 32)
         return
-    with pytest.raises(ValueError, match=f"reads {needed[0]}, {needed[1]}, but .*image_tokens.* did not come"):
+    with pytest.raises(ValueError, match=f"reads {needed[0]}, {needed[1]}.*image_tokens"):
         model.projection(torch.zeros(1, 32))
 
 
 def test_image_tokens_of_another_tower_are_refused():
     model, _ = build("fti4cir")
-    with pytest.raises(ValueError, match="the last of size 48, got \\(1, 17, 64\\)"):
+    with pytest.raises(ValueError, match="size 48, got \\(1, 17, 64\\)"):
         model.projection(torch.zeros(1, 32), torch.zeros(1, 17, 64))
 
 

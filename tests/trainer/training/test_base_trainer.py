@@ -56,12 +56,12 @@ def test_a_run_with_another_recipe_is_foreign(build):
 
 def test_half_precision_weights_are_not_trained(build, model):
     model.text_model.to(torch.bfloat16)
-    with pytest.raises(ValueError, match="in half precision, in which small updates vanish"):
+    with pytest.raises(ValueError, match="half precision"):
         build()
 
 
 def test_rows_that_do_not_fill_a_batch_are_refused(build):
-    with pytest.raises(ValueError, match="48 rows do not fill one batch of 64.*--per-device-train-batch-size"):
+    with pytest.raises(ValueError, match="48 rows .* 64.*--per-device-train-batch-size"):
         build(per_device_train_batch_size=64)
 
 

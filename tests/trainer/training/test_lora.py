@@ -229,5 +229,5 @@ def test_another_base_is_refused_with_its_place_and_shapes(train, tokenizer, tmp
 def test_a_base_that_is_not_there_is_named(train, place, tmp_path):
     train()[0].save_adapter(tmp_path / "adapter")
     (tmp_path / "clip").rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=f"trained on '{place}', which is not there: pass base="):
+    with pytest.raises(ValueError, match=f"trained on '{place}'.* pass base="):
         RTDModel.from_adapter(str(tmp_path / "adapter"))

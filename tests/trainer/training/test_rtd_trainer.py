@@ -305,7 +305,7 @@ def test_weights_that_are_not_finite_are_never_saved(build, model):
         return loss
 
     trainer.training_step = poison
-    with pytest.raises(FloatingPointError, match="weights are not finite after step 3; .*checkpoint-2"):
+    with pytest.raises(FloatingPointError, match="not finite after step 3.*checkpoint-2"):
         trainer.train()
     last = find_last_complete_checkpoint(trainer.args.output_dir)
     assert last.name == "checkpoint-2"
@@ -316,7 +316,7 @@ def test_long_texts_are_cut_with_one_warning_and_their_count(build, monkeypatch)
     monkeypatch.setattr("trainer.training.rtd_collator._WARNED", set())
     rows = [dict(row) for row in ROWS]
     rows[30]["conditioning_caption"] = "is red and " * 20
-    with pytest.warns(UserWarning, match="1 of 16 texts are longer than the 20 tokens") as caught:
+    with pytest.warns(UserWarning, match="1 of 16 texts .* 20 tokens") as caught:
         build(rows=rows, anchor_cache="never", max_steps=6).train()
     assert sum("texts are longer" in str(warning.message) for warning in caught) == 1
 
@@ -344,7 +344,7 @@ def test_the_best_tower_comes_back_when_a_finished_run_is_resumed(build):
 
 def test_a_projection_of_another_size_is_refused(build, model):
     model.projection = build_projection(RTDProjectionConfig(projection_dim=12, text_hidden_size=32))
-    with pytest.raises(ValueError, match="made for {'projection_dim': 12.* the backbone has {'projection_dim': 24"):
+    with pytest.raises(ValueError, match="{'projection_dim': 12.*{'projection_dim': 24"):
         build()
 
 

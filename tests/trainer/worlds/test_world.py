@@ -8,7 +8,7 @@ from trainer.worlds.world import is_held_out, pick
 def test_a_preset_is_found_by_name_and_passes_as_itself():
     toy = WORLD.find_preset("toy")
     assert toy is WORLD.presets["toy"] is WORLD.find_preset(toy)
-    with pytest.raises(ValueError, match="preset of the small world 'minni'; did you mean 'mini'"):
+    with pytest.raises(ValueError, match="'minni'; did you mean 'mini'"):
         WORLD.find_preset("minni")
 
 

@@ -79,5 +79,5 @@ def test_a_model_without_a_place_needs_a_processor(model, tmp_path):
 def test_no_arguments_are_those_of_the_method(model, processor, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = Dataset.from_dict({"text": CAPTIONS})
-    with pytest.raises(ValueError, match="40 rows do not fill one batch of 512"):
+    with pytest.raises(ValueError, match="40 rows .* 512"):
         ProjectionTrainer(model, train_dataset=rows, processing_class=processor)
