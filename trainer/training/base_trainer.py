@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters, hold_lock_file, read_json, write_json
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, read_json, write_json
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.publication import prepare_publication, push
@@ -143,7 +143,7 @@ class BaseTrainer(Trainer):
         rows = args.max_steps * args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         return rows > len(self.train_dataset) if args.max_steps > 0 else args.num_train_epochs > 1
 
-    def _embed_captions(self, text_model: RTDTextModel, captions: Iterable[str]) -> CaptionEmbeddings | None:
+    def _embed_captions(self, text_model: RTDTextTower, captions: Iterable[str]) -> CaptionEmbeddings | None:
         """Cache the frozen embeddings of captions where the arguments ask for it or rows repeat."""
         wants = self.args.anchor_cache
         if wants == "never" or (wants == "auto" and not self._rows_repeat):

@@ -32,3 +32,12 @@ def test_memory_is_pinned_where_there_is_an_accelerator(arguments, there, monkey
     args = arguments()
     assert args.dataloader_pin_memory == args.accelerator_config.non_blocking == there
     assert arguments(dataloader_pin_memory=not there).dataloader_pin_memory != there
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"caption_weight": -1.0}, {"caption_weight": float("nan")}, {"caption_interval": 0}]
+)
+def test_a_term_of_plain_captions_that_is_none_is_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=name):
+        RTDTrainingArguments(use_cpu=True, **arguments)
