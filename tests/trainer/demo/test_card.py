@@ -1,5 +1,6 @@
 from trainer.demo.card import describe_demo_stages
 from trainer.demo.recipes import RECIPES
+from trainer.worlds.small_world.declaration import WORLD
 
 
 def test_the_three_trainings_of_the_first_seed_are_described():
@@ -9,10 +10,11 @@ def test_the_three_trainings_of_the_first_seed_are_described():
         for seed in (1, 0)
         for variant, loss in (("lincir", 0.25), ("lincir + rtd", 0.5))
     ]
-    facts = {"recipe": RECIPES["toy"], "rms": 0.5, "preset": "toy", "hardware": {}, "versions": {}, "clip_steps": 9}
+    preset = WORLD.presets["toy"]
+    facts = {"recipe": RECIPES["toy"], "rms": 0.5, "world": WORLD, "preset": preset, "hardware": {}, "versions": {}}
     stages = describe_demo_stages(rows, facts | {"captions": "c" * 64, "triplets": "t" * 64})
     assert [(stage["stage"], stage["seconds"], stage["steps"]) for stage in stages] == [
-        ("CLIP, from scratch", 7, 9),
+        ("CLIP, from scratch", 7, preset.clip_steps),
         ("lincir", 5, 4),
         ("rtd", 3, 4),
     ]

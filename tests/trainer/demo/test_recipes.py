@@ -4,6 +4,7 @@ import pytest
 
 from trainer.demo.recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
 from trainer.methods import find_method, list_methods
+from trainer.worlds.small_world.declaration import WORLD
 
 
 def test_all_methods_are_in_the_demo():
@@ -13,7 +14,7 @@ def test_all_methods_are_in_the_demo():
 
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_a_method_gets_only_arguments_that_it_knows(method, tmp_path):
-    arguments = write_projection_arguments(method, "toy", 0.25, tmp_path)
+    arguments = write_projection_arguments(method, WORLD, "toy", 0.25, tmp_path)
     args = find_method(method).arguments(output_dir=str(tmp_path), use_cpu=True, **arguments)
     own = RECIPES["toy"].own.get(method, {})
     expected = {"max_steps": 4, "per_device_train_batch_size": 16, "learning_rate": 2e-3, **own}
@@ -22,6 +23,6 @@ def test_a_method_gets_only_arguments_that_it_knows(method, tmp_path):
 
 
 def test_searle_gets_files_of_the_world(tmp_path):
-    arguments = write_projection_arguments("searle", "toy", 1.0, tmp_path)
+    arguments = write_projection_arguments("searle", WORLD, "toy", 1.0, tmp_path)
     assert len(Path(arguments["phrases"]).read_text().splitlines()) == 64
     assert "red circle" in Path(arguments["concepts"]).read_text().splitlines()

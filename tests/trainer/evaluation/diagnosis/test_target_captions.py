@@ -22,7 +22,7 @@ def test_each_query_gets_the_caption_of_its_first_target(benchmark, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is damaged, it is not JSON"),
         ('["a"]', "an object of image id"),
         ('{"a": 1}', "both strings"),
         ("{}", "lack 20 targets"),
