@@ -19,6 +19,7 @@ from modeling_rtd.files_rtd import (
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.gallery_values_rtd import settle_ids
+from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
@@ -39,6 +40,7 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    name_image,
     weigh_condition,
 )
 
@@ -47,6 +49,8 @@ __all__ = [
     "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
     "CUSTOM_PIPELINES",
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
@@ -77,10 +81,13 @@ __all__ = [
     "has_adapters",
     "hash_tensors",
     "hold_lock_file",
+    "is_url",
     "join_references",
     "list_excluded",
     "load_projection",
     "name_damage",
+    "name_image",
+    "open_image",
     "parse_json",
     "read_array",
     "read_checkpoint",

@@ -158,6 +158,12 @@ class GalleryFolder:
         self.manifest = manifest = Manifest.read(self.path)
         settle = find_engine(manifest.engine).settle
         kept = settle(manifest.options)
+        server = find_engine(manifest.engine).find_server(kept)
+        if server is not None and options.get("uri") is None:
+            raise ValueError(
+                f"the gallery in '{self.path}' is on the server '{server}', says its manifest: name it again with "
+                "uri= (--uri) to connect to it."
+            )
         asked = {"engine": engine, "dtype": dtype}
         asked |= {name: value for name, value in settle(options).items() if name in options}
         found = {"engine": manifest.engine, "dtype": manifest.dtype} | kept
