@@ -18,7 +18,7 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.gallery_values_rtd import settle_ids
+from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
@@ -82,6 +82,7 @@ __all__ = [
     "hash_tensors",
     "hold_lock_file",
     "is_url",
+    "is_utf8",
     "join_references",
     "list_excluded",
     "load_projection",

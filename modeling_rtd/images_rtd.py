@@ -70,7 +70,9 @@ def is_url(place) -> bool:
 
 
 def _read_limit() -> int:
-    text = os.environ.get("RTD_MAX_PIXELS", str(MAX_PIXELS))
+    text = os.environ.get("RTD_MAX_PIXELS", "")
+    if not text:
+        return MAX_PIXELS
     if not text.isdecimal() or not int(text):
         raise ValueError(f"the environment variable RTD_MAX_PIXELS must be a whole number of pixels, got '{text}'")
     if Image.MAX_IMAGE_PIXELS is not None:  # Pillow's own bound, of which it warns
@@ -115,4 +117,5 @@ def _open(file: Path | BytesIO) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"it has too many pixels ({error}): make it smaller, or set RTD_MAX_PIXELS") from error
+        reason = str(error).partition(",")[0]
+        raise ValueError(f"{reason}: make it smaller, or set the environment variable RTD_MAX_PIXELS") from error

@@ -22,6 +22,7 @@ from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id
 from .errors_rtd import suggest
+from .gallery_values_rtd import is_utf8
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
@@ -339,6 +340,9 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
+        for text in texts:
+            if not is_utf8(text):
+                raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
         if ftfy is not None:
             texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.

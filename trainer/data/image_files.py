@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling_rtd import IMAGE_FORMATS
+from modeling_rtd import IMAGE_FORMATS, is_utf8
 
 
 __all__ = ["IMAGE_SUFFIXES", "list_images", "name_file"]
@@ -35,11 +35,11 @@ def list_images(folder: str | Path) -> list[Path]:
     if not Path(folder).is_dir():
         raise ValueError(f"'{folder}' is no folder; name a folder of images.")
     paths = sorted(path for path in _walk(Path(folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
-    unnamed = [path for path in paths if not _is_utf8(path)]
+    unnamed = [path for path in paths if not is_utf8(str(path))]
     if unnamed:
         names = ", ".join(ascii(str(path)) for path in unnamed[:5])
         warnings.warn(f"{len(unnamed)} names of images are not UTF-8 and are left out: {names}.", stacklevel=2)
-        paths = [path for path in paths if _is_utf8(path)]
+        paths = [path for path in paths if is_utf8(str(path))]
     if not paths:
         raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder of images.")
     return paths
@@ -77,11 +77,3 @@ def _walk(folder: Path) -> Iterator[Path]:
                     pending.append(Path(entry.path))
                 else:
                     pending.appendleft(Path(entry.path))
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
