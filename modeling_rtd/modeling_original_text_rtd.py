@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import threading
 from pathlib import Path
 
 import torch
@@ -20,13 +21,14 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .configuration_rtd import RTDConfig
 from .errors_rtd import settle_place
-from .modeling_adapters_rtd import has_adapters
+from .modeling_adapters_rtd import has_adapters, hold_adapters
 from .modeling_text_rtd import RTDTextModel, hash_tensors
 
 
 __all__ = ["AdaptersDisabled", "OriginalTextTower"]
 
 _FOLDER = "original_text"  # of a model that carries the tower
+_TURN = threading.RLock()  # one thread loads or moves the tower, and others wait for it
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)  # in transformers' own order
 
 
@@ -87,12 +89,13 @@ class OriginalTextTower:
             return lender.serve(text_model, device, dtype)
         if self.place is None:
             return text_model
-        tower = self.load()
-        if (tower.device, tower.dtype) == (device, dtype):
-            return tower
-        # A copy: the tower itself keeps the tensors that its hash was taken of.
-        self._moved = self._moved or copy.deepcopy(tower)
-        return self._moved.to(device=device, dtype=dtype)
+        for tower in (self.load(), self._moved):
+            if tower is not None and (tower.device, tower.dtype) == (device, dtype):
+                return tower
+        with _TURN:
+            # A copy: the tower itself keeps the tensors that its hash was taken of.
+            self._moved = copy.deepcopy(self.load()).to(device=device, dtype=dtype)
+            return self._moved
 
     def load(self) -> RTDTextModel:
         """Give the tower in the type that its hash was taken in; it is read from its place once.
@@ -106,6 +109,10 @@ class OriginalTextTower:
         place = self.place
         if self._place == place:
             return self._tower
+        with _TURN:
+            return self._tower if self._place == place else self._load(place)
+
+    def _load(self, place: dict) -> RTDTextModel:
         try:
             tower = RTDTextModel.from_pretrained(self._find(), dtype=getattr(torch, place["dtype"]))
         except OSError as error:
@@ -168,8 +175,9 @@ class OriginalTextTower:
         self._hold(tower)
 
     def _hold(self, tower: RTDTextModel) -> None:
-        self._place, self._tower = dict(self.place), tower.eval().requires_grad_(False)
         self._lender = self._moved = None
+        self._tower = tower.eval().requires_grad_(False)
+        self._place = dict(self.place)  # last: other threads take the tower once it is set
 
     def save(self, folder: str | Path) -> None:
         """Write the tower into a saved model that carries it; one that is elsewhere stays there.
@@ -224,13 +232,14 @@ class AdaptersDisabled:
 
     def __call__(self, *args, **kwargs):
         """Run the tower itself; see [`RTDTextModel.forward`]."""
-        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
-        self._tower.disable_adapters()
-        try:
-            return self._tower(*args, **kwargs)
-        finally:
-            if not was_disabled:
-                self._tower.enable_adapters()
+        with hold_adapters(self._tower):
+            was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
+            self._tower.disable_adapters()
+            try:
+                return self._tower(*args, **kwargs)
+            finally:
+                if not was_disabled:
+                    self._tower.enable_adapters()
 
     def __getattr__(self, name):
         if name == "_tower":  # a copy in the making

@@ -28,9 +28,9 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    import ftfy
+    from ftfy import fix_text
 except ImportError:
-    ftfy = None
+    fix_text = None
 
 
 __all__ = ["RTDProcessor"]
@@ -346,8 +346,8 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
-        if ftfy is not None:
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
+        if fix_text is not None:
+            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
         self._warn_of_unknown_words(texts, tokens)
