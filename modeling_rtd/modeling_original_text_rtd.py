@@ -90,12 +90,13 @@ class OriginalTextTower:
             return lender.serve(text_model, device, dtype)
         if self.place is None:
             return text_model
-        for tower in (self.load(), self._moved):
-            if tower is not None and (tower.device, tower.dtype) == (device, dtype):
-                return tower
+        tower = self.load()
+        if (tower.device, tower.dtype) == (device, dtype):
+            return tower
         with _TURN:
-            # A copy: the tower itself keeps the tensors that its hash was taken of.
-            self._moved = copy.deepcopy(self.load()).to(device=device, dtype=dtype)
+            if self._moved is None or (self._moved.device, self._moved.dtype) != (device, dtype):
+                # A copy: the tower itself keeps the tensors that its hash was taken of.
+                self._moved = copy.deepcopy(tower).to(device=device, dtype=dtype)
             return self._moved
 
     def load(self) -> RTDTextTower:
