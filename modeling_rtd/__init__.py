@@ -32,7 +32,7 @@ from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
 from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
-from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
+from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline, TaskWithoutDefault
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
@@ -121,6 +121,7 @@ AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
 AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
 AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(TASK, ComposedImageRetrievalPipeline, pt_model=AutoModel)
+PIPELINE_REGISTRY.supported_tasks[TASK] = TaskWithoutDefault(PIPELINE_REGISTRY.supported_tasks[TASK])
 # Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
 RTDConfig.register_for_auto_class()
 RTDModel.register_for_auto_class("AutoModel")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
     "RTDTextTower",
+    "hash_named",
     "hash_tensors",
 ]
 
@@ -57,12 +59,24 @@ def hash_tensors(module: nn.Module) -> str:
     Returns:
         `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if their own tensors are.
     """
-    digest = hashlib.sha256()
     tensors = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in module.state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
+    return hash_named(tensors)
+
+
+def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types and bytes of tensors.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): Tensors by name.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits, whatever their order.
+    """
+    digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

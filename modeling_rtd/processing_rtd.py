@@ -29,9 +29,9 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    import ftfy
+    from ftfy import fix_text
 except ImportError:
-    ftfy = None
+    fix_text = None
 
 
 __all__ = ["RTDProcessor"]
@@ -263,10 +263,11 @@ class RTDProcessor(ProcessorMixin):
         """Give a processor that cuts texts at a length, or refuses those that are longer."""
         if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
             raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
-        if max_length is not None and not 2 < max_length <= self.max_length:
+        least = self.max_length - self._room + 1
+        if max_length is not None and not least <= max_length <= self.max_length:
             raise ValueError(
-                f"`max_length` is {max_length}, but texts have 3 to {self.max_length} tokens, which is what the text "
-                "tower takes."
+                f"`max_length` is {max_length}, but texts have {least} to {self.max_length} tokens, which is what the "
+                "text tower takes."
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
@@ -365,8 +366,8 @@ class RTDProcessor(ProcessorMixin):
         for text in texts:
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
-        if ftfy is not None:
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
+        if fix_text is not None:
+            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
         texts = [text.lower() for text in texts] if self.lower_case else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
