@@ -16,6 +16,8 @@ from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     name_damage,
+    parse_json,
+    read_array,
     read_json,
     replace_file,
     replace_folder,
@@ -23,6 +25,7 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
+from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
@@ -92,11 +95,14 @@ __all__ = [
     "load_projection",
     "load_text_model",
     "name_damage",
+    "parse_json",
+    "read_array",
     "read_checkpoint",
     "read_json",
     "register_projection",
     "replace_file",
     "replace_folder",
+    "settle_ids",
     "settle_place",
     "suggest",
     "weigh_condition",

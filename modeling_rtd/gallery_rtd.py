@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import numbers
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from .gallery_encoding_rtd import (
 )
 from .gallery_engine_rtd import find_engine, import_from_home
 from .gallery_folder_rtd import GalleryFolder, Manifest, normalise
+from .gallery_values_rtd import check_id, settle_metadata
 
 
 __all__ = ["Gallery"]
@@ -38,17 +38,20 @@ class Gallery:
     Args:
         embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`, *optional*): Of any norm.
         ids (`list[str]`, *optional*): One distinct id a row.
-        metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+        metadata (`list[dict]`, *optional*): For each row a dictionary, or `None`: NaN becomes `None`, dates
+            become ISO strings, and what JSON cannot hold is left out with a warning.
         folder (`str` or `Path`, *optional*):
             Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
         engine (`str`, *optional*):
-            `"exact"` (torch; the default), `"faiss"` or `"milvus"`; what the folder says where there is a gallery.
+            `"exact"` (torch; the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
+            is a gallery.
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
-            are not kept with it.
+            and `token` (Milvus), `uri`, `table`, `index` and `search_parameter` (pgvector). `device`, `token`,
+            `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
+            it.
 
     Attributes:
         skipped (`list[str]`): One sentence for each image that the last `add` could not read.
@@ -277,13 +280,13 @@ class Gallery:
         for name in ids:
             if not isinstance(name, str):
                 raise ValueError(f"ids must be strings, got {name!r} of type {type(name).__name__}.")
+            check_id(name)
             if name in seen:
                 raise ValueError(f"ids must be distinct, but '{name}' repeats.")
             seen.add(name)
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
-        _check_metadata(metadata or ())
-        return [None] * count if metadata is None else metadata
+        return [None] * count if metadata is None else settle_metadata(metadata)
 
     def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
         here = set() if if_exists == "replace" else self._store.engine.find(ids)
@@ -425,8 +428,8 @@ class Gallery:
             exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are no error.
             where (`dict` or `str`, *optional*):
                 Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
-                for any of its values. With Milvus also an expression in its own language, such as
-                `'metadata["year"] >= 2010'`.
+                for any of its values. With Milvus and pgvector also an expression in their own language, such as
+                `'metadata["year"] >= 2010'` and `"(metadata->>'year')::int >= 2010"`; it can read all of a database.
             min_score (`float`, *optional*): Results below this cosine are left out.
 
         Returns:
@@ -439,7 +442,7 @@ class Gallery:
         """
         if not len(self):
             raise ValueError("the gallery is empty: there is nothing to search.")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
         if not isinstance(min_score, numbers.Real | None):
             raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
@@ -457,7 +460,7 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
-        results = self._store.engine.search(queries, min(top_k, len(self)), barred, where)
+        results = self._store.engine.search(queries, min(int(top_k), len(self)), barred, where)
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
@@ -474,7 +477,7 @@ class Gallery:
             if not self._store.engine.takes_expressions:
                 raise ValueError(
                     f"the engine '{self._store.engine.name}' takes no expressions as a filter, got {where!r}; give a "
-                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
+                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus or PostgreSQL.'
                 )
             return where
         if not isinstance(where, Mapping | None):
@@ -526,8 +529,8 @@ class Gallery:
             options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, the folder holds a gallery or something else, or, with Milvus, there
-                is a gallery under the same `uri` and `collection`.
+            ValueError: If the gallery is empty, the folder holds a gallery or something else, or there is a gallery
+                under the same `uri` and `collection` of Milvus, or `table` of PostgreSQL.
         """
         folder = Path(folder)
         if self._store.engine is None:
@@ -585,18 +588,6 @@ class Gallery:
         """
         Manifest.read(Path(folder))
         return cls(folder=folder, **options)
-
-
-def _check_metadata(metadata: Sequence[dict | None]) -> None:
-    for row in metadata:
-        if row is not None and not isinstance(row, dict):
-            raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        if not all(isinstance(name, str) for name in row or ()):
-            raise ValueError(f"fields of metadata must have strings as names, got {list(row)}.")
-    try:
-        json.dumps(metadata)
-    except TypeError as error:
-        raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
 
 
 def _name_images(images) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import html
+import numbers
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,10 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image, ImageOps
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image, load_image
+from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
@@ -21,11 +27,20 @@ from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
+try:
+    import ftfy
+except ImportError:
+    ftfy = None
+
+
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
 _URL_SECONDS = 10
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
+# Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
+_TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
+_TEXT_DEFAULTS = {"add_special_tokens": True, "padding_side": "right", "return_attention_mask": True, "verbose": True}
 
 
 class RTDProcessor(ProcessorMixin):
@@ -34,6 +49,9 @@ class RTDProcessor(ProcessorMixin):
     A template holds one `$` per pseudo-word and `{condition}` once, such as `"a photo of $ that {condition}"` or
     `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
     in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
+
+    Where the package `ftfy` is installed, texts are repaired with it first, as OpenAI's own tokenizer does: curly
+    quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
 
     Args:
         image_processor (`transformers.CLIPImageProcessorPil` or `transformers.SiglipImageProcessorPil`):
@@ -52,6 +70,8 @@ class RTDProcessor(ProcessorMixin):
     Raises:
         ValueError: If a template lacks its placeholder or its condition, or the tokenizer does not end a text.
     """
+
+    _cuts = True  # whether texts that are too long are cut, or refused
 
     def __init__(
         self,
@@ -164,33 +184,40 @@ class RTDProcessor(ProcessorMixin):
 
         Args:
             images (image, path, URL, or list of them, *optional*):
-                Reference or gallery images; turned upright by their EXIF tag and to RGB.
+                Reference or gallery images, see `load_image`; turned upright by their EXIF tag and to RGB.
             text (`str` or `list[str]`, *optional*): Plain texts, for `get_text_features`.
             conditions (`str` or `list[str]`, *optional*):
                 Conditions of composed queries. An empty one asks for the reference alone and gives a warning.
             template (`str`, *optional*): Name of the prompt template; `default_template` where left out.
             return_tensors (`str`, defaults to `"pt"`): Only PyTorch tensors are made.
-            kwargs: Passed to the image processor.
+            kwargs:
+                As every processor of transformers takes them, alone or in the dictionaries `text_kwargs`,
+                `images_kwargs` and `common_kwargs`. Of texts and conditions: `padding` (`True`, the default, pads to
+                the longest row, `"max_length"` to `max_length`), `max_length` (at most the processor's, the default)
+                and `truncation` (`True`, the default; `False` refuses longer texts). Of images: those of the image
+                processor.
 
         Returns:
             `BatchFeature`: `pixel_values` of shape `(batch_size, 3, height, width)`, and `input_ids`,
-            `attention_mask` and (with conditions) `placeholder_mask` of shape `(batch_size, seq_len)`, as long as the
-            longest row and no longer.
+            `attention_mask` and (with conditions) `placeholder_mask` of shape `(batch_size, seq_len)`.
 
         Raises:
-            ValueError: If neither or both of `text` and `conditions` come with nothing to do, or counts differ.
+            ValueError: If neither or both of `text` and `conditions` come with nothing to do, counts differ, or an
+                argument is unknown or asks for what is not done.
         """
-        if return_tensors != "pt":
-            raise ValueError(f'only return_tensors="pt" is supported, got {return_tensors!r}.')
+        of_text, of_images = self._sort_arguments(kwargs)
+        for tensors in (return_tensors, of_text.pop("return_tensors", "pt"), of_images.pop("return_tensors", "pt")):
+            if tensors != "pt":
+                raise ValueError(f'only return_tensors="pt" is supported, got {tensors!r}.')
         if text is not None and conditions is not None:
             raise ValueError("give `text` for plain queries or `conditions` for composed ones, not both.")
         if images is None and text is None and conditions is None:
             raise ValueError("nothing to process: give `images`, `text` or `conditions`.")
-        data = {}
+        worker, data = self._limit(**of_text), {}
         if images is not None:
-            data["pixel_values"] = self.prepare_images(images, **kwargs)
+            data["pixel_values"] = self.prepare_images(images, **of_images)
         if text is not None:
-            data |= self.pad(self.tokenize_texts(_as_list("text", text)))
+            data |= worker.pad(worker.tokenize_texts(_as_list("text", text)), of_text.get("padding", True))
             del data["placeholder_mask"]
         if conditions is not None:
             conditions = _as_list("conditions", conditions)
@@ -202,34 +229,89 @@ class RTDProcessor(ProcessorMixin):
                     f"{empty} of {len(conditions)} conditions are empty: searching by the reference alone.",
                     stacklevel=2,
                 )
-            data |= self.pad(self.build_prompts(conditions, template)[0])
+            data |= worker.pad(worker.build_prompts(conditions, template)[0], of_text.get("padding", True))
         return BatchFeature(data)
+
+    def _sort_arguments(self, kwargs: Mapping) -> tuple[dict, dict]:
+        """Tell arguments of texts from those of images, and refuse what nothing would follow."""
+        known = {
+            "text_kwargs": set(TextKwargs.__annotations__),
+            "images_kwargs": set(self.image_processor.valid_kwargs.__annotations__),
+        }
+        found = {part: dict(kwargs.get(part) or {}) for part in known}
+        groups = {*known, "common_kwargs", "audio_kwargs", "videos_kwargs"}  # the last two are of no part that is here
+        alone = dict(kwargs.get("common_kwargs") or {}) | {k: v for k, v in kwargs.items() if k not in groups}
+        takers = {name: [part for part in known if name in known[part]] for name in alone}
+        odd = [name for name, parts in takers.items() if not parts]
+        odd += [name for part in known for name in found[part] if name not in known[part]]
+        if odd:
+            own = ("images", "text", "conditions", "template", *_TEXT_ARGUMENTS, *known["images_kwargs"])
+            raise ValueError(suggest("argument of the processor", odd[0], own))
+        for name, parts in takers.items():
+            for part in parts:
+                found[part].setdefault(name, alone[name])
+        text = {name: value for name, value in found["text_kwargs"].items() if value is not None}
+        for name, value in text.items():
+            if name not in _TEXT_ARGUMENTS and value not in (_TEXT_DEFAULTS.get(name, False), False):
+                raise ValueError(
+                    f"the processor does not follow `{name}`, got {value!r}: leave it out. Of texts it follows "
+                    f"{', '.join(_TEXT_ARGUMENTS)}."
+                )
+        return {name: text[name] for name in text if name in _TEXT_ARGUMENTS}, found["images_kwargs"]
+
+    def _limit(self, max_length: int | None = None, truncation: bool | str = True, **_) -> RTDProcessor:
+        """Give a processor that cuts texts at a length, or refuses those that are longer."""
+        if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
+            raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
+        if max_length is not None and not 2 < max_length <= self.max_length:
+            raise ValueError(
+                f"`max_length` is {max_length}, but texts have 3 to {self.max_length} tokens, which is what the text "
+                "tower takes."
+            )
+        if truncation not in (True, False, "longest_first", "do_not_truncate"):
+            raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
+        limited = copy.copy(self)
+        limited.max_length = max_length or self.max_length
+        limited._cuts = truncation not in (False, "do_not_truncate")
+        return limited
 
     def prepare_images(self, images, **kwargs) -> torch.Tensor:
         """Load and preprocess images.
 
         Args:
-            images (image, path, URL, or list of them): Anything `transformers.image_utils.load_image` takes.
+            images (image, path, URL, or list of them): See `load_image`; also an array of many, or lists of lists.
             kwargs: Passed to the image processor.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, 3, height, width)`.
 
         Raises:
-            ValueError: If an image cannot be read; names it.
+            ValueError: If there is none, or one cannot be read; names it.
         """
-        images = images if isinstance(images, list | tuple) else [images]
-        loaded = [self.load_image(image) for image in images]
-        return self.image_processor(images=loaded, return_tensors="pt", **kwargs)["pixel_values"]
+        input_data_format = kwargs.pop("input_data_format", None)
+        images = _list_images(images)
+        if not images:
+            raise ValueError("`images` is empty: give at least one image.")
+        if kwargs.get("do_rescale") is False and not any(isinstance(i, Image.Image | str | Path) for i in images):
+            kwargs.pop("do_rescale")  # values from 0 to 1: they have become those of any other image here
+        loaded = [self.load_image(image, input_data_format) for image in images]
+        try:
+            return self.image_processor(images=loaded, return_tensors="pt", **kwargs)["pixel_values"]
+        except StrictDataclassError as error:
+            raise ValueError(f"the image processor refuses its arguments: {error}") from error
 
     @staticmethod
-    def load_image(image) -> Image.Image:
+    def load_image(image, input_data_format: str | None = None) -> Image.Image:
         """Load one image, turned upright by its EXIF tag and to RGB; the first frame of an animated one.
 
         Args:
-            image (image, path or URL):
-                Anything `transformers.image_utils.load_image` takes, or an undecoded image of the library `datasets`.
-                A URL has ten seconds to answer. Images of 16 bits are scaled, and so are images of floats from 0 to 1.
+            image (image, path, URL, `bytes` or array):
+                Anything `transformers.image_utils.load_image` takes, an undecoded image of the library `datasets`, the
+                bytes of a file, or an array or tensor of shape `(channels, height, width)`, `(height, width,
+                channels)` or `(height, width)`. A URL has ten seconds to answer. Images of 16 bits are scaled, and so
+                are images of floats from 0 to 1.
+            input_data_format (`str`, *optional*):
+                `"channels_first"` or `"channels_last"` of an array; seen from its shape where left out.
 
         Returns:
             `PIL.Image.Image`: The whole image, decoded.
@@ -239,10 +321,14 @@ class RTDProcessor(ProcessorMixin):
         """
         try:
             if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
-                image = image["path"] if image["bytes"] is None else Image.open(BytesIO(image["bytes"]))
+                image = image["path"] if image["bytes"] is None else image["bytes"]
             if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
                 with Image.open(image) as opened:
                     return _refuse_strips(load_image(_reduce_to_eight_bits(opened)))
+            if isinstance(image, bytes):
+                image = Image.open(BytesIO(image))
+            elif isinstance(image, np.ndarray | torch.Tensor):
+                image = _draw_array(image, input_data_format)
             if isinstance(image, Image.Image):
                 image = _reduce_to_eight_bits(image)
             loaded = load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
@@ -282,8 +368,11 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
+        if ftfy is not None:
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         texts = [text.lower() for text in texts] if self.lower_case else list(texts)
-        tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
+        tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         self._warn_of_unknown_words(texts, tokens)
         # The vocabulary of XLM-R has its special tokens as pieces too, and finds them in a text.
         return [
@@ -347,6 +436,11 @@ class RTDProcessor(ProcessorMixin):
             cut += len(words) > room
             is_alone = blank == "reference" and head and not condition.strip()
             rows.append(head if is_alone else [*head, *bridge, *words[:room], *tail])
+            if -1 in rows[-1][self._room :]:
+                raise ValueError(
+                    f"the prompt template's placeholders do not fit into {self.max_length} tokens: use a shorter "
+                    "template, or a larger `max_length`."
+                )
         self._warn_of_cuts(cut, len(rows), "condition")
         return [self._enclose(row) for row in rows], [len(self._before) + len(head) for head in heads]
 
@@ -362,12 +456,12 @@ class RTDProcessor(ProcessorMixin):
         return [*self._before, *row[: self._room], *self._behind]
 
     def _warn_of_cuts(self, cut: int, total: int, kind: str) -> None:
-        if cut:
-            warnings.warn(
-                f"{cut} of {total} texts are longer than the {self.max_length} tokens the text tower takes; the end "
-                f"of the {kind} is cut off.",
-                stacklevel=4,
-            )
+        if not cut:
+            return
+        message = f"{cut} of {total} texts are longer than the {self.max_length} tokens that fit"
+        if not self._cuts:
+            raise ValueError(f"{message}: shorten them, or pass truncation=True.")
+        warnings.warn(f"{message}; the end of the {kind} is cut off.", stacklevel=4)
 
     def _warn_of_unknown_words(self, texts: Sequence[str], tokens) -> None:
         """Say which words cannot be read. CLIP's own tokenizer spells any; one of whole words, of a toy, does not."""
@@ -386,19 +480,31 @@ class RTDProcessor(ProcessorMixin):
                 stacklevel=5,
             )
 
-    def pad(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Pad rows of token ids to the longest of them.
+    def pad(self, rows: Sequence[Sequence[int]], padding: bool | str = True) -> dict[str, torch.Tensor]:
+        """Pad rows of token ids to one length.
 
         Args:
             rows (`list[list[int]]`): Token ids, placeholders marked `-1`.
+            padding (`bool` or `str`, defaults to `True`):
+                `True` or `"longest"` pads to the longest row, `"max_length"` to the processor's `max_length`; `False`
+                or `"do_not_pad"` refuses rows that differ.
 
         Returns:
             `dict`: `input_ids`, `attention_mask` and `placeholder_mask`, each of shape `(batch_size, seq_len)`.
+
+        Raises:
+            ValueError: If `padding` is none of these, or rows of several lengths are not to be padded.
         """
+        if padding not in (True, False, "longest", "max_length", "do_not_pad"):
+            raise ValueError(f"`padding` must be True, False or 'max_length', got {padding!r}.")
+        lengths = torch.tensor([len(row) for row in rows])
+        if padding in (False, "do_not_pad") and lengths.unique().numel() > 1:
+            raise ValueError("texts of several lengths make no tensor without padding: pass padding=True.")
         ids = pad_sequence(
             [torch.tensor(row) for row in rows], batch_first=True, padding_value=self.tokenizer.pad_token_id
         )
-        lengths = torch.tensor([len(row) for row in rows])
+        if padding == "max_length":
+            ids = pad(ids, (0, self.max_length - ids.shape[1]), value=self.tokenizer.pad_token_id)
         placeholder_mask = ids == -1
         return {
             "input_ids": ids.masked_fill(placeholder_mask, self.placeholder_token_id),
@@ -419,6 +525,41 @@ def _reduce_to_eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(ImageOps.exif_transpose(image))
     values = values * 255.0 if image.mode == "F" else values // 257
     return Image.fromarray(np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8))
+
+
+def _list_images(images) -> list:
+    """List single images: lists of lists are flattened, and an array of many is taken apart."""
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        first = images
+        while isinstance(first, Sequence) and not isinstance(first, str | bytes) and len(first):
+            first = first[0]
+        if not isinstance(first, numbers.Number):
+            return [one for image in images for one in _list_images(image)]
+        try:
+            images = np.asarray(images)
+        except ValueError as error:
+            raise ValueError(f"the lists of numbers in `images` form no array: {error}") from error
+    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+
+
+def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None) -> Image.Image:
+    """Read an array as CLIP's image processor does, but floats from 0 to 1 as an image and not as black."""
+    if torch.is_tensor(array):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.ndim == 3:
+        order = input_data_format or infer_channel_dimension_format(array, num_channels=(1, 3, 4))
+        array = np.moveaxis(array, 0, -1) if order == ChannelDimension.FIRST else array
+        array = array[..., 0] if array.shape[-1] == 1 else array
+    if array.dtype == np.uint16:
+        array = array // 257
+    elif array.dtype.kind in "fb" and array.size and is_scaled_image(array):
+        array = array * 255.0
+    if not array.size or not 0 <= array.min() <= array.max() <= 255:
+        raise ValueError(
+            "its values must go from 0 to 255, or as floats from 0 to 1; pixels that are preprocessed go to the model"
+        )
+    return Image.fromarray(array.astype(np.uint8))
 
 
 def _refuse_strips(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ import torch
 from datasets import config as datasets_config
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextTower
+from modeling_rtd import RTDProcessor, RTDTextTower, read_array
 from trainer.encoding.array_cache import save_array
 from trainer.encoding.length_groups import run_in_groups
 
@@ -136,7 +136,7 @@ class CaptionEmbeddings:
             if not block.is_file():
                 options = {"desc": None} if is_long else {}
                 save_array(block, encode_captions(text_model, processor, part, **options).numpy())
-        self._blocks = [np.load(block, mmap_mode="r") for block in blocks]
+        self._blocks = [read_array(block, "remove it to have it made again", "r") for block in blocks]
 
     def __len__(self) -> int:
         return len(self._hashes)

@@ -25,6 +25,7 @@ from modeling_rtd import (
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    parse_json,
     read_json,
 )
 from trainer.loading import check_place, load_model_and_processor
@@ -342,7 +343,8 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         needed |= {"adapter_config.json", "adapter_model.safetensors", "projection/model.safetensors"}
     else:
         content = files["config.json"]
-        config = json.loads(content if isinstance(content, bytes) else content.read_text(encoding="utf-8"))
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        config = parse_json(content, "config.json", "save the model again", custom_pipelines=dict)
         classes = [*config.get("auto_map", {}).values()]
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}

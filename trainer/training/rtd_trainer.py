@@ -39,7 +39,7 @@ from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
 from trainer.training.lora import load_adapter_weights
-from trainer.training.losses import target_anchored_loss
+from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator
 from trainer.training.starting_model import (
     check_untrained,
@@ -255,6 +255,7 @@ class RTDTrainer(BaseTrainer):
             caption_embeddings=embeddings,
             with_captions=not args.target_anchored,
             length_groups=args.num_length_groups,
+            caption_interval=args.caption_interval if args.caption_weight else None,
         )
 
     @property
@@ -314,7 +315,7 @@ class RTDTrainer(BaseTrainer):
             super()._load_best_model()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the target-anchored loss of a batch.
+        """Compute the target-anchored loss of a batch, and with `caption_weight` the term of its plain captions.
 
         Args:
             model (`torch.nn.Module`): The wrapped text tower.
@@ -331,6 +332,7 @@ class RTDTrainer(BaseTrainer):
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
         composed = embeds = run_in_groups(model, inputs.get("length_groups"), **prompt)
+        drift = self._measure_drift(model, inputs["plain"], reference, target) if "plain" in inputs else None
         if not self.args.target_anchored:
             captions = run_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
@@ -342,6 +344,8 @@ class RTDTrainer(BaseTrainer):
         composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
         with torch.autocast(composed.device.type, enabled=False):
             loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
+        if drift is not None:
+            loss = loss + self.args.caption_weight * drift
         return (loss, RTDTextOutput(text_embeds=embeds)) if return_outputs else loss
 
     @torch.no_grad()
@@ -411,6 +415,15 @@ class RTDTrainer(BaseTrainer):
             captions = encode_batch(tower, inputs["caption_input_ids"], inputs["caption_groups"])
         context = captions[inputs["context_index"]] if "context_index" in inputs else None
         return captions[inputs["reference_index"]], captions[inputs["target_index"]], context
+
+    def _measure_drift(self, model, plain: dict, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compute the mean of 1 - cosine of plain captions with their own frozen anchors."""
+        embeds = run_in_groups(model, plain["caption_groups"], input_ids=plain["caption_input_ids"])
+        # Each triplet counts alike, though each distinct caption is read once: so processes agree with one.
+        embeds = torch.cat([embeds[plain["reference_index"]], embeds[plain["target_index"]]])
+        anchors = torch.cat([reference[plain["rows"]], target[plain["rows"]]])
+        with torch.autocast(embeds.device.type, enabled=False):
+            return cosine_loss(embeds.float(), anchors.float())
 
     def _make_pseudo_tokens(self, reference: torch.Tensor, rows: list[int], context) -> dict[str, torch.Tensor]:
         noise = draw_noise(rows, reference.shape[1], self.args.seed, self._epoch, reference.device)

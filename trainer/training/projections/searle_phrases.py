@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextTower
+from modeling_rtd import RTDProcessor, RTDTextTower, parse_json
 from trainer.data.language_model import LanguageModel
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.captions import CaptionEmbeddings, encode_batch
@@ -123,7 +123,7 @@ def write_phrases(
         for line in file:
             if not line.endswith(b"\n"):
                 break  # of a run that was interrupted
-            written |= json.loads(line)
+            written |= parse_json(line, path, "remove it to have the phrases written again")
             end += len(line)
         file.seek(end)
         file.truncate()
