@@ -310,6 +310,13 @@ def test_texts_are_repaired_where_ftfy_is_installed(processor, monkeypatch):
     assert torch.equal(processor(text="a \uff44og &amp;#36; dog")["input_ids"], expected)
 
 
+@pytest.mark.parametrize("family", ["metaclip_2", "siglip"])
+def test_texts_for_other_families_are_not_repaired(processor, monkeypatch, family):
+    monkeypatch.setattr(processing_rtd, "ftfy", SimpleNamespace(fix_text=lambda text: "cat"))
+    own = RTDProcessor(processor.image_processor, processor.tokenizer, family=family)
+    assert own.tokenize_texts(["a dog"]) == [processor.tokenizer("a dog")["input_ids"]]
+
+
 def test_transformers_announces_no_indexing_errors_beside_our_own_warning(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     processor = RTDProcessor(build_image_processor(), build_tokenizer())
