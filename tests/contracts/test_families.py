@@ -1,5 +1,6 @@
 """Every stage of the work, from a backbone to a published model, on the families beside CLIP."""
 
+import copy
 import json
 
 import pytest
@@ -8,7 +9,17 @@ from datasets import Dataset
 from transformers import AutoModel, CLIPModel, MetaClip2Model, SiglipModel, pipeline
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor
-from tests.factories import FAMILIES, build_images, build_stand_in, build_triplets, save_backbone
+from tests.factories import (
+    FAMILIES,
+    build_backbone,
+    build_images,
+    build_stand_in,
+    build_triplets,
+    save_backbone,
+    shake,
+)
+from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.diagnosis import run_diagnosis
 from trainer.evaluation.evaluate import evaluate
 from trainer.loading import load_model_and_processor
 from trainer.publishing.provenance import read_stages
@@ -188,3 +199,27 @@ def test_projections_of_image_tokens_are_refused_where_there_is_no_class_token(p
     with pytest.raises(ValueError, match="class token, which SiglipModel does not have: take 'lincir'"):
         RTDModel.from_clip(places["siglip"], "context_i2w")
     assert RTDModel.from_clip(places["metaclip_2"], "context_i2w").config.context_token_id is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backbone_alone_is_no_model(places, family):
+    with pytest.raises(ValueError, match="from_clip"):
+        RTDModel.from_pretrained(places[family])
+
+
+@beside_clip
+def test_a_projection_of_another_familys_sizes_is_refused(places, family):
+    projection = RTDModel.from_clip(places["clip"]).projection
+    backbone, tokenizer = build_backbone(family)
+    projection.config.text_hidden_size = 64
+    with pytest.raises(ValueError, match="use a projection that was trained on this backbone"):
+        RTDModel.from_clip(backbone, projection, tokenizer=tokenizer)
+
+
+@beside_clip
+def test_a_diagnosis_reads_them(places, family, tmp_path):
+    model, processor = load_model_and_processor(places[family], "lincir")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    benchmark = load_benchmark("cirr", root=build_stand_in("cirr", tmp_path / "cirr"))
+    facts = run_diagnosis(model, processor, benchmark, tmp_path / "diagnosis")
+    assert "modality_gap" in facts
