@@ -3,11 +3,20 @@ import shutil
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModelWithProjection, SiglipConfig, SiglipModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    GPT2Config,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, load_text_model
 from modeling_rtd.configuration_rtd import RTDMetaClip2TextConfig
-from tests.factories import build_backbone, build_clip, build_tokenizer, save_backbone
+from modeling_rtd.modeling_backbones_rtd import find_backbone
+from tests.factories import FAMILIES, build_backbone, build_clip, build_tokenizer, save_backbone
 
 
 OTHERS = ("siglip2", "altclip", "chinese_clip", "blip", "clip_vision_model")
@@ -94,6 +103,22 @@ def test_a_text_tower_alone_is_no_backbone(tmp_path):
     tokenizer.save_pretrained(tmp_path / "tower")
     with pytest.raises(ValueError, match="is a text tower alone"):
         RTDModel.from_clip(str(tmp_path / "tower"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_tower_loads_alone_from_its_repository_and_from_what_it_saved(name, tmp_path):
+    place = save_backbone(tmp_path / "backbone", name)
+    expected = RTDModel.from_clip(place).text_model.state_dict()
+    load_text_model(place).save_pretrained(tmp_path / "tower")
+    loaded = load_text_model(str(tmp_path / "tower"))
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
+    assert loaded.config.pad_token_id == (1 if name == "metaclip_2" else 0)
+
+
+def test_a_text_tower_of_another_kind_is_named():
+    with pytest.raises(ValueError, match="'gpt2'"):
+        find_backbone(GPT2Config())
 
 
 def shrink(config):
