@@ -265,7 +265,7 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
                 "size beside it, such as google/siglip2-base-patch16-224 or google/siglip2-so400m-patch14-384"
             )
         raise ValueError(
-            f"'{place}' is of the architecture {name!r}, whose text tower cannot read pseudo-words here; {hint}."
+            f"'{place}' is of the architecture {name!r}, of which no text tower reads pseudo-words; {hint}."
         )
     return (wholes | _TEXT_CONFIGS)[name].from_dict(values)
 

@@ -37,6 +37,7 @@ except ImportError:
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
+_FAMILIES = ("clip", "metaclip_2", "siglip")
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 # Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
 _TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
@@ -50,8 +51,9 @@ class RTDProcessor(ProcessorMixin):
     `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
     in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
 
-    Where the package `ftfy` is installed, texts are repaired with it first, as OpenAI's own tokenizer does: curly
-    quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Where the package `ftfy` is installed, texts for a CLIP are repaired with it first, as OpenAI's own tokenizer does:
+    curly quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Texts for a SigLIP are lower-cased: SigLIP 2 was trained so, and its tokenizer does not do it.
 
     Args:
         image_processor (`transformers.CLIPImageProcessorPil` or `transformers.SiglipImageProcessorPil`):
@@ -64,11 +66,11 @@ class RTDProcessor(ProcessorMixin):
         max_length (`int`, *optional*):
             Tokens the text tower takes, start and end of text included; the tokenizer's length, at most CLIP's 77,
             where left out.
-        lower_case (`bool`, defaults to `False`):
-            Lower-case texts, as SigLIP 2 was trained, whose tokenizer does not do it.
+        family (`str`, defaults to `"clip"`): Family of the backbone, `"clip"`, `"metaclip_2"` or `"siglip"`.
 
     Raises:
-        ValueError: If a template lacks its placeholder or its condition, or the tokenizer does not end a text.
+        ValueError: If a template lacks its placeholder or its condition, the tokenizer does not end a text, or the
+            family is unknown.
     """
 
     _cuts = True  # whether texts that are too long are cut, or refused
@@ -80,7 +82,7 @@ class RTDProcessor(ProcessorMixin):
         prompt_templates=None,
         default_template="lincir",
         max_length=None,
-        lower_case=False,
+        family="clip",
         **kwargs,
     ):
         own = {name: projection.prompt_template for name, projection in PROJECTIONS.items()}
@@ -97,7 +99,9 @@ class RTDProcessor(ProcessorMixin):
         self._placeholder_token_id = find_placeholder_token_id(tokenizer)
         # A tokenizer that was saved without a length says 1e30.
         self.max_length = max_length or min(tokenizer.model_max_length, 77)
-        self.lower_case = lower_case
+        self.family = family
+        if family not in _FAMILIES:
+            raise ValueError(suggest("family of backbones", family, _FAMILIES))
         self._before, self._behind = _find_ends(tokenizer)
         # An unknown token stands for a word of the user's, where it is none of those at the ends.
         self._reserved = {*tokenizer.all_special_ids} - ({tokenizer.unk_token_id} - {*self._before, *self._behind})
@@ -123,13 +127,13 @@ class RTDProcessor(ProcessorMixin):
         kwargs = kwargs | {"trust_remote_code": False}
         config = read_backbone_config(clip, **pick_where(kwargs))
         tokenizer = AutoTokenizer.from_pretrained(clip, **kwargs)
-        positions = getattr(config, "text_config", config).max_position_embeddings
+        text_config = getattr(config, "text_config", config)
         return cls(
             AutoImageProcessor.from_pretrained(clip, backend="pil", **kwargs),
             tokenizer,
             default_template=name,
-            max_length=min(tokenizer.model_max_length, positions),
-            lower_case=getattr(config, "text_config", config).model_type == "siglip_text_model",
+            max_length=min(tokenizer.model_max_length, text_config.max_position_embeddings),
+            family=text_config.model_type.removesuffix("_text_model"),
         )
 
     def with_template(self, name: str) -> RTDProcessor:
@@ -145,7 +149,7 @@ class RTDProcessor(ProcessorMixin):
             ValueError: If there is no such template.
         """
         parts = self.image_processor, self.tokenizer, self.prompt_templates
-        return type(self)(*parts, name, self.max_length, self.lower_case)
+        return type(self)(*parts, name, self.max_length, self.family)
 
     @property
     def image_size_px(self) -> tuple[int, int]:
@@ -366,9 +370,9 @@ class RTDProcessor(ProcessorMixin):
         for text in texts:
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
-        if fix_text is not None:
+        if fix_text is not None and self.family == "clip":
             texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
-        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         self._warn_of_unknown_words(texts, tokens)

@@ -28,8 +28,18 @@ def test_there_is_a_recipe_for_each_backbone_and_projection():
     for name in list_recipes():
         command, _ = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
         pairs.add((command.model, command.projection_from))
-    assert len(pairs) == len(list_recipes()) == 4 * 5
-    assert {"rtd-vitb32", "rtd-vitl", "rtd-vith", "rtd-vitg"} <= set(list_recipes())
+    # SigLIP has no class token, which two projections read.
+    assert len(pairs) == len(list_recipes()) == 5 * 5 + 3 * 3
+    assert {"rtd-vitb32", "rtd-vitl", "rtd-vith", "rtd-vitg", "rtd-siglip2", "rtd-metaclip2"} <= set(list_recipes())
+
+
+def test_noise_has_the_unit_of_the_embeddings_beside_clip():
+    units = {name: find_recipe(name).get("noise_unit") for name in list_recipes()}
+    assert {name for name, unit in units.items() if unit} == {name for name in units if "lip" in name}
+    page = {line.split("`")[1]: line for line in render_recipes().splitlines() if line.startswith("| `rtd-")}
+    assert "not yet run on real weights" in page["rtd-siglip2"]
+    assert "--noise-unit rms" in page["rtd-siglip2"]
+    assert "--noise-unit" not in page["rtd-siglip2-pic2word"] + page["rtd-vith"]
 
 
 @every_recipe
