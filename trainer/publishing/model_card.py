@@ -37,6 +37,7 @@ class CardFacts:
         is_adapter (`bool`): Whether the repository holds an adapter, not a whole model.
         plain_tower (`str`, *optional*):
             Which text tower reads plain text queries, where RTD has trained the one that reads composed ones.
+        one_tower (`str`, *optional*): How well that one reads plain text, where it reads both.
         base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
         license (`str`, *optional*): License of the weights, as the Hub names it.
         stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
@@ -51,6 +52,7 @@ class CardFacts:
     prompt: str
     is_adapter: bool
     plain_tower: str | None = None
+    one_tower: str | None = None
     base_model: str | None = None
     license: str | None = None
     stages: Sequence[Mapping] = ()
@@ -108,6 +110,7 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
         prompt=processor.prompt_templates[processor.default_template],
         is_adapter=has_adapters(model.text_model),
         plain_tower=_describe_plain_tower(model, facts.get("base_model")),
+        one_tower=_describe_one_tower(model),
         **facts,
     )
 
@@ -123,6 +126,20 @@ def _describe_plain_tower(model: RTDModel, base_model: str | None) -> str | None
     # The base may have another name on the Hub than where the model was made.
     repo = base_model if original["repo"] == model.config.base_model else original["repo"]
     return f"that of {f'`{repo}`' if repo else 'the CLIP underneath'}, which is fetched from there"
+
+
+def _describe_one_tower(model: RTDModel) -> str | None:
+    original = model.config.original_text_model
+    if original is None or original.get("plain_text", True):
+        return None
+    measured = original.get("measured")
+    if not measured:
+        return "How well it finds images for plain text was not measured"
+    facts = ", ".join(
+        f"{name} {100 * value:.1f} %" if isinstance(value, float) else f"{name} {value}"
+        for name, value in measured.items()
+    )
+    return f"Plain captions of targets: {facts}"
 
 
 def render_card(facts: CardFacts) -> ModelCard:
@@ -150,6 +167,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         records=[_describe_record(record) for record in facts.evaluations],
         comparison=_describe_comparison(facts.comparison),
         plain_tower=facts.plain_tower,
+        one_tower=facts.one_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
         license=facts.license,

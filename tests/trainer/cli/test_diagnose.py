@@ -149,6 +149,24 @@ def test_interpolate_saves_a_model_that_knows_both_towers(place, tmp_path, capsy
     assert (stage["alpha"], stage["text_model"]) == (0.5, hash_tensors(half.text_model))
 
 
+def test_interpolate_saves_one_tower_with_what_a_diagnosis_measured(place, tmp_path, capsys):
+    diagnose = ["diagnose", place, "--benchmark", "small_world/toy", "-o", str(tmp_path / "diagnosis")]
+    assert main(diagnose) == 0
+    facts, out = tmp_path / "diagnosis/diagnosis.json", tmp_path / "one"
+    command = ["interpolate", place, "--alpha", "0.75", "--diagnosis", str(facts), "-o", str(out)]
+    assert main(command) == 2
+    assert "add --one-tower" in capsys.readouterr().err
+    assert main([*command, "--one-tower"]) == 0
+    (row,) = [row for row in json.loads(facts.read_text())["interpolation"]["rows"] if row["alpha"] == 0.75]
+    measured = load_model_and_processor(str(out))[0].config.original_text_model["measured"]
+    assert measured["after"] == row["captions"]["recall@5"]
+    assert not (out / "original_text").exists()
+    assert "Plain captions of targets: benchmark small_world" in (out / "README.md").read_text()
+    command[1] = str(out)
+    assert main([*command[:-1], str(tmp_path / "other"), "--one-tower"]) == 2
+    assert "is of another text tower" in capsys.readouterr().err
+
+
 def test_interpolate_refuses_an_alpha_out_of_range_and_a_full_folder(place, tmp_path, capsys):
     assert main(["interpolate", place, "--alpha", "1.5", "-o", str(tmp_path / "out")]) == 2
     assert "`alpha` must be between 0" in capsys.readouterr().err

@@ -221,6 +221,9 @@ def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_fo
     carrying, adapted = RTDModel.from_pretrained(folder), RTDModel.from_adapter(adapter)
     assert "before RTD: the one in `original_text`, which this repository carries." in render(carrying)
     assert "before RTD: that of the base, with the adapter switched off." in render(adapted)
+    one = carrying.without_original_text_model({"k": 5, "after": 0.936})
+    assert "read by the same text tower as composed ones" in render(one)
+    assert "Plain captions of targets: k 5, after 93.6 %" in render(one)
 
 
 def test_a_rank_is_no_percentage(folder, processor):
@@ -467,6 +470,18 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     assert "the text tower from before RTD lies in" in capsys.readouterr().err
     assert publish(folder, *ADAPTER_WAYS, "--push") == 0
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
+
+
+@pytest.mark.parametrize(("ways", "repo"), [(WAYS, None), (ADAPTER_WAYS, "org/clip")])
+def test_a_model_of_one_tower_is_published_without_the_place_of_the_other(
+    saved, processor, clip_on_hub, tmp_path, ways, repo
+):
+    model = RTDModel.from_clip(str(saved / "clip"), "lincir")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    folder = save(model.without_original_text_model({}).save_pretrained, processor, tmp_path / "model")
+    assert publish(folder, *ways, "--push") == 0
+    assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == repo
+    assert not any(name.startswith("original_text") for name in clip_on_hub.repos[REPO])
 
 
 @pytest.mark.parametrize(
