@@ -36,6 +36,7 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    measure_edits,
     weigh_condition,
 )
 
@@ -77,6 +78,7 @@ __all__ = [
     "join_references",
     "list_excluded",
     "load_projection",
+    "measure_edits",
     "name_damage",
     "read_checkpoint",
     "read_json",
