@@ -24,6 +24,7 @@ _UNFILLED = "**[unfilled: {}]**"
 _FIRST_ROWS = ("data", "steps", "seconds", "hardware", "seed", "versions")
 _HASHES = ("text_model", "vision_model", "projection", "token_lift")
 _HIDDEN = ("stage", "rows_per_second")
+_NOTES = {"caption_weight": "ours: times the mean of 1 - cosine of plain captions to their own frozen anchors"}
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,8 @@ def _write_summary(facts: CardFacts) -> str:
 
 def _describe_stage(stage: Mapping) -> dict:
     """Order the facts of a stage: what matters to all first, then its settings, then hashes."""
-    settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN)]
+    unused = () if stage.get("caption_weight") else ("caption_weight", "caption_interval")
+    settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN, *unused)]
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
     rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
     name = stage["stage"]
@@ -256,6 +258,8 @@ def _describe_stage(stage: Mapping) -> dict:
 
 
 def _name(name: str, value) -> str:
+    if name in _NOTES:
+        return f"{name} ({_NOTES[name]})"
     return f"{name.removesuffix('_sha256')} (SHA-256)" if _is_hash(value) else name
 
 

@@ -209,6 +209,13 @@ def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     assert json.loads(stored[f"evaluation/{Path(results[0]).name}"])["system"]["name_or_path"] == REPO
 
 
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_a_card_tells_the_term_of_plain_captions_where_there_was_one(folder, processor, weight):
+    stages = [STAGES[1] | {"caption_weight": weight, "caption_interval": 4}]
+    text = render_card(describe_model(RTDModel.from_pretrained(folder), processor, REPO, stages=stages)).text
+    assert ("ours: times the mean of 1 - cosine" in text) is ("caption_interval | 4" in text) is bool(weight)
+
+
 def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_folder):
     def render(model):
         return render_card(describe_model(model, processor, REPO, base_model="org/clip")).text
