@@ -49,6 +49,7 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    measure_edits,
     name_image,
     weigh_condition,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "list_excluded",
     "load_projection",
     "load_text_model",
+    "measure_edits",
     "name_damage",
     "name_image",
     "open_image",

@@ -181,7 +181,9 @@ class RTDConfig(PreTrainedConfig):
         base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder` (a
-            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own.
+            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own. With
+            `plain_text` false the tower is not kept: the text tower after RTD reads plain text too, and `measured`
+            holds what is known of that, see [`RTDModel.without_original_text_model`].
     """
 
     model_type = "rtd"

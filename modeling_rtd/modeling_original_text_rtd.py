@@ -69,12 +69,18 @@ class OriginalTextTower:
             _check_place(place)
         return place
 
-    def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype):
-        """Give what reads plain text beside a text tower.
+    @property
+    def is_kept(self) -> bool:
+        """`bool`: Whether the tower is there to read plain text; otherwise the text tower after RTD does."""
+        return self.place is not None and self.place.get("plain_text", True)
+
+    def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype, for_plain_text: bool = False):
+        """Give the tower from before RTD, or what reads plain text, beside a text tower.
 
         Args:
             text_model ([`RTDTextModel`]): The model's text tower.
             device, dtype: Those of the model.
+            for_plain_text (`bool`, defaults to `False`): Give the text tower itself where it reads plain text too.
 
         Returns:
             [`RTDTextModel`] or [`AdaptersDisabled`]: The text tower with its adapters off where it has some, the text
@@ -87,8 +93,8 @@ class OriginalTextTower:
             return AdaptersDisabled(text_model)
         if self._lender is not None:
             lender, text_model = self._lender
-            return lender.serve(text_model, device, dtype)
-        if self.place is None:
+            return lender.serve(text_model, device, dtype, for_plain_text)
+        if self.place is None or (for_plain_text and not self.is_kept):
             return text_model
         tower = self.load()
         if (tower.device, tower.dtype) == (device, dtype):
@@ -138,7 +144,7 @@ class OriginalTextTower:
 
         Where that fails, the model can still compose; what needs the tower says so.
         """
-        if self.place is not None:
+        if self.is_kept:
             with contextlib.suppress(OSError):
                 self._find(force_download=self._where.get("force_download", False))
 
@@ -194,8 +200,26 @@ class OriginalTextTower:
             ValueError: If the tower cannot be had, has another hash, or its place is outside the folder.
         """
         place = self.place
-        if place is not None and place["repo"] is None:
+        if self.is_kept and place["repo"] is None:
             self.load().save_pretrained(Path(folder) / place["subfolder"])
+
+    def drop(self, config: RTDConfig, measured: dict | None) -> OriginalTextTower:
+        """Give what a model has whose own text tower reads plain text; its configuration says so from here on.
+
+        Args:
+            config ([`RTDConfig`]): Of that model.
+            measured (`dict`, *optional*): What is known of its plain retrieval.
+
+        Returns:
+            [`OriginalTextTower`]: Looks for the tower in the CLIP underneath, if anyone asks.
+        """
+        place = self.place
+        if place["repo"] is None and config.base_model is not None:
+            place = place | {"repo": config.base_model, "subfolder": ""}
+        config.original_text_model = place | {"plain_text": False, "measured": measured}
+        twin = self.share(config)
+        twin._place = self._place and dict(twin.place)
+        return twin
 
     def share(self, config: RTDConfig) -> OriginalTextTower:
         """Give the same tower to a model whose configuration names the same place.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,14 +174,60 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     def original_text_model(self) -> RTDTextTower | AdaptersDisabled:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
-        Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
-        tower itself, with an adapter it is the base with the adapter disabled.
+        Before RTD it is the text tower itself, with an adapter it is the base with the adapter disabled. A model that
+        was saved without it finds it in the CLIP underneath.
 
         Raises:
             ValueError: If the place that the configuration names cannot be read, or its tensors are not those RTD
                 started from.
         """
         return self._original_text.serve(self.text_model, self.device, self.dtype)
+
+    @property
+    def plain_text_model(self) -> RTDTextModel | AdaptersDisabled:
+        """[`RTDTextModel`]: What reads plain text, negative text and contexts.
+
+        That is `original_text_model`, since RTD trades plain caption retrieval for composition. A model that was saved
+        without it reads plain text with its one text tower.
+
+        Raises:
+            ValueError: As `original_text_model`.
+        """
+        return self._original_text.serve(self.text_model, self.device, self.dtype, for_plain_text=True)
+
+    def without_original_text_model(self, measured: dict | None = None) -> RTDModel:
+        """Give this model without the text tower from before RTD: the one after it reads plain text too.
+
+        For towers that RTD has trained with `caption_weight`. It halves the text weights, and there is no second
+        download. Ours, not the paper's.
+
+        Args:
+            measured (`dict`, *optional*):
+                What was measured of plain retrieval, by any names that JSON holds; it is kept in the configuration.
+                Without it a warning names the command that measures it.
+
+        Returns:
+            [`RTDModel`]: Shares all its parts with this model, which stays as it is.
+
+        Raises:
+            ValueError: If there is no such tower: before RTD, or with an adapter.
+        """
+        if has_adapters(self.text_model) or self.config.original_text_model is None:
+            raise ValueError(
+                "there is no second text tower to leave out: the text tower is CLIP's own, or has an adapter (`rtd "
+                "interpolate --alpha 1` makes a whole model of one)."
+            )
+        if measured is None:
+            warnings.warn(
+                "plain text will be read by the text tower after RTD, and how well it finds images was not measured: "
+                f"run `rtd diagnose {self.name_or_path or 'MODEL'} --benchmark NAME -o DIR`, which needs captions of "
+                "targets (--captions), and pass what it finds as measured=.",
+                stacklevel=2,
+            )
+        model = copy.copy(self)
+        model.config = copy.copy(self.config)
+        model._original_text = self._original_text.drop(model.config, measured)
+        return model
 
     def set_original_text_model(
         self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None
@@ -225,7 +272,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             projection ([`RTDProjection`]): Projection.
 
         Returns:
-            [`RTDModel`]: Shares all its parts; plain text and contexts still go to this model's original text tower.
+            [`RTDModel`]: Shares all its parts; plain text and contexts still go where this model reads them.
         """
         model = copy.copy(self)
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
@@ -266,19 +313,25 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             model._original_text = self._original_text.share(model.config)
         return model
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, keep_original: bool = True, **kwargs):
         """Save as every transformers model does, together with the original text tower where it lies in the folder.
 
         Args:
             save_directory (`str`): Directory.
+            keep_original (`bool`, defaults to `True`): Otherwise save [`RTDModel.without_original_text_model`].
             kwargs: As for every transformers model.
+
+        Raises:
+            ValueError: If the text tower has an adapter, or there is no original text tower to leave out.
         """
+        if not keep_original:
+            return self.without_original_text_model().save_pretrained(save_directory, **kwargs)
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
-        super().save_pretrained(save_directory, **kwargs)
+        return super().save_pretrained(save_directory, **kwargs)
 
     def push_to_hub(self, *args, **kwargs):
         """Refuse: a model alone has no processor, and nothing in it would be checked.
@@ -308,7 +361,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
     @can_return_tuple
     def get_text_features(self, input_ids: torch.Tensor, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
-        """Encode plain text with the text tower from before RTD.
+        """Encode plain text, with the text tower from before RTD where it is kept.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids.
@@ -318,7 +371,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        return _as_features(self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
     def get_pseudo_tokens(
         self,
@@ -364,7 +417,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         placeholder_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Encode prompts as the context of a projection: by the text tower from before RTD, without pseudo-words.
+        """Encode prompts as the context of a projection: by what reads plain text, without pseudo-words.
 
         Args:
             input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
@@ -375,7 +428,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         if placeholder_mask is None:
             placeholder_mask = input_ids == self.config.placeholder_token_id
         input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
-        return self.original_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
+        return self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
     @can_return_tuple
     def get_composed_features(

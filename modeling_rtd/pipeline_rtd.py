@@ -14,7 +14,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
 from .gallery_rtd import Gallery
-from .query_rtd import encode_composed, read_query
+from .query_rtd import encode_composed, keep_features, measure_edits, read_query
 
 
 __all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline", "TaskWithoutDefault"]
@@ -114,7 +114,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
         config.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
-        known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
+        known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter", "with_measures")
         unknown = [name for name in kwargs if name not in known]
         if unknown:
             raise ValueError(f"the pipeline takes no `{unknown[0]}`; it takes {', '.join(known)}.")
@@ -131,12 +131,15 @@ class ComposedImageRetrievalPipeline(Pipeline):
             kwargs:
                 `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
                 leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
-                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none; and
-                `batch_size` and `num_workers`.
+                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none;
+                `with_measures` (`False`), see below; and `batch_size` and `num_workers`.
 
         Returns:
             `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
-            of these for a list, and an iterator over them for a generator or a data set.
+            of these for a list, and an iterator over them for a generator or a data set. With `with_measures` each is
+            a `dict` of the list as `hits` and two heuristics of ours: `edit_magnitude`, how far the condition moved
+            the query, see [`measure_edits`], and `margin`, by how much the first score is above the second; `None`
+            where there is no condition on a reference, or no second hit. It costs a second text pass.
 
         Raises:
             ValueError: If there is no gallery, or a query has neither image nor text or one that cannot be read.
@@ -173,7 +176,15 @@ class ComposedImageRetrievalPipeline(Pipeline):
         return {"query": read_query(query, self.processor)}
 
     def _forward(
-        self, inputs, top_k=10, where=None, min_score=None, exclude_reference=True, template=None, adapter=None
+        self,
+        inputs,
+        top_k=10,
+        where=None,
+        min_score=None,
+        exclude_reference=True,
+        template=None,
+        adapter=None,
+        with_measures=False,
     ) -> dict:
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
@@ -181,16 +192,30 @@ class ComposedImageRetrievalPipeline(Pipeline):
         self.model.check_adapters([query.adapter or adapter for query in queries])
         references = [query.references if exclude_reference else [] for query in queries]
         exclude = [query.exclude + names for query, names in zip(queries, references, strict=True)]
+        if with_measures:
+            queries = keep_features(self.model, queries)
         embeds = encode_composed(self.model, self.processor, queries, template=template, adapter=adapter)
+        rows = self._search(embeds, references, exclude, top_k=top_k, where=where, min_score=min_score)
+        results = [{"hits": row} for row in rows]
+        if with_measures:
+            options = {"template": template, "adapter": adapter}
+            edits = measure_edits(self.model, self.processor, queries, embeds, **options)
+            for result, edit in zip(results, edits, strict=True):
+                scores = [hit["score"] for hit in result["hits"][:2]]
+                result |= {"edit_magnitude": edit, "margin": scores[0] - scores[1] if len(scores) == 2 else None}
+        return {"results": results}
+
+    def _search(self, embeds: torch.Tensor, references: list[list[str]], exclude: list[list[str]], **options) -> list:
+        """Search, and again without images that are a reference under another name."""
         while True:
-            hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
+            hits = self.gallery.search(embeds, exclude=exclude, **options)
             # An image whose id is not its path may name the path in its metadata, and so may several.
             same = [
                 [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
                 for row, names in zip(hits, references, strict=True)
             ]
             if not any(same):
-                return {"results": [{"hits": row} for row in hits]}
+                return hits
             exclude = [names + more for names, more in zip(exclude, same, strict=True)]
 
     def postprocess(self, model_outputs: dict) -> list[dict]:
@@ -200,10 +225,11 @@ class ComposedImageRetrievalPipeline(Pipeline):
             model_outputs (`dict`): Of a query, alone or out of a batch.
 
         Returns:
-            `list[dict]`: See `__call__`.
+            `list[dict]` or `dict`: See `__call__`.
         """
         results = model_outputs["results"]
-        return (results[0] if isinstance(results, list) else results)["hits"]
+        result = results[0] if isinstance(results, list) else results
+        return result if "margin" in result else result["hits"]
 
 
 _IMAGES = (str, Path, bytes, Image.Image, np.ndarray, torch.Tensor)

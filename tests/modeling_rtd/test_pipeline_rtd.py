@@ -87,6 +87,30 @@ def test_batches_of_several_kinds_equal_single_queries(pipe, photos):
         assert [names(hits) for hits in together] == [names(hits) for hits in alone]
 
 
+def test_measures_come_with_the_hits_on_request(pipe, model, processor, photos):
+    queries = [{"image": photos[0], "text": TEXTS[0]}, {"image": photos[:2], "text": TEXTS[1]}, {"text": TEXTS[2]}]
+    plain, measured = (pipe(queries, batch_size=3, with_measures=wants) for wants in (False, True))
+    assert [result["hits"] for result in measured] == plain
+    assert pipe(queries[1], with_measures=True)["edit_magnitude"] == pytest.approx(measured[1]["edit_magnitude"])
+    for hits, result in zip(plain, measured, strict=True):
+        assert result["margin"] == hits[0]["score"] - hits[1]["score"]
+    with torch.no_grad(), pytest.warns(UserWarning, match="empty"):
+        asked, alone = (model(**processor(images=photos[:1], conditions=[text])) for text in (TEXTS[0], ""))
+    cosine = (asked.composed_embeds @ alone.composed_embeds.T).item()
+    assert measured[0]["edit_magnitude"] == pytest.approx(1 - cosine, abs=1e-5)
+    assert measured[2]["edit_magnitude"] is None
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_compare(pipe, photos):
+    assert pipe(image=photos[0], with_measures=True, top_k=1) | {"hits": []} == {
+        "hits": [],
+        "edit_magnitude": None,
+        "margin": None,
+    }
+    still = pipe({"image": photos[0], "text": TEXTS[0], "strength": 0}, with_measures=True)
+    assert still["edit_magnitude"] == pytest.approx(0, abs=1e-6)
+
+
 @pytest.mark.parametrize("form", ["generator", "datasets", "undecoded paths", "undecoded images"])
 def test_many_queries_stream(pipe, photos, form):
     queries = [{"image": photos[i], "text": text} for i, text in enumerate(TEXTS)]

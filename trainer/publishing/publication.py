@@ -329,6 +329,9 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded != base_model:
         config["original_text_model"] = {**original, "repo": base_model, "revision": None}
+    elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
+        # Nobody needs the tower; where it was is a place of this machine.
+        config["original_text_model"] = {**original, "repo": None, "subfolder": "original_text"}
     return {"config.json": _to_bytes(config)}
 
 
@@ -349,9 +352,10 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}
         original = config.get("original_text_model")
-        if original and original["repo"] is None:
+        is_kept = original and original.get("plain_text", True)
+        if is_kept and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and _is_on_this_machine(original["repo"]):
+        elif original and original["repo"] and _is_on_this_machine(original["repo"]):
             raise ValueError(
                 f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
                 "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
@@ -369,7 +373,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
     if base_model in (None, "none", recorded):
         model, processor = load_model_and_processor(str(folder))
         original = model.config.original_text_model
-        if original and original["repo"] is None:
+        if original and original["repo"] is None and original.get("plain_text", True):
             _ = model.original_text_model  # compares its hash
         return model, processor, []
     try:

@@ -287,6 +287,18 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
 
 
+@pytest.mark.parametrize(("ways", "repo"), [(WAYS, None), (ADAPTER_WAYS, "org/clip")])
+def test_a_model_of_one_tower_is_published_without_the_place_of_the_other(
+    saved, processor, clip_on_hub, tmp_path, ways, repo
+):
+    model = RTDModel.from_clip(str(saved / "clip"), "lincir")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    folder = save(model.without_original_text_model({}).save_pretrained, processor, tmp_path / "model")
+    assert publish(folder, *ways, "--push") == 0
+    assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == repo
+    assert not any(name.startswith("original_text") for name in clip_on_hub.repos[REPO])
+
+
 @pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
