@@ -31,6 +31,7 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
     "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
+    "sentence-transformers": ["sentence-transformers>=6.0,<7"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [
@@ -38,6 +39,7 @@ EXTRAS["dev"] = [
     *EXTRAS["faiss"],
     *EXTRAS["milvus"],
     *EXTRAS["app"],
+    *EXTRAS["sentence-transformers"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",

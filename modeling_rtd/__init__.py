@@ -17,7 +17,7 @@ from modeling_rtd.files_rtd import (
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
-from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
+from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
 from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
@@ -48,6 +48,7 @@ __all__ = [
     "PLACEHOLDER",
     "PROJECTIONS",
     "QUERY_ENTRIES",
+    "SENTENCE_TRANSFORMERS_FILES",
     "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",
     "FTI4CIRProjection",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -23,7 +25,23 @@ from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
 
-__all__ = ["RTDModel", "RTDOutput"]
+if TYPE_CHECKING:
+    # Never imported here. transformers copies and downloads the files that imports name, this one among them.
+    from .sentence_transformers_rtd import RTDSentenceTransformer  # noqa: F401
+
+
+__all__ = ["SENTENCE_TRANSFORMERS_FILES", "RTDModel", "RTDOutput"]
+
+# By these sentence-transformers finds the module that runs a saved model.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers_rtd.RTDSentenceTransformer"}],
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
 
 
 @dataclass
@@ -262,7 +280,9 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Save as every transformers model does, together with the original text tower where it lies in the folder.
+        """Save as every transformers model does, with the original text tower where the folder carries it.
+
+        sentence-transformers loads the folder too; its settings that are there stay.
 
         Args:
             save_directory (`str`): Directory.
@@ -274,6 +294,10 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+            path = Path(save_directory, name)
+            if name == "modules.json" or not path.exists():
+                path.write_text(json.dumps(content, indent=2) + "\n")
 
     def push_to_hub(self, *args, **kwargs):
         """Refuse: a model alone has no processor, and nothing in it would be checked.
