@@ -32,6 +32,7 @@ EXTRAS = {
     "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
+    "mteb": ["mteb[image]>=2.26,<3"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [

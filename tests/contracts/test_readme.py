@@ -87,7 +87,7 @@ def test_every_block_of_a_page_runs(name, place):
         page = page.replace(long, short)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
     for language, block in blocks:
-        if language == "python":
+        if language == "python" and "import mteb" not in block:  # which test_mteb.py runs
             exec(compile(block, name, "exec"), {})
         for line in block.splitlines() if language == "bash" else ():
             run(line)
