@@ -29,7 +29,7 @@ from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
-from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
+from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
 from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
 from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline, TaskWithoutDefault
@@ -65,6 +65,7 @@ __all__ = [
     "PLACEHOLDER",
     "PROJECTIONS",
     "QUERY_ENTRIES",
+    "SENTENCE_TRANSFORMERS_FILES",
     "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",
     "FTI4CIRProjection",

@@ -6,6 +6,7 @@ import copy
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -17,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
 from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
+from .files_rtd import write_json
 from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
@@ -26,7 +28,23 @@ from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
 
-__all__ = ["RTDModel", "RTDOutput"]
+if TYPE_CHECKING:
+    # Never imported here. transformers copies and downloads the files that imports name, this one among them.
+    from .sentence_transformers_rtd import RTDSentenceTransformer  # noqa: F401
+
+
+__all__ = ["SENTENCE_TRANSFORMERS_FILES", "RTDModel", "RTDOutput"]
+
+# By these sentence-transformers finds the module that runs a saved model.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers_rtd.RTDSentenceTransformer"}],
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
 
 _FORWARD_ARGUMENTS = frozenset(TransformersKwargs.__annotations__) | {"adapter_names", "branch_index"}
 
@@ -184,7 +202,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         return self._original_text.serve(self.text_model, self.device, self.dtype)
 
     @property
-    def plain_text_model(self) -> RTDTextModel | AdaptersDisabled:
+    def plain_text_model(self) -> RTDTextTower | AdaptersDisabled:
         """[`RTDTextModel`]: What reads plain text, negative text and contexts.
 
         That is `original_text_model`, since RTD trades plain caption retrieval for composition. A model that was saved
@@ -314,7 +332,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory, keep_original: bool = True, **kwargs):
-        """Save as every transformers model does, together with the original text tower where it lies in the folder.
+        """Save as every transformers model does, with the original text tower where the folder carries it.
+
+        sentence-transformers loads the folder too; its settings that are there stay.
 
         Args:
             save_directory (`str`): Directory.
@@ -325,13 +345,18 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If the text tower has an adapter, or there is no original text tower to leave out.
         """
         if not keep_original:
-            return self.without_original_text_model().save_pretrained(save_directory, **kwargs)
+            self.without_original_text_model().save_pretrained(save_directory, **kwargs)
+            return
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
-        return super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, **kwargs)
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+            path = Path(save_directory, name)
+            if name == "modules.json" or not path.exists():
+                write_json(path, content)
 
     def push_to_hub(self, *args, **kwargs):
         """Refuse: a model alone has no processor, and nothing in it would be checked.

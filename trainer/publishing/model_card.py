@@ -227,7 +227,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "clip",
             facts.projection.replace("_", "-"),
             *(["rtd"] if facts.plain_tower else []),
-            *(["lora"] if facts.is_adapter else []),
+            *(["lora"] if facts.is_adapter else ["sentence-transformers"]),
         ],
         eval_results=results or None,
     )

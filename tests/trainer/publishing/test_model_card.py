@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.factories import FEW_STEPS, build_clip, build_images, build_triplets, shake
+from tests.factories import FEW_STEPS, STAGES, build_clip, build_images, build_triplets, shake
 from trainer.methods import find_method, list_methods
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_stage

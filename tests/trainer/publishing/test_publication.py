@@ -293,7 +293,7 @@ def test_a_model_of_one_tower_is_published_without_the_place_of_the_other(
 ):
     model = RTDModel.from_clip(str(saved / "clip"), "lincir")
     model.replace_text_model(shake(copy.deepcopy(model.text_model)))
-    folder = save(model.without_original_text_model({}).save_pretrained, processor, tmp_path / "model")
+    folder = save_with_stages(model.without_original_text_model({}).save_pretrained, processor, tmp_path / "model")
     assert publish(folder, *ways, "--push") == 0
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == repo
     assert not any(name.startswith("original_text") for name in clip_on_hub.repos[REPO])
@@ -336,11 +336,14 @@ def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
 
 def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
     assert publish(folder, *WAYS, "--push") == 0
-    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    blocks = re.findall(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
         image.save(f"{name}.jpg")
-    assert sorted(run_last(block)[0].tolist()) == [0, 1, 2]
+    ranks = run_last(blocks[0])[0].tolist()
+    assert sorted(ranks) == [0, 1, 2]
+    pytest.importorskip("sentence_transformers")
+    assert run_last(blocks[1]).tolist() == ranks
 
 
 def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, clip_on_hub, tmp_path, monkeypatch):
