@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
 from trainer.data.image_files import list_images
 
 
@@ -24,9 +25,7 @@ def run(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser("rtd app", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
-    parser.add_argument(
-        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
-    )
+    add_gallery_options(parser)
     parser.add_argument(
         "--images",
         type=Path,
@@ -63,23 +62,24 @@ def _open_desk(options: argparse.Namespace):
     from trainer.app.history import SearchHistory
     from trainer.loading import check_place, load_model_and_processor
 
-    is_index = Gallery.is_in(options.gallery)
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    has_rows = is_stored(options)
+    paths = [] if has_rows else [str(path.resolve()) for path in list_images(options.gallery)]
     adapters = [text.partition("=") for text in options.adapter]
     wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
     if wrong is not None:
         raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
     if options.images is not None and not options.images.is_dir():
         raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
-    gallery = Gallery.load(options.gallery) if is_index else None
-    places = gallery.locate() if is_index else paths
-    root = options.images or (find_root(places) if is_index else options.gallery)
+    gallery = open_stored(options) if has_rows else None
+    places = gallery.locate() if has_rows else paths
+    root = options.images or (find_root(places) if has_rows else options.gallery)
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
+    compare_pictures(options, gallery, model, processor)
     for name, _, place in reversed(adapters):
         check_place(place)
         model.load_adapter(place, name)
-    if not is_index:
+    if not has_rows:
         gallery = Gallery.from_images(model, processor, paths)
         for reason in gallery.skipped:
             print(f"skipped: {reason}", file=sys.stderr)

@@ -126,9 +126,9 @@ def _listen_to_sigterm() -> Iterator[None]:
 
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:
-    """Say how to continue. A token is not repeated: what is printed may be kept in a log."""
+    """Say how to continue. Tokens and connection strings are not repeated: what is printed may be kept in a log."""
     parts = [
-        "..." if before == "--token" else re.sub(r"^(--token)=.*", r"\1=...", part)
+        "..." if before == "--token" else re.sub(r"^(--token=|.*postgres(?:ql)?://).*", r"\1...", part)
         for before, part in zip(["", *arguments], arguments, strict=False)
     ]
     verb = arguments[0] if arguments else ""

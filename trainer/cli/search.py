@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
 from trainer.data.image_files import IMAGE_SUFFIXES, list_images
 
 
@@ -27,13 +28,13 @@ def run(arguments: list[str]) -> None:
     options = _parse(arguments)
     where = dict(_split_condition(text) for text in options.where)
     _check_sheet(options.sheet)
-    _refuse_sheet_in(options.sheet, options.gallery)
+    if isinstance(options.gallery, Path):
+        _refuse_sheet_in(options.sheet, options.gallery)
 
-    from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
+    from modeling_rtd import ComposedImageRetrievalPipeline
     from trainer.loading import load_model_and_processor
 
-    is_index = Gallery.is_in(options.gallery)
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    paths = [] if is_stored(options) else [str(path.resolve()) for path in list_images(options.gallery)]
     _check_history(options)
     model, processor = load_model_and_processor(options.model)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, device=model.device)
@@ -63,9 +64,12 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
     from modeling_rtd import Gallery
 
     if not paths:
-        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
-        for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
-            _refuse_sheet_in(options.sheet, folder)
+        kwargs = {} if options.token is None else {"token": options.token}
+        gallery = open_stored(options, **kwargs)
+        compare_pictures(options, gallery, model, processor)
+        if isinstance(options.gallery, Path):
+            for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
+                _refuse_sheet_in(options.sheet, folder)
         return gallery
     gallery = Gallery.from_images(model, processor, paths)
     if gallery.skipped:
@@ -141,9 +145,7 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("rtd search", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument(
-        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
-    )
+    add_gallery_options(parser)
     parser.add_argument(
         "--image",
         action="append",
