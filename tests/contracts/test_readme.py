@@ -12,7 +12,7 @@ import torch
 
 import trainer
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.factories import build_stand_in
+from tests.factories import build_immich, build_stand_in
 from trainer.cli.main import main
 from trainer.demo.run import run_demo
 from trainer.evaluation.benchmarks import load_benchmark
@@ -75,10 +75,32 @@ def run(line):
     assert main(arguments + TRAINING * arguments[0].startswith("train")) == code, line
 
 
+def bring_immich(page, place, postgres):
+    """Bring what the page on Immich takes for granted, and give the page with its places."""
+    import psycopg
+
+    model, processor = RTDModel.from_pretrained("runs/demo/model"), RTDProcessor.from_pretrained("runs/demo/model")
+    build_immich(postgres, place / "immich", model, processor)
+    shutil.copy(next((place / "immich/thumbs").iterdir()), "reference.png")
+    with psycopg.connect(postgres) as connection:
+        connection.execute("DROP ROLE IF EXISTS rtd")
+        for statement in re.search(r"```sql\n(.*?)```", page, re.DOTALL)[1].split(";"):
+            connection.execute(statement)
+        connection.execute(
+            "CREATE TABLE photos AS SELECT row_number() OVER () AS number, embedding AS vector, path AS file, "
+            "7 AS shop, 2024 AS year FROM smart_search JOIN asset_file USING (\"assetId\") WHERE type = 'preview'"
+        )
+        connection.execute("GRANT SELECT ON photos TO rtd")
+    page = page.replace("postgresql://rtd@localhost/immich", postgres.replace("postgres@", "rtd@"))
+    return page.replace("/srv/immich:", f"{place}/immich:")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_every_block_of_a_page_runs(name, place):
+def test_every_block_of_a_page_runs(name, place, request):
     page = PAGES[name]
+    if name == "immich.md":
+        page = bring_immich(page, place, request.getfixturevalue("postgres"))
     for long, short in SHORT.items():
         page = page.replace(long, short)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)
