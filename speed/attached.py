@@ -86,7 +86,7 @@ def measure(uri: str, rows: np.ndarray, repeats: int) -> list[dict]:
 
     galleries["table, all rows"] = attach()
     with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("SET maintenance_work_mem = '1GB'")
+        connection.execute("SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 0")
         connection.execute("CREATE INDEX ON smart_search USING hnsw (embedding vector_cosine_ops)")
     galleries["table, its index"] = attach(exact=False)
     expected = galleries["exact engine"][0].search(queries, 10)
