@@ -211,7 +211,7 @@ class Engine:
         for i in order:
             if len(results[query[i]]) < top_k:
                 name, metadata = self._describe(int(candidates[i]))
-                result = {"id": name, "score": float(exact[i])}
+                result = {"id": name, "score": float(exact[i].clip(-1, 1))}  # rows are rounded
                 results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
         return results
 

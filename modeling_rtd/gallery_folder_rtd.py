@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,13 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from .files_rtd import hold_lock_file, write_json
+from .files_rtd import hold_lock_file, read_json, write_json
 from .gallery_engine_rtd import Engine, find_engine
 
 
 __all__ = ["GalleryFolder", "Manifest", "hold_lock", "normalise"]
 
 _MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 1
+_FIELDS = {
+    "format": int,
+    "engine": str,
+    "dim": int,
+    "dtype": str,
+    "options": dict,
+    "state": dict | None,
+    "fields": list,
+}
+_FIELDS |= {"fingerprint": str | None, "base_model": str | None}
 
 
 @dataclass
@@ -60,12 +69,14 @@ class Manifest:
             ValueError: If there is none, or none that this version reads.
         """
         try:
-            facts = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            facts = read_json(folder / _MANIFEST, "index the images again", **_FIELDS)
             if facts["format"] != _FORMAT:
-                raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}")
+                raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}.")
+            if facts["dim"] < 1 or not all(isinstance(name, str) for name in facts["fields"]):
+                raise ValueError("its `dim` or its `fields` are damaged: index the images again.")
             return cls(**facts)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"'{folder}' holds no readable gallery: {error}; index the images again.") from error
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"'{folder}' holds no readable gallery: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Write the manifest, all of it or nothing.
@@ -91,7 +102,7 @@ class Manifest:
             `bool`: Whether a gallery's manifest is there, be it damaged.
         """
         try:
-            facts = json.loads((folder / _MANIFEST).read_bytes())
+            facts = read_json(folder / _MANIFEST, "", object)
         except OSError:
             return False
         except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import numbers
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from .gallery_encoding_rtd import (
 )
 from .gallery_engine_rtd import find_engine, import_from_home
 from .gallery_folder_rtd import GalleryFolder, Manifest, normalise
+from .gallery_values_rtd import check_id, settle_metadata
 
 
 __all__ = ["Gallery"]
@@ -39,7 +39,8 @@ class Gallery:
     Args:
         embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`, *optional*): Of any norm.
         ids (`list[str]`, *optional*): One distinct id a row.
-        metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+        metadata (`list[dict]`, *optional*): For each row a dictionary, or `None`: NaN becomes `None`, dates
+            become ISO strings, and what JSON cannot hold is left out with a warning.
         folder (`str` or `Path`, *optional*):
             Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
         engine (`str`, *optional*):
@@ -324,13 +325,13 @@ class Gallery:
         for name in ids:
             if not isinstance(name, str):
                 raise ValueError(f"ids must be strings, got {name!r} of type {type(name).__name__}.")
+            check_id(name)
             if name in seen:
                 raise ValueError(f"ids must be distinct, but '{name}' repeats.")
             seen.add(name)
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
-        _check_metadata(metadata or ())
-        return [None] * count if metadata is None else metadata
+        return [None] * count if metadata is None else settle_metadata(metadata)
 
     def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
         here = set() if if_exists == "replace" else self._store.engine.find(ids)
@@ -492,7 +493,7 @@ class Gallery:
         """
         if not len(self):
             raise ValueError("the gallery is empty: there is nothing to search.")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
         if not isinstance(min_score, numbers.Real | None):
             raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
@@ -510,7 +511,7 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
-        results = self._store.engine.search(queries, min(top_k, len(self)), barred, where)
+        results = self._store.engine.search(queries, min(int(top_k), len(self)), barred, where)
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
@@ -638,18 +639,6 @@ class Gallery:
         """
         Manifest.read(Path(folder))
         return cls(folder=folder, **options)
-
-
-def _check_metadata(metadata: Sequence[dict | None]) -> None:
-    for row in metadata:
-        if row is not None and not isinstance(row, dict):
-            raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        if not all(isinstance(name, str) for name in row or ()):
-            raise ValueError(f"fields of metadata must have strings as names, got {list(row)}.")
-    try:
-        json.dumps(metadata)
-    except TypeError as error:
-        raise ValueError(f"metadata must be such that JSON can hold it: {error}.") from error
 
 
 def _name_images(images) -> list[str]:
