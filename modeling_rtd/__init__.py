@@ -48,6 +48,7 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    read_query,
     weigh_condition,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "read_array",
     "read_checkpoint",
     "read_json",
+    "read_query",
     "register_projection",
     "replace_file",
     "replace_folder",

@@ -32,8 +32,8 @@ SHORT = {
     "(60, 61)": '("00", "01")',
 }
 TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8"]
-# Run elsewhere: a server (tests/trainer/app), and recipes, which fetch from the Hub (test_recipes.py).
-ELSEWHERE = ("app", "train --recipe")
+# Run elsewhere: servers (tests/trainer/app, test_serve.py), and recipes, which fetch from the Hub (test_recipes.py).
+ELSEWHERE = ("app", "serve", "train --recipe")
 
 
 @pytest.fixture(scope="module")

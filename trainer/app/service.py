@@ -144,10 +144,25 @@ class SearchDesk:
         """
         if path is None:
             return state | {"reference": None}
-        name = Path(path).name
+        self.read_upload(path, Path(path).name)
+        return state | {"reference": {"path": path}}
+
+    def read_upload(self, file, name: str) -> Image.Image:
+        """Read an upload whole, once its header says that it may be read.
+
+        Args:
+            file (`str` or binary file): The upload, or where it lies.
+            name (`str`): Of the upload, for the message.
+
+        Returns:
+            `PIL.Image.Image`: Decoded.
+
+        Raises:
+            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
+        """
         try:
-            with Image.open(path, formats=_FORMATS) as opened:
-                pixels = opened.width * opened.height  # of the header: nothing is decoded
+            opened = Image.open(file, formats=_FORMATS)
+            pixels = opened.width * opened.height  # of the header: nothing is decoded
         except Image.DecompressionBombError:
             pixels = math.inf
         except (OSError, ValueError) as error:
@@ -155,10 +170,10 @@ class SearchDesk:
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
         try:
-            self._processor.load_image(path)
+            with opened:
+                return self._processor.load_image(opened)
         except ValueError as error:
             raise ValueError(f"'{name}' is no whole image: it may have been cut off; send it again.") from error
-        return state | {"reference": {"path": path}}
 
     @property
     def _processor(self) -> RTDProcessor:

@@ -10,7 +10,7 @@ from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stor
 from trainer.data.image_files import list_images
 
 
-__all__ = ["run"]
+__all__ = ["add_desk_options", "check_port", "open_desk", "run"]
 
 
 def run(arguments: list[str]) -> None:
@@ -24,6 +24,31 @@ def run(arguments: list[str]) -> None:
         ImportError: If gradio is not installed.
     """
     parser = argparse.ArgumentParser("rtd app", description=__doc__)
+    add_desk_options(parser)
+    parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
+    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
+    options = parser.parse_args(arguments)
+    if options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
+    check_port(options.port)
+
+    from trainer.app.page import serve_page
+
+    desk = open_desk(options, options.top_k)
+    if options.host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
+    print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
+    page, url = serve_page(desk, options.host, options.port)
+    print(f"page: {url}", flush=True)
+    page.block_thread()
+
+
+def add_desk_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `open_desk`, and `--host`.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of a verb that serves.
+    """
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
     add_gallery_options(parser)
     parser.add_argument(
@@ -34,29 +59,37 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=PLACE", help="one more adapter of the same base"
     )
-    parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
     )
-    parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
-    options = parser.parse_args(arguments)
-    if options.top_k < 1:
-        raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
-    if options.port is not None and not 1 <= options.port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535, got {options.port}.")
-
-    from trainer.app.page import serve_page
-
-    desk = _open_desk(options)
-    if options.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
-    print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
-    page, url = serve_page(desk, options.host, options.port)
-    print(f"page: {url}", flush=True)
-    page.block_thread()
 
 
-def _open_desk(options: argparse.Namespace):
+def check_port(port: int | None) -> None:
+    """Refuse what is no port.
+
+    Args:
+        port (`int`, *optional*): As it was given.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"--port must lie between 1 and 65535, got {port}.")
+
+
+def open_desk(options: argparse.Namespace, top_k: int):
+    """Open model, adapters and gallery.
+
+    Args:
+        options (`argparse.Namespace`): With those of `add_desk_options`.
+        top_k (`int`): Results of a search.
+
+    Returns:
+        [`SearchDesk`]: Ready to answer.
+
+    Raises:
+        ValueError: If there is nothing to search, or an option is not accepted.
+    """
     from modeling_rtd import Gallery
     from trainer.app import SearchDesk, find_root, list_voices
     from trainer.app.history import SearchHistory
@@ -83,7 +116,7 @@ def _open_desk(options: argparse.Namespace):
         gallery = Gallery.from_images(model, processor, paths)
         for reason in gallery.skipped:
             print(f"skipped: {reason}", file=sys.stderr)
-    return SearchDesk(list_voices(model, processor, gallery), root, options.top_k)
+    return SearchDesk(list_voices(model, processor, gallery), root, top_k)
 
 
 def _report_outside(outside: list[str], count: int, root: Path) -> None:
