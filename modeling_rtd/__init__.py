@@ -3,12 +3,21 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig
+from modeling_rtd.configuration_rtd import (
+    PLACEHOLDER,
+    RTDConfig,
+    RTDMetaClip2TextConfig,
+    RTDProjectionConfig,
+    RTDSiglipTextConfig,
+    RTDTextConfig,
+)
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     name_damage,
+    parse_json,
+    read_array,
     read_json,
     replace_file,
     replace_folder,
@@ -16,9 +25,12 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
+from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
+from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
-from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
+from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
+from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
 from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
@@ -57,14 +69,18 @@ __all__ = [
     "Pic2WordProjection",
     "Query",
     "RTDConfig",
+    "RTDMetaClip2TextConfig",
     "RTDModel",
     "RTDOutput",
     "RTDProcessor",
     "RTDProjection",
     "RTDProjectionConfig",
+    "RTDSiglipTextConfig",
+    "RTDSiglipTextModel",
     "RTDTextConfig",
     "RTDTextModel",
     "RTDTextOutput",
+    "RTDTextTower",
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
@@ -77,12 +93,16 @@ __all__ = [
     "join_references",
     "list_excluded",
     "load_projection",
+    "load_text_model",
     "name_damage",
+    "parse_json",
+    "read_array",
     "read_checkpoint",
     "read_json",
     "register_projection",
     "replace_file",
     "replace_folder",
+    "settle_ids",
     "settle_place",
     "suggest",
     "weigh_condition",

@@ -18,6 +18,7 @@ ENGINES = {
     "exact": ("gallery_exact_rtd", "ExactEngine"),
     "faiss": ("gallery_faiss_rtd", "FaissEngine"),
     "milvus": ("gallery_milvus_rtd", "MilvusEngine"),
+    "pgvector": ("gallery_pgvector_rtd", "PgVectorEngine"),
 }
 
 _SPARE = 16  # candidates beyond those asked for, so that rounding decides nothing
@@ -198,7 +199,7 @@ class Engine:
         for i in order:
             if len(results[query[i]]) < top_k:
                 name, metadata = self._describe(int(candidates[i]))
-                result = {"id": name, "score": float(exact[i])}
+                result = {"id": name, "score": float(exact[i].clip(-1, 1))}  # rows are rounded
                 results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
         return results
 

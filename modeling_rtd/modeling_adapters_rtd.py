@@ -11,6 +11,7 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .errors_rtd import pick_where, suggest
+from .files_rtd import name_damage, read_json
 from .modeling_text_rtd import hash_tensors
 from .projection_auto_rtd import load_projection
 
@@ -98,7 +99,8 @@ class RTDAdapterMixin:
             )
         if hash_tensors(self.projection) != facts["projection_sha256"]:
             raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
-        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+        with name_damage(name_or_path):
+            self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
         self.set_adapter(adapter_name)
 
     def set_adapter(self, adapter_name: str) -> None:
@@ -218,4 +220,16 @@ def refuse_adapter(name_or_path, **kwargs) -> None:
 
 
 def _read_adapter_facts(name_or_path: str) -> dict:
-    return json.loads(Path(cached_file(name_or_path, ADAPTER_FACTS)).read_text())
+    file, remedy = cached_file(name_or_path, ADAPTER_FACTS), "save the adapter again"
+    facts = read_json(
+        file,
+        remedy,
+        base_model=str | None,
+        text_model_sha256=str,
+        projection_sha256=str,
+        dtype=str,
+        shapes=list,
+    )
+    if not isinstance(getattr(torch, facts["dtype"], None), torch.dtype):
+        raise ValueError(f"'{file}' is damaged, '{facts['dtype']}' is not a type of tensors: {remedy}.")
+    return facts

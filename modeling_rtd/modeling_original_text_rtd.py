@@ -21,7 +21,8 @@ from transformers.utils.hub import get_checkpoint_shard_files
 from .configuration_rtd import RTDConfig
 from .errors_rtd import settle_place
 from .modeling_adapters_rtd import has_adapters
-from .modeling_text_rtd import RTDTextModel, hash_tensors
+from .modeling_backbones_rtd import find_backbone
+from .modeling_text_rtd import RTDTextTower, hash_tensors
 
 
 __all__ = ["AdaptersDisabled", "OriginalTextTower"]
@@ -66,7 +67,7 @@ class OriginalTextTower:
             _check_place(place)
         return place
 
-    def serve(self, text_model: RTDTextModel, device: torch.device, dtype: torch.dtype):
+    def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype):
         """Give what reads plain text beside a text tower.
 
         Args:
@@ -94,7 +95,7 @@ class OriginalTextTower:
         self._moved = self._moved or copy.deepcopy(tower)
         return self._moved.to(device=device, dtype=dtype)
 
-    def load(self) -> RTDTextModel:
+    def load(self) -> RTDTextTower:
         """Give the tower in the type that its hash was taken in; it is read from its place once.
 
         Returns:
@@ -107,7 +108,10 @@ class OriginalTextTower:
         if self._place == place:
             return self._tower
         try:
-            tower = RTDTextModel.from_pretrained(self._find(), dtype=getattr(torch, place["dtype"]))
+            config = self._config.text_config  # the repository of a SigLIP 2 says another padding
+            tower = find_backbone(config).text_model.from_pretrained(
+                self._find(), config=config, dtype=getattr(torch, place["dtype"])
+            )
         except OSError as error:
             raise ValueError(
                 f"the text tower from before RTD, which plain text, contexts and saving need, is not to be had at "
@@ -149,7 +153,7 @@ class OriginalTextTower:
             get_checkpoint_shard_files(repo, weights, **where)
         return Path(config).parent
 
-    def keep(self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None) -> None:
+    def keep(self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None) -> None:
         """Hold a tower as the one from before RTD, and write its place and hash to the configuration.
 
         Args:
@@ -167,7 +171,7 @@ class OriginalTextTower:
         }
         self._hold(tower)
 
-    def _hold(self, tower: RTDTextModel) -> None:
+    def _hold(self, tower: RTDTextTower) -> None:
         self._place, self._tower = dict(self.place), tower.eval().requires_grad_(False)
         self._lender = self._moved = None
 
@@ -197,7 +201,7 @@ class OriginalTextTower:
         twin._config = config
         return twin
 
-    def lend(self, config: RTDConfig, text_model: RTDTextModel) -> OriginalTextTower:
+    def lend(self, config: RTDConfig, text_model: RTDTextTower) -> OriginalTextTower:
         """Let a model with other parts read plain text as this one does; its configuration names no place.
 
         Args:
@@ -219,7 +223,7 @@ class AdaptersDisabled:
         tower ([`RTDTextModel`]): The tower with adapters.
     """
 
-    def __init__(self, tower: RTDTextModel):
+    def __init__(self, tower: RTDTextTower):
         self._tower = tower
 
     def __call__(self, *args, **kwargs):

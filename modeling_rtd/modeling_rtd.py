@@ -1,4 +1,4 @@
-"""The composed retrieval model: CLIP's vision tower, a projection, and RTD's text tower."""
+"""The composed retrieval model: a backbone's vision tower, a projection, and RTD's text tower."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPVisionModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
 from .errors_rtd import pick_where, refuse_missing, settle_place
 from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_adapter
+from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput
+from .modeling_text_rtd import RTDTextOutput, RTDTextTower
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
@@ -41,11 +42,12 @@ class RTDOutput(ModelOutput):
     pseudo_token_embeds: torch.Tensor | None = None
 
 
-class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
-    """Composed image retrieval: CLIP's vision tower, a projection, and a text tower that reads pseudo-words.
+class RTDModel(RTDAdapterMixin, PreTrainedModel):
+    """Composed image retrieval: a vision tower, a projection, and a text tower that reads pseudo-words.
 
-    A saved directory is in CLIP's own layout plus `projection.*`: it loads as `RTDModel`, as [`RTDTextModel`], through
-    `AutoModel` and as a plain `CLIPModel`. The image side is CLIP's, so an index of CLIP embeddings stays valid.
+    The towers are those of a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2. A saved directory is in the family's own
+    layout plus `projection.*`: it loads as `RTDModel`, as the text tower alone, through `AutoModel`, and as a plain
+    `CLIPModel`, `MetaClip2Model` or `SiglipModel`. The image side is the family's own, so an index stays valid.
 
     Args:
         config ([`RTDConfig`]): Configuration.
@@ -62,14 +64,22 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
     config_class = RTDConfig
     base_model_prefix = "rtd"
     main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
 
     def __init__(self, config: RTDConfig):
         super().__init__(config)
-        self.text_model = RTDTextModel._from_config(config.text_config)
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        backbone = find_backbone(config.text_config)
+        self.text_model = backbone.text_model._from_config(config.text_config)
+        self.vision_model = backbone.vision_model._from_config(config.vision_config)
+        self.visual_projection = nn.Identity()
+        if backbone.has_visual_projection:
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        if backbone.has_logit_bias:
+            self.logit_scale, self.logit_bias = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
         self.projection = build_projection(config.projection_config)
         self._original_text = OriginalTextTower(config)
         self.post_init()
@@ -102,70 +112,54 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         return (model, report) if wants_report else model
 
     @classmethod
-    def from_clip(cls, clip: str | CLIPModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs):
-        """Put a projection on a CLIP.
+    def from_clip(
+        cls, clip: str | PreTrainedModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs
+    ):
+        """Put a projection on a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2.
 
         Args:
-            clip (`str` or `transformers.CLIPModel`): A CLIP repository or directory, or a loaded model (copied).
+            clip (`str` or `transformers.PreTrainedModel`):
+                Repository or directory, or a loaded `CLIPModel`, `MetaClip2Model` or `SiglipModel` (copied).
             projection (`str` or [`RTDProjection`], defaults to `"lincir"`):
                 A projection, a directory or Hub id that holds one, or the name of a method, which gives a freshly
                 initialised one to be trained.
             tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*): Needed with a loaded model only.
-            kwargs: Passed to `CLIPModel.from_pretrained` where `clip` is a string.
+            kwargs: Passed to `from_pretrained` of the backbone where `clip` is a string.
 
         Returns:
-            [`RTDModel`]: In evaluation mode; its text tower is CLIP's own until RTD trains it.
+            [`RTDModel`]: In evaluation mode; its text tower is the backbone's own until RTD trains it.
 
         Raises:
-            ValueError: If the projection's sizes do not fit, its name is unknown, or a tokenizer is missing.
+            ValueError: If the backbone is of another family, the projection's name is unknown, its sizes do not fit,
+                it reads a class token that the backbone does not have, or a tokenizer is missing or does not fit.
         """
         if isinstance(clip, str | Path):
+            read_backbone_config(clip, **pick_where(kwargs))  # refused by name before anything else is fetched
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
-            place = str(clip)
-            clip, report = CLIPModel.from_pretrained(place, output_loading_info=True, **kwargs)
-            refuse_missing(report, place, "a CLIP")
+            clip = load_backbone(str(clip), **kwargs)
         if tokenizer is None:
             raise ValueError(
                 "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
             )
-        clip_config: CLIPConfig = clip.config
+        text_config = clip.config.text_config
         sizes = {
-            "projection_dim": clip_config.projection_dim,
-            "text_hidden_size": clip_config.text_config.hidden_size,
-            "vision_hidden_size": clip_config.vision_config.hidden_size,
+            "projection_dim": getattr(clip.config, "projection_dim", None) or text_config.projection_size,
+            "text_hidden_size": text_config.hidden_size,
+            "vision_hidden_size": clip.config.vision_config.hidden_size,
         }
-        if not isinstance(projection, RTDProjection):
-            is_place = Path(projection).is_dir() or "/" in str(projection)
-            projection = (
-                load_projection(str(projection))
-                if is_place
-                else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
-            )
-        projection.check_sizes(**sizes)
-        text_config = clip_config.text_config.to_dict() | {
-            "placeholder_token_id": find_placeholder_token_id(tokenizer)
-        }
-        config = RTDConfig(
-            text_config=text_config,
-            vision_config=clip_config.vision_config.to_dict(),
-            projection_config=projection.config.to_dict(),
-            projection_dim=clip_config.projection_dim,
-            logit_scale_init_value=clip_config.logit_scale_init_value,
-            initializer_factor=clip_config.initializer_factor,
-        )
-        if "context_embeds" in projection.consumes:
-            config.context_token_id = find_context_token_id(tokenizer)
-        config.base_model = settle_place(clip.name_or_path)
-        config._attn_implementation = clip_config._attn_implementation
+        projection = _find_projection(projection, sizes)
+        config = _build_config(clip, projection, tokenizer)
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
-        tensors["text_model.text_projection.weight"] = tensors.pop("text_projection.weight")
+        if "text_projection.weight" in tensors:
+            tensors["text_model.text_projection.weight"] = tensors.pop("text_projection.weight")
         tensors |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
         model.load_state_dict(tensors)
-        return model.eval()
+        check_text_features(clip, model.eval().text_model, tokenizer)
+        return model
 
     @property
-    def original_text_model(self) -> RTDTextModel | AdaptersDisabled:
+    def original_text_model(self) -> RTDTextTower | AdaptersDisabled:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
         Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
@@ -178,7 +172,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         return self._original_text.serve(self.text_model, self.device, self.dtype)
 
     def set_original_text_model(
-        self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None
+        self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None
     ) -> None:
         """Keep a tower as the one from before RTD.
 
@@ -193,7 +187,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """
         self._original_text.keep(tower, repo, revision)
 
-    def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:
+    def replace_text_model(self, tower: RTDTextTower, original_repo: str | None = None) -> None:
         """Put a trained text tower in place, and keep the first one as the original text model.
 
         Args:
@@ -212,7 +206,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
-    def with_parts(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
+    def with_parts(self, text_model: RTDTextTower, projection: RTDProjection) -> RTDModel:
         """Give a model of other parts beside the same vision tower, without copying any.
 
         Args:
@@ -443,6 +437,43 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
             pseudo_token_embeds=pseudo_tokens[0],
         )
+
+
+def _find_projection(projection: str | RTDProjection, sizes: dict[str, int]) -> RTDProjection:
+    """Give the projection that came, is at a place, or is built by the name of its method; of these sizes."""
+    if not isinstance(projection, RTDProjection):
+        is_place = Path(projection).is_dir() or "/" in str(projection)
+        projection = (
+            load_projection(str(projection))
+            if is_place
+            else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
+        )
+    projection.check_sizes(**sizes)
+    return projection
+
+
+def _build_config(clip: PreTrainedModel, projection: RTDProjection, tokenizer) -> RTDConfig:
+    """Configure the model that a backbone and a projection make."""
+    backbone, sizes = find_backbone(clip.config.text_config), projection.config
+    if "image_tokens" in projection.consumes and not backbone.has_class_token:
+        raise ValueError(
+            f"a '{sizes.projection_type}' projection reads the vision tower's class token, which "
+            f"{type(clip).__name__} does not have: take 'lincir', 'searle' or 'pic2word', or a CLIP."
+        )
+    config = RTDConfig(
+        text_config=clip.config.text_config.to_dict() | settle_text_config(clip.config, tokenizer),
+        vision_config=clip.config.vision_config.to_dict(),
+        projection_config=sizes.to_dict(),
+        projection_dim=sizes.projection_dim,
+        initializer_factor=clip.config.initializer_factor,
+    )
+    if not backbone.has_logit_bias:
+        config.logit_scale_init_value = clip.config.logit_scale_init_value
+    if "context_embeds" in projection.consumes:
+        config.context_token_id = find_context_token_id(tokenizer)
+    config.base_model = settle_place(clip.name_or_path)
+    config._attn_implementation = clip.config._attn_implementation
+    return config
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:

@@ -15,7 +15,12 @@ from transformers import (
     CLIPModel,
     GPT2Config,
     GPT2LMHeadModel,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
 )
 
 from modeling_rtd import RTDModel, RTDProcessor
@@ -73,12 +78,60 @@ def build_clip(seed=0, dtype=torch.float32, hidden_size=32, projection_dim=24, *
     }
     torch.manual_seed(seed)
     clip = CLIPModel(CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=projection_dim))
-    for name, parameter in clip.named_parameters():
+    return _enlarge(clip).to(dtype)
+
+
+FAMILIES = ("clip", "metaclip_2", "siglip")
+
+
+def build_backbone(family, seed=0):
+    """Build a tiny model of a family and its tokenizer, with what real repositories of it leave to be settled.
+
+    MetaCLIP 2 ends a text with the id 2. SigLIP 2 pads with 0 and says 1, and its tokenizer has no start of text, no
+    length, and does not lower-case.
+    """
+    if family == "clip":
+        return build_clip(seed), build_tokenizer()
+    specials = "<bos> <pad> <eos> <unk> <mask>" if family == "metaclip_2" else "<pad> <eos> <bos> <unk> <mask>"
+    ids = {word: i for i, word in enumerate([*specials.split(), *WORDS[5:]])}
+    raw = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    single = "<bos> $A <eos>" if family == "metaclip_2" else "$A <eos>"
+    ends = [(word, ids[word]) for word in ("<bos>", "<eos>")]
+    raw.post_processor = processors.TemplateProcessing(single=single, special_tokens=ends)
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "unk", "mask")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids"], **names)
+    text = {"vocab_size": len(ids), "hidden_size": 32, "max_position_embeddings": 20}
+    vision = {"hidden_size": 24, "image_size": 32, "patch_size": 8}
+    tower = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(seed)
+    if family == "metaclip_2":
+        text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+        config = MetaClip2Config(text_config=tower | text, vision_config=tower | vision, projection_dim=24)
+        return _enlarge(MetaClip2Model(config)), tokenizer
+    text["projection_size"] = 24
+    return _enlarge(SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision))), tokenizer
+
+
+def save_backbone(place, family):
+    """Save a tiny model of a family as a repository, and name its directory."""
+    backbone, tokenizer = build_backbone(family)
+    image_processor = build_image_processor()
+    if family == "siglip":
+        image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    for part in (backbone, tokenizer, image_processor):
+        part.save_pretrained(place)
+    return str(place)
+
+
+def _enlarge(model):
+    """Make weights large enough for outputs to differ visibly."""
+    for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
         elif "bias" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    return clip.to(dtype).eval()
+    return model.eval()
 
 
 def build_language_model(folder):

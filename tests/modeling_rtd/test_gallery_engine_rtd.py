@@ -1,4 +1,4 @@
-"""One set of facts for every engine, a Milvus server process among them."""
+"""One set of facts for every engine, server processes of Milvus and of PostgreSQL among them."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ from modeling_rtd.gallery_exact_rtd import ExactEngine
 
 
 NUM, DIM, K = 800, 32, 20
-ENGINES = ["memory", "exact", "float16", "faiss", "milvus", "milvus server"]
+ENGINES = ["memory", "exact", "float16", "faiss", "milvus", "milvus server", "pgvector"]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,9 @@ def build(request, tmp_path):
             pytest.importorskip({"faiss": "faiss", "milvus": "pymilvus"}[engine])
         if rest:
             options |= {"uri": request.getfixturevalue("server"), "collection": f"c{uuid.uuid4().hex}"}
+        if engine == "pgvector":
+            request.getfixturevalue("postgres")
+            options["table"] = f"t{len(built)}"
         if engine != "memory":
             options["folder"] = tmp_path / str(len(built))
         if engine == "float16":
@@ -130,7 +133,7 @@ def test_an_image_is_where_its_metadata_says_or_its_id(build):
     assert gallery.locate(["c", "none", "a"]) == ["c", "none", "x/a.png"]
 
 
-def test_expressions_are_for_milvus_and_refused_elsewhere(build):
+def test_expressions_are_of_the_engines_own_language_and_refused_elsewhere(build):
     rows, queries, ids = draw("random")
     gallery = build(rows[:50], ids[:50], [{"year": i} for i in range(50)])
     expression = 'metadata["year"] >= 45'
@@ -139,6 +142,11 @@ def test_expressions_are_for_milvus_and_refused_elsewhere(build):
         assert {hit["id"] for hit in hits} == set(ids[45:50])
         with pytest.raises(ValueError, match="Milvus refused to search: .*nope"):
             gallery.search(queries, where="nope == 3")
+    elif build.kind == "pgvector":
+        hits = gallery.search(queries[:1], 10, where="(metadata->>'year')::int % 10 >= 5 AND id LIKE '%age 4_'")[0]
+        assert {hit["id"] for hit in hits} == set(ids[45:50])
+        with pytest.raises(ValueError, match='PostgreSQL refused: column "nope" does not exist'):
+            gallery.search(queries, where="nope = 3")
     else:
         with pytest.raises(ValueError, match="takes no expressions as a filter"):
             gallery.search(queries, where=expression)
@@ -148,7 +156,8 @@ def test_what_is_saved_is_there_again(build, tmp_path):
     rows, queries, ids = draw("tied")
     gallery = build(rows[:300], ids[:300], [{"n": i} if i % 2 else None for i in range(300)])
     gallery.remove(ids[:5])
-    options = {"collection": f"c{uuid.uuid4().hex}"} if "server" in build.kind else {}
+    names = {"milvus server": {"collection": f"c{uuid.uuid4().hex}"}, "pgvector": {"table": "copy"}}
+    options = names.get(build.kind, {})
     gallery.save(tmp_path / "copy", **options)
     loaded = Gallery.load(tmp_path / "copy")
     assert loaded.ids == gallery.ids

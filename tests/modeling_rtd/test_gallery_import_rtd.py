@@ -73,10 +73,26 @@ def test_ids_that_are_none_are_refused(tmp_path):
     pandas = pytest.importorskip("pandas")
     rows = {"id": ["a", None], "embedding": list(np.eye(2))}
     pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
-    with pytest.raises(ValueError, match="has no id in row 1"):
+    with pytest.raises(ValueError, match="the id in row 1 in the column 'id' of .* is None"):
         Gallery.from_embeddings(tmp_path / "made.parquet")
     with pytest.raises(ValueError, match="has ids of its own, in the column 'id': leave the ids out"):
         Gallery.from_embeddings(tmp_path / "made.parquet", ["a", "b"])
     np.save(tmp_path / "ids.npy", np.array(5))
     with pytest.raises(ValueError, match=r"must hold one row of ids, got an array of the shape \(\)"):
         Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy")
+
+
+def test_a_table_of_pandas_comes_with_its_dates_and_without_nan(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rows = {"id": ["a", "b"], "embedding": list(np.eye(2)), "year": [2020, np.nan]}
+    rows["seen"] = pandas.to_datetime(["2020-01-02", None])
+    pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
+    hits = Gallery.from_embeddings(tmp_path / "made.parquet").search(np.eye(2), 1)
+    expected = [{"year": 2020, "seen": "2020-01-02T00:00:00"}, {"year": None, "seen": None}]
+    assert [row[0]["metadata"] for row in hits] == expected
+
+
+@pytest.mark.parametrize("ids", [np.array([b"a", b"\xc3\xa4"]), np.array(["a", "ä"])])
+def test_ids_of_bytes_are_decoded(tmp_path, ids):
+    np.save(tmp_path / "ids.npy", ids)
+    assert Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy").ids == ["a", "ä"]

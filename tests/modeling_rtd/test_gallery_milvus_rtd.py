@@ -69,7 +69,7 @@ def test_two_galleries_do_not_share_a_collection(tmp_path):
     first.save(tmp_path / "d", collection="copy")
     copy = Gallery.load(tmp_path / "d")
     copy.remove("a")
-    assert (copy._manifest.options["uri"], copy.ids, first.ids) == (uri, list("bcd"), list("abcd"))
+    assert (copy._store.manifest.options["uri"], copy.ids, first.ids) == (uri, list("bcd"), list("abcd"))
 
 
 def test_a_collection_of_another_gallery_is_refused(tmp_path, index):

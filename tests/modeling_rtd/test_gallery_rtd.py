@@ -187,7 +187,7 @@ def test_odd_images_are_taken_and_turned_upright(model, processor, tmp_path):
     paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
     gallery = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
     assert not gallery.skipped
-    embeds = dict(zip(gallery.ids, gallery._engine.get(gallery.ids), strict=True))
+    embeds = dict(zip(gallery.ids, gallery._store.engine.get(gallery.ids), strict=True))
     for name, other, at_least in [
         ("turned", "plain", 0.999999),
         ("deep", "grey", 0.999999),
@@ -296,7 +296,7 @@ def test_a_gallery_moves_from_one_engine_and_type_to_another(index, tmp_path):
     moved = Gallery.load(tmp_path / "faiss")
     assert "engine='faiss'" in repr(moved)
     assert moved.ids == gallery.ids
-    assert moved._manifest.fingerprint == gallery._manifest.fingerprint
+    assert moved._store.manifest.fingerprint == gallery._store.manifest.fingerprint
     assert (tmp_path / "half/embeddings.bin").stat().st_size * 2 == (index / "embeddings.bin").stat().st_size
 
 
@@ -407,10 +407,9 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), if_exists="keep"), "refuse, skip, replace"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
-        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
         (
             lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),
-            r"strings as names, got \[1\]",
+            r"texts as names, got \[1\]",
         ),
         (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), "list of ids for each query, got a string"),
         (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got a string"),

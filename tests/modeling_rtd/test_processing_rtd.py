@@ -1,14 +1,17 @@
 import copy
 import json
+import logging
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoProcessor
+from transformers import AutoProcessor, CLIPProcessor
 
-from modeling_rtd import RTDProcessor
+from modeling_rtd import RTDProcessor, processing_rtd
 from speed.build_clip import build_clip_tokenizer
 from tests.factories import build_image_processor, build_images, build_tokenizer
 
@@ -156,3 +159,151 @@ def test_a_tokenizer_whose_unknown_token_ends_texts_knows_every_word(processor, 
     processor.tokenizer.unk_token = processor.tokenizer.eos_token
     processor(text="a photo")
     assert not [warning for warning in recwarn if "unknown" in str(warning.message)]
+
+
+WAYS = {
+    "longest": ({"padding": True, "truncation": True}, 5),
+    "max_length": ({"padding": "max_length"}, 20),
+    "a length": ({"padding": "max_length", "max_length": 12, "truncation": "longest_first"}, 12),
+    "a group": (
+        {"text_kwargs": {"padding": "max_length", "max_length": 7}, "common_kwargs": {"return_tensors": "pt"}},
+        7,
+    ),
+    "groups of others": (
+        {"audio_kwargs": {"padding": True}, "videos_kwargs": {}, "text_kwargs": {"verbose": False}},
+        5,
+    ),
+    "nothing new": ({"add_special_tokens": True, "return_attention_mask": True, "padding_side": "right"}, 5),
+}
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_texts_are_padded_as_clips_processor_pads_them(processor, way, with_images):
+    arguments, length = WAYS[way]
+    images = {"images": build_images(2)} if with_images else {}
+    batch = processor(text=["a red dress", "a dog"], return_tensors="pt", **images, **arguments)
+    clip = CLIPProcessor(processor.image_processor, processor.tokenizer)
+    expected = clip(
+        text=["a red dress", "a dog"], padding="max_length", max_length=length, return_tensors="pt", **images
+    )
+    for name in batch:
+        assert torch.equal(batch[name], expected[name]), name
+
+
+def test_a_condition_is_padded_and_cut_to_a_length_and_keeps_its_placeholder(processor):
+    batch = processor(conditions="is red", padding="max_length", max_length=18)
+    assert batch["input_ids"][0].tolist() == [1, 5, 6, 7, 4, 8, 13, 19, 3] + 9 * [0]
+    assert batch["attention_mask"].sum() == 9
+    with pytest.warns(UserWarning, match="longer than the 8 tokens"):
+        batch = processor(conditions="is red", max_length=8)
+    assert batch["input_ids"].tolist() == [[1, 5, 6, 7, 4, 8, 13, 3]]
+    with pytest.raises(ValueError, match="placeholders do not fit into 5 tokens"):
+        processor(conditions="is red", max_length=5)
+    assert processor.max_length == 20
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tempalte": "searle"}, "unknown argument of the processor 'tempalte'; did you mean 'template'"),
+        ({"text_kwargs": {"paddin": True}}, "did you mean 'padding'"),
+        ({"images_kwargs": {"do_resise": True}}, "did you mean 'do_resize'"),
+        ({"padding": "sideways"}, "`padding` must be"),
+        ({"padding": False}, "make no tensor without padding"),
+        ({"max_length": 21}, "3 to 20 tokens"),
+        ({"truncation": "half"}, "`truncation` must be"),
+        ({"truncation": False, "max_length": 4}, "1 of 2 texts are longer than the 4 tokens"),
+        ({"padding_side": "left"}, "does not follow `padding_side`"),
+        ({"return_offsets_mapping": True}, "does not follow `return_offsets_mapping`"),
+        ({"text_kwargs": {"return_tensors": "np"}}, "only return_tensors"),
+    ],
+)
+def test_arguments_that_nothing_follows_are_refused_with_images_and_without(
+    processor, arguments, message, with_images
+):
+    images = {"images": build_images(2)} if with_images else {}
+    with pytest.raises(ValueError, match=message):
+        processor(text=["a red dress", "a dog"], **images, **arguments)
+
+
+def test_an_argument_of_the_images_is_checked_by_their_processor(processor):
+    image = build_images(1)[0]
+    with pytest.raises(ValueError, match="image processor refuses.*'size'"):
+        processor(images=image, size="big")
+    small = processor(images=image, images_kwargs={"size": {"shortest_edge": 16}, "do_center_crop": False})
+    assert min(small["pixel_values"].shape[2:]) == 16
+
+
+def as_bytes(image):
+    stream = BytesIO()
+    image.save(stream, "png")
+    return stream.getvalue()
+
+
+ARRAYS = {
+    "height, width, channels": np.asarray,
+    "channels first": lambda image: np.asarray(image).transpose(2, 0, 1),
+    "tensor": lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1),
+    "batch of one": lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None],
+    "numbers": lambda image: np.asarray(image).tolist(),
+    "nested": lambda image: [[image]],
+    "bytes": as_bytes,
+    "a row of datasets": lambda image: {"path": None, "bytes": as_bytes(image)},
+    "four channels": lambda image: np.asarray(image.convert("RGBA")),
+    "16 bits": lambda image: np.asarray(image).astype(np.uint16) * 257,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_images_come_as_arrays_tensors_bytes_and_lists(processor, kind):
+    image = build_images(1)[0]
+    assert torch.equal(processor.prepare_images(ARRAYS[kind](image)), processor.prepare_images(image))
+
+
+def test_arrays_are_read_as_clips_processor_reads_them(processor):
+    clip = CLIPProcessor(processor.image_processor, processor.tokenizer)
+    batch = np.stack([np.asarray(image) for image in build_images(3)])
+    floats = batch.astype(np.float32) / 255
+    expected = clip(images=batch, return_tensors="pt")["pixel_values"]
+    assert torch.equal(processor(images=batch)["pixel_values"], expected)
+    assert torch.equal(processor(images=list(batch))["pixel_values"], expected)
+    # CLIP's own takes floats for black images where `do_rescale` is left out.
+    expected = clip(images=floats, do_rescale=False, return_tensors="pt")["pixel_values"]
+    for arguments in ({}, {"do_rescale": False}):
+        pixels = processor(images=floats, **arguments)["pixel_values"]
+        torch.testing.assert_close(pixels, expected, atol=0.02, rtol=0)  # a step of 8 bits
+    first = batch.transpose(0, 3, 1, 2)
+    pixels = processor(images=first, input_data_format="channels_first")["pixel_values"]
+    assert torch.equal(pixels, processor(images=batch)["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], "`images` is empty"),
+        (torch.randn(3, 32, 32), "from 0 to 255"),
+        (np.zeros((3, 0, 4), np.uint8), "from 0 to 255"),
+        (np.zeros((7, 8, 9), np.uint8), "channel dimension"),
+        ([[[1, 2], [3]]], "form no array"),
+        (b"no image", "cannot be read"),
+    ],
+)
+def test_what_is_no_image_is_refused(processor, images, message):
+    with pytest.raises(ValueError, match=message):
+        processor(images=images)
+
+
+def test_texts_are_repaired_where_ftfy_is_installed(processor, monkeypatch):
+    monkeypatch.setattr(processing_rtd, "ftfy", SimpleNamespace(fix_text=lambda text: text.replace("\uff44og", "dog")))
+    expected = processor(text="a dog $ dog")["input_ids"]
+    assert torch.equal(processor(text="a \uff44og &amp;#36; dog")["input_ids"], expected)
+
+
+def test_transformers_announces_no_indexing_errors_beside_our_own_warning(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    processor = RTDProcessor(build_image_processor(), build_tokenizer())
+    with pytest.warns(UserWarning, match="longer than the 20 tokens"):
+        processor(text="a dog " * 20)
+    assert "indexing errors" not in caplog.text

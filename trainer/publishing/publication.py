@@ -25,6 +25,7 @@ from modeling_rtd import (
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    parse_json,
     read_json,
 )
 from trainer.loading import check_place, load_model_and_processor
@@ -308,7 +309,8 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
 
 
 def _measure(config) -> list[int | None]:
-    sizes = [getattr(config, "projection_dim", None)]
+    text = getattr(config, "text_config", None)
+    sizes = [getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)]
     for tower in ("text_config", "vision_config"):
         part = getattr(config, tower, None)
         sizes += [getattr(part, name, None) for name in ("hidden_size", "num_hidden_layers")]
@@ -341,7 +343,8 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         needed |= {"adapter_config.json", "adapter_model.safetensors", "projection/model.safetensors"}
     else:
         content = files["config.json"]
-        config = json.loads(content if isinstance(content, bytes) else content.read_text(encoding="utf-8"))
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        config = parse_json(content, "config.json", "save the model again", custom_pipelines=dict)
         classes = [*config.get("auto_map", {}).values()]
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}

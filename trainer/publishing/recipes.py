@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 from jinja2 import Template
 
-from modeling_rtd import PROJECTIONS, suggest
+from modeling_rtd import PROJECTIONS, read_json, suggest
 from trainer.methods import RTD_PAPER, find_method, list_methods
 from trainer.publishing.model_card import CardFacts, render_card
 
@@ -165,7 +164,7 @@ def render_cards(folder: str | Path) -> dict[str, str]:
     """
     cards = {"recipes.md": render_recipes()}
     for path in sorted(Path(folder).glob("*.json")):
-        facts = CardFacts(**json.loads(path.read_text(encoding="utf-8")))
+        facts = CardFacts(**read_json(path, "write the facts of the model again"))
         cards[f"{path.stem}.md"] = str(render_card(facts))
     return cards
 

@@ -15,11 +15,12 @@ from transformers import TrainerCallback, TrainingArguments
 
 from modeling_rtd import RTDModel, RTDTextModel, build_projection, hash_tensors
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
-from tests.factories import build_triplets
+from tests.factories import build_triplets, shake
 from trainer.encoding.noise import draw_noise
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.checkpoints import find_last_complete_checkpoint
+from trainer.training.lora import add_lora
 from trainer.training.rtd_trainer import RTDTrainer
 
 
@@ -227,6 +228,90 @@ def test_switching_a_part_off_changes_the_loss(build):
     assert len(losses) == 4  # before the first update trained and frozen anchors are the same tower
 
 
+def measure_drift_by_hand(frozen, tower, processor, rows):
+    """Write out the term of plain captions: each caption alone, padded by the tokenizer."""
+    losses = []
+    for text in [row[name] for row in rows for name in ("reference_caption", "target_caption")]:
+        ids = processor.tokenizer([text], padding="max_length", max_length=20, return_tensors="pt")["input_ids"]
+        ours, anchor = (one(ids).text_embeds[0] for one in (tower, frozen))
+        losses.append(1 - (ours @ anchor.detach().float().double()) / (ours.norm() * anchor.detach().norm()))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("wants", ["always", "never"])
+def test_plain_captions_are_kept_by_the_term_written_by_hand(build, model, processor, interval, wants):
+    model.text_model.double()
+    tower = copy.deepcopy(model.text_model)
+    settings = {"anchor_cache": wants, "per_device_train_batch_size": 12, "length_groups": 3}
+    ours = build(tower=tower, name="ours", caption_weight=3.0, caption_interval=interval, **settings)
+    published = build(name="published", **settings)
+    shake(tower)
+    published.model.load_state_dict(tower.state_dict())
+    rows = list(ours.train_dataset.select(range(12)))
+    drift = measure_drift_by_hand(model.text_model, tower, processor, rows[::interval])
+    losses = [one.compute_loss(one.model, one.data_collator(rows)) for one in (ours, published)]
+    assert losses[0].item() == pytest.approx(losses[1].item() + 3 * drift.item(), abs=1e-5)
+    weights = list(tower.parameters())
+    wanted = torch.autograd.grad(3 * drift, weights)
+    with_term = torch.autograd.grad(losses[0], weights)
+    without = torch.autograd.grad(losses[1], list(published.model.parameters()))
+    for term, one, other in zip(wanted, with_term, without, strict=True):
+        torch.testing.assert_close(one - other, term, atol=1e-5, rtol=1e-4)
+
+
+def test_the_term_of_a_joined_batch_is_the_mean_of_its_parts(build):
+    trainer = build(caption_weight=1.0, caption_interval=2)
+    shake(trainer.model)
+
+    def measure(rows):
+        batch = trainer.data_collator(rows)
+        return trainer._measure_drift(trainer.model, batch["plain"], *trainer._encode_anchors(batch)[:2]).item()
+
+    rows = list(trainer.train_dataset.select(range(16)))
+    assert measure(rows) == pytest.approx((measure(rows[:8]) + measure(rows[8:])) / 2, abs=1e-6)
+
+
+def measure_drift(trainer, processor):
+    rows = list(trainer.train_dataset.select(range(8)))
+    tower = trainer.model.eval()
+    with trainer._frozen_tower(tower) as frozen:
+        captions = processor(text=[row["target_caption"] for row in rows])
+        anchors = frozen(input_ids=captions["input_ids"]).text_embeds
+    embeds = tower(input_ids=captions["input_ids"]).text_embeds
+    return 1 - torch.nn.functional.cosine_similarity(embeds, anchors).mean().item()
+
+
+@pytest.mark.parametrize("kind", ["all weights", "lora", "target_anchored", "bf16"])
+def test_plain_captions_drift_less_with_the_term(build, model, processor, kind):
+    drifts, arguments = [], {"target_anchored": False} if kind == "target_anchored" else {"bf16": kind == "bf16"}
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        tower = copy.deepcopy(model.text_model)
+        if kind == "lora":
+            add_lora(tower, r=4)
+        trainer = build(tower=tower, name=str(weight), max_steps=8, caption_weight=weight, **arguments)
+        trainer.train()
+        drifts.append(measure_drift(trainer, processor))
+    assert drifts[1] < drifts[0] / 2
+
+
+def test_an_interval_without_a_weight_changes_nothing(build):
+    trainers = [build(name=str(interval), caption_interval=interval) for interval in (1, 4)]
+    for trainer in trainers:
+        trainer.train()
+    assert hash_tensors(trainers[0].model) == hash_tensors(trainers[1].model)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"caption_weight": -1.0}, {"caption_weight": float("nan")}, {"caption_interval": 0}]
+)
+def test_a_term_of_plain_captions_that_is_none_is_refused(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=name):
+        RTDTrainingArguments(use_cpu=True, **arguments)
+
+
 def test_switching_everything_off_is_refused():
     with pytest.raises(ValueError, match="nothing to train on"):
         RTDTrainingArguments(composition=False, refined_batch=False)
@@ -240,8 +325,9 @@ class StopAt(TrainerCallback):
         control.should_training_stop = state.global_step == self.step
 
 
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build):
-    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2}
+@pytest.mark.parametrize("caption_weight", [0.0, 10.0])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, caption_weight):
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "caption_weight": caption_weight}
     straight = build(name="straight", **settings)
     straight.train()
     build(name="broken", callbacks=[StopAt(5)], **settings).train()

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -161,7 +161,7 @@ class _Diagnosis:
     def find_ranks(self, embeds: torch.Tensor) -> np.ndarray:
         return self.rank(embeds)[0]
 
-    def encode(self, tower: RTDTextModel, texts: list[str]) -> torch.Tensor:
+    def encode(self, tower: RTDTextTower, texts: list[str]) -> torch.Tensor:
         return encode_captions(tower, self.processor, texts, desc=None)
 
     def draw(self, draw: Callable, name: str, *data) -> None:
