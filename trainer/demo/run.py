@@ -100,8 +100,9 @@ def run_demo(
         raise ValueError(suggest("world", world, DEMO_WORLDS))
     drawn = find_world(DEMO_WORLDS[world])
     size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
-    settings = {"world": world, "preset": size.name, "seeds": seeds, "split": split, "experiments": experiments}
-    folder = _prepare_folder(Path(output_dir), settings | {"methods": methods})
+    settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
+    settings |= {"split": split, "experiments": experiments, "methods": methods}
+    folder = _prepare_folder(Path(output_dir), settings)
     names = _list_stages(methods)
     stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
     rows, losses, experiment_rows = [], [], []
