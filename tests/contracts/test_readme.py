@@ -22,7 +22,7 @@ PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((R
 COMMANDS = sorted({line for page in PAGES.values() for line in re.findall(r"^ *rtd (.*)$", page, re.MULTILINE)})
 # A toy in place of what takes long or is not here: the demo's world, and training until the end.
 SHORT = {
-    "small_world/demo": "small_world/toy",
+    "wardrobe/demo": "wardrobe/toy",
     "openai/clip-vit-large-patch14": "runs/demo/clip",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "runs/demo/clip",
     "max_steps=300": "max_steps=1, use_cpu=True",
@@ -50,7 +50,7 @@ def place(demo, hub, tmp_path, monkeypatch):
     """A copy of it as working directory, with the files that a reader brings."""
     shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "names.txt").write_text("circle\nstar\nheart\n")
+    (tmp_path / "names.txt").write_text("dress\ncoat\nskirt\n")
     for name in ("cirr", "circo", "fashioniq"):
         build_stand_in(name, tmp_path / "data" / name)
     model, processor = RTDModel.from_pretrained("runs/demo/model"), RTDProcessor.from_pretrained("runs/demo/model")
