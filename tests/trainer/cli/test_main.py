@@ -60,6 +60,18 @@ def test_a_damaged_file_is_no_traceback(monkeypatch, capsys, error):
     assert str(error) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", [b"\xff.jpg", "half \ud83d"])
+def test_an_argument_that_is_not_utf8_is_named(capsys, argument):
+    assert main(["search", os.fsdecode(argument)]) == 2
+    assert f"the argument {ascii(os.fsdecode(argument))} is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_does_not_end_the_output():
+    code = r"from trainer.cli import main; main._run = lambda arguments: print('a \udcff'); main.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a \\udcff\n", b"")
+
+
 def test_an_error_of_another_pipe_is_told(monkeypatch, capsys):
     def fail():
         raise BrokenPipeError(32, "Broken pipe")
