@@ -10,7 +10,8 @@ from trainer.data.tables import load_table
 from trainer.data.triplets import load_triplets
 from trainer.publishing.provenance import hash_parts
 from trainer.publishing.tables import format_table
-from trainer.worlds.small_world import build_small_world
+from trainer.worlds import find_world
+from trainer.worlds.data import build_world
 
 
 VARIANTS = [
@@ -83,7 +84,7 @@ def test_the_demo_leaves_a_model_and_a_world_that_search_takes(folder, tmp_path,
 
 
 def test_the_files_of_the_world_are_data_that_training_takes(folder):
-    world = build_small_world("toy")
+    world = build_world(find_world("wardrobe"), "toy")
     pairs = load_pairs(folder / "world/images", folder / "world/images.jsonl")
     assert pairs["text"][:] == [captions[0] for captions in world.images["captions"]]
     assert load_triplets(folder / "world/triplets.jsonl").to_list() == world.triplets.to_list()
@@ -91,10 +92,10 @@ def test_the_files_of_the_world_are_data_that_training_takes(folder):
 
 
 def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
-    def fail(preset, seed):
+    def fail(*arguments):
         raise ValueError("enough")
 
-    monkeypatch.setattr("trainer.demo.run.build_small_world", fail)
+    monkeypatch.setattr("trainer.demo.run.build_world", fail)
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "demo.json").write_text("{}")
