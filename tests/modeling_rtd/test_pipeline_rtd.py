@@ -177,7 +177,7 @@ def test_an_image_behind_a_url_is_taken(pipe, photos):
 
 
 def test_a_url_that_does_not_answer_is_named_in_time(pipe, monkeypatch):
-    monkeypatch.setattr("modeling_rtd.processing_rtd._URL_SECONDS", 0.2)
+    monkeypatch.setattr("modeling_rtd.images_rtd._URL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
         with pytest.raises(ValueError, match=f"'{url}' cannot be read: timed out"):

@@ -110,7 +110,7 @@ def test_the_files_of_the_world_are_data_that_training_takes(folder):
 
 
 def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
-    def fail(world, preset, seed):
+    def fail(*arguments):
         raise ValueError("enough")
 
     monkeypatch.setattr("trainer.demo.run.build_world", fail)
