@@ -182,7 +182,8 @@ class RTDAdapterMixin:
         Returns:
             `list[str]`: Their names.
         """
-        return self.text_model.active_adapters()
+        names = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
+        return names() if callable(names) else names
 
     def set_adapter(self, adapter_name: str) -> None:
         """Choose the active adapter of the text tower.
@@ -254,8 +255,7 @@ class RTDAdapterMixin:
             return None
         if not has_adapters(self.text_model):
             return None
-        active = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
-        active = active() if callable(active) else active
+        active = self.active_adapters()
         if None in adapter_names and len(active) != 1:
             raise ValueError(
                 f"several adapters are active ({', '.join(active)}): name one for each query of the batch."

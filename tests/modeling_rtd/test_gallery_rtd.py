@@ -470,3 +470,22 @@ def test_a_manifest_of_another_version_is_refused(index):
     (index / "manifest.json").write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="its format is 99, this version reads 1"):
         Gallery.load(index)
+
+
+def test_a_data_set_of_rows_is_refused_and_its_column_taken(model, processor):
+    rows = Dataset.from_dict({"image": build_images(2), "name": ["a", "b"]}).cast_column("image", ImageFeature())
+    with pytest.raises(ValueError, match=r"a data set with the columns \['image', 'name'\]: pass one of them"):
+        Gallery.from_images(model, processor, rows)
+    gallery = Gallery.from_images(model, processor, rows["image"], rows["name"])
+    assert gallery.ids == ["a", "b"]
+    with pytest.raises(ValueError, match="got a IterableDataset"):
+        Gallery.from_images(model, processor, rows.to_iterable_dataset())
+
+
+def test_images_come_as_arrays(model, processor):
+    images = build_images(3)
+    expected = Gallery.from_images(model, processor, images, ["a", "b", "c"])
+    for arrays in ([np.asarray(image) for image in images], np.stack([np.asarray(image) for image in images])):
+        gallery = Gallery.from_images(model, processor, arrays, ["a", "b", "c"])
+        query = torch.randn(1, 24)
+        assert gallery.search(query) == expected.search(query)

@@ -195,7 +195,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
-        library_name="peft" if facts.is_adapter else "transformers",
+        library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
@@ -208,7 +208,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "clip",
             facts.projection.replace("_", "-"),
             *(["rtd"] if facts.plain_tower else []),
-            *(["lora"] if facts.is_adapter else []),
+            *(["peft", "lora"] if facts.is_adapter else []),
         ],
         eval_results=results or None,
     )
