@@ -25,7 +25,8 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.gallery_values_rtd import settle_ids
+from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
+from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
@@ -48,6 +49,7 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    name_image,
     weigh_condition,
 )
 
@@ -56,6 +58,8 @@ __all__ = [
     "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
     "CUSTOM_PIPELINES",
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
@@ -90,11 +94,15 @@ __all__ = [
     "has_adapters",
     "hash_tensors",
     "hold_lock_file",
+    "is_url",
+    "is_utf8",
     "join_references",
     "list_excluded",
     "load_projection",
     "load_text_model",
     "name_damage",
+    "name_image",
+    "open_image",
     "parse_json",
     "read_array",
     "read_checkpoint",

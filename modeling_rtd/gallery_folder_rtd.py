@@ -17,6 +17,7 @@ from .gallery_engine_rtd import Engine, find_engine
 __all__ = ["GalleryFolder", "Manifest", "hold_lock", "normalise"]
 
 _MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 1
+_DTYPES, _MAX_DIM = ("float32", "float16"), 1_000_000
 _FIELDS = {
     "format": int,
     "engine": str,
@@ -72,8 +73,9 @@ class Manifest:
             facts = read_json(folder / _MANIFEST, "index the images again", **_FIELDS)
             if facts["format"] != _FORMAT:
                 raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}.")
-            if facts["dim"] < 1 or not all(isinstance(name, str) for name in facts["fields"]):
-                raise ValueError("its `dim` or its `fields` are damaged: index the images again.")
+            is_known = facts["dtype"] in _DTYPES and 1 <= facts["dim"] <= _MAX_DIM
+            if not is_known or not all(isinstance(name, str) for name in facts["fields"]):
+                raise ValueError("its `dim`, its `dtype` or its `fields` are damaged: index the images again.")
             return cls(**facts)
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"'{folder}' holds no readable gallery: {error}") from error
@@ -150,7 +152,7 @@ class GalleryFolder:
         self._lock, self.turn = threading.RLock(), threading.RLock()
         self._wanted = (engine or "exact", dtype or "float32", options)
         find_engine(self._wanted[0])
-        if self._wanted[1] not in ("float32", "float16"):
+        if self._wanted[1] not in _DTYPES:
             raise ValueError(f"`dtype` must be 'float32' or 'float16', got {dtype!r}.")
         if self.path is not None and Manifest.is_in(self.path):
             self._open(engine, dtype, options)
@@ -168,6 +170,12 @@ class GalleryFolder:
         self.manifest = manifest = Manifest.read(self.path)
         settle = find_engine(manifest.engine).settle
         kept = settle(manifest.options)
+        server = find_engine(manifest.engine).find_server(kept)
+        if server is not None and options.get("uri") is None:
+            raise ValueError(
+                f"the gallery in '{self.path}' is on the server '{server}', says its manifest: name it again with "
+                "uri= (--uri) to connect to it."
+            )
         asked = {"engine": engine, "dtype": dtype}
         asked |= {name: value for name, value in settle(options).items() if name in options}
         found = {"engine": manifest.engine, "dtype": manifest.dtype} | kept

@@ -8,7 +8,6 @@ import numbers
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,26 @@ from PIL import Image, ImageOps
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image, load_image
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
+from .gallery_values_rtd import is_utf8
+from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    from ftfy import fix_text
+    import ftfy
 except ImportError:
-    fix_text = None
+    ftfy = None
 
 
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
-_URL_SECONDS = 10
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 # Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
 _TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
@@ -307,10 +307,9 @@ class RTDProcessor(ProcessorMixin):
 
         Args:
             image (image, path, URL, `bytes` or array):
-                Anything `transformers.image_utils.load_image` takes, an undecoded image of the library `datasets`, the
-                bytes of a file, or an array or tensor of shape `(channels, height, width)`, `(height, width,
-                channels)` or `(height, width)`. A URL has ten seconds to answer. Images of 16 bits are scaled, and so
-                are images of floats from 0 to 1.
+                See [`open_image`], with its bounds; also an undecoded image of the library `datasets`, or an array or
+                tensor of shape `(channels, height, width)`, `(height, width, channels)` or `(height, width)`. Images
+                of 16 bits are scaled, and so are images of floats from 0 to 1.
             input_data_format (`str`, *optional*):
                 `"channels_first"` or `"channels_last"` of an array; seen from its shape where left out.
 
@@ -323,22 +322,17 @@ class RTDProcessor(ProcessorMixin):
         try:
             if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
                 image = image["path"] if image["bytes"] is None else image["bytes"]
-            if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
-                with Image.open(image) as opened:
-                    return _refuse_strips(load_image(_reduce_to_eight_bits(opened)))
-            if isinstance(image, bytes):
-                image = Image.open(BytesIO(image))
-            elif isinstance(image, np.ndarray | torch.Tensor):
+            if isinstance(image, np.ndarray | torch.Tensor):
                 image = _draw_array(image, input_data_format)
             if isinstance(image, Image.Image):
-                image = _reduce_to_eight_bits(image)
-            loaded = load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
-            return _refuse_strips(loaded)
+                return _turn_upright(open_image(image))
+            with open_image(image) as opened:
+                return _turn_upright(opened)
         except Exception as error:
             is_path = isinstance(image, str | Path) and not str(image).startswith(("http", "data:"))
             name = f"'{str(image)[:200]}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
             reason = error
-            if is_path and len(str(image)) < 250 and not Path(image).exists():
+            if is_path and len(str(image)) < 250 and not os.path.exists(image):  # noqa: PTH110
                 reason = "there is no such file"
             raise ValueError(f"the image {name} cannot be read: {reason}") from error
 
@@ -369,8 +363,11 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
-        if fix_text is not None:
-            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
+        for text in texts:
+            if not is_utf8(text):
+                raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
+        if ftfy is not None:
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         texts = [text.lower() for text in texts] if self.lower_case else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -563,7 +560,8 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
     return Image.fromarray(array.astype(np.uint8))
 
 
-def _refuse_strips(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(_reduce_to_eight_bits(image)).convert("RGB")
     if max(image.size) > _LONGEST_STRIP * min(image.size):
         width, height = image.size
         raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import trainer
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import build_stand_in
 from trainer.cli.main import main
@@ -113,14 +112,3 @@ def test_every_link_of_a_page_leads_somewhere(name):
     folder = ROOT if name == "README.md" else ROOT / "docs"
     links = [link for link in re.findall(r"\]\(([^)#]+)", PAGES[name]) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
-
-
-def test_public_names_of_the_training_room_load():
-    for name in trainer.__all__:
-        assert getattr(trainer, name) is not None
-
-
-def test_another_distribution_named_trainer_is_refused(monkeypatch):
-    monkeypatch.setattr(trainer, "version", lambda name: "0.0.36")
-    with pytest.raises(ImportError, match="'trainer' 0.0.36 installs a package named 'trainer' as rtd-cir does"):
-        trainer.refuse_other_trainer()

@@ -10,6 +10,7 @@ from transformers import AutoModel
 
 from modeling_rtd import RTDModel, RTDTextModel, has_adapters, hash_tensors
 from tests.factories import build_images, shake
+from trainer.training.lora import add_lora
 
 
 @pytest.fixture
@@ -163,3 +164,26 @@ def test_what_is_not_an_adapter_is_named(save, place, model, tmp_path):
 def test_an_adapter_names_the_class_of_its_tower(save):
     config = json.loads(Path(save()[0], "adapter_config.json").read_text())
     assert config["auto_mapping"] == {"base_model_class": "RTDTextModel", "parent_library": "modeling_rtd"}
+
+
+def test_a_model_with_an_adapter_is_not_saved_as_a_whole(model, tmp_path):
+    add_lora(model.text_model)
+    with pytest.raises(ValueError, match="save_adapter"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
+    with pytest.raises(ValueError, match="no adapter"):
+        model.save_adapter(tmp_path)
+
+
+def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
+    add_lora(model.text_model)
+    model.save_adapter(tmp_path / "adapter")
+    hub.repos["org/adapter"] = {path.name: path.read_bytes() for path in (tmp_path / "adapter").glob("*.*")}
+    message = r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"
+    for place in (tmp_path / "adapter", "org/adapter"):
+        with pytest.raises(ValueError, match=message):
+            RTDModel.from_pretrained(place)
+    with pytest.raises(ValueError, match=message):
+        RTDModel.from_pretrained(tmp_path, subfolder="adapter")

@@ -159,7 +159,7 @@ def test_a_url_that_does_not_answer_is_named_in_time(pipe, monkeypatch):
     monkeypatch.setattr("modeling_rtd.processing_rtd._URL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
-        with pytest.raises(ValueError, match=f"the image '{url}' cannot be read: timed out"):
+        with pytest.raises(ValueError, match=f"'{url}' cannot be read: timed out"):
             pipe(image=url)
 
 
@@ -218,7 +218,7 @@ def test_a_pipeline_without_a_processor_says_so(model, gallery):
 
 
 def test_a_pipeline_without_a_gallery_says_so(model, processor):
-    with pytest.raises(ValueError, match="must be a Gallery or the folder of one, got a list"):
+    with pytest.raises(ValueError, match="must be a Gallery .*got a list"):
         pipeline(TASK, model=model, processor=processor, gallery=["a"], device="cpu")
     with pytest.raises(ValueError, match="nothing to search: pass gallery="):
         pipeline(TASK, model=model, processor=processor, device="cpu")(text="a dog")
@@ -272,10 +272,10 @@ def test_an_adapter_that_cannot_be_had_is_refused(adapted, photos):
     query = {"image": photos[0], "text": "is red"}
     tower = adapted.model.text_model
     tower.set_adapter(["fashion", "scenes"])
-    with pytest.raises(ValueError, match=r"several adapters are active \(fashion, scenes\): name one for each query"):
+    with pytest.raises(ValueError, match=r"\(fashion, scenes\): name one"):
         adapted([query, {**query, "adapter": "fashion"}], batch_size=2)
     tower.disable_adapters()
-    with pytest.raises(ValueError, match="'fashion' was asked for, but adapters are disabled"):
+    with pytest.raises(ValueError, match="'fashion' .*disabled"):
         adapted(query, adapter="fashion")
 
 

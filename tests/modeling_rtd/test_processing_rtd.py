@@ -3,6 +3,7 @@ import json
 import logging
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_marks_in_a_users_text_are_ordinary_text(processor, condition):
 
 
 def test_a_long_condition_is_cut_and_the_placeholder_stays(processor):
-    with pytest.warns(UserWarning, match="1 of 2 texts are longer than the 20 tokens") as caught:
+    with pytest.warns(UserWarning, match="1 of 2 texts .* 20 tokens") as caught:
         batch = processor(conditions=["is red and " * 20, "is red"])
     assert len(caught) == 1
     assert batch["input_ids"].shape == (2, 20)
@@ -57,7 +58,7 @@ def test_a_reference_caption_can_stand_in_the_pseudo_words_place(processor):
 
 
 def test_an_unknown_template_is_named_with_the_nearest(processor):
-    with pytest.raises(ValueError, match="unknown prompt template 'searl'; did you mean 'searle'"):
+    with pytest.raises(ValueError, match="'searl'; did you mean 'searle'"):
         processor(conditions="is red", template="searl")
 
 
@@ -141,15 +142,13 @@ def test_the_mode_of_an_image_says_how_it_is_scaled(processor, tmp_path, values,
 def test_a_strip_that_preprocessing_would_blow_up_is_refused(processor, tmp_path):
     Image.new("RGB", (1, 6000)).save(tmp_path / "strip.png")
     Image.new("RGB", (3, 300)).save(tmp_path / "tall.png")
-    with pytest.raises(
-        ValueError, match=r"strip.png' cannot be read: it has 1 by 6000 pixels, and one side may be 100"
-    ):
+    with pytest.raises(ValueError, match=r"strip.png' .* 1 by 6000 .* 100"):
         processor.prepare_images([tmp_path / "strip.png"])
     assert processor.prepare_images([tmp_path / "tall.png"]).shape == (1, 3, 32, 32)
 
 
 def test_words_that_the_tokenizer_does_not_know_are_named(processor):
-    with pytest.warns(UserWarning, match=r"2 of 4 words are unknown .*, such as 'crimson', 'zebra'"):
+    with pytest.warns(UserWarning, match=r"2 of 4 words .*'crimson', 'zebra'"):
         processor(text="a Crimson zebra dog".lower())
 
 
@@ -295,7 +294,7 @@ def test_what_is_no_image_is_refused(processor, images, message):
 
 
 def test_texts_are_repaired_where_ftfy_is_installed(processor, monkeypatch):
-    monkeypatch.setattr(processing_rtd, "fix_text", lambda text: text.replace("\uff44og", "dog"))
+    monkeypatch.setattr(processing_rtd, "ftfy", SimpleNamespace(fix_text=lambda text: text.replace("\uff44og", "dog")))
     expected = processor(text="a dog $ dog")["input_ids"]
     assert torch.equal(processor(text="a \uff44og &amp;#36; dog")["input_ids"], expected)
 

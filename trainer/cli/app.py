@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.image_files import list_images
+from trainer.data.image_files import list_images, name_file
 
 
 __all__ = ["run"]
@@ -35,6 +35,8 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=PLACE", help="one more adapter of the same base"
     )
+    parser.add_argument("--uri", help="of a Milvus server, if the index is on one")
+    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
@@ -64,14 +66,15 @@ def _open_desk(options: argparse.Namespace):
     from trainer.loading import check_place, load_model_and_processor
 
     is_index = Gallery.is_in(options.gallery)
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    paths = [] if is_index else [name_file(path) for path in list_images(options.gallery)]
     adapters = [text.partition("=") for text in options.adapter]
     wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
     if wrong is not None:
         raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
     if options.images is not None and not options.images.is_dir():
         raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
-    gallery = Gallery.load(options.gallery) if is_index else None
+    server = {name: value for name in ("uri", "token") if (value := getattr(options, name)) is not None}
+    gallery = Gallery.load(options.gallery, **server) if is_index else None
     places = gallery.locate() if is_index else paths
     root = options.images or (find_root(places) if is_index else options.gallery)
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch.utils.data import Sampler
 from transformers import (
@@ -24,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from modeling_rtd import open_image
 from trainer.training.progress import LossBarCallback
 from trainer.worlds.data import WorldData
 from trainer.worlds.world import World, WorldPreset
@@ -175,7 +174,7 @@ class _PairCollator:
 
     def __init__(self, data: WorldData, tokenizer, image_processor, seed: int):
         encoded = data.images.with_format("arrow")["image"]
-        pixels = [np.asarray(Image.open(io.BytesIO(image["bytes"].as_py()))) for image in encoded]
+        pixels = [np.asarray(open_image(image["bytes"].as_py())) for image in encoded]
         shift = (_MAX_SHIFT_PX, _MAX_SHIFT_PX)
         pixels = np.pad(np.stack(pixels), ((0, 0), shift, shift, (0, 0)), mode="edge")
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (images, 3, height + 4, width + 4), uint8
