@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, CLIPModel, CLIPTextModelWithProjection
 
-from modeling_rtd import RTDModel, RTDTextModel
+from modeling_rtd import RTDConfig, RTDModel, RTDTextModel
 from tests.factories import build_images, encode_separately
 
 
