@@ -18,6 +18,7 @@ ENGINES = {
     "exact": ("gallery_exact_rtd", "ExactEngine"),
     "faiss": ("gallery_faiss_rtd", "FaissEngine"),
     "milvus": ("gallery_milvus_rtd", "MilvusEngine"),
+    "pgvector": ("gallery_pgvector_rtd", "PgVectorEngine"),
 }
 
 _SPARE = 16  # candidates beyond those asked for, so that rounding decides nothing

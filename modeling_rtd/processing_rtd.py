@@ -16,12 +16,12 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image, ImageOps
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessorPil, ProcessorMixin
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
 
-from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id
-from .errors_rtd import suggest
+from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
+from .errors_rtd import pick_where, suggest
 from .gallery_values_rtd import is_utf8
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
@@ -29,14 +29,15 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    import ftfy
+    from ftfy import fix_text
 except ImportError:
-    ftfy = None
+    fix_text = None
 
 
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
+_FAMILIES = ("clip", "metaclip_2", "siglip")
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 # Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
 _TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
@@ -50,21 +51,26 @@ class RTDProcessor(ProcessorMixin):
     `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
     in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
 
-    Where the package `ftfy` is installed, texts are repaired with it first, as OpenAI's own tokenizer does: curly
-    quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Where the package `ftfy` is installed, texts for a CLIP are repaired with it first, as OpenAI's own tokenizer does:
+    curly quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Texts for a SigLIP are lower-cased: SigLIP 2 was trained so, and its tokenizer does not do it.
 
     Args:
-        image_processor (`transformers.CLIPImageProcessorPil`): CLIP's preprocessing.
-        tokenizer (`transformers.PreTrainedTokenizerBase`): CLIP's own tokenizer, unchanged.
+        image_processor (`transformers.CLIPImageProcessorPil` or `transformers.SiglipImageProcessorPil`):
+            Preprocessing of the backbone.
+        tokenizer (`transformers.PreTrainedTokenizerBase`):
+            Tokenizer of the backbone, unchanged; it says what stands before and behind a text.
         prompt_templates (`dict[str, str]`, *optional*):
             Templates by name; each projection's own, and `"rtd"`, by default.
         default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
         max_length (`int`, *optional*):
             Tokens the text tower takes, start and end of text included; the tokenizer's length, at most CLIP's 77,
             where left out.
+        family (`str`, defaults to `"clip"`): Family of the backbone, `"clip"`, `"metaclip_2"` or `"siglip"`.
 
     Raises:
-        ValueError: If a template lacks its placeholder or its condition.
+        ValueError: If a template lacks its placeholder or its condition, the tokenizer does not end a text, or the
+            family is unknown.
     """
 
     _cuts = True  # whether texts that are too long are cut, or refused
@@ -76,6 +82,7 @@ class RTDProcessor(ProcessorMixin):
         prompt_templates=None,
         default_template="lincir",
         max_length=None,
+        family="clip",
         **kwargs,
     ):
         own = {name: projection.prompt_template for name, projection in PROJECTIONS.items()}
@@ -92,6 +99,12 @@ class RTDProcessor(ProcessorMixin):
         self._placeholder_token_id = find_placeholder_token_id(tokenizer)
         # A tokenizer that was saved without a length says 1e30.
         self.max_length = max_length or min(tokenizer.model_max_length, 77)
+        self.family = family
+        if family not in _FAMILIES:
+            raise ValueError(suggest("family of backbones", family, _FAMILIES))
+        self._before, self._behind = _find_ends(tokenizer)
+        # An unknown token stands for a word of the user's, where it is none of those at the ends.
+        self._reserved = {*tokenizer.all_special_ids} - ({tokenizer.unk_token_id} - {*self._before, *self._behind})
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -100,10 +113,10 @@ class RTDProcessor(ProcessorMixin):
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
-        """Build the processor of a CLIP repository for the prompts of a projection.
+        """Build the processor of a backbone for the prompts of a projection.
 
         Args:
-            clip (`str`): CLIP repository or directory.
+            clip (`str`): Repository or directory of a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2.
             projection (`str` or [`RTDProjection`], defaults to `"lincir"`): Whose template is the default.
             kwargs: Passed to `from_pretrained` of image processor and tokenizer.
 
@@ -111,10 +124,16 @@ class RTDProcessor(ProcessorMixin):
             [`RTDProcessor`]: Ready to save beside the model.
         """
         name = projection if isinstance(projection, str) else projection.config.projection_type
+        kwargs = kwargs | {"trust_remote_code": False}
+        config = read_backbone_config(clip, **pick_where(kwargs))
+        tokenizer = AutoTokenizer.from_pretrained(clip, **kwargs)
+        text_config = getattr(config, "text_config", config)
         return cls(
-            CLIPImageProcessorPil.from_pretrained(clip, **kwargs),
-            AutoTokenizer.from_pretrained(clip, **kwargs | {"trust_remote_code": False}),
+            AutoImageProcessor.from_pretrained(clip, backend="pil", **kwargs),
+            tokenizer,
             default_template=name,
+            max_length=min(tokenizer.model_max_length, text_config.max_position_embeddings),
+            family=text_config.model_type.removesuffix("_text_model"),
         )
 
     def with_template(self, name: str) -> RTDProcessor:
@@ -129,7 +148,14 @@ class RTDProcessor(ProcessorMixin):
         Raises:
             ValueError: If there is no such template.
         """
-        return type(self)(self.image_processor, self.tokenizer, self.prompt_templates, name, self.max_length)
+        parts = self.image_processor, self.tokenizer, self.prompt_templates
+        return type(self)(*parts, name, self.max_length, self.family)
+
+    @property
+    def image_size_px(self) -> tuple[int, int]:
+        """`tuple[int, int]`: Height and width of preprocessed images; SigLIP's preprocessing does not crop."""
+        size = getattr(self.image_processor, "crop_size", None) or self.image_processor.size
+        return size["height"], size["width"]
 
     @property
     def placeholder_token_id(self) -> int:
@@ -241,10 +267,11 @@ class RTDProcessor(ProcessorMixin):
         """Give a processor that cuts texts at a length, or refuses those that are longer."""
         if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
             raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
-        if max_length is not None and not 2 < max_length <= self.max_length:
+        least = self.max_length - self._room + 1
+        if max_length is not None and not least <= max_length <= self.max_length:
             raise ValueError(
-                f"`max_length` is {max_length}, but texts have 3 to {self.max_length} tokens, which is what the text "
-                "tower takes."
+                f"`max_length` is {max_length}, but texts have {least} to {self.max_length} tokens, which is what the "
+                "text tower takes."
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
@@ -343,15 +370,20 @@ class RTDProcessor(ProcessorMixin):
         for text in texts:
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
-        if ftfy is not None:
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
+        if fix_text is not None and self.family == "clip":
+            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
+        texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
-        tokens = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         self._warn_of_unknown_words(texts, tokens)
-        return tokens["input_ids"]
+        # The vocabulary of XLM-R has its special tokens as pieces too, and finds them in a text.
+        return [
+            row if self._reserved.isdisjoint(row) else [token for token in row if token not in self._reserved]
+            for row in tokens["input_ids"]
+        ]
 
     def _splice(self, texts: Sequence[Sequence[str]]) -> list[list[int]]:
-        pieces = iter(self._tokenize([piece for text in texts for piece in text]))
+        pieces = iter(self._tokenize([piece for text in texts for piece in _shift_spaces(text)]))
         rows = []
         for text in texts:
             row = list(next(pieces))
@@ -391,33 +423,39 @@ class RTDProcessor(ProcessorMixin):
             raise ValueError(suggest("treatment of a blank condition", blank, ("reference", "verbatim")))
         before, after = self._find_template(template).split(_CONDITION)
         lead, last, bridge = before.rpartition(PLACEHOLDER)
+        space = " " if before != before.rstrip() else ""  # it belongs to the word behind it
         bridge, tail = self._splice([[bridge], after.split(PLACEHOLDER)])
         if references is None:
             heads = self._splice([(lead + last).split(PLACEHOLDER)]) * len(conditions)
         else:
             lead = lead.partition(PLACEHOLDER)[0]
-            room = self.max_length - 2
+            room = self._room
             heads = [ids[:room] for ids in self._tokenize([lead + caption for caption in references])]
         rows, cut = [], 0
-        for head, condition, words in zip(heads, conditions, self._tokenize(conditions), strict=True):
-            room = max(self.max_length - 2 - len(head) - len(bridge) - len(tail), 0)
+        tokenized = self._tokenize([(space + text.strip()).rstrip() for text in conditions])
+        for head, condition, words in zip(heads, conditions, tokenized, strict=True):
+            room = max(self._room - len(head) - len(bridge) - len(tail), 0)
             cut += len(words) > room
             is_alone = blank == "reference" and head and not condition.strip()
             rows.append(head if is_alone else [*head, *bridge, *words[:room], *tail])
-            if -1 in rows[-1][self.max_length - 2 :]:
+            if -1 in rows[-1][self._room :]:
                 raise ValueError(
                     f"the prompt template's placeholders do not fit into {self.max_length} tokens: use a shorter "
                     "template, or a larger `max_length`."
                 )
         self._warn_of_cuts(cut, len(rows), "condition")
-        return [self._enclose(row) for row in rows], [1 + len(head) for head in heads]
+        return [self._enclose(row) for row in rows], [len(self._before) + len(head) for head in heads]
 
     def _finish(self, rows: list[list[int]]) -> list[list[int]]:
-        self._warn_of_cuts(sum(len(row) > self.max_length - 2 for row in rows), len(rows), "text")
+        self._warn_of_cuts(sum(len(row) > self._room for row in rows), len(rows), "text")
         return [self._enclose(row) for row in rows]
 
+    @property
+    def _room(self) -> int:
+        return self.max_length - len(self._before) - len(self._behind)
+
     def _enclose(self, row: list[int]) -> list[int]:
-        return [self.tokenizer.bos_token_id, *row[: self.max_length - 2], self.tokenizer.eos_token_id]
+        return [*self._before, *row[: self._room], *self._behind]
 
     def _warn_of_cuts(self, cut: int, total: int, kind: str) -> None:
         if not cut:
@@ -430,7 +468,7 @@ class RTDProcessor(ProcessorMixin):
     def _warn_of_unknown_words(self, texts: Sequence[str], tokens) -> None:
         """Say which words cannot be read. CLIP's own tokenizer spells any; one of whole words, of a toy, does not."""
         unknown = self.tokenizer.unk_token_id
-        if unknown is None or unknown == self.tokenizer.eos_token_id:
+        if unknown is None or unknown == self.tokenizer.eos_token_id or not self.tokenizer.is_fast:
             return
         places = [
             (i, j) for i, row in enumerate(tokens["input_ids"]) for j, token in enumerate(row) if token == unknown
@@ -532,6 +570,29 @@ def _turn_upright(image: Image.Image) -> Image.Image:
         width, height = image.size
         raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")
     return image
+
+
+def _find_ends(tokenizer) -> tuple[list[int], list[int]]:
+    """Find the special tokens that a tokenizer puts before and behind a text."""
+    word, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(whole)) if whole[i : i + len(word)] == word), 0)
+    before, behind = whole[:start], whole[start + len(word) :]
+    if tokenizer.eos_token_id not in behind:
+        raise ValueError(
+            f"the tokenizer puts the ids {behind} behind a text, and its end of text, {tokenizer.eos_token_id}, is "
+            "not among them: the text tower needs it; pass the tokenizer of the backbone."
+        )
+    return before, behind
+
+
+def _shift_spaces(pieces: Sequence[str]) -> list[str]:
+    """Let a space belong to the word behind it, as tokenizers of SentencePiece's kind have it; CLIP's skips spaces."""
+    shifted, space = [], ""
+    for piece in pieces:
+        bare = piece.rstrip()
+        shifted.append(space + bare if bare else "")
+        space = " " if bare != piece else "" if bare else space
+    return shifted
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:

@@ -69,6 +69,8 @@ def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> d
         return voices | {PROJECTION_ALONE: Voice(pipeline, "__base__")}
     if model.config.original_text_model is None:
         return {PROJECTION_ALONE: Voice(pipeline)}
+    if not model.config.original_text_model.get("plain_text", True):
+        return {"RTD": Voice(pipeline)}
     before = model.with_parts(model.original_text_model, model.projection)
     return {"RTD": Voice(pipeline), PROJECTION_ALONE: Voice(build(before))}
 

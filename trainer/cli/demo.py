@@ -18,7 +18,8 @@ def run(arguments: list[str]) -> None:
     """
     parser = argparse.ArgumentParser("rtd demo", description=__doc__)
     parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
-    parser.add_argument("--preset", default="demo", help="size of the small world: demo, mini or toy")
+    parser.add_argument("--preset", default="demo", help="size of the world: demo, mini or toy")
+    parser.add_argument("--world", default="wardrobe", help="what is drawn: wardrobe (clothes) or shapes")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
     parser.add_argument("--experiments", action="store_true", help="also sweep noise and compare sources of triplets")

@@ -53,8 +53,8 @@ class ImageEmbeddings:
         cache_dir: str | Path | None = None,
     ):
         self.model, self.benchmark = model, benchmark
-        self.image_processor = processor.image_processor
-        if benchmark.protocol.crop == "published":
+        self.image_processor, self._size_px = processor.image_processor, processor.image_size_px[0]
+        if benchmark.protocol.crop == "published" and getattr(self.image_processor, "crop_size", None):
             self.image_processor = PublishedCropImageProcessor.from_dict(self.image_processor.to_dict())
         gallery = _list_sources(benchmark.gallery, "image", "box")
         self.reference_sources = _list_sources(benchmark.queries, "reference_image", "reference_box")
@@ -85,9 +85,8 @@ class ImageEmbeddings:
         else:
             image = read_image(place)
             if detail and self.benchmark.cut is not None:
-                size_px = self.image_processor.crop_size["height"]
                 try:
-                    image = self.benchmark.cut(image, detail, size_px)
+                    image = self.benchmark.cut(image, detail, self._size_px)
                 except ValueError as error:  # a box that lies outside of the image
                     raise ValueError(f"the image '{place}' has no {list(detail)} to be cut: {error}") from error
         return pad_to_target(image) if self.benchmark.protocol.padding == "target" else image
