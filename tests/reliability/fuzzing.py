@@ -92,7 +92,7 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
         name (`str`): Of the reader, in the figures.
         path (`Path`): A whole file. It is whole again at the end.
         read (callable): Reads it, or what it is a part of.
-        is_right (callable, *optional*): Of what was read and the bytes: whether they agree; anything is right if not given.
+        is_right (callable, *optional*): Of what was read and the bytes: whether they agree; else anything is right.
         count (`int`, defaults to 200): Files, and as many again where it is JSON.
         extra (iterable of `bytes`): Further files.
         mark (`Path`, *optional*): A file that code in a file would make.
