@@ -87,6 +87,7 @@ def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[
         >>> get_keyword_fn("rule", determiners=False)("a red dress on a beach")
         ['red dress', 'beach']
     """
+    # LinCIR's code keeps determiners, although its paper speaks of nouns and adjectives.
     kinds = {"noun", "name", "adjective"} | ({"determiner"} if determiners else set())
     return partial(_find_keywords, get_tagger(name), kinds)
 

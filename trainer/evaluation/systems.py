@@ -131,6 +131,7 @@ class EmbeddingSystem:
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """See [`ModelSystem`]: only the similarity is known."""
+        # `None` marks what nobody knows; such a record is never called comparable.
         return dict.fromkeys(_UNKNOWN) | {"similarity": _SIMILARITY}
 
     def rank(self, benchmark: Benchmark) -> Rankings:
