@@ -79,6 +79,7 @@ def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -188,6 +189,8 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
 
     config: RTDTextConfig
     config_class = RTDTextConfig
+    # The loader finds the tower in whole repositories by this prefix. A table of renames registered for this class
+    # would leave the tower of a composite at random.
     base_model_prefix = "text_model"
     _kinds = ("clip_text_model", "metaclip_2_text_model")
     _keys_to_ignore_on_load_unexpected = [
@@ -255,6 +258,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
         if branch_index is not None:
             is_branch = steps == branch_index[:, None]  # (B, S)
+            # What follows the inserted end of text moves back by one, to where it is in prompt A.
             positions = positions - (steps > branch_index[:, None]).long()
         if position_ids is None:
             position_ids = positions.clamp(0, self.config.max_position_embeddings - 1)
@@ -270,6 +274,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             ends = is_end.int().argmax(-1)  # (B,)
             pooled = hidden[torch.arange(batch_size, device=hidden.device), ends]  # (B, H)
         else:
+            # CLIP's own pooling takes the first end of text, which is the inserted one.
             ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)

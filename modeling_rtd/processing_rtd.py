@@ -371,7 +371,7 @@ class RTDProcessor(ProcessorMixin):
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
         if ftfy is not None and self.family == "clip":
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]  # twice, as OpenAI's own
         texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)

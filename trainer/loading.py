@@ -63,6 +63,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             with one.
     """
     for place in (name_or_path, projection):
+        # The name of a method is not a place.
         if place is not None and place not in PROJECTIONS:
             check_place(place)
     try:
