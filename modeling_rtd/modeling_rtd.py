@@ -82,6 +82,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     Args:
         config ([`RTDConfig`]): Configuration.
 
+    Threads may share a model; [`RTDAdapterMixin`] says what waits where its text tower has adapters.
+
     Examples:
         >>> from modeling_rtd import RTDModel, RTDProcessor
         >>> model = RTDModel.from_pretrained("org/rtd-vitl")  # doctest: +SKIP
