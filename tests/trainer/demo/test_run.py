@@ -110,7 +110,7 @@ def test_the_files_of_the_world_are_data_that_training_takes(folder):
 
 
 def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
-    def fail(world, preset, seed):
+    def fail(*arguments):
         raise ValueError("enough")
 
     monkeypatch.setattr("trainer.demo.run.build_world", fail)
@@ -129,26 +129,6 @@ def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
     assert main(["demo", "--preset", "toy", "--output-dir", str(tmp_path)]) == 2
     assert "holds no demo" in capsys.readouterr().err
     assert (tmp_path / "photo.jpg").read_text() == "mine"
-
-
-@pytest.mark.slow
-def test_experiments_sweep_noise_and_compare_sources_of_triplets(tmp_path):
-    folder = tmp_path / "runs"
-    assert main(["demo", "--preset", "toy", "--experiments", "--output-dir", str(folder)]) == 0
-    rows = json.loads((folder / "experiments.json").read_text())
-    assert [row["variant"] for row in rows if row["experiment"] == "noise"] == [
-        "noise 0",
-        "noise 0.25",
-        "noise 0.5",
-        "noise 1",
-        "noise 2",
-    ]
-    assert [row["variant"] for row in rows if row["experiment"] == "triplets"] == [
-        "the world's own",
-        "rules",
-        "rules, within a band of similarity",
-    ]
-    assert "## Experiments" in (folder / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from trainer.evaluation.evaluator import RetrievalEvaluator, write_template
 from trainer.evaluation.metrics import relevance, target_ranks
 
 
-__all__ = ["ALPHAS", "run_diagnosis"]
+__all__ = ["ALPHAS", "find_plain_retrieval", "run_diagnosis"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST_WORDS, _MOST_TRIPLETS = 1000, 10_000  # more would change no digit that the report shows
@@ -106,13 +106,52 @@ def run_diagnosis(
     return facts
 
 
+def find_plain_retrieval(facts: Mapping, model: RTDModel, alpha: float = 1.0) -> dict:
+    """Find in a diagnosis what it costs that a tower after RTD reads plain text, too.
+
+    Args:
+        facts (`Mapping`): What [`run_diagnosis`] returned, or `diagnosis.json` holds.
+        model ([`RTDModel`]): The model that was diagnosed.
+        alpha (`float`, defaults to 1.0): Of the tower, see [`RTDModel.interpolate_text_model`]; one of [`ALPHAS`].
+
+    Returns:
+        `dict`: `benchmark`, and `before` and `after`: the share of target captions that find their image among the
+        first `k`. To be passed to [`RTDModel.without_original_text_model`].
+
+    Raises:
+        ValueError: If the diagnosis is of another tower, or has no captions of targets or no such alpha.
+    """
+    about = facts.get("about", {})
+    if about.get("text_model_sha256") != hash_tensors(model.text_model):
+        raise ValueError("the diagnosis is of another text tower: run `rtd diagnose` on this model.")
+    rows = {row["alpha"]: row["captions"] for row in facts["interpolation"].get("rows", ())}
+    if not rows or rows[0.0] is None:
+        raise ValueError(
+            "the diagnosis has no plain captions by both towers: run `rtd diagnose` with --captions, on a model that "
+            "keeps the tower from before RTD."
+        )
+    if alpha not in rows:
+        raise ValueError(f"the diagnosis measured the alphas {', '.join(map(str, rows))}, not {alpha}: choose one.")
+    k, place = about["k"], f"{about['benchmark']} ({about['split']})"
+    return {"benchmark": place, "k": k} | {
+        name: rows[at][f"recall@{k}"] for name, at in (("before", 0.0), ("after", alpha))
+    }
+
+
 class _Diagnosis:
     def __init__(self, model, processor, benchmark, folder, triplets, k, noise_scale, batch_size):
         self.model, self.processor, self.folder, self.triplets = model, processor, folder, triplets
         self.k, self.noise_scale = k, noise_scale
         self.evaluator = RetrievalEvaluator(model, processor, benchmark, batch_size)
         self.queries, self.target_ids = benchmark.queries, benchmark.queries["target_ids"][:]
-        self.is_tuned = model.original_text_model is not model.text_model
+        self.is_tuned, self.missing = True, "the text tower is the one from before RTD"
+        try:
+            self.has_before = self.is_tuned = model.original_text_model is not model.text_model
+        except ValueError as error:
+            if model.plain_text_model is not model.text_model:
+                raise
+            # A model of one tower, whose CLIP underneath cannot be had.
+            self.has_before, self.missing = False, str(error).rstrip(".")
 
     def run(self, name: str, record: Mapping | None) -> dict:
         parts: dict[str, Callable[[], dict]] = {
@@ -136,6 +175,7 @@ class _Diagnosis:
         benchmark, processor = self.evaluator.benchmark, self.processor
         return {
             "trained_with_rtd": self.is_tuned,
+            "one_tower": self.is_tuned and self.model.plain_text_model is self.model.text_model,
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": hash_tensors(self.model.text_model),
             "projection_sha256": hash_tensors(self.model.projection),
@@ -181,8 +221,8 @@ class _Diagnosis:
     @cached_property
     def sweep(self) -> list[dict]:
         """Composed queries and plain captions by the towers between before and after RTD."""
-        if not self.is_tuned:
-            raise _NotAvailableError("the text tower is the one from before RTD")
+        if not self.has_before:
+            raise _NotAvailableError(self.missing)
         rows = []
         for alpha in tqdm(ALPHAS, desc="Interpolating", leave=False):
             model = self.model.interpolate_text_model(alpha)
@@ -196,7 +236,7 @@ class _Diagnosis:
 
     @cached_property
     def composed(self) -> torch.Tensor:
-        return self.sweep[-1]["composed"] if self.is_tuned else self.evaluator.encode_queries(self.model)
+        return self.sweep[-1]["composed"] if self.has_before else self.evaluator.encode_queries(self.model)
 
     def examine_alignment(self) -> dict:
         before, after = self.sweep[0], self.sweep[-1]
@@ -246,14 +286,14 @@ class _Diagnosis:
             raise _NotAvailableError("this projection reads more of an image than its embedding, which no text has")
         places, texts, paired = self._choose_pairs()
         images = self.evaluator.images.gallery[places]
-        captions = self.encode(self.model.original_text_model, texts)
+        captions = self.encode(self.model.plain_text_model, texts)
         noise = self.noise_scale * draw_noise(range(len(captions)), captions.shape[1], seed=0, epoch=0)
         words = {
             "image": self._project(images),
             "text": self._project(captions),
             "text with noise": self._project(captions + noise),
         }
-        table = self.model.original_text_model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        table = self.model.plain_text_model.get_input_embeddings().weight.detach().float().cpu().numpy()
         tokens = [str(token) for token in self.processor.tokenizer.convert_ids_to_tokens(range(len(table)))]
         self.draw(pictures.draw_modality_gap, "modality_gap.png", words, table)
         return {
@@ -342,7 +382,7 @@ class _Diagnosis:
             raise _NotAvailableError("no triplets were given")
         texts = measure_triplets(*(self.triplets[name][:] for name in TRIPLET_COLUMNS))
         sample = self._sample_triplets()
-        tower = self.model.original_text_model
+        tower = self.model.plain_text_model
         embeds = [self.encode(tower, sample[name][:]).numpy() for name in TRIPLET_COLUMNS]
         kept, asked = (compute_cosines(column, embeds[2]) for column in embeds[:2])
         names = ("reference", "condition", "target")

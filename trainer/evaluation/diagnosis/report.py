@@ -35,6 +35,8 @@ def format_report(facts: dict) -> str:
     tuned = (
         "trained with RTD" if about["trained_with_rtd"] else "not trained with RTD, so there is no before and after"
     )
+    if about.get("one_tower"):
+        tuned += ", whose text tower reads plain text too"
     lines = [
         f"# Diagnosis of {about['model']} on {about['benchmark']} ({about['split']})",
         "",
