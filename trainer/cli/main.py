@@ -33,6 +33,7 @@ _VERBS = {
     "index": "encode a folder of images once, or take over embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
     "app": "search and refine on a page in the browser",
+    "export": "write a model as ONNX files, which run without torch",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
 # Verbs that go on where they were stopped when they are called again.
