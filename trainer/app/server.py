@@ -149,7 +149,7 @@ class _Service:
 
     def encode(self, asked: _Reference, uploads: list[UploadFile]) -> torch.Tensor:
         here = SearchHistory(self.pipeline, root=self.desk.root)
-        images = [self.desk.read_upload(upload.file, upload.filename or "upload") for upload in uploads]
+        images = [self.desk.read_upload(upload.file.read(), upload.filename or "upload") for upload in uploads]
         for name in asked.ids:
             if name not in self.desk.gallery:
                 raise HTTPException(404, f"the gallery has no image '{name}'.")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
-from trainer.data.image_files import list_images
+from trainer.data.image_files import list_images, name_file
 
 
 __all__ = ["add_desk_options", "check_port", "open_desk", "run"]
@@ -96,7 +96,7 @@ def open_desk(options: argparse.Namespace, top_k: int):
     from trainer.loading import check_place, load_model_and_processor
 
     has_rows = is_stored(options)
-    paths = [] if has_rows else [str(path.resolve()) for path in list_images(options.gallery)]
+    paths = [] if has_rows else [name_file(path) for path in list_images(options.gallery)]
     adapters = [text.partition("=") for text in options.adapter]
     wrong = next((text for text, parts in zip(options.adapter, adapters, strict=True) if not all(parts)), None)
     if wrong is not None:

@@ -25,6 +25,8 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
         help="folder of images, with its sub-folders, an index of rtd index, or postgresql://... to search the table "
         "of another program, such as Immich's, which is only read",
     )
+    parser.add_argument("--uri", help="of a Milvus server, if the index is on one")
+    parser.add_argument("--token", help="of a Milvus server")
     table = parser.add_argument_group("a table of PostgreSQL", "Give a password as PGPASSWORD, or in ~/.pgpass.")
     table.add_argument("--owner", help="of Immich: whose pictures are searched, by e-mail address or id")
     table.add_argument("--all-owners", action="store_true", default=None, help="of Immich: those of all people")
@@ -63,12 +65,11 @@ def is_stored(options: argparse.Namespace) -> bool:
     return Gallery.is_in(options.gallery)
 
 
-def open_stored(options: argparse.Namespace, **kwargs):
+def open_stored(options: argparse.Namespace):
     """Open a gallery of which `is_stored` is true.
 
     Args:
         options (`argparse.Namespace`): With those of `add_gallery_options`.
-        kwargs: Of [`Gallery.load`], for an index.
 
     Returns:
         [`Gallery`]: It.
@@ -79,7 +80,8 @@ def open_stored(options: argparse.Namespace, **kwargs):
     from modeling_rtd import Gallery
 
     if not isinstance(options.gallery, str):
-        return Gallery.load(options.gallery, **kwargs)
+        server = {name: value for name in ("uri", "token") if (value := getattr(options, name)) is not None}
+        return Gallery.load(options.gallery, **server)
     layout = {name: getattr(options, name) for name in _LAYOUT}
     return Gallery.attach(options.gallery, **{name: value for name, value in layout.items() if value is not None})
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.old_names import refuse_old_names
-from trainer.data.image_files import list_images
+from trainer.data.image_files import list_images, name_file
 
 
 __all__ = ["run"]
@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
         raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
-    paths = [] if options.images is None else [str(path.resolve()) for path in list_images(options.images)]
+    paths = [] if options.images is None else [name_file(path) for path in list_images(options.images)]
     chosen = {
         name: getattr(options, name)
         for name in ("engine", "dtype", "factory", "uri", "collection", "table", "index", "token")

@@ -60,6 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         nobody reads the output any more.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # one that a host program has put there
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no text
+    if foreign := [text for text in arguments if any("\ud800" <= letter <= "\udfff" for letter in text)]:
+        print(
+            f"rtd: the argument {ascii(foreign[0])} is not UTF-8; rename the file, or mend the text.", file=sys.stderr
+        )
+        return 2
     try:
         with _listen_to_sigterm():
             try:

@@ -87,7 +87,7 @@ def describe_reading(processor: RTDProcessor) -> str:
         words = tokenizer.backend_tokenizer.to_str()
     else:
         words = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
-    return "\0".join([words, str(processor.max_length), str(processor.lower_case)])
+    return "\0".join([words, str(processor.max_length), processor.family])
 
 
 class CaptionEmbeddings:
