@@ -3,8 +3,8 @@
     PYTHONPATH=. OMP_NUM_THREADS=1 python speed/serve.py --size vit-b-32 --clients 1 8 64 --seconds 20
 
 A process serves a gallery of random vectors and ten pictures; clients are threads of this process, each of which asks
-again as soon as it has its answer: a sentence, or a stored picture and a sentence. Every answer is compared with the one
-that the same question got when nobody else asked. `MiB` is what the process holds before and after.
+again as soon as it has its answer: to a sentence, or to a stored picture and a sentence. Every answer is compared with
+what the same question got when nobody else asked. `MiB` is what the process holds before and after.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _prepare(folder: Path, size: str, rows: int) -> list[dict]:
     rng = np.random.default_rng(0)
     gallery = Gallery(folder=folder / "index")
     paths = [str(folder / f"{i}.jpg") for i in range(10)]
-    for path, image in zip(paths, draw_images(10, rng), strict=True):
+    for path, image in zip(paths, draw_images(10), strict=True):
         image.save(path)
     gallery.add(model, processor, paths)
     names = [str(folder / f"none/{i}.jpg") for i in range(rows)]
