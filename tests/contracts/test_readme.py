@@ -34,7 +34,7 @@ TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8
 # Run elsewhere: servers (tests/trainer/app, test_serve.py), and recipes, which fetch from the Hub (test_recipes.py).
 ELSEWHERE = ("app", "serve", "train --recipe")
 # Packages that a page shows, and that need not be here.
-NEEDS = {"other_libraries.md": ("sentence_transformers",)}
+NEEDS = {"other_libraries.md": ("sentence_transformers", "onnxruntime", "onnxscript")}
 
 
 @pytest.fixture(scope="module")
