@@ -29,10 +29,10 @@ from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
-from modeling_rtd.modeling_rtd import RTDModel, RTDOutput
+from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
 from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
-from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
+from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline, TaskWithoutDefault
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
@@ -49,7 +49,9 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    measure_edits,
     name_image,
+    read_query,
     weigh_condition,
 )
 
@@ -64,6 +66,7 @@ __all__ = [
     "PLACEHOLDER",
     "PROJECTIONS",
     "QUERY_ENTRIES",
+    "SENTENCE_TRANSFORMERS_FILES",
     "ComposedImageRetrievalPipeline",
     "ContextI2WProjection",
     "FTI4CIRProjection",
@@ -100,6 +103,7 @@ __all__ = [
     "list_excluded",
     "load_projection",
     "load_text_model",
+    "measure_edits",
     "name_damage",
     "name_image",
     "open_image",
@@ -107,6 +111,7 @@ __all__ = [
     "read_array",
     "read_checkpoint",
     "read_json",
+    "read_query",
     "register_projection",
     "replace_file",
     "replace_folder",
@@ -121,6 +126,7 @@ AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
 AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
 AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(TASK, ComposedImageRetrievalPipeline, pt_model=AutoModel)
+PIPELINE_REGISTRY.supported_tasks[TASK] = TaskWithoutDefault(PIPELINE_REGISTRY.supported_tasks[TASK])
 # Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
 RTDConfig.register_for_auto_class()
 RTDModel.register_for_auto_class("AutoModel")

@@ -181,7 +181,9 @@ class RTDConfig(PreTrainedConfig):
         base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder` (a
-            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own.
+            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own. With
+            `plain_text` false the tower is not kept: the text tower after RTD reads plain text too, and `measured`
+            holds what is known of that, see [`RTDModel.without_original_text_model`].
     """
 
     model_type = "rtd"
@@ -204,12 +206,34 @@ class RTDConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
+            if name == "text_config" and isinstance(value, PreTrainedConfig):
+                value = value if hasattr(value, "placeholder_token_id") else value.to_dict()
             if not isinstance(value, PreTrainedConfig):
                 # Where a part was loaded from is a place of one machine, and no part of a model.
                 kept = {k: v for k, v in value.items() if k not in ("model_type", "_name_or_path")}
                 config_class = (_TEXT_CONFIGS | _VISION_CONFIGS).get(value.get("model_type"), config_class)
                 setattr(self, name, config_class(**kept))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_text_vision_configs(cls, text_config, vision_config, **kwargs) -> RTDConfig:
+        """Put the configurations of two towers together, as those of CLIP are; the projection gets their sizes.
+
+        Args:
+            text_config, vision_config (`PreTrainedConfig`): Of the towers.
+            kwargs: Other fields.
+
+        Returns:
+            [`RTDConfig`]: The configuration.
+        """
+        dim = getattr(text_config, "projection_dim", None) or text_config.projection_size
+        sizes = {
+            "projection_dim": dim,
+            "text_hidden_size": text_config.hidden_size,
+            "vision_hidden_size": vision_config.hidden_size,
+        }
+        fields = {"projection_config": sizes, "projection_dim": dim} | kwargs
+        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **fields)
 
     @property
     def placeholder_token_id(self) -> int | None:
@@ -235,6 +259,8 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
     name = values.get("model_type")
     if name not in wholes | _TEXT_CONFIGS:
         hint = "name a checkpoint of clip, metaclip_2 or siglip"
+        if name is None:
+            hint += ", or load an adapter with RTDModel.from_adapter"
         if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
             hint = (
                 "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "

@@ -68,6 +68,12 @@ class FaissEngine(StoredEngine):
         self.tolerance = dim * 2.0**-24
         self._index = (None if state is None else self._read_index()) or self._build_index()
 
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_faiss"}  # a library is not copied
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _faiss=require_faiss())
+
     def _build_index(self):
         try:
             return self._faiss.index_factory(self.dim, self.factory, self._faiss.METRIC_INNER_PRODUCT)

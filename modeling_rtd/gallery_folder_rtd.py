@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors_rtd import suggest
 from .files_rtd import hold_lock_file, read_json, write_json
-from .gallery_engine_rtd import Engine, find_engine
+from .gallery_engine_rtd import ENGINES, Engine, find_engine
 
 
 __all__ = ["GalleryFolder", "Manifest", "hold_lock", "normalise"]
@@ -73,6 +74,8 @@ class Manifest:
             facts = read_json(folder / _MANIFEST, "index the images again", **_FIELDS)
             if facts["format"] != _FORMAT:
                 raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}.")
+            if facts["engine"] not in ENGINES:
+                raise ValueError(suggest("engine", facts["engine"], ENGINES))
             is_known = facts["dtype"] in _DTYPES and 1 <= facts["dim"] <= _MAX_DIM
             if not is_known or not all(isinstance(name, str) for name in facts["fields"]):
                 raise ValueError("its `dim`, its `dtype` or its `fields` are damaged: index the images again.")
@@ -141,6 +144,7 @@ class GalleryFolder:
         manifest ([`Manifest`], *optional*): `None` before the first row.
         engine ([`Engine`], *optional*): `None` before the first row.
         is_partial (`bool`): While it is set, no manifest is written, so that an interrupted save is not a gallery.
+        turn (`RLock`): Held by the thread that uses the engine, for one search or one batch.
     """
 
     def __init__(self, path: str | Path | None, engine: str | None, dtype: str | None, options: dict):
@@ -148,13 +152,22 @@ class GalleryFolder:
         self.manifest: Manifest | None = None
         self.engine: Engine | None = None
         self.is_partial = self._is_writing = False
-        self._lock = threading.RLock()
+        self._lock, self.turn = threading.RLock(), threading.RLock()
         self._wanted = (engine or "exact", dtype or "float32", options)
         find_engine(self._wanted[0])
         if self._wanted[1] not in _DTYPES:
             raise ValueError(f"`dtype` must be 'float32' or 'float16', got {dtype!r}.")
         if self.path is not None and Manifest.is_in(self.path):
             self._open(engine, dtype, options)
+
+    def __reduce__(self):
+        # Another process opens the folder again, without tokens and passwords, which belong in no file.
+        engine, dtype, options = self._wanted
+        options = {name: value for name, value in options.items() if name not in ("token", "uri")}
+        if self.path is not None and self.manifest is not None:
+            return GalleryFolder, (self.path, None, None, options)
+        kept = {"manifest": self.manifest, "engine": self.engine, "is_partial": self.is_partial}
+        return GalleryFolder, (self.path, engine, dtype, options), kept
 
     def _open(self, engine: str | None, dtype: str | None, options: dict) -> None:
         self.manifest = manifest = Manifest.read(self.path)
@@ -221,7 +234,8 @@ class GalleryFolder:
             self._is_writing = True
             try:
                 if self.engine is not None:
-                    self.engine.refresh()
+                    with self.turn:
+                        self.engine.refresh()
                 elif Manifest.is_in(self.path):  # another process was the first
                     self._open(None, None, self._wanted[2])
                 yield
@@ -234,12 +248,14 @@ class GalleryFolder:
         if fields != self.manifest.fields:
             self.manifest.fields = fields
             self.write_manifest()
-        self.engine.add(ids, embeddings, metadata)
+        with self.turn:
+            self.engine.add(ids, embeddings, metadata)
 
     def finish(self) -> None:
         """Make what was added or removed durable."""
-        self.engine.finish()
-        self.write_manifest()
+        with self.turn:
+            self.engine.finish()
+            self.write_manifest()
 
 
 def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:

@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from .gallery_encoding_rtd import (
+    MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
     compare_towers,
     encode_images,
@@ -53,6 +54,10 @@ class Gallery:
             `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
             it.
 
+    Threads may share a gallery. Its engine does one search, or one batch of an `add`, at a time, so that a search sees
+    whole batches; the others wait. Encoding is not waited for, `save` and `measure_recall` are. One thread writes at a
+    time, and in a folder one process.
+
     Attributes:
         skipped (`list[str]`): One sentence for each image that the last `add` could not read.
 
@@ -87,7 +92,7 @@ class Gallery:
         return 0 if self._store.engine is None else len(self._store.engine)
 
     def __contains__(self, name: str) -> bool:
-        return self._store.engine is not None and bool(self._store.engine.find([name]))
+        return bool(self._find([name]))
 
     def __repr__(self) -> str:
         engine = self._store.engine_name
@@ -102,7 +107,12 @@ class Gallery:
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added; a replaced image counts as added anew."""
-        return [] if self._store.engine is None else self._store.engine.ids
+        with self._store.turn:
+            return [] if self._store.engine is None else self._store.engine.ids
+
+    def _find(self, ids: Iterable[str]) -> set[str]:
+        with self._store.turn:
+            return set() if self._store.engine is None else self._store.engine.find(list(ids))
 
     def locate(self, ids: Sequence[str] | None = None) -> list[str]:
         """Tell where images are: the `path` in an image's metadata, or else its id.
@@ -114,7 +124,8 @@ class Gallery:
             `list[str]`: Of each id a path or URL; nothing tells whether an image is there.
         """
         ids = self.ids if ids is None else list(ids)
-        metadata = [None] * len(ids) if self._store.engine is None else self._store.engine.get_metadata(ids)
+        with self._store.turn:
+            metadata = [None] * len(ids) if self._store.engine is None else self._store.engine.get_metadata(ids)
         places = [(row or {}).get("path") for row in metadata]
         return [place if place and isinstance(place, str) else name for name, place in zip(ids, places, strict=True)]
 
@@ -165,11 +176,60 @@ class Gallery:
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
         importer = import_from_home("gallery_import_rtd", "taking over embeddings")
-        embeddings, ids, own = importer.read_embeddings(source, ids, columns)
+        given = ids
+        embeddings, ids, own = importer.read_embeddings(source, given, columns)
         if metadata:
             own = own or [{}] * len(ids)
             own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
-        return cls(embeddings, ids, own, **kwargs)
+        try:
+            return cls(embeddings, ids, own, **kwargs)
+        except ValueError as error:
+            places = [f"'{place}'" for place in (source, given) if isinstance(place, str | Path)]
+            raise ValueError(f"{' and '.join(places)}: {error}" if places else str(error)) from error
+
+    @classmethod
+    def attach(cls, uri: str | None = None, **layout) -> Gallery:
+        """Search a table of PostgreSQL that another program fills, where it is; the server refuses any change.
+
+        Ids are strings, whatever their type in the table. Rows of norm zero are never found. The first `check_tower`,
+        as of a pipeline, compares a few embeddings with their images.
+
+        Args:
+            uri (`str`, *optional*):
+                Such as `"postgresql://user@host/immich"`; it is never repeated. The variables of libpq (`PGHOST`,
+                `PGDATABASE`, `PGPASSWORD`, ...) decide where left out.
+            layout:
+                What the table is. `table` (`"smart_search"`, which is Immich's), `id_column` (`"assetId"`; a uuid, an
+                integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
+
+                In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
+                Pictures in the trash, the archive and the locked folder are left out.
+
+                `volume`: `"HERE:THERE"`, as Docker writes it, for paths that are other ones for the program.
+
+                In SQL, trusted as it is, where the table is not Immich's: `join` after the table, `where`, `path` of
+                the image, and `metadata`, a dictionary of names and expressions.
+
+                `exact` (`True`): whether all rows are compared, or the table's own index may be used, which is
+                quicker and may miss some.
+
+        Returns:
+            [`Gallery`]: To search, and to `save` with another engine; it takes no images.
+
+        Raises:
+            ImportError: If `psycopg` or `pgvector` is not installed.
+            ValueError: If the database cannot be reached or read, the table is another than said, its type is not one
+                of pgvector's, or no owner is named.
+        """
+        module = import_from_home("gallery_attached_rtd", "attaching to a table")
+        gallery = cls()
+        try:
+            engine = module.AttachedEngine(uri, **layout)
+        except TypeError as error:
+            raise ValueError(f"`attach` does not take {sorted(layout)}: {error}.") from error
+        gallery._store.engine = engine
+        gallery._store.manifest = Manifest(engine.name, engine.dim, fields=engine.fields)
+        return gallery
 
     def add(
         self,
@@ -205,9 +265,15 @@ class Gallery:
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        ids = _name_images(images) if ids is None else list(ids)
         if not hasattr(images, "__len__"):
             raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
+        columns = getattr(images, "column_names", None)
+        if columns:
+            raise ValueError(
+                f"`images` is a data set with the columns {columns}: pass one of them, such as images=rows['image'], "
+                "and ids=, one an image."
+            )
+        ids = _name_images(images) if ids is None else list(ids)
         metadata = self._check_rows(len(images), ids, metadata, if_exists)
         self.skipped = []
         with self._store.writing():
@@ -289,7 +355,7 @@ class Gallery:
         return [None] * count if metadata is None else settle_metadata(metadata)
 
     def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
-        here = set() if if_exists == "replace" else self._store.engine.find(ids)
+        here = set() if if_exists == "replace" else self._find(ids)
         if here and if_exists == "refuse":
             first = next(name for name in ids if name in here)
             raise ValueError(
@@ -311,11 +377,12 @@ class Gallery:
         with self._store.writing():
             self._refuse_unknown(ids)
             if ids:
-                self._store.engine.remove(ids)
+                with self._store.turn:
+                    self._store.engine.remove(ids)
                 self._store.finish()
 
     def _refuse_unknown(self, ids: Iterable[str]) -> None:
-        here = set() if self._store.engine is None else self._store.engine.find(list(ids))
+        here = self._find(ids)
         for name in ids:
             if name not in here:
                 raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
@@ -328,11 +395,12 @@ class Gallery:
             processor ([`RTDProcessor`]): Its processor.
 
         Returns:
-            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; `None`, with a
-            warning, where the gallery has no fingerprint, as one that was imported and never verified.
+            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; the first time
+            that of eight images of an attached table, at least 0.99; `None`, with a warning, where the gallery has no
+            fingerprint, as one that was imported and never verified.
 
         Raises:
-            ValueError: If it is another tower.
+            ValueError: If it is another tower, or no image of an attached table can be opened.
         """
         if self._store.manifest is None:
             return None
@@ -340,7 +408,11 @@ class Gallery:
             raise ValueError(
                 f"the gallery holds embeddings of {self._store.manifest.dim} numbers, the model makes "
                 f"{model.config.projection_dim}: it was made by another image tower{self._name_base()}."
+                f"{self._store.engine.advise(model)}"
             )
+        if self._store.manifest.fingerprint is None and self._store.engine.is_foreign:
+            images = self._store.engine.sample(processor.load_image)
+            return self.verify_embeddings(model, processor, images, MIN_FOREIGN_COSINE)
         if self._store.manifest.fingerprint is None:
             warnings.warn(
                 "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`.",
@@ -408,6 +480,7 @@ class Gallery:
                     f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
                     f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
                     "the CLIP and the preprocessing that made them, or index the images again."
+                    f"{self._store.engine.advise(model)}"
                 )
             self._sign(model, processor)
         return float(cosines[worst])
@@ -460,7 +533,9 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
-        results = self._store.engine.search(queries, min(int(top_k), len(self)), barred, where)
+        with self._store.turn:
+            count = min(int(top_k), len(self))
+            results = self._store.engine.search(queries, count, barred, where) if count else [[] for _ in queries]
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
@@ -513,8 +588,9 @@ class Gallery:
     def _copy_rows(self, other: Gallery) -> None:
         if other._store.engine is None:
             other._store.create(self._store.manifest.dim)
-        for ids, embeddings, metadata in self._store.engine.read():
-            other._store.append(ids, embeddings, metadata)
+        with self._store.turn:
+            for ids, embeddings, metadata in self._store.engine.read():
+                other._store.append(ids, embeddings, metadata)
         other._store.finish()
 
     def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
-from .errors_rtd import pick_where, refuse_missing, settle_place
-from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_adapter
+from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
+from .files_rtd import name_damage, write_json
+from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
@@ -24,7 +28,25 @@ from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
 
-__all__ = ["RTDModel", "RTDOutput"]
+if TYPE_CHECKING:
+    # Never imported here. transformers copies and downloads the files that imports name, this one among them.
+    from .sentence_transformers_rtd import RTDSentenceTransformer  # noqa: F401
+
+
+__all__ = ["SENTENCE_TRANSFORMERS_FILES", "RTDModel", "RTDOutput"]
+
+# By these sentence-transformers finds the module that runs a saved model.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers_rtd.RTDSentenceTransformer"}],
+    "config_sentence_transformers.json": {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    },
+}
+
+_FORWARD_ARGUMENTS = frozenset(TransformersKwargs.__annotations__) | {"adapter_names", "branch_index"}
 
 
 @dataclass
@@ -35,11 +57,19 @@ class RTDOutput(ModelOutput):
         composed_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised composed queries.
         image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised reference images.
         pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`): The pseudo-words.
+        text_model_output, vision_model_output (`ModelOutput`, *optional*):
+            Of the two towers, with `output_hidden_states` or `output_attentions`.
     """
 
     composed_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     pseudo_token_embeds: torch.Tensor | None = None
+    text_model_output: RTDTextOutput | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """Give all entries but those that are `None`; the towers' outputs become tuples too."""
+        return tuple(part.to_tuple() if isinstance(part, ModelOutput) else part for part in super().to_tuple())
 
 
 class RTDModel(RTDAdapterMixin, PreTrainedModel):
@@ -51,6 +81,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
     Args:
         config ([`RTDConfig`]): Configuration.
+
+    Threads may share a model; [`RTDAdapterMixin`] says what waits where its text tower has adapters.
 
     Examples:
         >>> from modeling_rtd import RTDModel, RTDProcessor
@@ -91,19 +123,20 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         The files of the text tower from before RTD are fetched along, so that they are there without a network too.
 
         Raises:
-            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it is an adapter
-                repository, or its `original_text_model` names no folder inside a repository.
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it holds an adapter or
+                a text tower alone, or its `original_text_model` names no folder inside a repository.
         """
-        refuse_adapter(pretrained_model_name_or_path, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
-        try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
-            ) from error
+        with name_damage(pretrained_model_name_or_path):
+            refuse_parts(pretrained_model_name_or_path, **kwargs)
+            try:
+                model, report = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                )
+            except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
+                raise ValueError(
+                    f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
+                ) from error
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
         )
@@ -162,14 +195,60 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     def original_text_model(self) -> RTDTextTower | AdaptersDisabled:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
-        Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
-        tower itself, with an adapter it is the base with the adapter disabled.
+        Before RTD it is the text tower itself, with an adapter it is the base with the adapter disabled. A model that
+        was saved without it finds it in the CLIP underneath.
 
         Raises:
             ValueError: If the place that the configuration names cannot be read, or its tensors are not those RTD
                 started from.
         """
         return self._original_text.serve(self.text_model, self.device, self.dtype)
+
+    @property
+    def plain_text_model(self) -> RTDTextTower | AdaptersDisabled:
+        """[`RTDTextModel`]: What reads plain text, negative text and contexts.
+
+        That is `original_text_model`, since RTD trades plain caption retrieval for composition. A model that was saved
+        without it reads plain text with its one text tower.
+
+        Raises:
+            ValueError: As `original_text_model`.
+        """
+        return self._original_text.serve(self.text_model, self.device, self.dtype, for_plain_text=True)
+
+    def without_original_text_model(self, measured: dict | None = None) -> RTDModel:
+        """Give this model without the text tower from before RTD: the one after it reads plain text too.
+
+        For towers that RTD has trained with `caption_weight`. It halves the text weights, and there is no second
+        download. Ours, not the paper's.
+
+        Args:
+            measured (`dict`, *optional*):
+                What was measured of plain retrieval, by any names that JSON holds; it is kept in the configuration.
+                Without it a warning names the command that measures it.
+
+        Returns:
+            [`RTDModel`]: Shares all its parts with this model, which stays as it is.
+
+        Raises:
+            ValueError: If there is no such tower: before RTD, or with an adapter.
+        """
+        if has_adapters(self.text_model) or self.config.original_text_model is None:
+            raise ValueError(
+                "there is no second text tower to leave out: the text tower is CLIP's own, or has an adapter (`rtd "
+                "interpolate --alpha 1` makes a whole model of one)."
+            )
+        if measured is None:
+            warnings.warn(
+                "plain text will be read by the text tower after RTD, and how well it finds images was not measured: "
+                f"run `rtd diagnose {self.name_or_path or 'MODEL'} --benchmark NAME -o DIR`, which needs captions of "
+                "targets (--captions), and pass what it finds as measured=.",
+                stacklevel=2,
+            )
+        model = copy.copy(self)
+        model.config = copy.copy(self.config)
+        model._original_text = self._original_text.drop(model.config, measured)
+        return model
 
     def set_original_text_model(
         self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None
@@ -214,7 +293,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             projection ([`RTDProjection`]): Projection.
 
         Returns:
-            [`RTDModel`]: Shares all its parts; plain text and contexts still go to this model's original text tower.
+            [`RTDModel`]: Shares all its parts; plain text and contexts still go where this model reads them.
         """
         model = copy.copy(self)
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
@@ -255,19 +334,32 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             model._original_text = self._original_text.share(model.config)
         return model
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Save as every transformers model does, together with the original text tower where it lies in the folder.
+    def save_pretrained(self, save_directory, keep_original: bool = True, **kwargs):
+        """Save as every transformers model does, with the original text tower where the folder carries it.
+
+        sentence-transformers loads the folder too; its settings that are there stay.
 
         Args:
             save_directory (`str`): Directory.
+            keep_original (`bool`, defaults to `True`): Otherwise save [`RTDModel.without_original_text_model`].
             kwargs: As for every transformers model.
+
+        Raises:
+            ValueError: If the text tower has an adapter, or there is no original text tower to leave out.
         """
+        if not keep_original:
+            self.without_original_text_model().save_pretrained(save_directory, **kwargs)
+            return
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+            path = Path(save_directory, name)
+            if name == "modules.json" or not path.exists():
+                write_json(path, content)
 
     def push_to_hub(self, *args, **kwargs):
         """Refuse: a model alone has no processor, and nothing in it would be checked.
@@ -280,6 +372,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             "call push_to_hub of its trainer."
         )
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Encode images: exactly CLIP's image features.
 
@@ -294,8 +387,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         output.pooler_output = self.visual_projection(output.pooler_output)
         return output
 
+    @can_return_tuple
     def get_text_features(self, input_ids: torch.Tensor, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
-        """Encode plain text with the text tower from before RTD.
+        """Encode plain text, with the text tower from before RTD where it is kept.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids.
@@ -305,7 +399,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        return _as_features(self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
     def get_pseudo_tokens(
         self,
@@ -329,10 +423,16 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             `(batch_size, K)` or `None`.
 
         Raises:
-            ValueError: If the projection reads something that did not come.
+            ValueError: If the projection reads something that did not come, or counts of images and prompts differ.
         """
         if image_features is None:
-            image_features = self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values, return_dict=True)
+        count = len(image_features.pooler_output)
+        if input_ids is not None and len(input_ids) != count:
+            raise ValueError(
+                f"got {count} images and {len(input_ids)} prompts: give each prompt its reference image, such as "
+                "pixel_values.expand(len(input_ids), -1, -1, -1) for one image with several conditions."
+            )
         context = None
         if "context_embeds" in self.projection.consumes and input_ids is not None:
             context = self.encode_context(input_ids, attention_mask, placeholder_mask)
@@ -345,7 +445,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         placeholder_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Encode prompts as the context of a projection: by the text tower from before RTD, without pseudo-words.
+        """Encode prompts as the context of a projection: by what reads plain text, without pseudo-words.
 
         Args:
             input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
@@ -356,8 +456,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         if placeholder_mask is None:
             placeholder_mask = input_ids == self.config.placeholder_token_id
         input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
-        return self.original_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
+        return self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
+    @can_return_tuple
     def get_composed_features(
         self,
         input_ids: torch.Tensor,
@@ -399,44 +500,73 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 **kwargs,
             )
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         placeholder_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> RTDOutput:
-        """Compose queries: one vision pass, one short text pass.
+        """Compose queries: one vision pass, one short text pass. Images alone are encoded.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Reference images.
-            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Prompts; without them the output has `image_embeds` alone.
+            interpolate_pos_encoding (`bool`, defaults to `False`): Take images of another size than the tower's.
             kwargs:
-                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
-                none and `None` for the active one.
+                `output_hidden_states` and `output_attentions` of both towers, and what else transformers' models take.
+                `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for none and `None` for the
+                active one.
 
         Returns:
             [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
 
         Raises:
-            ValueError: If images or prompts are missing.
+            ValueError: If images are missing, counts differ, or an argument is unknown or has no effect.
         """
-        if pixel_values is None or input_ids is None:
-            missing = "pixel_values" if pixel_values is None else "input_ids"
-            raise ValueError(
-                f"a composed query needs reference images and prompts, but `{missing}` is missing; call "
-                "processor(images=..., conditions=...), or use get_image_features or get_text_features."
-            )
-        image_features = self.get_image_features(pixel_values)
+        _check_call(pixel_values, input_ids, kwargs)
+        shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+        image_features = self.get_image_features(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **shown
+        )
+        image_embeds = nn.functional.normalize(image_features.pooler_output, dim=-1)
+        if input_ids is None:
+            return RTDOutput(image_embeds=image_embeds, vision_model_output=image_features if shown else None)
         prompts = (input_ids, attention_mask, placeholder_mask)
         pseudo_tokens = self.get_pseudo_tokens(None, image_features, *prompts)
         output = self._read_prompt(*prompts, pseudo_tokens, **kwargs)
         return RTDOutput(
             composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
-            image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
+            image_embeds=image_embeds,
             pseudo_token_embeds=pseudo_tokens[0],
+            text_model_output=output if shown else None,
+            vision_model_output=image_features if shown else None,
         )
+
+
+def _check_call(pixel_values, input_ids, kwargs: dict) -> None:
+    """Refuse what `forward` could not follow; takes arguments that ask for nothing out of `kwargs`."""
+    if pixel_values is None:
+        raise ValueError(
+            "a composed query needs reference images and prompts, but `pixel_values` is missing; call "
+            "processor(images=..., conditions=...), or use get_text_features for plain text."
+        )
+    if pixel_values.ndim != 4 or (input_ids is not None and input_ids.ndim != 2):
+        got = [None if one is None else tuple(one.shape) for one in (pixel_values, input_ids)]
+        raise ValueError(
+            "`pixel_values` must have the shape (batch_size, channels, height, width) and `input_ids` (batch_size, "
+            f"seq_len), got {got[0]} and {got[1]}; pass them by name."
+        )
+    if kwargs.pop("return_loss", None):
+        raise ValueError("`return_loss` has no effect here: RTDTrainer computes the loss of its training.")
+    unknown = [name for name in kwargs if name not in _FORWARD_ARGUMENTS]
+    if unknown:
+        known = ("pixel_values", "input_ids", "attention_mask", "placeholder_mask", *_FORWARD_ARGUMENTS)
+        raise ValueError(suggest("argument of the model", unknown[0], known))
 
 
 def _find_projection(projection: str | RTDProjection, sizes: dict[str, int]) -> RTDProjection:

@@ -22,6 +22,7 @@ from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
+from .files_rtd import name_damage
 from .gallery_values_rtd import is_utf8
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
@@ -109,7 +110,12 @@ class RTDProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load as every transformers processor does, but never run code that the repository brings."""
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+        with name_damage(pretrained_model_name_or_path):
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+            # A setting of a wrong type shows when it is used: better here, by the name of the repository.
+            processor.prepare_images(Image.new("RGB", (2, 2)))
+            processor.pad(processor.build_prompts([""])[0])
+            return processor
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
@@ -267,10 +273,11 @@ class RTDProcessor(ProcessorMixin):
         """Give a processor that cuts texts at a length, or refuses those that are longer."""
         if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
             raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
-        if max_length is not None and not 2 < max_length <= self.max_length:
+        least = self.max_length - self._room + 1
+        if max_length is not None and not least <= max_length <= self.max_length:
             raise ValueError(
-                f"`max_length` is {max_length}, but texts have 3 to {self.max_length} tokens, which is what the text "
-                "tower takes."
+                f"`max_length` is {max_length}, but texts have {least} to {self.max_length} tokens, which is what the "
+                "text tower takes."
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")

@@ -60,6 +60,7 @@ torch.save(outputs, out + "/outputs.pt")
 
 
 LOAD = """
+import importlib.util
 import sys
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
@@ -70,10 +71,23 @@ processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
 pipe = pipeline(model=repo, gallery=index, trust_remote_code=True, device="cpu")  # the task is the repository's own
 assert type(pipe).__name__ == "ComposedImageRetrievalPipeline"
 with torch.no_grad():
-    composed = model(**processor(images=[photo], conditions=["is red with no sleeves"])).composed_embeds
+    inputs = processor(images=[photo], conditions=["is red with no sleeves"])
+    composed = model(**inputs).composed_embeds
     text = model.get_text_features(**processor(text="a dog")).pooler_output
+    image = model(inputs["pixel_values"]).image_embeds
+extract = pipeline("image-feature-extraction", model=repo, trust_remote_code=True, device="cpu")  # the Hub's snippet
+torch.testing.assert_close(torch.tensor(extract(photo)), image, atol=1e-6, rtol=0)
 hits = pipe([{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}], batch_size=2)
 torch.save({"composed": composed, "text": text, "hits": hits}, out)
+if importlib.util.find_spec("sentence_transformers"):
+    sys.meta_path.pop(0)  # what hides `datasets`, which it knows by its metadata
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(repo, trust_remote_code=True, device="cpu")
+    assert type(encoder[0]).__module__.startswith("transformers_modules.")
+    embeds = encoder.encode([{"image": photo, "text": "is red with no sleeves"}, "a dog"], convert_to_tensor=True)
+    torch.testing.assert_close(embeds[:1], composed, atol=1e-6, rtol=0)
+    torch.testing.assert_close(embeds[1:], torch.nn.functional.normalize(text), atol=1e-6, rtol=0)
 """
 
 
@@ -148,8 +162,10 @@ def test_a_model_travels_alone_and_a_pipeline_whole(saved):
     root, _ = saved
     alone, whole = ({path.name for path in (root / "model" / name).glob("*.py")} for name in ("alone", "whole"))
     assert {"modeling_rtd.py", "configuration_rtd.py", "processing_rtd.py"} <= alone < whole
-    assert not {name for name in alone if name.startswith(("pipeline", "gallery", "query", "conversion"))}
-    assert {"pipeline_rtd.py", "gallery_rtd.py", "query_rtd.py"} <= whole
+    assert not {name for name in alone if name.startswith(("pipeline", "gallery", "conversion"))}
+    assert {"pipeline_rtd.py", "gallery_rtd.py"} <= whole
+    assert {"sentence_transformers_rtd.py", "query_rtd.py"} <= alone  # which is read by another library alone
+    assert (len(alone), len(whole)) == (17, 24)
     configs = [json.loads((root / "model" / name / "config.json").read_text()) for name in ("alone", "whole")]
     assert ["custom_pipelines" in config for config in configs] == [False, True]
 

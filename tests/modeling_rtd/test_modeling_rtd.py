@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, CLIPModel, CLIPTextModelWithProjection
 
-from modeling_rtd import RTDModel, RTDTextModel
+from modeling_rtd import RTDConfig, RTDModel, RTDTextModel
 from tests.factories import build_images, encode_separately
 
 
@@ -80,3 +80,89 @@ def test_an_unknown_projection_is_named_with_the_nearest(clip, tokenizer):
 def test_a_composed_query_without_images_says_what_is_missing(model, processor):
     with pytest.raises(ValueError, match="`pixel_values` is missing"):
         model(**processor(conditions="is red"))
+
+
+@pytest.fixture
+def query(processor):
+    """A query of two images with a condition each."""
+    return dict(processor(images=build_images(2), conditions=["is red", "with the dog"]))
+
+
+def test_images_alone_are_encoded(model, query):
+    output = model(query["pixel_values"])
+    assert list(output) == ["image_embeds"]
+    assert torch.equal(output.image_embeds, model(**query).image_embeds)
+
+
+def test_a_tuple_is_returned_where_one_is_asked_for(model, query):
+    output = model(**query, return_dict=False)
+    assert [part.shape for part in output] == [(2, 24), (2, 24), (2, 1, 32)]
+    assert torch.equal(output[0], model(**query).composed_embeds)
+    assert type(model.get_image_features(query["pixel_values"], return_dict=False)) is tuple
+    assert type(model.get_text_features(query["input_ids"], return_dict=False)) is tuple
+    assert type(model.get_composed_features(**query, return_dict=False)) is tuple
+    model.config.return_dict = False
+    assert type(model(**query)) is tuple
+
+
+def test_states_and_attentions_of_both_towers_are_returned_where_they_are_asked_for(model, query):
+    model.set_attn_implementation("eager")
+    output = model(**query, output_hidden_states=True, output_attentions=True)
+    for part in (output.text_model_output, output.vision_model_output):
+        assert len(part.hidden_states) == 3
+        assert len(part.attentions) == 2
+    expected = model(**query)
+    assert list(expected) == ["composed_embeds", "image_embeds", "pseudo_token_embeds"]
+    assert torch.equal(output.composed_embeds, expected.composed_embeds)
+
+
+def test_images_of_another_size_are_taken_by_interpolation(model, query):
+    images = torch.nn.functional.interpolate(query["pixel_values"], 48)
+    output = model(**query | {"pixel_values": images}, interpolate_pos_encoding=True)
+    expected = model.get_image_features(images, interpolate_pos_encoding=True).pooler_output
+    assert torch.equal(output.image_embeds, torch.nn.functional.normalize(expected, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda query: query | {"return_loss": True}, "`return_loss` has no effect"),
+        (lambda query: query | {"nonsense": 1}, "unknown argument of the model 'nonsense'"),
+        (lambda query: query | {"placeholder_masc": 1}, "did you mean 'placeholder_mask'"),
+        (lambda query: query | {"pixel_values": query["pixel_values"][:1]}, "got 1 images and 2 prompts"),
+        (lambda query: query | {"pixel_values": query["pixel_values"][0]}, "must have the shape"),
+    ],
+)
+def test_calls_that_cannot_be_followed_are_refused(model, query, change, message):
+    with pytest.raises(ValueError, match=message):
+        model(**change(query))
+
+
+def test_clips_order_of_arguments_is_refused(model, query):
+    with pytest.raises(ValueError, match="pass them by name"):
+        model(query["input_ids"], query["pixel_values"])
+
+
+def test_clips_own_configurations_are_taken(clip):
+    text, vision = clip.config.text_config, clip.config.vision_config
+    assert RTDConfig(text_config=text).placeholder_token_id is None
+    config = RTDConfig.from_text_vision_configs(text, vision, logit_scale_init_value=1.0)
+    assert config.logit_scale_init_value == 1.0
+    output = RTDModel(config)(torch.zeros(1, 3, 32, 32))
+    assert output.image_embeds.shape == (1, 24)
+
+
+def test_a_checkpoint_is_not_a_model(model, tmp_path):
+    model.text_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"a text tower alone.*replace_text_model"):
+        RTDModel.from_pretrained(tmp_path)
+
+
+def test_ids_of_another_tokenizer_are_refused_until_the_tower_has_words_for_them(model, processor, query, tmp_path):
+    query["input_ids"][0, 6] = 35
+    with pytest.raises(ValueError, match=r"has 35 words, and a text has the id 35.*resize_token_embeddings"):
+        model(**query)
+    model.text_model.resize_token_embeddings(36, mean_resizing=False)
+    expected = model(**query).composed_embeds
+    model.save_pretrained(tmp_path)
+    assert torch.equal(RTDModel.from_pretrained(tmp_path)(**query).composed_embeds, expected)

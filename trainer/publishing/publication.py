@@ -21,6 +21,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from modeling_rtd import (
     ADAPTER_FACTS,
     CUSTOM_PIPELINES,
+    SENTENCE_TRANSFORMERS_FILES,
     ComposedImageRetrievalPipeline,
     RTDConfig,
     RTDModel,
@@ -43,7 +44,7 @@ _RECORD = "publication.json"  # what a publication wrote: on the Hub, a file tha
 _OURS = re.compile(
     r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
     r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|publication\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
-    r"|(?:(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
+    r"|(?:modules|config_sentence_transformers|(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
 )
 
 
@@ -318,7 +319,7 @@ def _measure(config) -> list[int | None]:
 
 
 def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_model: str | None) -> dict[str, bytes]:
-    """Write the files that name the base anew, where it has another name on the Hub, and a model's pipeline."""
+    """Write the files that name the base anew, where it has another name on the Hub, and those that name our code."""
     if ADAPTER_FACTS in names:
         if recorded == base_model:
             return {}
@@ -329,7 +330,15 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded != base_model:
         config["original_text_model"] = {**original, "repo": base_model, "revision": None}
-    return {"config.json": _to_bytes(config)}
+    elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
+        # Nobody needs the tower; where it was is a place of this machine.
+        config["original_text_model"] = {**original, "repo": None, "subfolder": "original_text"}
+    files = {
+        name: content
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items()
+        if name == "modules.json" or name not in names  # settings that are there stay; the code is ours
+    }
+    return {name: _to_bytes(content) for name, content in ({"config.json": config} | files).items()}
 
 
 def _to_bytes(content) -> bytes:
@@ -349,9 +358,10 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}
         original = config.get("original_text_model")
-        if original and original["repo"] is None:
+        is_kept = original and original.get("plain_text", True)
+        if is_kept and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and _is_on_this_machine(original["repo"]):
+        elif original and original["repo"] and _is_on_this_machine(original["repo"]):
             raise ValueError(
                 f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
                 "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
@@ -369,7 +379,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
     if base_model in (None, "none", recorded):
         model, processor = load_model_and_processor(str(folder))
         original = model.config.original_text_model
-        if original and original["repo"] is None:
+        if original and original["repo"] is None and original.get("plain_text", True):
             _ = model.original_text_model  # compares its hash
         return model, processor, []
     try:

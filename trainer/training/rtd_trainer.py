@@ -205,7 +205,7 @@ class RTDTrainer(BaseTrainer):
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = None  # the base of an adapter serves
         if whole is not None:
-            self._frozen = whole.original_text_model
+            self._frozen = whole.plain_text_model
         elif not has_adapters(tower):
             self._frozen = copy.deepcopy(tower).eval().requires_grad_(False)
         if train_dataset is not None and "data_collator" not in kwargs:

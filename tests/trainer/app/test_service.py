@@ -1,5 +1,6 @@
 """What the page answers, without a page."""
 
+import copy
 import json
 import shutil
 
@@ -87,6 +88,12 @@ def test_adapters_are_voices(model, processor, photos, upload):
 def test_a_model_without_rtd_has_one_voice(model, processor, photos):
     gallery = Gallery.from_images(model, processor, [str(photos / "00.png")])
     assert list(list_voices(model, processor, gallery)) == [PROJECTION_ALONE]
+
+
+def test_a_model_of_one_tower_has_one_voice(model, processor, photos):
+    gallery = Gallery.from_images(model, processor, [str(photos / "00.png")])
+    model.replace_text_model(copy.deepcopy(model.text_model))
+    assert list(list_voices(model.without_original_text_model({}), processor, gallery)) == ["RTD"]
 
 
 def test_the_gallery_is_paged_through_and_picked_from(desk, photos):

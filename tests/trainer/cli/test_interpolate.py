@@ -1,4 +1,5 @@
 import copy
+import json
 
 import pytest
 
@@ -36,3 +37,21 @@ def test_it_refuses_an_alpha_out_of_range_and_a_full_folder(tuned, tmp_path, cap
     assert not (tmp_path / "out").exists()
     assert main(["interpolate", tuned, "--alpha", "0.5", "-o", tuned]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_it_saves_one_tower_with_what_a_diagnosis_measured(tuned, tmp_path, capsys):
+    diagnose = ["diagnose", tuned, "--benchmark", "small_world/toy", "-o", str(tmp_path / "diagnosis")]
+    assert main(diagnose) == 0
+    facts, out = tmp_path / "diagnosis/diagnosis.json", tmp_path / "one"
+    command = ["interpolate", tuned, "--alpha", "0.75", "--diagnosis", str(facts), "-o", str(out)]
+    assert main(command) == 2
+    assert "add --one-tower" in capsys.readouterr().err
+    assert main([*command, "--one-tower"]) == 0
+    (row,) = [row for row in json.loads(facts.read_text())["interpolation"]["rows"] if row["alpha"] == 0.75]
+    measured = load_model_and_processor(str(out))[0].config.original_text_model["measured"]
+    assert measured["after"] == row["captions"]["recall@5"]
+    assert not (out / "original_text").exists()
+    assert "Plain captions of targets: benchmark small_world" in (out / "README.md").read_text()
+    command[1] = str(out)
+    assert main([*command[:-1], str(tmp_path / "other"), "--one-tower"]) == 2
+    assert "is of another text tower" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.factories import FEW_STEPS, build_clip, build_images, build_triplets, shake
+from tests.factories import FEW_STEPS, STAGES, build_clip, build_images, build_triplets, shake
 from trainer.methods import find_method, list_methods
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_stage
@@ -56,6 +56,13 @@ def test_a_card_lists_the_settings_of_its_own_method_alone(name, processor, tmp_
 REPO = "someone/rtd-tiny"
 
 
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_a_card_tells_the_term_of_plain_captions_where_there_was_one(folder, processor, weight):
+    stages = [STAGES[1] | {"caption_weight": weight, "caption_interval": 4}]
+    text = render_card(describe_model(RTDModel.from_pretrained(folder), processor, REPO, stages=stages)).text
+    assert ("ours: times the mean of 1 - cosine" in text) is ("caption_interval | 4" in text) is bool(weight)
+
+
 def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_folder):
     def render(model):
         return render_card(describe_model(model, processor, REPO, base_model="org/clip")).text
@@ -68,6 +75,9 @@ def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_fo
     carrying, adapted = RTDModel.from_pretrained(folder), RTDModel.from_adapter(adapter)
     assert "before RTD: the one in `original_text`, which this repository carries." in render(carrying)
     assert "before RTD: that of the base, with the adapter switched off." in render(adapted)
+    one = carrying.without_original_text_model({"k": 5, "after": 0.936})
+    assert "read by the same text tower as composed ones" in render(one)
+    assert "Plain captions of targets: k 5, after 93.6 %" in render(one)
 
 
 def test_a_rank_is_no_percentage(folder, processor):

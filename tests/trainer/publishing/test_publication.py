@@ -226,7 +226,8 @@ def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder,
     assert json.loads(stored["adapter_config.json"])["base_model_name_or_path"] == "org/clip"
     assert json.loads(stored["rtd_adapter.json"])["base_model"] == "org/clip"
     data = ModelCard(stored["README.md"].decode()).data
-    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/clip", "adapter", "peft")
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/clip", "adapter", "transformers")
+    assert {"peft", "lora"} <= set(data.tags)
     loaded = RTDModel.from_adapter(REPO)
     local = RTDModel.from_adapter(str(folder), base=str(base))
     for name, tensor in local.state_dict().items():
@@ -287,6 +288,18 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
 
 
+@pytest.mark.parametrize(("ways", "repo"), [(WAYS, None), (ADAPTER_WAYS, "org/clip")])
+def test_a_model_of_one_tower_is_published_without_the_place_of_the_other(
+    saved, processor, clip_on_hub, tmp_path, ways, repo
+):
+    model = RTDModel.from_clip(str(saved / "clip"), "lincir")
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    folder = save_with_stages(model.without_original_text_model({}).save_pretrained, processor, tmp_path / "model")
+    assert publish(folder, *ways, "--push") == 0
+    assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == repo
+    assert not any(name.startswith("original_text") for name in clip_on_hub.repos[REPO])
+
+
 @pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
@@ -324,11 +337,14 @@ def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
 
 def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
     assert publish(folder, *WAYS, "--push") == 0
-    block = re.search(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL).group(1)
+    blocks = re.findall(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     for name, image in zip(("a", "b", "c", "reference"), build_images(4), strict=True):
         image.save(f"{name}.jpg")
-    assert sorted(run_last(block)[0].tolist()) == [0, 1, 2]
+    ranks = run_last(blocks[0])[0].tolist()
+    assert sorted(ranks) == [0, 1, 2]
+    pytest.importorskip("sentence_transformers")
+    assert run_last(blocks[1]).tolist() == ranks
 
 
 def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, clip_on_hub, tmp_path, monkeypatch):
