@@ -103,8 +103,9 @@ class RTDTrainingArguments(_RecipeArguments):
         loss_type (`str`, defaults to `"nt_xent"`): `"nt_xent"` (published code) or `"info_nce"` (paper's text).
         noise_scale (`float`, defaults to 0.5):
             Scale of the noise of refined concatenation, in units of un-normalised embeddings.
-        noise_unit (`str`, *optional*): `"absolute"` or `"rms"`, see [`measure_noise`]. Defaults to `"absolute"` on a
-            CLIP, and must be given on other families.
+        noise_unit (`str`, *optional*):
+            `"absolute"` or `"rms"`, see [`settle_noise_unit`]. Defaults to `"absolute"` on a CLIP, and must be given
+            on other families.
         target_anchored (`bool`, defaults to `True`):
             Anchor to frozen captions; otherwise the trained tower encodes them too (an ablation).
         refined_batch (`bool`, defaults to `True`): Refined batch sampling, the hard negatives.
