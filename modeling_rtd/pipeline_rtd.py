@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import GeneratorType
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -15,9 +17,18 @@ from .gallery_rtd import Gallery
 from .query_rtd import encode_composed, keep_features, measure_edits, read_query
 
 
-__all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]
+__all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline", "TaskWithoutDefault"]
 
 TASK = "composed-image-retrieval"
+
+
+class TaskWithoutDefault(dict):
+    """Entry of a task in transformers' registry, which is asked for its default model where none is named."""
+
+    def __missing__(self, name: str):
+        if name != "default":
+            raise KeyError(name)
+        raise ValueError(f"`{TASK}` has no default model: pass model=, a directory, a Hub id or an RTDModel.")
 
 
 class ComposedImageRetrievalPipeline(Pipeline):
@@ -32,6 +43,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
     - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
     - `exclude`, a list of ids to leave out, or one id;
     - `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
+
+    Threads may share a pipeline; [`Gallery`] and [`RTDAdapterMixin`] say what waits. A copy for another process opens
+    the folder of its gallery again.
 
     Strength, negative text and several references are ours, not the paper's; their formulas are those of
     [`weigh_condition`], [`exclude_text`] and [`join_references`].
@@ -106,13 +120,14 @@ class ComposedImageRetrievalPipeline(Pipeline):
             raise ValueError(f"the pipeline takes no `{unknown[0]}`; it takes {', '.join(known)}.")
         return {}, {name: value for name, value in kwargs.items() if value is not None}, {}
 
-    def __call__(self, inputs=None, *, image=None, text: str | None = None, **kwargs):
+    def __call__(self, inputs=None, text: str | None = None, *, image=None, **kwargs):
         """Answer one query or many.
 
         Args:
-            inputs (`dict`, `list[dict]`, generator or data set, *optional*): Queries.
+            inputs (`dict`, `list[dict]`, generator or data set, *optional*):
+                Queries; or, with `text`, the reference of a single query.
+            text (`str`, *optional*): Condition or plain text of a single query.
             image (path, URL or PIL image, *optional*): Reference of a single query, in place of `inputs`.
-            text (`str`, *optional*): Condition or plain text of a single query, in place of `inputs`.
             kwargs:
                 `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
                 leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
@@ -130,6 +145,8 @@ class ComposedImageRetrievalPipeline(Pipeline):
             ValueError: If there is no gallery, or a query has neither image nor text or one that cannot be read.
         """
         _ = self.gallery  # refused before anything is encoded
+        if text is not None and image is None and isinstance(inputs, _IMAGES):
+            inputs, image = None, inputs
         if inputs is None:
             inputs = {"image": image, "text": text}
         elif image is not None or text is not None:
@@ -215,5 +232,6 @@ class ComposedImageRetrievalPipeline(Pipeline):
         return result if "margin" in result else result["hits"]
 
 
+_IMAGES = (str, Path, bytes, Image.Image, np.ndarray, torch.Tensor)
 # What `config.json` says of it, by which `pipeline(model=...)` finds the task and its code.
 CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}

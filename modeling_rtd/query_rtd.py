@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -354,8 +355,8 @@ def name_image(image) -> list[str]:
         image (path, URL, PIL image, or an undecoded one of the library `datasets`): Reference of a query.
 
     Returns:
-        `list[str]`: The path as it is, resolved, and from the working directory; a URL as it is; none of an image
-        without a name.
+        `list[str]`: The path as it is, from the root (also with links resolved), and from the working directory; a
+        URL as it is; none of an image without a name.
     """
     if isinstance(image, Mapping):
         image = image.get("path")
@@ -364,9 +365,10 @@ def name_image(image) -> list[str]:
         return []
     if str(name).startswith(("http://", "https://")):
         return [str(name)]
-    path, here = Path(name).resolve(), Path.cwd()
-    names = [str(name), str(path)]
-    return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names
+    here = Path.cwd()
+    whole = [Path(os.path.abspath(name)), Path(name).resolve()]  # noqa: PTH100 - a link is a name of its own
+    inside = [path.relative_to(here) for path in whole if path.is_relative_to(here)]
+    return list(dict.fromkeys(map(str, [name, *whole, *inside])))
 
 
 def weigh_condition(

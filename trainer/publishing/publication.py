@@ -21,10 +21,12 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from modeling_rtd import (
     ADAPTER_FACTS,
     CUSTOM_PIPELINES,
+    SENTENCE_TRANSFORMERS_FILES,
     ComposedImageRetrievalPipeline,
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    parse_json,
     read_json,
 )
 from trainer.loading import check_place, load_model_and_processor
@@ -42,7 +44,7 @@ _RECORD = "publication.json"  # what a publication wrote: on the Hub, a file tha
 _OURS = re.compile(
     r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
     r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|publication\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
-    r"|(?:(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
+    r"|(?:modules|config_sentence_transformers|(?:pre)?processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt"
 )
 
 
@@ -308,7 +310,8 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
 
 
 def _measure(config) -> list[int | None]:
-    sizes = [getattr(config, "projection_dim", None)]
+    text = getattr(config, "text_config", None)
+    sizes = [getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)]
     for tower in ("text_config", "vision_config"):
         part = getattr(config, tower, None)
         sizes += [getattr(part, name, None) for name in ("hidden_size", "num_hidden_layers")]
@@ -316,7 +319,7 @@ def _measure(config) -> list[int | None]:
 
 
 def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_model: str | None) -> dict[str, bytes]:
-    """Write the files that name the base anew, where it has another name on the Hub, and a model's pipeline."""
+    """Write the files that name the base anew, where it has another name on the Hub, and those that name our code."""
     if ADAPTER_FACTS in names:
         if recorded == base_model:
             return {}
@@ -330,7 +333,12 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
         # Nobody needs the tower; where it was is a place of this machine.
         config["original_text_model"] = {**original, "repo": None, "subfolder": "original_text"}
-    return {"config.json": _to_bytes(config)}
+    files = {
+        name: content
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items()
+        if name == "modules.json" or name not in names  # settings that are there stay; the code is ours
+    }
+    return {name: _to_bytes(content) for name, content in ({"config.json": config} | files).items()}
 
 
 def _to_bytes(content) -> bytes:
@@ -344,7 +352,8 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         needed |= {"adapter_config.json", "adapter_model.safetensors", "projection/model.safetensors"}
     else:
         content = files["config.json"]
-        config = json.loads(content if isinstance(content, bytes) else content.read_text(encoding="utf-8"))
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        config = parse_json(content, "config.json", "save the model again", custom_pipelines=dict)
         classes = [*config.get("auto_map", {}).values()]
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}

@@ -103,6 +103,8 @@ class RTDTrainingArguments(_RecipeArguments):
         loss_type (`str`, defaults to `"nt_xent"`): `"nt_xent"` (published code) or `"info_nce"` (paper's text).
         noise_scale (`float`, defaults to 0.5):
             Scale of the noise of refined concatenation, in units of un-normalised embeddings.
+        noise_unit (`str`, *optional*): `"absolute"` or `"rms"`, see [`measure_noise`]. Defaults to `"absolute"` on a
+            CLIP, and must be given on other families.
         target_anchored (`bool`, defaults to `True`):
             Anchor to frozen captions; otherwise the trained tower encodes them too (an ablation).
         refined_batch (`bool`, defaults to `True`): Refined batch sampling, the hard negatives.
@@ -127,6 +129,13 @@ class RTDTrainingArguments(_RecipeArguments):
     temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
     loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
     noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
+    noise_unit: str | None = field(
+        default=None,
+        metadata={
+            "help": "'absolute' (published), or 'rms' of the captions' embeddings; must be given where the backbone "
+            "is not a CLIP."
+        },
+    )
     target_anchored: bool = field(default=True, metadata={"help": "Anchor to frozen captions."})
     refined_batch: bool = field(default=True, metadata={"help": "Refined batch sampling (hard negatives)."})
     refined_concatenation: bool = field(default=True, metadata={"help": "Refined concatenation (pseudo-words)."})

@@ -19,8 +19,8 @@ from modeling_rtd import (
     RTDModel,
     RTDProcessor,
     RTDProjection,
-    RTDTextModel,
     RTDTextOutput,
+    RTDTextTower,
     encode_composed,
     has_adapters,
     hash_tensors,
@@ -30,7 +30,7 @@ from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
-from trainer.encoding.noise import draw_noise
+from trainer.encoding.noise import draw_noise, measure_noise
 from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
@@ -144,7 +144,7 @@ class RTDTrainer(BaseTrainer):
 
     def __init__(
         self,
-        model: str | Path | RTDModel | RTDTextModel | None = None,
+        model: str | Path | RTDModel | RTDTextTower | None = None,
         args: RTDTrainingArguments | None = None,
         *,
         projection: RTDProjection | None = None,
@@ -175,12 +175,17 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             train_dataset = prepare_triplets(train_dataset)
+            frozen = tower.eval() if whole is None else whole.original_text_model
+            noise = measure_noise(args.noise_unit, frozen, processing_class, train_dataset["reference_caption"])
+            args.noise_unit, run_facts["noise_size"] = noise
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
-                token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps)
+                token_lift = fit_lift(
+                    whole, projection, processing_class, images, conditions, args, lift_steps, noise[1]
+                )
         if token_lift is not None:
             run_facts["token_lift"] = hash_tensors(token_lift)
         super().__init__(
@@ -205,7 +210,7 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None and "data_collator" not in kwargs:
             self.data_collator = self._build_collator(tower)
 
-    def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextModel]:
+    def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
         whole = load_whole_model(model)
         if whole is not None:
@@ -214,7 +219,7 @@ class RTDTrainer(BaseTrainer):
                 check_untrained(whole, self._original_place)
         return whole, take_tower(model, whole, self._peft_config)
 
-    def call_model_init(self, trial=None) -> RTDTextModel:
+    def call_model_init(self, trial=None) -> RTDTextTower:
         """Take the tower of a fresh model, as each training of a search does.
 
         Args:
@@ -237,7 +242,7 @@ class RTDTrainer(BaseTrainer):
         super()._hp_search_setup(trial)
         self.run_facts |= self._describe_recipe()
 
-    def _build_collator(self, tower: RTDTextModel) -> HardNegativeTripletCollator:
+    def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
         with self._frozen_tower(tower) as frozen:
             columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
@@ -283,7 +288,7 @@ class RTDTrainer(BaseTrainer):
         return model
 
     @contextlib.contextmanager
-    def _frozen_tower(self, tower: RTDTextModel):
+    def _frozen_tower(self, tower: RTDTextTower):
         """Give the tower as it came: the model's own, a frozen copy, or the base without its adapter."""
         if self._frozen is not None:
             yield self._frozen
@@ -422,7 +427,7 @@ class RTDTrainer(BaseTrainer):
 
     def _make_pseudo_tokens(self, reference: torch.Tensor, rows: list[int], context) -> dict[str, torch.Tensor]:
         noise = draw_noise(rows, reference.shape[1], self.args.seed, self._epoch, reference.device)
-        return self._project(reference.float() + self.args.noise_scale * noise, context)
+        return self._project(reference.float() + self.args.noise_scale * self.run_facts["noise_size"] * noise, context)
 
     @torch.no_grad()
     def _project(self, embeds: torch.Tensor, context: torch.Tensor | None) -> dict[str, torch.Tensor]:
