@@ -175,7 +175,7 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             train_dataset = prepare_triplets(train_dataset)
-            frozen = tower.eval() if whole is None else whole.original_text_model
+            frozen = tower.eval() if whole is None else whole.plain_text_model
             noise = measure_noise(args.noise_unit, frozen, processing_class, train_dataset["reference_caption"])
             args.noise_unit, run_facts["noise_size"] = noise
             conditions = train_dataset["conditioning_caption"][:]
