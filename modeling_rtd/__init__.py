@@ -3,12 +3,21 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from modeling_rtd.configuration_rtd import PLACEHOLDER, RTDConfig, RTDProjectionConfig, RTDTextConfig
+from modeling_rtd.configuration_rtd import (
+    PLACEHOLDER,
+    RTDConfig,
+    RTDMetaClip2TextConfig,
+    RTDProjectionConfig,
+    RTDSiglipTextConfig,
+    RTDTextConfig,
+)
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     name_damage,
+    parse_json,
+    read_array,
     read_json,
     replace_file,
     replace_folder,
@@ -16,10 +25,14 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
+from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
+from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
+from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
-from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, hash_tensors
-from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline
+from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
+from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
+from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline, TaskWithoutDefault
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection
 from modeling_rtd.projection_context_i2w_rtd import ContextI2WProjection
@@ -36,6 +49,9 @@ from modeling_rtd.query_rtd import (
     exclude_text,
     join_references,
     list_excluded,
+    measure_edits,
+    name_image,
+    read_query,
     weigh_condition,
 )
 
@@ -44,6 +60,8 @@ __all__ = [
     "ADAPTER_FACTS",
     "CHECKPOINT_FORMATS",
     "CUSTOM_PIPELINES",
+    "IMAGE_FORMATS",
+    "MAX_PIXELS",
     "NEGATIVE_WEIGHT",
     "PLACEHOLDER",
     "PROJECTIONS",
@@ -58,14 +76,18 @@ __all__ = [
     "Pic2WordProjection",
     "Query",
     "RTDConfig",
+    "RTDMetaClip2TextConfig",
     "RTDModel",
     "RTDOutput",
     "RTDProcessor",
     "RTDProjection",
     "RTDProjectionConfig",
+    "RTDSiglipTextConfig",
+    "RTDSiglipTextModel",
     "RTDTextConfig",
     "RTDTextModel",
     "RTDTextOutput",
+    "RTDTextTower",
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
@@ -75,15 +97,25 @@ __all__ = [
     "has_adapters",
     "hash_tensors",
     "hold_lock_file",
+    "is_url",
+    "is_utf8",
     "join_references",
     "list_excluded",
     "load_projection",
+    "load_text_model",
+    "measure_edits",
     "name_damage",
+    "name_image",
+    "open_image",
+    "parse_json",
+    "read_array",
     "read_checkpoint",
     "read_json",
+    "read_query",
     "register_projection",
     "replace_file",
     "replace_folder",
+    "settle_ids",
     "settle_place",
     "suggest",
     "weigh_condition",
@@ -94,6 +126,7 @@ AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
 AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
 AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(TASK, ComposedImageRetrievalPipeline, pt_model=AutoModel)
+PIPELINE_REGISTRY.supported_tasks[TASK] = TaskWithoutDefault(PIPELINE_REGISTRY.supported_tasks[TASK])
 # Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
 RTDConfig.register_for_auto_class()
 RTDModel.register_for_auto_class("AutoModel")

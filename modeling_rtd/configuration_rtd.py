@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from transformers import CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+from transformers import (
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    MetaClip2Config,
+    MetaClip2VisionConfig,
+    PreTrainedConfig,
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 
 __all__ = [
     "PLACEHOLDER",
     "RTDConfig",
+    "RTDMetaClip2TextConfig",
     "RTDProjectionConfig",
+    "RTDSiglipTextConfig",
     "RTDTextConfig",
     "find_context_token_id",
     "find_placeholder_token_id",
+    "read_backbone_config",
+    "read_text_config",
 ]
 
 PLACEHOLDER = "$"
@@ -22,23 +37,29 @@ _CONTEXT_WORD = "jekyll"
 def find_placeholder_token_id(tokenizer) -> int:
     """Find the id whose embedding pseudo-words replace: that of a `$` standing alone (259 in CLIP's vocabulary).
 
+    Tokenizers that delete or split a `$`, as SigLIP's and XLM-R's do, lend their mask token or unknown token. Any id
+    does: its embedding is not read, and the mask of [`RTDProcessor`] says where pseudo-words are.
+
     Args:
-        tokenizer (`transformers.PreTrainedTokenizerBase`): The tokenizer of the CLIP backbone.
+        tokenizer (`transformers.PreTrainedTokenizerBase`): The tokenizer of the backbone.
 
     Returns:
         `int`: A valid token id, never added to the vocabulary, so no embedding matrix is ever resized.
 
     Raises:
-        ValueError: If the tokenizer has no single token for `$`.
+        ValueError: If the tokenizer has no single token for `$`, and no token to spare.
     """
     ids = tokenizer(PLACEHOLDER, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
-        # CLIP's own unknown token is `<|endoftext|>`, which is never the id of a `$`.
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+        return ids[0]
+    # CLIP's own unknown token is `<|endoftext|>`, which its tower pools at.
+    spare = {tokenizer.mask_token_id, tokenizer.unk_token_id} - {None, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    if not spare:
         raise ValueError(
             f"the tokenizer splits '{PLACEHOLDER}' into the ids {ids}, but exactly one known token must stand for a "
             "pseudo-word; use a CLIP tokenizer, or add '$' to the vocabulary your CLIP is trained with."
         )
-    return ids[0]
+    return tokenizer.mask_token_id if tokenizer.mask_token_id in spare else tokenizer.unk_token_id
 
 
 def find_context_token_id(tokenizer) -> int:
@@ -71,6 +92,43 @@ class RTDTextConfig(CLIPTextConfig):
     """
 
     placeholder_token_id: int | None = None
+
+    @property
+    def pools_largest_id(self) -> bool:
+        """`bool`: Whether the tower pools at the largest id: what an end of text of 2 says (transformers < 4.31)."""
+        return self.eos_token_id == 2
+
+
+class RTDMetaClip2TextConfig(RTDTextConfig):
+    """MetaCLIP 2's text configuration: that of CLIP, but an end of text of 2 is the id 2 (that of XLM-R)."""
+
+    model_type = "metaclip_2_text_model"
+    pools_largest_id = False
+
+
+class RTDSiglipTextConfig(SiglipTextConfig):
+    """The text configuration of SigLIP and SigLIP 2, and the token that stands for a pseudo-word.
+
+    Args:
+        placeholder_token_id (`int`, *optional*):
+            See [`RTDTextConfig`]; where it is absent, every text with pseudo-words needs its `placeholder_mask`.
+        kwargs:
+            All of [`~transformers.SiglipTextConfig`].
+    """
+
+    placeholder_token_id: int | None = None
+
+    @property
+    def projection_dim(self) -> int:
+        """`int`: Size D of the joint space, by CLIP's name of it."""
+        return self.projection_size
+
+
+# By the type that a part says it has: by name and not by class, since the Hub copies our classes.
+_TEXT_CONFIGS = {config.model_type: config for config in (RTDTextConfig, RTDMetaClip2TextConfig, RTDSiglipTextConfig)}
+_VISION_CONFIGS = {
+    config.model_type: config for config in (CLIPVisionConfig, MetaClip2VisionConfig, SiglipVisionConfig)
+}
 
 
 class RTDProjectionConfig(PreTrainedConfig):
@@ -123,7 +181,9 @@ class RTDConfig(PreTrainedConfig):
         base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder` (a
-            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own.
+            folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own. With
+            `plain_text` false the tower is not kept: the text tower after RTD reads plain text too, and `measured`
+            holds what is known of that, see [`RTDModel.without_original_text_model`].
     """
 
     model_type = "rtd"
@@ -133,8 +193,8 @@ class RTDConfig(PreTrainedConfig):
         "projection_config": RTDProjectionConfig,
     }
 
-    text_config: dict | RTDTextConfig | None = None
-    vision_config: dict | CLIPVisionConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    vision_config: dict | PreTrainedConfig | None = None
     projection_config: dict | RTDProjectionConfig | None = None
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592
@@ -146,13 +206,94 @@ class RTDConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
+            if name == "text_config" and isinstance(value, PreTrainedConfig):
+                value = value if hasattr(value, "placeholder_token_id") else value.to_dict()
             if not isinstance(value, PreTrainedConfig):
                 # Where a part was loaded from is a place of one machine, and no part of a model.
                 kept = {k: v for k, v in value.items() if k not in ("model_type", "_name_or_path")}
+                config_class = (_TEXT_CONFIGS | _VISION_CONFIGS).get(value.get("model_type"), config_class)
                 setattr(self, name, config_class(**kept))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_text_vision_configs(cls, text_config, vision_config, **kwargs) -> RTDConfig:
+        """Put the configurations of two towers together, as those of CLIP are; the projection gets their sizes.
+
+        Args:
+            text_config, vision_config (`PreTrainedConfig`): Of the towers.
+            kwargs: Other fields.
+
+        Returns:
+            [`RTDConfig`]: The configuration.
+        """
+        dim = getattr(text_config, "projection_dim", None) or text_config.projection_size
+        sizes = {
+            "projection_dim": dim,
+            "text_hidden_size": text_config.hidden_size,
+            "vision_hidden_size": vision_config.hidden_size,
+        }
+        fields = {"projection_config": sizes, "projection_dim": dim} | kwargs
+        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **fields)
 
     @property
     def placeholder_token_id(self) -> int | None:
         """`int`: Id that stands for a pseudo-word."""
         return self.text_config.placeholder_token_id
+
+
+def read_backbone_config(place: str, **where) -> PreTrainedConfig:
+    """Read the configuration of a backbone, of a text tower alone, or of a saved [`RTDModel`], without its weights.
+
+    Args:
+        place (`str`): Directory or Hub id.
+        where: `subfolder`, `revision`, `token`, `cache_dir`, `local_files_only` and `force_download`.
+
+    Returns:
+        `transformers.PreTrainedConfig`: Of the family that it says it is of.
+
+    Raises:
+        ValueError: If it is of another architecture; names it.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(place, **where)
+    wholes = {config.model_type: config for config in (CLIPConfig, MetaClip2Config, SiglipConfig, RTDConfig)}
+    name = values.get("model_type")
+    if name not in wholes | _TEXT_CONFIGS:
+        hint = "name a checkpoint of clip, metaclip_2 or siglip"
+        if name is None:
+            hint += ", or load an adapter with RTDModel.from_adapter"
+        if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
+            hint = (
+                "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "
+                "size beside it, such as google/siglip2-base-patch16-224 or google/siglip2-so400m-patch14-384"
+            )
+        raise ValueError(
+            f"'{place}' is of the architecture {name!r}, of which no text tower reads pseudo-words; {hint}."
+        )
+    return (wholes | _TEXT_CONFIGS)[name].from_dict(values)
+
+
+def read_text_config(place: str, **where) -> RTDTextConfig | RTDSiglipTextConfig:
+    """Read the configuration of a text tower.
+
+    Args:
+        place (`str`): Directory or Hub id of a text tower, of a backbone, or of a saved [`RTDModel`].
+        where: See [`read_backbone_config`].
+
+    Returns:
+        [`RTDTextConfig`] or [`RTDSiglipTextConfig`]: Of its own family. The joint space has the size that the whole
+        backbone says, where the text part says another one, and a SigLIP's padding is that of its tokenizer.
+
+    Raises:
+        ValueError: If it is of another architecture; names it.
+    """
+    whole = read_backbone_config(place, **where)
+    config = getattr(whole, "text_config", whole)
+    values = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "_name_or_path")}
+    # Some text parts keep the default of 512, which the whole model does not read.
+    size = getattr(whole, "projection_dim", None)
+    if size and "projection_dim" in values:
+        values["projection_dim"] = size
+    if whole.model_type == "siglip":
+        # SigLIP sees its padding. Configurations of SigLIP 2 leave SigLIP's, 1; its tokenizer pads with 0.
+        values["pad_token_id"] = AutoTokenizer.from_pretrained(place, **where, trust_remote_code=False).pad_token_id
+    return _TEXT_CONFIGS[config.model_type](**values)

@@ -10,14 +10,27 @@ import platform
 import shutil
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import torch
 from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 
 
-__all__ = ["hold_lock_file", "name_damage", "read_json", "replace_file", "replace_folder", "write_json"]
+__all__ = [
+    "hold_lock_file",
+    "name_damage",
+    "parse_json",
+    "read_array",
+    "read_json",
+    "replace_file",
+    "replace_folder",
+    "sum_file",
+    "write_json",
+]
 
 _NO_PLACE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
@@ -172,28 +185,107 @@ def write_json(path: str | Path, content, **kwargs) -> None:
         partial.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path, remedy: str, kind: type = dict):
+def read_json(path: str | Path, remedy: str, kind: type = dict, **fields):
     """Read a record, and refuse a damaged one by its name.
 
     Args:
         path (`str` or `Path`): The file.
         remedy (`str`): What to do about a damaged one; ends the sentence.
         kind (`type`, defaults to `dict`): What it must hold.
+        fields (`type`): Type of each field that it must have; `str | None` for one that it may have.
 
     Returns:
         What it holds.
 
     Raises:
-        ValueError: If it is not JSON or does not hold a `kind`.
+        ValueError: If it is not JSON, repeats a key, does not hold a `kind` or has a field of another type.
         OSError: If it cannot be read.
     """
+    return parse_json(Path(path).read_bytes(), path, remedy, kind, **fields)
+
+
+def parse_json(content: bytes | str, path: str | Path, remedy: str, kind: type = dict, **fields):
+    """Parse what a record holds, see [`read_json`].
+
+    Args:
+        content (`bytes` or `str`): JSON, in UTF-8.
+        path, remedy, kind, fields: See [`read_json`].
+
+    Returns:
+        What it holds.
+
+    Raises:
+        ValueError: See [`read_json`].
+    """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = json.loads(content, object_pairs_hook=_refuse_repeats)
     except (ValueError, RecursionError) as error:  # no UTF-8 is a ValueError too
         raise ValueError(f"'{path}' is damaged, it is not JSON ({error}): {remedy}.") from error
     if not isinstance(content, kind):
         raise ValueError(f"'{path}' is damaged, it holds a {type(content).__name__}: {remedy}.")
+    for name, wanted in fields.items():
+        value = content.get(name)
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is int):
+            found = repr(value)[:40] if name in content else "nothing"
+            raise ValueError(f"'{path}' is damaged, its `{name}` is {found}: {remedy}.")
     return content
+
+
+def _refuse_repeats(pairs: list[tuple]) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' repeats")
+    return content
+
+
+def read_array(path: str | Path, remedy: str, mmap_mode: str | None = None) -> np.ndarray:
+    """Read a `.npy` file, never a pickle, and refuse a damaged one by its name.
+
+    Args:
+        path (`str` or `Path`): The file.
+        remedy (`str`): What to do about a damaged one; ends the sentence.
+        mmap_mode (`str`, *optional*): As for `np.load`; read into memory if not given.
+
+    Returns:
+        `np.ndarray`: The array.
+
+    Raises:
+        ValueError: If it is not one array that numpy reads.
+        OSError: If it cannot be read.
+    """
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except (FileNotFoundError, PermissionError, IsADirectoryError):
+        raise
+    except Exception as error:  # numpy parses the header as Python, with all errors of a parser
+        raise ValueError(f"'{path}' is damaged, it is not an array ({_first_line(error)}): {remedy}.") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"'{path}' is damaged, it holds several arrays: {remedy}.")
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def sum_file(path: str | Path) -> int:
+    """Compute the CRC-32 of a file: what it holds by chance is told from what was written.
+
+    Args:
+        path (`str` or `Path`): The file.
+
+    Returns:
+        `int`: The checksum.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
+    total = 0
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            total = zlib.crc32(block, total)
+    return total
 
 
 @contextlib.contextmanager
@@ -204,18 +296,26 @@ def name_damage(place: str | Path) -> Iterator[None]:
         place (`str` or `Path`): Directory or Hub id of the model that the block loads.
 
     Raises:
-        ValueError: In place of what is no error of the system, of memory or of the user.
+        ValueError: In place of what is no error of the system or of memory; it names the place.
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (SafetensorError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), place)
-        reason = (str(error).splitlines() or [""])[0][:200]
+    except ValueError as error:
+        if str(place) in str(error):
+            raise
+        raise ValueError(f"'{place}' cannot be loaded: {error}") from error
+    except Exception as error:  # whatever libraries make of a value of another type, or of half a file
+        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), None)
+        if file is not None:
+            raise ValueError(
+                f"'{file}' is damaged or cut short, and cannot be loaded ({_first_line(error)}): copy or download it "
+                "again."
+            ) from error
         raise ValueError(
-            f"'{file}' is damaged or cut short, and cannot be loaded ({type(error).__name__}: {reason}): copy or "
-            "download it again."
+            f"'{place}' cannot be loaded ({_first_line(error)}): an argument is wrong, or one of its files is "
+            "damaged: copy or download it again."
         ) from error
 
 

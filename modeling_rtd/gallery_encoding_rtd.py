@@ -17,6 +17,7 @@ from transformers.utils.logging import tqdm
 __all__ = ["compare_towers", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
 
 MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
+MIN_FOREIGN_COSINE = 0.99  # the same weights behind another program's own resizing
 _BATCHES_AHEAD = 2
 
 
@@ -134,9 +135,26 @@ def compare_towers(ours: str, theirs: str) -> float:
 
     Returns:
         `float`: The smallest cosine of the eight pairs; -1 where dimensions differ.
+
+    Raises:
+        ValueError: If one is not of eight embeddings of norm 1.
     """
-    rows = [np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64).reshape(8, -1) for text in (ours, theirs)]
+    rows = [_read_fingerprint(text) for text in (ours, theirs)]
     if rows[0].shape != rows[1].shape:
         return -1.0
-    norms = [np.linalg.norm(part, axis=1) for part in rows]
-    return float(((rows[0] * rows[1]).sum(axis=1) / (norms[0] * norms[1])).min())
+    return float((rows[0] * rows[1]).sum(axis=1).min())
+
+
+def _read_fingerprint(text: str) -> np.ndarray:
+    """Read the eight embeddings of a fingerprint, and bring them from float16 to norm 1 again."""
+    try:
+        rows = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float64).reshape(8, -1)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    except ValueError:
+        norms = np.zeros(1)
+    if not (np.abs(norms - 1) < 0.01).all():  # false of NaN too
+        raise ValueError(
+            "the fingerprint of the gallery's image tower is damaged: compare a few images with `verify_embeddings`, "
+            "or index the images again."
+        )
+    return rows / norms

@@ -18,6 +18,7 @@ ENGINES = {
     "exact": ("gallery_exact_rtd", "ExactEngine"),
     "faiss": ("gallery_faiss_rtd", "FaissEngine"),
     "milvus": ("gallery_milvus_rtd", "MilvusEngine"),
+    "pgvector": ("gallery_pgvector_rtd", "PgVectorEngine"),
 }
 
 _SPARE = 16  # candidates beyond those asked for, so that rounding decides nothing
@@ -37,13 +38,14 @@ class Engine:
             Options that belong to the gallery, with their defaults; all others belong to whoever opens it.
         dtypes (`tuple[str, ...]`): Types in which it stores embeddings.
         takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
+        is_foreign (`bool`): Whether another program makes the embeddings; it has a method `sample` then.
         tolerance (`float`): Largest error of a score that `_nearest` returns.
     """
 
     name = ""
     own_options: ClassVar[dict] = {}
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
-    takes_expressions = False
+    takes_expressions = is_foreign = False
     tolerance = 0.0
 
     @classmethod
@@ -57,6 +59,18 @@ class Engine:
             `dict`: All of `own_options`, with defaults where nothing was passed.
         """
         return {name: options.get(name, default) for name, default in cls.own_options.items()}
+
+    @classmethod
+    def find_server(cls, options: dict) -> str | None:
+        """Find the server that a manifest names, which nobody connects to who has not named it again.
+
+        Args:
+            options (`dict`): As `settle` gives them.
+
+        Returns:
+            `str` or `None`: Its `uri`; `None` if the rows are in files.
+        """
+        return None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -133,6 +147,17 @@ class Engine:
         """
         raise NotImplementedError
 
+    def advise(self, model) -> str:
+        """Say what else may be done where the embeddings are not those of a model's image tower.
+
+        Args:
+            model ([`RTDModel`]): The model.
+
+        Returns:
+            `str`: A sentence after a space, or nothing.
+        """
+        return ""
+
     def refresh(self) -> None:
         """Take in what another process has written since; the caller holds the lock."""
 
@@ -198,7 +223,7 @@ class Engine:
         for i in order:
             if len(results[query[i]]) < top_k:
                 name, metadata = self._describe(int(candidates[i]))
-                result = {"id": name, "score": float(exact[i])}
+                result = {"id": name, "score": float(exact[i].clip(-1, 1))}  # rows are rounded
                 results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
         return results
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from .files_rtd import replace_file
+from .files_rtd import replace_file, sum_file
 from .gallery_exact_rtd import StoredEngine
 
 
@@ -64,8 +64,15 @@ class FaissEngine(StoredEngine):
         self._faiss = require_faiss()
         super().__init__(dim, dtype, folder, state)
         self.factory, self.search_parameter = factory, search_parameter
+        self._index_sum = (state or {}).get("index_checksum")
         self.tolerance = dim * 2.0**-24
         self._index = (None if state is None else self._read_index()) or self._build_index()
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_faiss"}  # a library is not copied
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, _faiss=require_faiss())
 
     def _build_index(self):
         try:
@@ -81,7 +88,9 @@ class FaissEngine(StoredEngine):
         if place is None or not place.exists():
             return None
         try:
-            index = self._faiss.read_index(str(place))
+            # FAISS reads whatever has its form: a file of another gallery, or one with a bit turned over.
+            is_ours = self._index_sum is None or self._index_sum == sum_file(place)
+            index = self._faiss.read_index(str(place)) if is_ours else None
         except RuntimeError:
             index = None
         if index is None or index.ntotal > len(self._row_ids) or index.d != self.dim:
@@ -95,6 +104,12 @@ class FaissEngine(StoredEngine):
         if self.folder is not None:
             with replace_file(self.folder / _INDEX) as partial:
                 self._faiss.write_index(self._index, str(partial))
+                self._index_sum = sum_file(partial)
+
+    @property
+    def state(self) -> dict:
+        """`dict`: How many rows were written, and the checksum of the index."""
+        return super().state | {"index_checksum": self._index_sum}
 
     def _catch_up(self) -> None:
         """Take rows into the index that it does not hold yet."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .files_rtd import read_array, read_json
 from .gallery_faiss_rtd import require_faiss
+from .gallery_values_rtd import settle_ids
 
 
 __all__ = ["read_embeddings"]
 
 _FAISS_SUFFIXES = (".faiss", ".index")
+_SAVE_AGAIN = "save it again, or copy it again from where it was made"
 _ROWS_IN_ORDER = "IndexFlat, IndexFlatIP, IndexFlatL2, IndexHNSWFlat, IndexHNSWSQ, IndexScalarQuantizer".split(", ")
 _ROWS_IN_LISTS = ["IndexIVFFlat", "IndexIVFScalarQuantizer"]
 
@@ -43,7 +45,7 @@ def read_embeddings(
         if not path.is_file():
             raise ValueError(f"there is no file '{path}'; name embeddings as .npy, .parquet, .faiss or .index.")
         if path.suffix == ".npy":
-            embeddings = _load_array(path, "r")
+            embeddings = read_array(path, _SAVE_AGAIN, "r")
         elif path.suffix == ".parquet":
             if ids is not None:
                 raise ValueError(f"'{path}' has ids of its own, in the column '{columns[0]}': leave the ids out.")
@@ -57,36 +59,22 @@ def read_embeddings(
     return embeddings, ids, metadata
 
 
-def _load_array(path: Path, mode: str | None = None) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"'{path}' is no array that numpy reads: {error}.") from error
-
-
 def _read_ids(ids) -> list[str] | None:
     if ids is None:
         return None
     if not isinstance(ids, str | Path):
-        return [str(name) for name in ids]
+        return settle_ids(ids)
     path = Path(ids)
     if not path.is_file():
         raise ValueError(f"there is no file of ids '{path}'.")
     if path.suffix == ".npy":
-        names = _load_array(path)
+        names = read_array(path, _SAVE_AGAIN)
         if names.ndim != 1:
             raise ValueError(f"'{path}' must hold one row of ids, got an array of the shape {names.shape}.")
-        return [str(name) for name in names.tolist()]
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".json":
-        return text.splitlines()
-    try:
-        names = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"'{path}' is no JSON: {error}.") from error
-    if not isinstance(names, list):
-        raise ValueError(f"'{path}' must hold a list of ids, got a {type(names).__name__}.")
-    return [str(name) for name in names]
+        return settle_ids(names.tolist(), f" of '{path}'")
+    if path.suffix == ".json":
+        return settle_ids(read_json(path, _SAVE_AGAIN, list), f" of '{path}'")
+    return settle_ids(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), f" of '{path}'")
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[str], list[dict] | None]:
@@ -96,7 +84,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
         raise ImportError("parquet files need pyarrow: pip install pyarrow, or save a .npy file.") from error
     try:
         table = parquet.read_table(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"'{path}' is no parquet file that pyarrow reads: {error}.") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
@@ -108,12 +96,19 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
         embeddings = np.stack(table[columns[1]].to_numpy())
     except (ValueError, TypeError) as error:
         raise ValueError(f"the column '{columns[1]}' of '{path}' holds no rows of one length: {error}.") from error
-    names = table[columns[0]].to_pylist()
-    if None in names:
-        raise ValueError(f"the column '{columns[0]}' of '{path}' has no id in row {names.index(None)}; name it.")
+    names = settle_ids(_list_values(table[columns[0]]), f" in the column '{columns[0]}' of '{path}'")
     others = table.drop_columns(list(columns))
-    metadata = others.to_pylist() if others.column_names else None
-    return embeddings, [str(name) for name in names], metadata
+    lists = {name: _list_values(others[name]) for name in others.column_names}
+    metadata = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)] if lists else None
+    return embeddings, names, metadata
+
+
+def _list_values(column) -> list:
+    """List the values of a column; one that Python cannot hold, such as text that is not UTF-8, as its bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast("binary").to_pylist()
 
 
 def _read_faiss(path: Path, ids: list[str] | None) -> tuple[np.ndarray, list[str] | None]:

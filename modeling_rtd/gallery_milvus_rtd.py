@@ -78,6 +78,11 @@ class MilvusEngine(Engine):
         uri = options["uri"]
         return options | {"uri": str(Path(uri).resolve())} if _is_file(uri) else options
 
+    @classmethod
+    def find_server(cls, options: dict) -> str | None:
+        """See [`Engine.find_server`]."""
+        return None if _is_file(options["uri"]) else options["uri"]
+
     def __init__(
         self,
         dim: int,

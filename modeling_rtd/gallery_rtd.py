@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from .gallery_encoding_rtd import (
+    MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
     compare_towers,
     encode_images,
@@ -20,13 +21,16 @@ from .gallery_encoding_rtd import (
     load_ahead,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
-from .gallery_rows_rtd import GalleryRows, Manifest, normalise
+from .gallery_folder_rtd import GalleryFolder, Manifest, normalise
+from .gallery_values_rtd import check_id, settle_metadata
 
 
 __all__ = ["Gallery"]
 
+_IF_EXISTS = ("refuse", "skip", "replace")
 
-class Gallery(GalleryRows):
+
+class Gallery:
     """Image embeddings under ids: in memory, or in a folder that is kept.
 
     The image tower is CLIP's and RTD never changes it, so one gallery serves every text tower, projection and adapter
@@ -35,17 +39,24 @@ class Gallery(GalleryRows):
     Args:
         embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`, *optional*): Of any norm.
         ids (`list[str]`, *optional*): One distinct id a row.
-        metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+        metadata (`list[dict]`, *optional*): For each row a dictionary, or `None`: NaN becomes `None`, dates
+            become ISO strings, and what JSON cannot hold is left out with a warning.
         folder (`str` or `Path`, *optional*):
             Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
         engine (`str`, *optional*):
-            `"exact"` (torch; the default), `"faiss"` or `"milvus"`; what the folder says where there is a gallery.
+            `"exact"` (torch; the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
+            is a gallery.
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus). `device`, `search_parameter` and `token` are those of whoever opens the gallery and
-            are not kept with it.
+            and `token` (Milvus), `uri`, `table`, `index` and `search_parameter` (pgvector). `device`, `token`,
+            `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
+            it.
+
+    Threads may share a gallery. Its engine does one search, or one batch of an `add`, at a time, so that a search sees
+    whole batches; the others wait. Encoding is not waited for, `save` and `measure_recall` are. One thread writes at a
+    time, and in a folder one process.
 
     Attributes:
         skipped (`list[str]`): One sentence for each image that the last `add` could not read.
@@ -60,6 +71,63 @@ class Gallery(GalleryRows):
         >>> gallery.search(torch.tensor([[0.6, 0.8, 0.0]]), top_k=2)[0][0]["id"]
         'b'
     """
+
+    def __init__(
+        self,
+        embeddings: torch.Tensor | np.ndarray | None = None,
+        ids: Sequence[str] | None = None,
+        metadata: Sequence[dict | None] | None = None,
+        *,
+        folder: str | Path | None = None,
+        engine: str | None = None,
+        dtype: str | None = None,
+        **options,
+    ):
+        self._store = GalleryFolder(folder, engine, dtype, options)
+        self.skipped: list[str] = []
+        if embeddings is not None:
+            self.add_embeddings(embeddings, ids, metadata)
+
+    def __len__(self) -> int:
+        return 0 if self._store.engine is None else len(self._store.engine)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self._find([name]))
+
+    def __repr__(self) -> str:
+        engine = self._store.engine_name
+        place = "" if self.folder is None else f", folder='{self.folder}'"
+        return f"Gallery({len(self)} images, engine='{engine}'{place})"
+
+    @property
+    def folder(self) -> Path | None:
+        """`Path` or `None`: Folder of the gallery; `None` in memory."""
+        return self._store.path
+
+    @property
+    def ids(self) -> list[str]:
+        """`list[str]`: In the order in which the images were added; a replaced image counts as added anew."""
+        with self._store.turn:
+            return [] if self._store.engine is None else self._store.engine.ids
+
+    def _find(self, ids: Iterable[str]) -> set[str]:
+        with self._store.turn:
+            return set() if self._store.engine is None else self._store.engine.find(list(ids))
+
+    def locate(self, ids: Sequence[str] | None = None) -> list[str]:
+        """Tell where images are: the `path` in an image's metadata, or else its id.
+
+        Args:
+            ids (`list[str]`, *optional*): Ids; all where left out. One that is not here is taken for a place.
+
+        Returns:
+            `list[str]`: Of each id a path or URL; nothing tells whether an image is there.
+        """
+        ids = self.ids if ids is None else list(ids)
+        with self._store.turn:
+            metadata = [None] * len(ids) if self._store.engine is None else self._store.engine.get_metadata(ids)
+        places = [(row or {}).get("path") for row in metadata]
+        return [place if place and isinstance(place, str) else name for name, place in zip(ids, places, strict=True)]
 
     @classmethod
     def from_images(
@@ -108,11 +176,60 @@ class Gallery(GalleryRows):
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
         importer = import_from_home("gallery_import_rtd", "taking over embeddings")
-        embeddings, ids, own = importer.read_embeddings(source, ids, columns)
+        given = ids
+        embeddings, ids, own = importer.read_embeddings(source, given, columns)
         if metadata:
             own = own or [{}] * len(ids)
             own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
-        return cls(embeddings, ids, own, **kwargs)
+        try:
+            return cls(embeddings, ids, own, **kwargs)
+        except ValueError as error:
+            places = [f"'{place}'" for place in (source, given) if isinstance(place, str | Path)]
+            raise ValueError(f"{' and '.join(places)}: {error}" if places else str(error)) from error
+
+    @classmethod
+    def attach(cls, uri: str | None = None, **layout) -> Gallery:
+        """Search a table of PostgreSQL that another program fills, where it is; the server refuses any change.
+
+        Ids are strings, whatever their type in the table. Rows of norm zero are never found. The first `check_tower`,
+        as of a pipeline, compares a few embeddings with their images.
+
+        Args:
+            uri (`str`, *optional*):
+                Such as `"postgresql://user@host/immich"`; it is never repeated. The variables of libpq (`PGHOST`,
+                `PGDATABASE`, `PGPASSWORD`, ...) decide where left out.
+            layout:
+                What the table is. `table` (`"smart_search"`, which is Immich's), `id_column` (`"assetId"`; a uuid, an
+                integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
+
+                In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
+                Pictures in the trash, the archive and the locked folder are left out.
+
+                `volume`: `"HERE:THERE"`, as Docker writes it, for paths that are other ones for the program.
+
+                In SQL, trusted as it is, where the table is not Immich's: `join` after the table, `where`, `path` of
+                the image, and `metadata`, a dictionary of names and expressions.
+
+                `exact` (`True`): whether all rows are compared, or the table's own index may be used, which is
+                quicker and may miss some.
+
+        Returns:
+            [`Gallery`]: To search, and to `save` with another engine; it takes no images.
+
+        Raises:
+            ImportError: If `psycopg` or `pgvector` is not installed.
+            ValueError: If the database cannot be reached or read, the table is another than said, its type is not one
+                of pgvector's, or no owner is named.
+        """
+        module = import_from_home("gallery_attached_rtd", "attaching to a table")
+        gallery = cls()
+        try:
+            engine = module.AttachedEngine(uri, **layout)
+        except TypeError as error:
+            raise ValueError(f"`attach` does not take {sorted(layout)}: {error}.") from error
+        gallery._store.engine = engine
+        gallery._store.manifest = Manifest(engine.name, engine.dim, fields=engine.fields)
+        return gallery
 
     def add(
         self,
@@ -148,12 +265,18 @@ class Gallery(GalleryRows):
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        ids = _name_images(images) if ids is None else list(ids)
         if not hasattr(images, "__len__"):
             raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
+        columns = getattr(images, "column_names", None)
+        if columns:
+            raise ValueError(
+                f"`images` is a data set with the columns {columns}: pass one of them, such as images=rows['image'], "
+                "and ids=, one an image."
+            )
+        ids = _name_images(images) if ids is None else list(ids)
         metadata = self._check_rows(len(images), ids, metadata, if_exists)
         self.skipped = []
-        with self._writing():
+        with self._store.writing():
             self._check_before_adding(model, processor)
             here = self._find_existing(ids, if_exists)
             batches = [range(i, min(i + batch_size, len(ids))) for i in range(0, len(ids), batch_size)]
@@ -166,9 +289,103 @@ class Gallery(GalleryRows):
                     if good:
                         places, tensors = zip(*good, strict=True)
                         embeds = encode_pixels(model, torch.stack(tensors)).numpy()
-                        self._append([ids[i] for i in places], embeds, [metadata[i] for i in places])
+                        self._store.append([ids[i] for i in places], embeds, [metadata[i] for i in places])
                     bar.update(len(positions))
-            self._finish()
+            self._store.finish()
+
+    def add_embeddings(
+        self,
+        embeddings: torch.Tensor | np.ndarray,
+        ids: Sequence[str],
+        metadata: Sequence[dict | None] | None = None,
+        if_exists: str = "refuse",
+    ) -> None:
+        """Add embeddings.
+
+        Args:
+            embeddings (`torch.Tensor` or `np.ndarray` of shape `(num_images, dim)`): Of any norm but zero.
+            ids (`list[str]`): One distinct id a row.
+            metadata (`list[dict]`, *optional*): For each row a dictionary that JSON can hold, or `None`.
+            if_exists (`str`, defaults to `"refuse"`):
+                What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
+
+        Raises:
+            ValueError: If counts or sizes differ, ids repeat, or an embedding is zero or not finite.
+        """
+        if torch.is_tensor(embeddings):
+            embeddings = embeddings.detach().float().cpu().numpy()
+        embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2:
+            raise ValueError(f"embeddings must have the shape (num_images, dim), got {embeddings.shape}.")
+        ids = [] if ids is None else list(ids)
+        metadata = self._check_rows(len(embeddings), ids, metadata, if_exists)
+        with self._store.writing():
+            if self._store.engine is None:
+                self._store.create(embeddings.shape[1])
+            if embeddings.shape[1] != self._store.manifest.dim:
+                raise ValueError(
+                    f"the gallery holds embeddings of {self._store.manifest.dim} numbers, got "
+                    f"{embeddings.shape[1]}; were they made by the same CLIP?"
+                )
+            here = self._find_existing(ids, if_exists)
+            keep = [i for i, name in enumerate(ids) if name not in here]
+            blocks = [keep[start : start + 8192] for start in range(0, len(keep), 8192)]
+            for places in blocks:  # all of them before the first is written
+                normalise(embeddings[places], [ids[i] for i in places])
+            for places in blocks:
+                rows = normalise(embeddings[places], [ids[i] for i in places])
+                self._store.append([ids[i] for i in places], rows, [metadata[i] for i in places])
+            self._store.finish()
+
+    def _check_rows(self, count: int, ids: list[str], metadata, if_exists: str) -> Sequence[dict | None]:
+        if if_exists not in _IF_EXISTS:
+            raise ValueError(f"`if_exists` must be one of {', '.join(_IF_EXISTS)}, got {if_exists!r}.")
+        if len(ids) != count:
+            raise ValueError(f"got {count} images and {len(ids)} ids; give one id an image.")
+        seen = set()
+        for name in ids:
+            if not isinstance(name, str):
+                raise ValueError(f"ids must be strings, got {name!r} of type {type(name).__name__}.")
+            check_id(name)
+            if name in seen:
+                raise ValueError(f"ids must be distinct, but '{name}' repeats.")
+            seen.add(name)
+        if metadata is not None and len(metadata) != count:
+            raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
+        return [None] * count if metadata is None else settle_metadata(metadata)
+
+    def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
+        here = set() if if_exists == "replace" else self._find(ids)
+        if here and if_exists == "refuse":
+            first = next(name for name in ids if name in here)
+            raise ValueError(
+                f"{len(here)} of {len(ids)} ids are in the gallery already, such as '{first}'; choose "
+                'if_exists="replace" or if_exists="skip".'
+            )
+        return here
+
+    def remove(self, ids: Sequence[str] | str) -> None:
+        """Remove images.
+
+        Args:
+            ids (`list[str]` or `str`): Ids that are here.
+
+        Raises:
+            ValueError: If an id is not here; nothing is removed then.
+        """
+        ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        with self._store.writing():
+            self._refuse_unknown(ids)
+            if ids:
+                with self._store.turn:
+                    self._store.engine.remove(ids)
+                self._store.finish()
+
+    def _refuse_unknown(self, ids: Iterable[str]) -> None:
+        here = self._find(ids)
+        for name in ids:
+            if name not in here:
+                raise ValueError(f"the gallery has no image '{name}'; its `ids` lists those it has.")
 
     def check_tower(self, model, processor) -> float | None:
         """Check that a model's image tower is the one that made this gallery.
@@ -178,26 +395,31 @@ class Gallery(GalleryRows):
             processor ([`RTDProcessor`]): Its processor.
 
         Returns:
-            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; `None`, with a
-            warning, where the gallery has no fingerprint, as one that was imported and never verified.
+            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; the first time
+            that of eight images of an attached table, at least 0.99; `None`, with a warning, where the gallery has no
+            fingerprint, as one that was imported and never verified.
 
         Raises:
-            ValueError: If it is another tower.
+            ValueError: If it is another tower, or no image of an attached table can be opened.
         """
-        if self._manifest is None:
+        if self._store.manifest is None:
             return None
-        if self._manifest.dim != model.config.projection_dim:
+        if self._store.manifest.dim != model.config.projection_dim:
             raise ValueError(
-                f"the gallery holds embeddings of {self._manifest.dim} numbers, the model makes "
+                f"the gallery holds embeddings of {self._store.manifest.dim} numbers, the model makes "
                 f"{model.config.projection_dim}: it was made by another image tower{self._name_base()}."
+                f"{self._store.engine.advise(model)}"
             )
-        if self._manifest.fingerprint is None:
+        if self._store.manifest.fingerprint is None and self._store.engine.is_foreign:
+            images = self._store.engine.sample(processor.load_image)
+            return self.verify_embeddings(model, processor, images, MIN_FOREIGN_COSINE)
+        if self._store.manifest.fingerprint is None:
             warnings.warn(
                 "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`.",
                 stacklevel=2,
             )
             return None
-        cosine = compare_towers(fingerprint_tower(model, processor), self._manifest.fingerprint)
+        cosine = compare_towers(fingerprint_tower(model, processor), self._store.manifest.fingerprint)
         if cosine < MIN_TOWER_COSINE:
             raise ValueError(
                 f"the gallery was made by another image tower{self._name_base()}: of eight test images the embeddings "
@@ -207,25 +429,25 @@ class Gallery(GalleryRows):
         return cosine
 
     def _name_base(self) -> str:
-        return f" ('{self._manifest.base_model}')" if self._manifest.base_model else ""
+        return f" ('{self._store.manifest.base_model}')" if self._store.manifest.base_model else ""
 
     def _check_before_adding(self, model, processor) -> None:
-        if self._engine is None:
-            self._create(model.config.projection_dim)
-        if self._manifest.fingerprint is None and len(self):
+        if self._store.engine is None:
+            self._store.create(model.config.projection_dim)
+        if self._store.manifest.fingerprint is None and len(self):
             raise ValueError(
                 "the gallery does not say which image tower made its embeddings, and images of another would be "
                 "nonsense among them: compare a few images with `verify_embeddings` first."
             )
-        if self._manifest.fingerprint is None:
+        if self._store.manifest.fingerprint is None:
             self._sign(model, processor)
         else:
             self.check_tower(model, processor)
 
     def _sign(self, model, processor) -> None:
-        self._manifest.fingerprint = fingerprint_tower(model, processor)
-        self._manifest.base_model = model.config.base_model or model.name_or_path or None
-        self._write_manifest()
+        self._store.manifest.fingerprint = fingerprint_tower(model, processor)
+        self._store.manifest.base_model = model.config.base_model or model.name_or_path or None
+        self._store.write_manifest()
 
     def verify_embeddings(self, model, processor, images: Mapping[str, object], min_cosine: float = 0.98) -> float:
         """Compare imported embeddings with what a model makes of a few of the images, and sign the gallery.
@@ -246,18 +468,19 @@ class Gallery(GalleryRows):
         """
         if not images:
             raise ValueError("`images` is empty: give a few images under their ids.")
-        with self._writing():
+        with self._store.writing():
             self._refuse_unknown(images)
-            if self._manifest.dim != model.config.projection_dim:
+            if self._store.manifest.dim != model.config.projection_dim:
                 self.check_tower(model, processor)
             ours = encode_images(model, processor, list(images.values())).numpy()
-            cosines = (ours * self._engine.get(list(images))).sum(axis=1)
+            cosines = (ours * self._store.engine.get(list(images))).sum(axis=1)
             worst = int(cosines.argmin())
             if cosines[worst] < min_cosine:
                 raise ValueError(
                     f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
                     f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
                     "the CLIP and the preprocessing that made them, or index the images again."
+                    f"{self._store.engine.advise(model)}"
                 )
             self._sign(model, processor)
         return float(cosines[worst])
@@ -278,8 +501,8 @@ class Gallery(GalleryRows):
             exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are no error.
             where (`dict` or `str`, *optional*):
                 Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
-                for any of its values. With Milvus also an expression in its own language, such as
-                `'metadata["year"] >= 2010'`.
+                for any of its values. With Milvus and pgvector also an expression in their own language, such as
+                `'metadata["year"] >= 2010'` and `"(metadata->>'year')::int >= 2010"`; it can read all of a database.
             min_score (`float`, *optional*): Results below this cosine are left out.
 
         Returns:
@@ -292,17 +515,17 @@ class Gallery(GalleryRows):
         """
         if not len(self):
             raise ValueError("the gallery is empty: there is nothing to search.")
-        if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
         if not isinstance(min_score, numbers.Real | None):
             raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
         if torch.is_tensor(query_embeds):
             query_embeds = query_embeds.detach().float().cpu().numpy()
         queries = np.asarray(query_embeds)
-        if queries.ndim != 2 or queries.shape[1] != self._manifest.dim:
+        if queries.ndim != 2 or queries.shape[1] != self._store.manifest.dim:
             raise ValueError(
-                f"queries must have the shape (num_queries, {self._manifest.dim}), got {queries.shape}; were query "
-                "and gallery encoded by the same CLIP?"
+                f"queries must have the shape (num_queries, {self._store.manifest.dim}), got {queries.shape}; were "
+                "query and gallery encoded by the same CLIP?"
             )
         self._check_exclusions(exclude, len(queries))
         if not len(queries):
@@ -310,7 +533,9 @@ class Gallery(GalleryRows):
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
-        results = self._engine.search(queries, min(top_k, len(self)), barred, where)
+        with self._store.turn:
+            count = min(int(top_k), len(self))
+            results = self._store.engine.search(queries, count, barred, where) if count else [[] for _ in queries]
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
@@ -324,17 +549,17 @@ class Gallery(GalleryRows):
 
     def _check_filter(self, where) -> dict[str, list] | str | None:
         if isinstance(where, str):
-            if not self._engine.takes_expressions:
+            if not self._store.engine.takes_expressions:
                 raise ValueError(
-                    f"the engine '{self._engine.name}' takes no expressions as a filter, got {where!r}; give a "
-                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus.'
+                    f"the engine '{self._store.engine.name}' takes no expressions as a filter, got {where!r}; give a "
+                    'dictionary such as {"split": "val"}, or keep the gallery in Milvus or PostgreSQL.'
                 )
             return where
         if not isinstance(where, Mapping | None):
             raise ValueError(f"`where` must be a dictionary of fields and values, got {where!r}.")
         for name in where or ():
-            if name not in self._manifest.fields:
-                known = ", ".join(self._manifest.fields) or "none; add images with `metadata`"
+            if name not in self._store.manifest.fields:
+                known = ", ".join(self._store.manifest.fields) or "none; add images with `metadata`"
                 raise ValueError(f"no image of the gallery has a field '{name}'. Known: {known}.")
         lists = {name: list(v) if isinstance(v, list | tuple) else [v] for name, v in (where or {}).items()}
         if not all(lists.values()):
@@ -361,11 +586,12 @@ class Gallery(GalleryRows):
         return float(np.mean(shares))
 
     def _copy_rows(self, other: Gallery) -> None:
-        if other._engine is None:
-            other._create(self._manifest.dim)
-        for ids, embeddings, metadata in self._engine.read():
-            other._append(ids, embeddings, metadata)
-        other._finish()
+        if other._store.engine is None:
+            other._store.create(self._store.manifest.dim)
+        with self._store.turn:
+            for ids, embeddings, metadata in self._store.engine.read():
+                other._store.append(ids, embeddings, metadata)
+        other._store.finish()
 
     def save(self, folder: str | Path, engine: str | None = None, dtype: str | None = None, **options) -> None:
         """Write the gallery to a new folder, without the rows that were removed or replaced.
@@ -379,28 +605,36 @@ class Gallery(GalleryRows):
             options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
 
         Raises:
-            ValueError: If the gallery is empty, the folder holds a gallery or something else, or, with Milvus, there
-                is a gallery under the same `uri` and `collection`.
+            ValueError: If the gallery is empty, the folder holds a gallery or something else, or there is a gallery
+                under the same `uri` and `collection` of Milvus, or `table` of PostgreSQL.
         """
         folder = Path(folder)
-        if self._engine is None:
+        if self._store.engine is None:
             raise ValueError("the gallery is empty: there is nothing to save.")
         if Manifest.is_in(folder):
             raise ValueError(f"there is a gallery in '{folder}' already; choose another folder.")
-        manifest = self._manifest
+        manifest = self._store.manifest
         engine = engine or manifest.engine
         if engine == manifest.engine:
             options = manifest.options | options
         if dtype is None and manifest.dtype in find_engine(engine).dtypes:
             dtype = manifest.dtype
         other = Gallery(folder=folder, engine=engine, dtype=dtype, **options)
-        other._is_partial = True  # the manifest comes last: what was interrupted before is no gallery
-        with other._writing():
+        other._store.is_partial = True  # the manifest comes last: what was interrupted before is no gallery
+        with other._store.writing():
             self._copy_rows(other)
-            other._manifest.fingerprint, other._manifest.base_model = manifest.fingerprint, manifest.base_model
-            other._is_partial = False
-            other._write_manifest()
+            other._store.manifest.fingerprint, other._store.manifest.base_model = (
+                manifest.fingerprint,
+                manifest.base_model,
+            )
+            other._store.is_partial = False
+            other._store.write_manifest()
         other.close()
+
+    def close(self) -> None:
+        """Close what the engine holds open, such as a connection. The gallery cannot be used afterwards."""
+        if self._store.engine is not None:
+            self._store.engine.close()
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:

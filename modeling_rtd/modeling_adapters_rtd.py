@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .errors_rtd import pick_where, suggest
-from .modeling_text_rtd import hash_tensors
+from .files_rtd import name_damage, read_json
+from .modeling_text_rtd import hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
 
 
-__all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "refuse_adapter"]
+__all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "hold_adapters", "refuse_parts"]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
+_QUIET = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors", "gated_repo")}
+_TURN = threading.RLock()  # one for all models of a process, so that models can be copied and pickled
 
 
 def has_adapters(module: torch.nn.Module) -> bool:
@@ -33,8 +37,28 @@ def has_adapters(module: torch.nn.Module) -> bool:
     return bool(getattr(module, "peft_config", None))
 
 
+@contextlib.contextmanager
+def hold_adapters(tower: torch.nn.Module):
+    """Use a text tower with adapters while no other thread of the process uses or changes any.
+
+    Which adapter is active, or that none is, is a state of the tower, and a pass may need another one for its time.
+    A tower without adapters is not waited for, nor is anything inside `torch.compile`.
+
+    Args:
+        tower (`torch.nn.Module`): A text tower, or a `peft.PeftModel` of it.
+    """
+    is_shared = has_adapters(tower) and not torch.compiler.is_compiling()
+    with _TURN if is_shared else contextlib.nullcontext():
+        yield
+
+
 class RTDAdapterMixin:
-    """The part of [`RTDModel`] that deals with LoRA adapters of its text tower."""
+    """The part of [`RTDModel`] that deals with LoRA adapters of its text tower.
+
+    Threads may share a model. With adapters, their text passes and changes of adapters take turns, one at a time in a
+    process; vision passes do not wait, and without adapters nothing does. Passes through `model.text_model` itself
+    take no turn.
+    """
 
     @classmethod
     def from_adapter(
@@ -55,8 +79,10 @@ class RTDAdapterMixin:
             [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
 
         Raises:
-            ValueError: If the base is not found, or is not the one the adapter was trained on.
+            ValueError: If there is no adapter, it is damaged, or the base is not found or is not the one it was
+                trained on.
         """
+        _check_is_adapter(name_or_path)
         facts = _read_adapter_facts(name_or_path)
         base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
         if base is None:
@@ -76,17 +102,23 @@ class RTDAdapterMixin:
         model.load_adapter(name_or_path, is_trainable=is_trainable)
         return model if dtype is None else model.to(dtype)
 
-    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False) -> None:
+    def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False, **kwargs):
         """Load one more adapter of the same base, and make it the active one.
 
         Args:
             name_or_path (`str`): Directory or Hub id of the adapter repository.
             adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
             is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
+            kwargs: Of transformers, which loads `AutoModel` of an adapter's folder this way; not used.
+
+        Returns:
+            What transformers' own `load_adapter` returns.
 
         Raises:
-            ValueError: If the adapter was trained on another text tower or with another projection.
+            ValueError: If there is no adapter, it was trained on another text tower or with another projection, or
+                its tensors are not those that were saved; the model then stays as it was.
         """
+        _check_is_adapter(name_or_path)
         facts = _read_adapter_facts(name_or_path)
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
@@ -98,8 +130,60 @@ class RTDAdapterMixin:
             )
         if hash_tensors(self.projection) != facts["projection_sha256"]:
             raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
-        self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
-        self.set_adapter(adapter_name)
+        with _TURN:
+            is_new = adapter_name not in getattr(self.text_model, "peft_config", {})
+            try:
+                with name_damage(name_or_path):
+                    report = self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+                if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
+                    raise ValueError(
+                        f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "
+                        "were saved, or some are missing; restore it from a copy, or save it again."
+                    )
+            except Exception:
+                if is_new and adapter_name in getattr(self.text_model, "peft_config", {}):
+                    self.text_model.delete_adapter(adapter_name)
+                raise
+            self.set_adapter(adapter_name)
+            return report
+
+    def add_adapter(self, adapter_config, adapter_name: str = "default") -> None:
+        """Add a fresh adapter to the text tower, and make it the active one; nothing else is adapted or frozen.
+
+        Args:
+            adapter_config (`peft.PeftConfig`): Configuration; `build_lora_config` of `trainer` makes one.
+            adapter_name (`str`, defaults to `"default"`): Name to choose it by.
+        """
+        with _TURN:
+            self.text_model.add_adapter(adapter_config, adapter_name)
+
+    def delete_adapter(self, adapter_names: str | list[str]) -> None:
+        """Remove adapters of the text tower.
+
+        Args:
+            adapter_names (`str` or `list[str]`): Names they were loaded under.
+        """
+        with _TURN:
+            self.text_model.delete_adapter(adapter_names)
+
+    def disable_adapters(self) -> None:
+        """Let the text tower run without its adapters until `enable_adapters`, in all threads."""
+        with _TURN:
+            self.text_model.disable_adapters()
+
+    def enable_adapters(self) -> None:
+        """Let the text tower run with its active adapter again."""
+        with _TURN:
+            self.text_model.enable_adapters()
+
+    def active_adapters(self) -> list[str]:
+        """Name the active adapters of the text tower.
+
+        Returns:
+            `list[str]`: Their names.
+        """
+        names = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
+        return names() if callable(names) else names
 
     def set_adapter(self, adapter_name: str) -> None:
         """Choose the active adapter of the text tower.
@@ -107,7 +191,8 @@ class RTDAdapterMixin:
         Args:
             adapter_name (`str`): Name it was loaded under.
         """
-        self.text_model.set_adapter(adapter_name)
+        with _TURN:
+            self.text_model.set_adapter(adapter_name)
 
     def save_adapter(self, save_directory: str) -> None:
         """Save the active adapter with all it needs beside its base: the projection, and which CLIP it belongs to.
@@ -116,7 +201,7 @@ class RTDAdapterMixin:
             save_directory (`str`): Directory of the adapter repository.
 
         Raises:
-            ValueError: If the text tower has no adapter.
+            ValueError: If the text tower has no adapter, or several are active.
         """
         if not has_adapters(self.text_model):
             raise ValueError(
@@ -124,14 +209,21 @@ class RTDAdapterMixin:
                 "through itself."
             )
         text_config = self.config.text_config
-        for name in self.text_model.active_adapters():
-            self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
+        names = self.text_model.active_adapters()
+        if len(names) != 1:
+            raise ValueError(f"one adapter is saved at a time, and {names} are active: choose one with set_adapter.")
+        name = names[0]
+        self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
+        # By this peft's own AutoPeftModel finds the tower's class.
+        mapping = {"base_model_class": type(self.text_model).__name__, "parent_library": "modeling_rtd"}
+        self.text_model.peft_config[name].auto_mapping = mapping
         self.text_model.save_pretrained(save_directory)
         self.projection.save_pretrained(Path(save_directory) / "projection")
         facts = {
             "base_model": self.config.base_model,
             "text_model_sha256": hash_tensors(self.text_model),
             "projection_sha256": hash_tensors(self.projection),
+            "adapter_sha256": _hash_adapter(self.text_model, name),
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
@@ -163,8 +255,7 @@ class RTDAdapterMixin:
             return None
         if not has_adapters(self.text_model):
             return None
-        active = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
-        active = active() if callable(active) else active
+        active = self.active_adapters()
         if None in adapter_names and len(active) != 1:
             raise ValueError(
                 f"several adapters are active ({', '.join(active)}): name one for each query of the batch."
@@ -173,11 +264,14 @@ class RTDAdapterMixin:
 
     @contextlib.contextmanager
     def _mix_adapters(self, adapter_names: Sequence[str | None] | None):
-        """Let each row of a batch pass through an adapter of its own, by peft's `adapter_names`."""
-        names = self._settle_adapters(adapter_names)
-        if names is None:
-            yield
-            return
+        """Let each row of a batch pass through an adapter of its own, by peft's `adapter_names`, in this turn."""
+        with hold_adapters(self.text_model):
+            names = self._settle_adapters(adapter_names)
+            with contextlib.nullcontext() if names is None else self._name_rows(names):
+                yield
+
+    @contextlib.contextmanager
+    def _name_rows(self, names: list[str]):
 
         def name_rows(module, args, kwargs):
             return args, kwargs | {"adapter_names": names}
@@ -197,25 +291,78 @@ class RTDAdapterMixin:
                 hook.remove()
 
 
-def refuse_adapter(name_or_path, **kwargs) -> None:
-    """Refuse an adapter repository where a whole model is loaded.
+def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
+    """Hash the tensors of an adapter, under whatever name and in whatever type of floats it is loaded."""
+    tensors = {
+        name.replace(f".{adapter_name}.", ".", 1): tensor.float()
+        for name, tensor in tower.state_dict().items()
+        if ".lora_" in name and f".{adapter_name}." in name
+    }
+    return hash_named(tensors)
+
+
+def refuse_parts(name_or_path, **kwargs) -> None:
+    """Refuse a repository of an adapter or of a text tower where a whole model is loaded.
 
     Args:
         name_or_path (`str` or `Path`, *optional*): Directory or Hub id of what is to be loaded.
         kwargs: Of `from_pretrained`; those that say where to look are followed.
 
     Raises:
-        ValueError: If an adapter lies there.
+        ValueError: If one lies there; says how it is loaded.
     """
     if name_or_path is None:
         return
-    quiet = ("missing_entries", "connection_errors", "gated_repo")
-    where = pick_where(kwargs) | {f"_raise_exceptions_for_{name}": False for name in quiet}
+    where = pick_where(kwargs) | _QUIET
+    place = Path(name_or_path, kwargs.get("subfolder") or "")
     # transformers would load the base in its place, and then hand the adapter to a method of another signature.
     if cached_file(str(name_or_path), ADAPTER_FACTS, **where):
-        place = Path(name_or_path, kwargs.get("subfolder") or "")
         raise ValueError(f"'{place}' is an adapter: load it with RTDModel.from_adapter('{place}').")
+    config = cached_file(str(name_or_path), CONFIG_NAME, **where)
+    if config is not None and _read_model_type(config).endswith("text_model"):
+        raise ValueError(
+            f"'{place}' holds a text tower alone, as a checkpoint does. Go on with its training, which saves a whole "
+            "model; or load it with load_text_model, and put that into its model with replace_text_model."
+        )
+    if config is None and cached_file(str(name_or_path), "adapter_config.json", **where):
+        raise ValueError(
+            f"'{place}' holds an adapter without a projection and '{ADAPTER_FACTS}', as a checkpoint does. Go on with "
+            "its training, which saves a whole adapter; or load it on its model with model.text_model.load_adapter."
+        )
+
+
+def _read_model_type(config: str) -> str:
+    return str(read_json(config, "restore it from a copy, or save the model again").get("model_type"))
+
+
+def _check_is_adapter(name_or_path: str) -> None:
+    """Refuse what is no adapter repository, and say what it is."""
+    if cached_file(name_or_path, ADAPTER_FACTS, **_QUIET):
+        return
+    refuse_parts(name_or_path)
+    if cached_file(name_or_path, CONFIG_NAME, **_QUIET):
+        raise ValueError(
+            f"'{name_or_path}' is not an adapter: load it with RTDModel.from_pretrained, or with from_clip if it is a "
+            "CLIP."
+        )
+    raise ValueError(
+        f"no adapter is to be had at '{name_or_path}': name a directory or Hub id that holds '{ADAPTER_FACTS}', as "
+        "save_adapter writes it."
+    )
 
 
 def _read_adapter_facts(name_or_path: str) -> dict:
-    return json.loads(Path(cached_file(name_or_path, ADAPTER_FACTS)).read_text())
+    file, remedy = cached_file(name_or_path, ADAPTER_FACTS), "save the adapter again"
+    facts = read_json(
+        file,
+        remedy,
+        base_model=str | None,
+        text_model_sha256=str,
+        projection_sha256=str,
+        adapter_sha256=str,
+        dtype=str,
+        shapes=list,
+    )
+    if not isinstance(getattr(torch, facts["dtype"], None), torch.dtype):
+        raise ValueError(f"'{file}' is damaged, '{facts['dtype']}' is not a type of tensors: {remedy}.")
+    return facts

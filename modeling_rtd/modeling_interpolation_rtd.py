@@ -6,14 +6,14 @@ import copy
 
 import torch
 
-from .modeling_text_rtd import RTDTextModel
+from .modeling_text_rtd import RTDTextTower
 
 
 __all__ = ["interpolate_towers", "remove_adapters"]
 
 
 @torch.no_grad()
-def interpolate_towers(original: RTDTextModel, tuned: RTDTextModel, alpha: float) -> RTDTextModel:
+def interpolate_towers(original: RTDTextTower, tuned: RTDTextTower, alpha: float) -> RTDTextTower:
     """Give the tower whose every weight is `(1 - alpha) * original + alpha * tuned`.
 
     Weight interpolation of a model and its fine-tuned self (WiSE-FT, https://huggingface.co/papers/2109.01903); for
@@ -42,7 +42,7 @@ def interpolate_towers(original: RTDTextModel, tuned: RTDTextModel, alpha: float
 
 
 @torch.no_grad()
-def remove_adapters(tower: RTDTextModel, merge: bool) -> RTDTextModel:
+def remove_adapters(tower: RTDTextTower, merge: bool) -> RTDTextTower:
     """Give a tower without its adapters, as a copy.
 
     Args:
@@ -65,6 +65,6 @@ def remove_adapters(tower: RTDTextModel, merge: bool) -> RTDTextModel:
         for adapter in tower.active_adapters():
             part = f".modules_to_save.{adapter}."
             tensors |= {name.replace(part, "."): tensor for name, tensor in tensors.items() if part in name}
-    plain = RTDTextModel(tower.config).to(tower.device, tower.dtype)
+    plain = type(tower)(tower.config).to(tower.device, tower.dtype)
     plain.load_state_dict({name: tensors[name] for name in plain.state_dict()})
     return plain.eval()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import threading
 from pathlib import Path
 
 import torch
@@ -20,13 +21,15 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .configuration_rtd import RTDConfig
 from .errors_rtd import settle_place
-from .modeling_adapters_rtd import has_adapters
-from .modeling_text_rtd import RTDTextModel, hash_tensors
+from .modeling_adapters_rtd import has_adapters, hold_adapters
+from .modeling_backbones_rtd import find_backbone
+from .modeling_text_rtd import RTDTextTower, hash_tensors
 
 
 __all__ = ["AdaptersDisabled", "OriginalTextTower"]
 
 _FOLDER = "original_text"  # of a model that carries the tower
+_TURN = threading.RLock()  # one thread loads or moves the tower, and others wait for it
 _WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)  # in transformers' own order
 
 
@@ -66,12 +69,18 @@ class OriginalTextTower:
             _check_place(place)
         return place
 
-    def serve(self, text_model: RTDTextModel, device: torch.device, dtype: torch.dtype):
-        """Give what reads plain text beside a text tower.
+    @property
+    def is_kept(self) -> bool:
+        """`bool`: Whether the tower is there to read plain text; otherwise the text tower after RTD does."""
+        return self.place is not None and self.place.get("plain_text", True)
+
+    def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype, for_plain_text: bool = False):
+        """Give the tower from before RTD, or what reads plain text, beside a text tower.
 
         Args:
             text_model ([`RTDTextModel`]): The model's text tower.
             device, dtype: Those of the model.
+            for_plain_text (`bool`, defaults to `False`): Give the text tower itself where it reads plain text too.
 
         Returns:
             [`RTDTextModel`] or [`AdaptersDisabled`]: The text tower with its adapters off where it has some, the text
@@ -84,17 +93,19 @@ class OriginalTextTower:
             return AdaptersDisabled(text_model)
         if self._lender is not None:
             lender, text_model = self._lender
-            return lender.serve(text_model, device, dtype)
-        if self.place is None:
+            return lender.serve(text_model, device, dtype, for_plain_text)
+        if self.place is None or (for_plain_text and not self.is_kept):
             return text_model
         tower = self.load()
         if (tower.device, tower.dtype) == (device, dtype):
             return tower
-        # A copy: the tower itself keeps the tensors that its hash was taken of.
-        self._moved = self._moved or copy.deepcopy(tower)
-        return self._moved.to(device=device, dtype=dtype)
+        with _TURN:
+            if self._moved is None or (self._moved.device, self._moved.dtype) != (device, dtype):
+                # A copy: the tower itself keeps the tensors that its hash was taken of.
+                self._moved = copy.deepcopy(tower).to(device=device, dtype=dtype)
+            return self._moved
 
-    def load(self) -> RTDTextModel:
+    def load(self) -> RTDTextTower:
         """Give the tower in the type that its hash was taken in; it is read from its place once.
 
         Returns:
@@ -106,8 +117,15 @@ class OriginalTextTower:
         place = self.place
         if self._place == place:
             return self._tower
+        with _TURN:
+            return self._tower if self._place == place else self._load(place)
+
+    def _load(self, place: dict) -> RTDTextTower:
         try:
-            tower = RTDTextModel.from_pretrained(self._find(), dtype=getattr(torch, place["dtype"]))
+            config = self._config.text_config  # the repository of a SigLIP 2 says another padding
+            tower = find_backbone(config).text_model.from_pretrained(
+                self._find(), config=config, dtype=getattr(torch, place["dtype"])
+            )
         except OSError as error:
             raise ValueError(
                 f"the text tower from before RTD, which plain text, contexts and saving need, is not to be had at "
@@ -126,7 +144,7 @@ class OriginalTextTower:
 
         Where that fails, the model can still compose; what needs the tower says so.
         """
-        if self.place is not None:
+        if self.is_kept:
             with contextlib.suppress(OSError):
                 self._find(force_download=self._where.get("force_download", False))
 
@@ -149,7 +167,7 @@ class OriginalTextTower:
             get_checkpoint_shard_files(repo, weights, **where)
         return Path(config).parent
 
-    def keep(self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None) -> None:
+    def keep(self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None) -> None:
         """Hold a tower as the one from before RTD, and write its place and hash to the configuration.
 
         Args:
@@ -167,9 +185,10 @@ class OriginalTextTower:
         }
         self._hold(tower)
 
-    def _hold(self, tower: RTDTextModel) -> None:
-        self._place, self._tower = dict(self.place), tower.eval().requires_grad_(False)
+    def _hold(self, tower: RTDTextTower) -> None:
         self._lender = self._moved = None
+        self._tower = tower.eval().requires_grad_(False)
+        self._place = dict(self.place)  # last: other threads take the tower once it is set
 
     def save(self, folder: str | Path) -> None:
         """Write the tower into a saved model that carries it; one that is elsewhere stays there.
@@ -181,8 +200,26 @@ class OriginalTextTower:
             ValueError: If the tower cannot be had, has another hash, or its place is outside the folder.
         """
         place = self.place
-        if place is not None and place["repo"] is None:
+        if self.is_kept and place["repo"] is None:
             self.load().save_pretrained(Path(folder) / place["subfolder"])
+
+    def drop(self, config: RTDConfig, measured: dict | None) -> OriginalTextTower:
+        """Give what a model has whose own text tower reads plain text; its configuration says so from here on.
+
+        Args:
+            config ([`RTDConfig`]): Of that model.
+            measured (`dict`, *optional*): What is known of its plain retrieval.
+
+        Returns:
+            [`OriginalTextTower`]: Looks for the tower in the CLIP underneath, if anyone asks.
+        """
+        place = self.place
+        if place["repo"] is None and config.base_model is not None:
+            place = place | {"repo": config.base_model, "subfolder": ""}
+        config.original_text_model = place | {"plain_text": False, "measured": measured}
+        twin = self.share(config)
+        twin._place = self._place and dict(twin.place)
+        return twin
 
     def share(self, config: RTDConfig) -> OriginalTextTower:
         """Give the same tower to a model whose configuration names the same place.
@@ -197,7 +234,7 @@ class OriginalTextTower:
         twin._config = config
         return twin
 
-    def lend(self, config: RTDConfig, text_model: RTDTextModel) -> OriginalTextTower:
+    def lend(self, config: RTDConfig, text_model: RTDTextTower) -> OriginalTextTower:
         """Let a model with other parts read plain text as this one does; its configuration names no place.
 
         Args:
@@ -219,18 +256,19 @@ class AdaptersDisabled:
         tower ([`RTDTextModel`]): The tower with adapters.
     """
 
-    def __init__(self, tower: RTDTextModel):
+    def __init__(self, tower: RTDTextTower):
         self._tower = tower
 
     def __call__(self, *args, **kwargs):
         """Run the tower itself; see [`RTDTextModel.forward`]."""
-        was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
-        self._tower.disable_adapters()
-        try:
-            return self._tower(*args, **kwargs)
-        finally:
-            if not was_disabled:
-                self._tower.enable_adapters()
+        with hold_adapters(self._tower):
+            was_disabled = any(getattr(module, "_disable_adapters", False) for module in self._tower.modules())
+            self._tower.disable_adapters()
+            try:
+                return self._tower(*args, **kwargs)
+            finally:
+                if not was_disabled:
+                    self._tower.enable_adapters()
 
     def __getattr__(self, name):
         if name == "_tower":  # a copy in the making

@@ -1,26 +1,29 @@
-"""The composed retrieval model: CLIP's vision tower, a projection, and RTD's text tower."""
+"""The composed retrieval model: a backbone's vision tower, a projection, and RTD's text tower."""
 
 from __future__ import annotations
 
 import copy
-import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, CLIPPreTrainedModel, CLIPVisionModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.conversion_mapping import WeightRenaming, register_checkpoint_conversion_mapping
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
 
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, find_placeholder_token_id
-from .errors_rtd import pick_where, refuse_missing, settle_place
-from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_adapter
+from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
+from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
+from .files_rtd import name_damage, write_json
+from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
+from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
-from .modeling_text_rtd import RTDTextModel, RTDTextOutput
+from .modeling_text_rtd import RTDTextOutput, RTDTextTower
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection
 
@@ -43,6 +46,8 @@ SENTENCE_TRANSFORMERS_FILES = {
     },
 }
 
+_FORWARD_ARGUMENTS = frozenset(TransformersKwargs.__annotations__) | {"adapter_names", "branch_index"}
+
 
 @dataclass
 class RTDOutput(ModelOutput):
@@ -52,21 +57,32 @@ class RTDOutput(ModelOutput):
         composed_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised composed queries.
         image_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`): L2-normalised reference images.
         pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`): The pseudo-words.
+        text_model_output, vision_model_output (`ModelOutput`, *optional*):
+            Of the two towers, with `output_hidden_states` or `output_attentions`.
     """
 
     composed_embeds: torch.Tensor | None = None
     image_embeds: torch.Tensor | None = None
     pseudo_token_embeds: torch.Tensor | None = None
+    text_model_output: RTDTextOutput | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """Give all entries but those that are `None`; the towers' outputs become tuples too."""
+        return tuple(part.to_tuple() if isinstance(part, ModelOutput) else part for part in super().to_tuple())
 
 
-class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
-    """Composed image retrieval: CLIP's vision tower, a projection, and a text tower that reads pseudo-words.
+class RTDModel(RTDAdapterMixin, PreTrainedModel):
+    """Composed image retrieval: a vision tower, a projection, and a text tower that reads pseudo-words.
 
-    A saved directory is in CLIP's own layout plus `projection.*`: it loads as `RTDModel`, as [`RTDTextModel`], through
-    `AutoModel` and as a plain `CLIPModel`. The image side is CLIP's, so an index of CLIP embeddings stays valid.
+    The towers are those of a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2. A saved directory is in the family's own
+    layout plus `projection.*`: it loads as `RTDModel`, as the text tower alone, through `AutoModel`, and as a plain
+    `CLIPModel`, `MetaClip2Model` or `SiglipModel`. The image side is the family's own, so an index stays valid.
 
     Args:
         config ([`RTDConfig`]): Configuration.
+
+    Threads may share a model; [`RTDAdapterMixin`] says what waits where its text tower has adapters.
 
     Examples:
         >>> from modeling_rtd import RTDModel, RTDProcessor
@@ -80,14 +96,22 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
     config_class = RTDConfig
     base_model_prefix = "rtd"
     main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
 
     def __init__(self, config: RTDConfig):
         super().__init__(config)
-        self.text_model = RTDTextModel._from_config(config.text_config)
-        self.vision_model = CLIPVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        backbone = find_backbone(config.text_config)
+        self.text_model = backbone.text_model._from_config(config.text_config)
+        self.vision_model = backbone.vision_model._from_config(config.vision_config)
+        self.visual_projection = nn.Identity()
+        if backbone.has_visual_projection:
+            self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
+        if backbone.has_logit_bias:
+            self.logit_scale, self.logit_bias = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
         self.projection = build_projection(config.projection_config)
         self._original_text = OriginalTextTower(config)
         self.post_init()
@@ -99,19 +123,20 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         The files of the text tower from before RTD are fetched along, so that they are there without a network too.
 
         Raises:
-            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it is an adapter
-                repository, or its `original_text_model` names no folder inside a repository.
+            ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it holds an adapter or
+                a text tower alone, or its `original_text_model` names no folder inside a repository.
         """
-        refuse_adapter(pretrained_model_name_or_path, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
-        try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
-            ) from error
+        with name_damage(pretrained_model_name_or_path):
+            refuse_parts(pretrained_model_name_or_path, **kwargs)
+            try:
+                model, report = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                )
+            except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
+                raise ValueError(
+                    f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
+                ) from error
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
         )
@@ -120,74 +145,58 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         return (model, report) if wants_report else model
 
     @classmethod
-    def from_clip(cls, clip: str | CLIPModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs):
-        """Put a projection on a CLIP.
+    def from_clip(
+        cls, clip: str | PreTrainedModel, projection: str | RTDProjection = "lincir", tokenizer=None, **kwargs
+    ):
+        """Put a projection on a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2.
 
         Args:
-            clip (`str` or `transformers.CLIPModel`): A CLIP repository or directory, or a loaded model (copied).
+            clip (`str` or `transformers.PreTrainedModel`):
+                Repository or directory, or a loaded `CLIPModel`, `MetaClip2Model` or `SiglipModel` (copied).
             projection (`str` or [`RTDProjection`], defaults to `"lincir"`):
                 A projection, a directory or Hub id that holds one, or the name of a method, which gives a freshly
                 initialised one to be trained.
             tokenizer (`transformers.PreTrainedTokenizerBase`, *optional*): Needed with a loaded model only.
-            kwargs: Passed to `CLIPModel.from_pretrained` where `clip` is a string.
+            kwargs: Passed to `from_pretrained` of the backbone where `clip` is a string.
 
         Returns:
-            [`RTDModel`]: In evaluation mode; its text tower is CLIP's own until RTD trains it.
+            [`RTDModel`]: In evaluation mode; its text tower is the backbone's own until RTD trains it.
 
         Raises:
-            ValueError: If the projection's sizes do not fit, its name is unknown, or a tokenizer is missing.
+            ValueError: If the backbone is of another family, the projection's name is unknown, its sizes do not fit,
+                it reads a class token that the backbone does not have, or a tokenizer is missing or does not fit.
         """
         if isinstance(clip, str | Path):
+            read_backbone_config(clip, **pick_where(kwargs))  # refused by name before anything else is fetched
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
-            place = str(clip)
-            clip, report = CLIPModel.from_pretrained(place, output_loading_info=True, **kwargs)
-            refuse_missing(report, place, "a CLIP")
+            clip = load_backbone(str(clip), **kwargs)
         if tokenizer is None:
             raise ValueError(
                 "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
             )
-        clip_config: CLIPConfig = clip.config
+        text_config = clip.config.text_config
         sizes = {
-            "projection_dim": clip_config.projection_dim,
-            "text_hidden_size": clip_config.text_config.hidden_size,
-            "vision_hidden_size": clip_config.vision_config.hidden_size,
+            "projection_dim": getattr(clip.config, "projection_dim", None) or text_config.projection_size,
+            "text_hidden_size": text_config.hidden_size,
+            "vision_hidden_size": clip.config.vision_config.hidden_size,
         }
-        if not isinstance(projection, RTDProjection):
-            is_place = Path(projection).is_dir() or "/" in str(projection)
-            projection = (
-                load_projection(str(projection))
-                if is_place
-                else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
-            )
-        projection.check_sizes(**sizes)
-        text_config = clip_config.text_config.to_dict() | {
-            "placeholder_token_id": find_placeholder_token_id(tokenizer)
-        }
-        config = RTDConfig(
-            text_config=text_config,
-            vision_config=clip_config.vision_config.to_dict(),
-            projection_config=projection.config.to_dict(),
-            projection_dim=clip_config.projection_dim,
-            logit_scale_init_value=clip_config.logit_scale_init_value,
-            initializer_factor=clip_config.initializer_factor,
-        )
-        if "context_embeds" in projection.consumes:
-            config.context_token_id = find_context_token_id(tokenizer)
-        config.base_model = settle_place(clip.name_or_path)
-        config._attn_implementation = clip_config._attn_implementation
+        projection = _find_projection(projection, sizes)
+        config = _build_config(clip, projection, tokenizer)
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
-        tensors["text_model.text_projection.weight"] = tensors.pop("text_projection.weight")
+        if "text_projection.weight" in tensors:
+            tensors["text_model.text_projection.weight"] = tensors.pop("text_projection.weight")
         tensors |= {f"projection.{name}": tensor for name, tensor in projection.state_dict().items()}
         model.load_state_dict(tensors)
-        return model.eval()
+        check_text_features(clip, model.eval().text_model, tokenizer)
+        return model
 
     @property
-    def original_text_model(self) -> RTDTextModel | AdaptersDisabled:
+    def original_text_model(self) -> RTDTextTower | AdaptersDisabled:
         """[`RTDTextModel`]: The text tower from before RTD, loaded on first use.
 
-        Plain text queries go here: RTD trades plain caption retrieval for composition. Before RTD it is the text
-        tower itself, with an adapter it is the base with the adapter disabled.
+        Before RTD it is the text tower itself, with an adapter it is the base with the adapter disabled. A model that
+        was saved without it finds it in the CLIP underneath.
 
         Raises:
             ValueError: If the place that the configuration names cannot be read, or its tensors are not those RTD
@@ -195,8 +204,54 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """
         return self._original_text.serve(self.text_model, self.device, self.dtype)
 
+    @property
+    def plain_text_model(self) -> RTDTextTower | AdaptersDisabled:
+        """[`RTDTextModel`]: What reads plain text, negative text and contexts.
+
+        That is `original_text_model`, since RTD trades plain caption retrieval for composition. A model that was saved
+        without it reads plain text with its one text tower.
+
+        Raises:
+            ValueError: As `original_text_model`.
+        """
+        return self._original_text.serve(self.text_model, self.device, self.dtype, for_plain_text=True)
+
+    def without_original_text_model(self, measured: dict | None = None) -> RTDModel:
+        """Give this model without the text tower from before RTD: the one after it reads plain text too.
+
+        For towers that RTD has trained with `caption_weight`. It halves the text weights, and there is no second
+        download. Ours, not the paper's.
+
+        Args:
+            measured (`dict`, *optional*):
+                What was measured of plain retrieval, by any names that JSON holds; it is kept in the configuration.
+                Without it a warning names the command that measures it.
+
+        Returns:
+            [`RTDModel`]: Shares all its parts with this model, which stays as it is.
+
+        Raises:
+            ValueError: If there is no such tower: before RTD, or with an adapter.
+        """
+        if has_adapters(self.text_model) or self.config.original_text_model is None:
+            raise ValueError(
+                "there is no second text tower to leave out: the text tower is CLIP's own, or has an adapter (`rtd "
+                "interpolate --alpha 1` makes a whole model of one)."
+            )
+        if measured is None:
+            warnings.warn(
+                "plain text will be read by the text tower after RTD, and how well it finds images was not measured: "
+                f"run `rtd diagnose {self.name_or_path or 'MODEL'} --benchmark NAME -o DIR`, which needs captions of "
+                "targets (--captions), and pass what it finds as measured=.",
+                stacklevel=2,
+            )
+        model = copy.copy(self)
+        model.config = copy.copy(self.config)
+        model._original_text = self._original_text.drop(model.config, measured)
+        return model
+
     def set_original_text_model(
-        self, tower: RTDTextModel, repo: str | None = None, revision: str | None = None
+        self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None
     ) -> None:
         """Keep a tower as the one from before RTD.
 
@@ -211,7 +266,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         """
         self._original_text.keep(tower, repo, revision)
 
-    def replace_text_model(self, tower: RTDTextModel, original_repo: str | None = None) -> None:
+    def replace_text_model(self, tower: RTDTextTower, original_repo: str | None = None) -> None:
         """Put a trained text tower in place, and keep the first one as the original text model.
 
         Args:
@@ -230,7 +285,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
-    def with_parts(self, text_model: RTDTextModel, projection: RTDProjection) -> RTDModel:
+    def with_parts(self, text_model: RTDTextTower, projection: RTDProjection) -> RTDModel:
         """Give a model of other parts beside the same vision tower, without copying any.
 
         Args:
@@ -238,7 +293,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             projection ([`RTDProjection`]): Projection.
 
         Returns:
-            [`RTDModel`]: Shares all its parts; plain text and contexts still go to this model's original text tower.
+            [`RTDModel`]: Shares all its parts; plain text and contexts still go where this model reads them.
         """
         model = copy.copy(self)
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
@@ -279,15 +334,22 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             model._original_text = self._original_text.share(model.config)
         return model
 
-    def save_pretrained(self, save_directory, **kwargs):
+    def save_pretrained(self, save_directory, keep_original: bool = True, **kwargs):
         """Save as every transformers model does, with the original text tower where the folder carries it.
 
         sentence-transformers loads the folder too; its settings that are there stay.
 
         Args:
             save_directory (`str`): Directory.
+            keep_original (`bool`, defaults to `True`): Otherwise save [`RTDModel.without_original_text_model`].
             kwargs: As for every transformers model.
+
+        Raises:
+            ValueError: If the text tower has an adapter, or there is no original text tower to leave out.
         """
+        if not keep_original:
+            self.without_original_text_model().save_pretrained(save_directory, **kwargs)
+            return
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
         self._original_text.save(save_directory)
@@ -297,7 +359,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         for name, content in SENTENCE_TRANSFORMERS_FILES.items():
             path = Path(save_directory, name)
             if name == "modules.json" or not path.exists():
-                path.write_text(json.dumps(content, indent=2) + "\n")
+                write_json(path, content)
 
     def push_to_hub(self, *args, **kwargs):
         """Refuse: a model alone has no processor, and nothing in it would be checked.
@@ -310,6 +372,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             "call push_to_hub of its trainer."
         )
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """Encode images: exactly CLIP's image features.
 
@@ -324,8 +387,9 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         output.pooler_output = self.visual_projection(output.pooler_output)
         return output
 
+    @can_return_tuple
     def get_text_features(self, input_ids: torch.Tensor, attention_mask=None, **kwargs) -> BaseModelOutputWithPooling:
-        """Encode plain text with the text tower from before RTD.
+        """Encode plain text, with the text tower from before RTD where it is kept.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids.
@@ -335,7 +399,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
         """
-        return _as_features(self.original_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
+        return _as_features(self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
     def get_pseudo_tokens(
         self,
@@ -359,10 +423,16 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
             `(batch_size, K)` or `None`.
 
         Raises:
-            ValueError: If the projection reads something that did not come.
+            ValueError: If the projection reads something that did not come, or counts of images and prompts differ.
         """
         if image_features is None:
-            image_features = self.get_image_features(pixel_values)
+            image_features = self.get_image_features(pixel_values, return_dict=True)
+        count = len(image_features.pooler_output)
+        if input_ids is not None and len(input_ids) != count:
+            raise ValueError(
+                f"got {count} images and {len(input_ids)} prompts: give each prompt its reference image, such as "
+                "pixel_values.expand(len(input_ids), -1, -1, -1) for one image with several conditions."
+            )
         context = None
         if "context_embeds" in self.projection.consumes and input_ids is not None:
             context = self.encode_context(input_ids, attention_mask, placeholder_mask)
@@ -375,7 +445,7 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         placeholder_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Encode prompts as the context of a projection: by the text tower from before RTD, without pseudo-words.
+        """Encode prompts as the context of a projection: by what reads plain text, without pseudo-words.
 
         Args:
             input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
@@ -386,8 +456,9 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
         if placeholder_mask is None:
             placeholder_mask = input_ids == self.config.placeholder_token_id
         input_ids = input_ids.masked_fill(placeholder_mask, self.config.context_token_id)
-        return self.original_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
+        return self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
+    @can_return_tuple
     def get_composed_features(
         self,
         input_ids: torch.Tensor,
@@ -429,44 +500,110 @@ class RTDModel(RTDAdapterMixin, CLIPPreTrainedModel):
                 **kwargs,
             )
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         placeholder_mask: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
         **kwargs,
     ) -> RTDOutput:
-        """Compose queries: one vision pass, one short text pass.
+        """Compose queries: one vision pass, one short text pass. Images alone are encoded.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Reference images.
-            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`): Prompts.
+            input_ids, attention_mask, placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Prompts; without them the output has `image_embeds` alone.
+            interpolate_pos_encoding (`bool`, defaults to `False`): Take images of another size than the tower's.
             kwargs:
-                Passed to the text tower. `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for
-                none and `None` for the active one.
+                `output_hidden_states` and `output_attentions` of both towers, and what else transformers' models take.
+                `adapter_names` (`list[str]`) names an adapter for each row, `"__base__"` for none and `None` for the
+                active one.
 
         Returns:
             [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
 
         Raises:
-            ValueError: If images or prompts are missing.
+            ValueError: If images are missing, counts differ, or an argument is unknown or has no effect.
         """
-        if pixel_values is None or input_ids is None:
-            missing = "pixel_values" if pixel_values is None else "input_ids"
-            raise ValueError(
-                f"a composed query needs reference images and prompts, but `{missing}` is missing; call "
-                "processor(images=..., conditions=...), or use get_image_features or get_text_features."
-            )
-        image_features = self.get_image_features(pixel_values)
+        _check_call(pixel_values, input_ids, kwargs)
+        shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
+        image_features = self.get_image_features(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, return_dict=True, **shown
+        )
+        image_embeds = nn.functional.normalize(image_features.pooler_output, dim=-1)
+        if input_ids is None:
+            return RTDOutput(image_embeds=image_embeds, vision_model_output=image_features if shown else None)
         prompts = (input_ids, attention_mask, placeholder_mask)
         pseudo_tokens = self.get_pseudo_tokens(None, image_features, *prompts)
         output = self._read_prompt(*prompts, pseudo_tokens, **kwargs)
         return RTDOutput(
             composed_embeds=nn.functional.normalize(output.text_embeds, dim=-1),
-            image_embeds=nn.functional.normalize(image_features.pooler_output, dim=-1),
+            image_embeds=image_embeds,
             pseudo_token_embeds=pseudo_tokens[0],
+            text_model_output=output if shown else None,
+            vision_model_output=image_features if shown else None,
         )
+
+
+def _check_call(pixel_values, input_ids, kwargs: dict) -> None:
+    """Refuse what `forward` could not follow; takes arguments that ask for nothing out of `kwargs`."""
+    if pixel_values is None:
+        raise ValueError(
+            "a composed query needs reference images and prompts, but `pixel_values` is missing; call "
+            "processor(images=..., conditions=...), or use get_text_features for plain text."
+        )
+    if pixel_values.ndim != 4 or (input_ids is not None and input_ids.ndim != 2):
+        got = [None if one is None else tuple(one.shape) for one in (pixel_values, input_ids)]
+        raise ValueError(
+            "`pixel_values` must have the shape (batch_size, channels, height, width) and `input_ids` (batch_size, "
+            f"seq_len), got {got[0]} and {got[1]}; pass them by name."
+        )
+    if kwargs.pop("return_loss", None):
+        raise ValueError("`return_loss` has no effect here: RTDTrainer computes the loss of its training.")
+    unknown = [name for name in kwargs if name not in _FORWARD_ARGUMENTS]
+    if unknown:
+        known = ("pixel_values", "input_ids", "attention_mask", "placeholder_mask", *_FORWARD_ARGUMENTS)
+        raise ValueError(suggest("argument of the model", unknown[0], known))
+
+
+def _find_projection(projection: str | RTDProjection, sizes: dict[str, int]) -> RTDProjection:
+    """Give the projection that came, is at a place, or is built by the name of its method; of these sizes."""
+    if not isinstance(projection, RTDProjection):
+        is_place = Path(projection).is_dir() or "/" in str(projection)
+        projection = (
+            load_projection(str(projection))
+            if is_place
+            else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
+        )
+    projection.check_sizes(**sizes)
+    return projection
+
+
+def _build_config(clip: PreTrainedModel, projection: RTDProjection, tokenizer) -> RTDConfig:
+    """Configure the model that a backbone and a projection make."""
+    backbone, sizes = find_backbone(clip.config.text_config), projection.config
+    if "image_tokens" in projection.consumes and not backbone.has_class_token:
+        raise ValueError(
+            f"a '{sizes.projection_type}' projection reads the vision tower's class token, which "
+            f"{type(clip).__name__} does not have: take 'lincir', 'searle' or 'pic2word', or a CLIP."
+        )
+    config = RTDConfig(
+        text_config=clip.config.text_config.to_dict() | settle_text_config(clip.config, tokenizer),
+        vision_config=clip.config.vision_config.to_dict(),
+        projection_config=sizes.to_dict(),
+        projection_dim=sizes.projection_dim,
+        initializer_factor=clip.config.initializer_factor,
+    )
+    if not backbone.has_logit_bias:
+        config.logit_scale_init_value = clip.config.logit_scale_init_value
+    if "context_embeds" in projection.consumes:
+        config.context_token_id = find_context_token_id(tokenizer)
+    config.base_model = settle_place(clip.name_or_path)
+    config._attn_implementation = clip.config._attn_implementation
+    return config
 
 
 def _as_features(output: RTDTextOutput) -> BaseModelOutputWithPooling:

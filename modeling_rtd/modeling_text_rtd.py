@@ -1,8 +1,9 @@
-"""RTD's text tower, which reads pseudo-words and two prompts in one sequence."""
+"""RTD's text towers, which read pseudo-words and two prompts in one row: what all have in common, and that of CLIP."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,29 +14,33 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_rtd import RTDTextConfig
-from .errors_rtd import refuse_missing
+from .configuration_rtd import RTDTextConfig, read_text_config
+from .errors_rtd import pick_where, refuse_missing
+from .files_rtd import name_damage
 
 
 __all__ = [
     "RTDTextModel",
     "RTDTextOutput",
+    "RTDTextTower",
+    "hash_named",
     "hash_tensors",
 ]
 
 
 @dataclass
 class RTDTextOutput(ModelOutput):
-    """Output of [`RTDTextModel`].
+    """Output of [`RTDTextModel`] and [`RTDSiglipTextModel`].
 
     Args:
         text_embeds (`torch.Tensor` of shape `(batch_size, projection_dim)`):
             Projected text embeddings, not normalised; of shape `(batch_size, 2, projection_dim)` where `branch_index`
             is given: first the whole prompt, then the branch.
         last_hidden_state (`torch.Tensor` of shape `(batch_size, seq_len, hidden_size)`):
-            States of the last layer, after the final layer norm.
+            States of the last layer, after the final layer norm. Of SigLIP: `(batch_size, 64, hidden_size)`, and
+            `(2 * batch_size, 64, hidden_size)` where `branch_index` is given.
         pooler_output (`torch.Tensor` of shape `(batch_size, hidden_size)` or `(batch_size, 2, hidden_size)`):
-            States at the end-of-text positions, before the text projection.
+            States at the positions that are pooled, before the text projection.
         hidden_states, attentions (`tuple(torch.Tensor)`, *optional*): As everywhere in transformers.
     """
 
@@ -55,20 +60,126 @@ def hash_tensors(module: nn.Module) -> str:
     Returns:
         `str`: SHA-256 in hexadecimal digits; equal for two modules exactly if their own tensors are.
     """
-    digest = hashlib.sha256()
     tensors = {
         name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in module.state_dict().items()
         if ".lora_" not in name and ".modules_to_save." not in name
     }
+    return hash_named(tensors)
+
+
+def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Hash names, types and bytes of tensors.
+
+    Args:
+        tensors (`Mapping[str, torch.Tensor]`): Tensors by name.
+
+    Returns:
+        `str`: SHA-256 in hexadecimal digits, whatever their order.
+    """
+    digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-class RTDTextModel(CLIPTextModel):
-    """CLIP's text tower with its projection, able to read pseudo-words and two prompts in one sequence.
+class RTDTextTower:
+    """What the text towers of all families have in common.
+
+    Trainers, collators and losses know nothing of families, since every tower keeps to the same:
+
+    1. Text without pseudo-words gives the family's own text features.
+    2. Neither padding on the right with `config.pad_token_id` nor an attention mask over it changes an embedding.
+    3. Unused slots of pseudo-words are as if they were not in the sequence.
+    4. `branch_index` gives two embeddings a row: of the prompt without that token, and of the prompt up to it.
+    """
+
+    _kinds: tuple[str, ...]  # types of configurations that it is for
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as every transformers model does, but never leave a tower or its projection at random.
+
+        Raises:
+            ValueError: If the repository is of another family, or lacks tensors of the tower, such as a bare
+                `CLIPTextModel` repository, which has no text projection.
+        """
+        wants_report = kwargs.pop("output_loading_info", False)
+        if "config" not in kwargs:
+            with name_damage(pretrained_model_name_or_path):
+                kwargs["config"] = read_text_config(pretrained_model_name_or_path, **pick_where(kwargs))
+        kind = kwargs["config"].model_type
+        if kind not in cls._kinds:  # by name, since the Hub copies our classes
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' has a text tower of the type '{kind}', "
+                f"which is not that of {cls.__name__}: load_text_model loads it."
+            )
+        with name_damage(pretrained_model_name_or_path):
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        what = "a text tower with its projection, as CLIP, CLIPTextModelWithProjection and RTD repositories hold"
+        refuse_missing(report, pretrained_model_name_or_path, what)
+        return (model, report) if wants_report else model
+
+    def _embed(self, input_ids, placeholder_mask, pseudo_token_embeds, pseudo_token_mask):
+        """Give the words of a batch, `(B, S, H)`, and which of them are unused slots, `(B, S)`, if any can be."""
+        size = self.embeddings.token_embedding.num_embeddings
+        # An accelerator would be waited for, and so would a trace.
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.max() >= size:
+            raise ValueError(
+                f"the text tower has {size} words, and a text has the id {int(input_ids.max())}: take the tokenizer "
+                "that belongs to the model, or enlarge the tower with resize_token_embeddings before it is trained."
+            )
+        words = self.embeddings.token_embedding(input_ids)
+        if pseudo_token_embeds is None:
+            return words, None
+        if placeholder_mask is None:
+            placeholder_mask = input_ids.eq(self._find_placeholder())
+        nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
+        rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
+        words = torch.where(placeholder_mask[..., None], rows, words)
+        if pseudo_token_mask is None:
+            return words, None
+        return words, placeholder_mask & ~pseudo_token_mask.bool().gather(1, nth)
+
+    def _find_placeholder(self) -> int:
+        if self.config.placeholder_token_id is None:
+            raise ValueError(
+                "pseudo-words came without `placeholder_mask`, and this configuration names no placeholder token: "
+                "pass the mask that RTDProcessor makes."
+            )
+        return self.config.placeholder_token_id
+
+    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
+        if input_ids is None or input_ids.ndim != 2:
+            shape = None if input_ids is None else tuple(input_ids.shape)
+            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
+        batch_size, seq_len = input_ids.shape
+        # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
+        slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
+        longest = self.config.max_position_embeddings + (branch_index is not None) + slots
+        if seq_len > longest:
+            raise ValueError(f"the text tower takes {longest} tokens, got {seq_len}; truncate the text.")
+        implementation = self.config._attn_implementation or ""
+        if "flex" in implementation and input_ids.device.type == "cpu":
+            # On processors without AVX-512 torch returns other embeddings there, without an error.
+            raise ValueError(
+                'flex attention on a CPU is not reliable; load the model with attn_implementation="sdpa".'
+            )
+        if pseudo_token_embeds is None:
+            return
+        expected = (batch_size, self.config.hidden_size)
+        if pseudo_token_embeds.ndim != 3 or (pseudo_token_embeds.shape[0], pseudo_token_embeds.shape[2]) != expected:
+            raise ValueError(
+                f"`pseudo_token_embeds` must have the shape ({batch_size}, K, {self.config.hidden_size}), got "
+                f"{tuple(pseudo_token_embeds.shape)}; is the projection made for this text tower?"
+            )
+
+
+class RTDTextModel(RTDTextTower, CLIPTextModel):
+    """The text tower of CLIP and MetaCLIP 2 with its projection, able to read pseudo-words and two prompts in one row.
 
     Loads from a CLIP repository, from a `CLIPTextModelWithProjection` repository and from a saved [`RTDModel`]. Text
     without pseudo-words gives exactly CLIP's own text features. RTD trains this tower and nothing else
@@ -81,6 +192,7 @@ class RTDTextModel(CLIPTextModel):
     config: RTDTextConfig
     config_class = RTDTextConfig
     base_model_prefix = "text_model"
+    _kinds = ("clip_text_model", "metaclip_2_text_model")
     _keys_to_ignore_on_load_unexpected = [
         r"^vision_model\.",
         r"^visual_projection\.",
@@ -93,22 +205,6 @@ class RTDTextModel(CLIPTextModel):
         super().__init__(config)
         self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
         self.post_init()
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """Load as every transformers model does, but never leave a tower or its projection at random.
-
-        Raises:
-            ValueError: If the repository lacks tensors of the tower, such as a bare `CLIPTextModel` repository, which
-                has no text projection.
-        """
-        wants_report = kwargs.pop("output_loading_info", False)
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
-        what = "a text tower with its projection, as CLIP, CLIPTextModelWithProjection and RTD repositories hold"
-        refuse_missing(report, pretrained_model_name_or_path, what)
-        return (model, report) if wants_report else model
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -148,20 +244,18 @@ class RTDTextModel(CLIPTextModel):
             ValueError: If shapes do not fit, the text is too long, or the attention implementation cannot do it.
         """
         self._check_inputs(input_ids, pseudo_token_embeds, branch_index)
+        if branch_index is not None and "flash" in (self.config._attn_implementation or ""):
+            raise ValueError(
+                f"'{self.config._attn_implementation}' cannot run two prompts in one sequence: it ignores the mask "
+                'between them; load the text tower with attn_implementation="sdpa".'
+            )
         batch_size, seq_len = input_ids.shape
-        words = self.embeddings.token_embedding(input_ids)  # (B, S, H)
         steps = torch.arange(seq_len, device=input_ids.device).expand(batch_size, -1)
         positions = steps
-        if pseudo_token_embeds is not None:
-            if placeholder_mask is None:
-                placeholder_mask = input_ids.eq(self._find_placeholder())
-            nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
-            rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
-            words = torch.where(placeholder_mask[..., None], rows, words)
-            if pseudo_token_mask is not None:
-                unused = placeholder_mask & ~pseudo_token_mask.bool().gather(1, nth)  # (B, S)
-                positions = positions - unused.long().cumsum(-1)
-                attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
+        words, unused = self._embed(input_ids, placeholder_mask, pseudo_token_embeds, pseudo_token_mask)
+        if unused is not None:
+            positions = positions - unused.long().cumsum(-1)
+            attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
         if branch_index is not None:
             is_branch = steps == branch_index[:, None]  # (B, S)
             positions = positions - (steps > branch_index[:, None]).long()
@@ -173,9 +267,8 @@ class RTDTextModel(CLIPTextModel):
         output = self.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True, **kwargs)
         hidden = self.final_layer_norm(output.last_hidden_state)
 
-        # Repositories from before transformers 4.31 say 2 and mean the largest id of the row.
-        legacy = self.config.eos_token_id == 2
-        is_end = input_ids == (input_ids.amax(-1, keepdim=True) if legacy else self.config.eos_token_id)
+        is_largest = self.config.pools_largest_id
+        is_end = input_ids == (input_ids.amax(-1, keepdim=True) if is_largest else self.config.eos_token_id)
         if branch_index is None:
             ends = is_end.int().argmax(-1)  # (B,)
             pooled = hidden[torch.arange(batch_size, device=hidden.device), ends]  # (B, H)
@@ -208,41 +301,3 @@ class RTDTextModel(CLIPTextModel):
             past_key_values=None,
             and_mask_function=and_mask,
         )
-
-    def _find_placeholder(self) -> int:
-        if self.config.placeholder_token_id is None:
-            raise ValueError(
-                "pseudo-words came without `placeholder_mask`, and this configuration names no placeholder token: "
-                "pass the mask that RTDProcessor makes."
-            )
-        return self.config.placeholder_token_id
-
-    def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
-        if input_ids is None or input_ids.ndim != 2:
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
-        batch_size, seq_len = input_ids.shape
-        # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
-        slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1
-        longest = self.config.max_position_embeddings + (branch_index is not None) + slots
-        if seq_len > longest:
-            raise ValueError(f"the text tower takes {longest} tokens, got {seq_len}; truncate the text.")
-        implementation = self.config._attn_implementation or ""
-        if branch_index is not None and "flash" in implementation:
-            raise ValueError(
-                f"'{implementation}' cannot run two prompts in one sequence: it ignores the mask between them; load "
-                'the text tower with attn_implementation="sdpa".'
-            )
-        if "flex" in implementation and input_ids.device.type == "cpu":
-            # On processors without AVX-512 torch returns other embeddings there, without an error.
-            raise ValueError(
-                'flex attention on a CPU is not reliable; load the model with attn_implementation="sdpa".'
-            )
-        if pseudo_token_embeds is None:
-            return
-        expected = (batch_size, self.config.hidden_size)
-        if pseudo_token_embeds.ndim != 3 or (pseudo_token_embeds.shape[0], pseudo_token_embeds.shape[2]) != expected:
-            raise ValueError(
-                f"`pseudo_token_embeds` must have the shape ({batch_size}, K, {self.config.hidden_size}), got "
-                f"{tuple(pseudo_token_embeds.shape)}; is the projection made for this text tower?"
-            )

@@ -7,17 +7,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import GeneratorType
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
 from .gallery_rtd import Gallery
-from .query_rtd import encode_composed, read_query
+from .query_rtd import encode_composed, keep_features, measure_edits, read_query
 
 
-__all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline"]
+__all__ = ["CUSTOM_PIPELINES", "TASK", "ComposedImageRetrievalPipeline", "TaskWithoutDefault"]
 
 TASK = "composed-image-retrieval"
+
+
+class TaskWithoutDefault(dict):
+    """Entry of a task in transformers' registry, which is asked for its default model where none is named."""
+
+    def __missing__(self, name: str):
+        if name != "default":
+            raise KeyError(name)
+        raise ValueError(f"`{TASK}` has no default model: pass model=, a directory, a Hub id or an RTDModel.")
 
 
 class ComposedImageRetrievalPipeline(Pipeline):
@@ -32,6 +43,9 @@ class ComposedImageRetrievalPipeline(Pipeline):
     - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
     - `exclude`, a list of ids to leave out, or one id;
     - `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
+
+    Threads may share a pipeline; [`Gallery`] and [`RTDAdapterMixin`] say what waits. A copy for another process opens
+    the folder of its gallery again.
 
     Strength, negative text and several references are ours, not the paper's; their formulas are those of
     [`weigh_condition`], [`exclude_text`] and [`join_references`].
@@ -100,33 +114,39 @@ class ComposedImageRetrievalPipeline(Pipeline):
         config.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
-        known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter")
+        known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter", "with_measures")
         unknown = [name for name in kwargs if name not in known]
         if unknown:
             raise ValueError(f"the pipeline takes no `{unknown[0]}`; it takes {', '.join(known)}.")
         return {}, {name: value for name, value in kwargs.items() if value is not None}, {}
 
-    def __call__(self, inputs=None, *, image=None, text: str | None = None, **kwargs):
+    def __call__(self, inputs=None, text: str | None = None, *, image=None, **kwargs):
         """Answer one query or many.
 
         Args:
-            inputs (`dict`, `list[dict]`, generator or data set, *optional*): Queries.
+            inputs (`dict`, `list[dict]`, generator or data set, *optional*):
+                Queries; or, with `text`, the reference of a single query.
+            text (`str`, *optional*): Condition or plain text of a single query.
             image (path, URL or PIL image, *optional*): Reference of a single query, in place of `inputs`.
-            text (`str`, *optional*): Condition or plain text of a single query, in place of `inputs`.
             kwargs:
                 `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
                 leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
-                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none; and
-                `batch_size` and `num_workers`.
+                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none;
+                `with_measures` (`False`), see below; and `batch_size` and `num_workers`.
 
         Returns:
             `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
-            of these for a list, and an iterator over them for a generator or a data set.
+            of these for a list, and an iterator over them for a generator or a data set. With `with_measures` each is
+            a `dict` of the list as `hits` and two heuristics of ours: `edit_magnitude`, how far the condition moved
+            the query, see [`measure_edits`], and `margin`, by how much the first score is above the second; `None`
+            where there is no condition on a reference, or no second hit. It costs a second text pass.
 
         Raises:
             ValueError: If there is no gallery, or a query has neither image nor text or one that cannot be read.
         """
         _ = self.gallery  # refused before anything is encoded
+        if text is not None and image is None and isinstance(inputs, _IMAGES):
+            inputs, image = None, inputs
         if inputs is None:
             inputs = {"image": image, "text": text}
         elif image is not None or text is not None:
@@ -156,7 +176,15 @@ class ComposedImageRetrievalPipeline(Pipeline):
         return {"query": read_query(query, self.processor)}
 
     def _forward(
-        self, inputs, top_k=10, where=None, min_score=None, exclude_reference=True, template=None, adapter=None
+        self,
+        inputs,
+        top_k=10,
+        where=None,
+        min_score=None,
+        exclude_reference=True,
+        template=None,
+        adapter=None,
+        with_measures=False,
     ) -> dict:
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
@@ -164,16 +192,30 @@ class ComposedImageRetrievalPipeline(Pipeline):
         self.model.check_adapters([query.adapter or adapter for query in queries])
         references = [query.references if exclude_reference else [] for query in queries]
         exclude = [query.exclude + names for query, names in zip(queries, references, strict=True)]
+        if with_measures:
+            queries = keep_features(self.model, queries)
         embeds = encode_composed(self.model, self.processor, queries, template=template, adapter=adapter)
+        rows = self._search(embeds, references, exclude, top_k=top_k, where=where, min_score=min_score)
+        results = [{"hits": row} for row in rows]
+        if with_measures:
+            options = {"template": template, "adapter": adapter}
+            edits = measure_edits(self.model, self.processor, queries, embeds, **options)
+            for result, edit in zip(results, edits, strict=True):
+                scores = [hit["score"] for hit in result["hits"][:2]]
+                result |= {"edit_magnitude": edit, "margin": scores[0] - scores[1] if len(scores) == 2 else None}
+        return {"results": results}
+
+    def _search(self, embeds: torch.Tensor, references: list[list[str]], exclude: list[list[str]], **options) -> list:
+        """Search, and again without images that are a reference under another name."""
         while True:
-            hits = self.gallery.search(embeds, top_k, exclude, where, min_score)
+            hits = self.gallery.search(embeds, exclude=exclude, **options)
             # An image whose id is not its path may name the path in its metadata, and so may several.
             same = [
                 [hit["id"] for hit in row if hit.get("metadata", {}).get("path") in names]
                 for row, names in zip(hits, references, strict=True)
             ]
             if not any(same):
-                return {"results": [{"hits": row} for row in hits]}
+                return hits
             exclude = [names + more for names, more in zip(exclude, same, strict=True)]
 
     def postprocess(self, model_outputs: dict) -> list[dict]:
@@ -183,11 +225,13 @@ class ComposedImageRetrievalPipeline(Pipeline):
             model_outputs (`dict`): Of a query, alone or out of a batch.
 
         Returns:
-            `list[dict]`: See `__call__`.
+            `list[dict]` or `dict`: See `__call__`.
         """
         results = model_outputs["results"]
-        return (results[0] if isinstance(results, list) else results)["hits"]
+        result = results[0] if isinstance(results, list) else results
+        return result if "margin" in result else result["hits"]
 
 
+_IMAGES = (str, Path, bytes, Image.Image, np.ndarray, torch.Tensor)
 # What `config.json` says of it, by which `pipeline(model=...)` finds the task and its code.
 CUSTOM_PIPELINES = {TASK: {"impl": f"pipeline_rtd.{ComposedImageRetrievalPipeline.__name__}", "pt": ["AutoModel"]}}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ __all__ = [
     "encode_composed",
     "exclude_text",
     "join_references",
+    "keep_features",
     "list_excluded",
+    "measure_edits",
     "name_image",
     "read_query",
     "weigh_condition",
@@ -222,6 +225,61 @@ def encode_composed(
     return torch.stack(embeds)
 
 
+def keep_features(model, queries: Sequence[Query]) -> list[Query]:
+    """Run the vision tower once for queries that are to be encoded more than once.
+
+    Args:
+        model ([`RTDModel`]): The model.
+        queries (`list[Query]`): With `pixel_values` or `features` where they have references.
+
+    Returns:
+        `list[Query]`: The same with `features`.
+    """
+    asking = [query for query in queries if query.num_references]
+    if not asking:
+        return list(queries)
+    features, _ = _gather_references(model, asking)
+    counts = [query.num_references for query in asking]
+    parts = zip(*(part.split(counts) for part in features.values()), strict=True)
+    kept = (BaseModelOutputWithPooling(**dict(zip(features, part, strict=True))) for part in parts)
+    return [
+        replace(query, pixel_values=None, features=next(kept)) if query.num_references else query for query in queries
+    ]
+
+
+def measure_edits(
+    model,
+    processor,
+    queries: Sequence[Query],
+    query_embeds: torch.Tensor,
+    *,
+    template: str | None = None,
+    adapter: str | None = None,
+) -> list[float | None]:
+    """Measure how far the text of each query moved it: `1 - cos(query, query of the references alone)`.
+
+    A heuristic of ours, not the paper's: a small number says that the condition changed little, a large one does not
+    say that it was understood. The references alone are the prompt without the condition, as at a strength of 0.
+
+    Args:
+        model, processor, template, adapter: As for [`encode_composed`].
+        queries (`list[Query]`): Queries.
+        query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): What [`encode_composed`] gave for them.
+
+    Returns:
+        `list[float | None]`: In [0, 2]; `None` for a query that has no condition on a reference.
+    """
+    edits: list[float | None] = [None] * len(queries)
+    rows = [row for row, query in enumerate(queries) if query.num_references and query.condition is not None]
+    if rows:
+        alone = [replace(queries[row], condition="", strength=None, negative=None) for row in rows]
+        alone_embeds = encode_composed(model, processor, alone, template=template, adapter=adapter)
+        moved = 1 - torch.nn.functional.cosine_similarity(query_embeds[rows], alone_embeds)
+        for row, edit in zip(rows, moved.tolist(), strict=True):
+            edits[row] = edit
+    return edits
+
+
 def _read_texts(model, processor, texts: Sequence[str]) -> Sequence[torch.Tensor]:
     if not texts:
         return []
@@ -297,8 +355,8 @@ def name_image(image) -> list[str]:
         image (path, URL, PIL image, or an undecoded one of the library `datasets`): Reference of a query.
 
     Returns:
-        `list[str]`: The path as it is, resolved, and from the working directory; a URL as it is; none of an image
-        without a name.
+        `list[str]`: The path as it is, from the root (also with links resolved), and from the working directory; a
+        URL as it is; none of an image without a name.
     """
     if isinstance(image, Mapping):
         image = image.get("path")
@@ -307,9 +365,10 @@ def name_image(image) -> list[str]:
         return []
     if str(name).startswith(("http://", "https://")):
         return [str(name)]
-    path, here = Path(name).resolve(), Path.cwd()
-    names = [str(name), str(path)]
-    return [*names, str(path.relative_to(here))] if path.is_relative_to(here) else names
+    here = Path.cwd()
+    whole = [Path(os.path.abspath(name)), Path(name).resolve()]  # noqa: PTH100 - a link is a name of its own
+    inside = [path.relative_to(here) for path in whole if path.is_relative_to(here)]
+    return list(dict.fromkeys(map(str, [name, *whole, *inside])))
 
 
 def weigh_condition(

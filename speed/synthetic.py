@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from datasets import Dataset
 from PIL import Image
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from modeling_rtd import RTDModel, RTDProcessor
@@ -38,7 +38,10 @@ def build_processor(projection: str = "lincir") -> RTDProcessor:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="unknown"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    ends = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    special = [(token, vocabulary[token]) for token in (start, end)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $0 {end}", special_tokens=special)
+    ends = {"bos_token": start, "eos_token": end, "pad_token": end}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="unknown", model_max_length=77, **ends)
     return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection)
 

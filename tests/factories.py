@@ -1,6 +1,9 @@
 """Tiny models, tokenizers, images and triplets, and directories in the official layouts of the benchmarks."""
 
+import hashlib
 import json
+import uuid
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,17 @@ from transformers import (
     CLIPModel,
     GPT2Config,
     GPT2LMHeadModel,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    TrainerCallback,
 )
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor, encode_images
+from trainer.publishing.provenance import write_stages
 
 
 WORDS = (
@@ -28,6 +38,29 @@ WORDS = (
 CATEGORIES = ("dress", "shirt", "toptee")
 DOMAINS = ("cartoon", "origami", "toy", "sculpture")
 TASKS = ("focus_attribute", "change_attribute", "focus_object", "change_object")
+FAST = "--max_steps 4 --per_device_train_batch_size 16 --use_cpu True --disable_tqdm True --anchor_cache never".split()
+TINY_CAPTIONS = [
+    f"a {size} {colour} {thing} {part}".replace("  ", " ").strip()
+    for size in ("small", "large")
+    for colour in ("red", "green", "blue", "")
+    for thing in ("dress", "shirt", "dog", "cat")
+    for part in ("with sleeves", "with a tree", "")
+]
+FEW_STEPS = {
+    "max_steps": 2,
+    "per_device_train_batch_size": 6,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "save_strategy": "no",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "anchor_cache": "never",
+}
+
+STAGES = [
+    {"stage": "lincir", "data": {"captions": "org/captions"}, "captions": "0" * 64, "steps": 20, "seconds": 1.5},
+    {"stage": "rtd", "data": {"triplets": "triplets.jsonl"}, "triplets": "1" * 64, "steps": 4, "seconds": 0.5},
+]
 
 
 def build_tokenizer(max_length=20):
@@ -73,12 +106,60 @@ def build_clip(seed=0, dtype=torch.float32, hidden_size=32, projection_dim=24, *
     }
     torch.manual_seed(seed)
     clip = CLIPModel(CLIPConfig(text_config=text_config, vision_config=vision_config, projection_dim=projection_dim))
-    for name, parameter in clip.named_parameters():
+    return _enlarge(clip).to(dtype)
+
+
+FAMILIES = ("clip", "metaclip_2", "siglip")
+
+
+def build_backbone(family, seed=0):
+    """Build a tiny model of a family and its tokenizer, with what real repositories of it leave to be settled.
+
+    MetaCLIP 2 ends a text with the id 2. SigLIP 2 pads with 0 and says 1, and its tokenizer has no start of text, no
+    length, and does not lower-case.
+    """
+    if family == "clip":
+        return build_clip(seed), build_tokenizer()
+    specials = "<bos> <pad> <eos> <unk> <mask>" if family == "metaclip_2" else "<pad> <eos> <bos> <unk> <mask>"
+    ids = {word: i for i, word in enumerate([*specials.split(), *WORDS[5:]])}
+    raw = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    single = "<bos> $A <eos>" if family == "metaclip_2" else "$A <eos>"
+    ends = [(word, ids[word]) for word in ("<bos>", "<eos>")]
+    raw.post_processor = processors.TemplateProcessing(single=single, special_tokens=ends)
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "bos", "eos", "unk", "mask")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, model_input_names=["input_ids"], **names)
+    text = {"vocab_size": len(ids), "hidden_size": 32, "max_position_embeddings": 20}
+    vision = {"hidden_size": 24, "image_size": 32, "patch_size": 8}
+    tower = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(seed)
+    if family == "metaclip_2":
+        text |= {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+        config = MetaClip2Config(text_config=tower | text, vision_config=tower | vision, projection_dim=24)
+        return _enlarge(MetaClip2Model(config)), tokenizer
+    text["projection_size"] = 24
+    return _enlarge(SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision))), tokenizer
+
+
+def save_backbone(place, family):
+    """Save a tiny model of a family as a repository, and name its directory."""
+    backbone, tokenizer = build_backbone(family)
+    image_processor = build_image_processor()
+    if family == "siglip":
+        image_processor = SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    for part in (backbone, tokenizer, image_processor):
+        part.save_pretrained(place)
+    return str(place)
+
+
+def _enlarge(model):
+    """Make weights large enough for outputs to differ visibly."""
+    for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
         elif "bias" in name:
             torch.nn.init.normal_(parameter, std=0.05)
-    return clip.to(dtype).eval()
+    return model.eval()
 
 
 def build_language_model(folder):
@@ -113,6 +194,16 @@ def shake(module, seed=0):
     return module
 
 
+class StopAt(TrainerCallback):
+    """Stops a training after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
 def build_images(count, seed=0, size=(40, 36)):
     """Draw coloured noise."""
     rng = np.random.default_rng(seed)
@@ -120,6 +211,24 @@ def build_images(count, seed=0, size=(40, 36)):
         Image.fromarray((rng.integers(0, 256, (*size, 3)) // 3 + rng.integers(0, 170, 3)).astype("uint8"))
         for _ in range(count)
     ]
+
+
+def draw_embeddings(kind, seed=0):
+    """Draw 800 embeddings of 32 numbers, six queries and ids; most rows of `"tied"` ones are equal."""
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((800, 32)).astype(np.float32)
+    if kind == "tied":
+        rows[100:130] = rows[7]
+        rows[200:700] = rows[750]
+    queries = np.concatenate([rng.standard_normal((4, 32)).astype(np.float32), rows[[7, 750]]])
+    return rows, queries, [f"image {i}" for i in range(800)]
+
+
+def rank_by_brute_force(rows, queries, dtype=np.float32):
+    """Rank in float64, equal scores in the order of the rows."""
+    rows, queries = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (rows, queries))
+    scores = queries.astype(np.float32).astype(float) @ rows.astype(dtype).astype(float).T
+    return np.argsort(-scores.round(12), axis=1, kind="stable"), scores
 
 
 def build_triplets(count=64, seed=0):
@@ -153,9 +262,49 @@ def save_model(place, projection, clip, processor):
     return str(place)
 
 
+def save_with_stages(save_model, processor, place):
+    """Save a model or an adapter with its processor and `STAGES`."""
+    save_model(place)
+    processor.save_pretrained(place)
+    write_stages(STAGES, place)
+    return place
+
+
+def hash_files(folder):
+    """Hash the files of a folder by name, hidden ones left out."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name[0] != "."
+    }
+
+
+def list_scenes(rows, scene):
+    """Read the scenes that rows of a world show."""
+    return [scene(**row) for row in rows.select_columns(list(scene._fields))]
+
+
+def map_gallery(benchmark, scene):
+    """Read the scenes of a gallery by the ids of its images."""
+    return dict(zip(benchmark.gallery["id"], list_scenes(benchmark.gallery, scene), strict=True))
+
+
 def load_place(place):
     """Load a model and its processor."""
     return RTDModel.from_pretrained(place), RTDProcessor.from_pretrained(place)
+
+
+def encode_separately(tower, processor, prompts, words):
+    """Encode prompts one by one, without padding, by transformers' own layers; an oracle."""
+    rows = []
+    for ids, word in zip(prompts, words, strict=True):
+        input_ids = torch.tensor([[processor.placeholder_token_id if i == -1 else i for i in ids]])
+        embeds = tower.embeddings.token_embedding(input_ids).clone()
+        embeds[0, [place for place, i in enumerate(ids) if i == -1]] = word
+        hidden = tower.embeddings(inputs_embeds=embeds)
+        length = len(ids)
+        mask = torch.full((length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype).triu(1)[None, None]
+        hidden = tower.final_layer_norm(tower.encoder(hidden, attention_mask=mask).last_hidden_state)
+        rows.append(tower.text_projection(hidden[0, -1]))
+    return torch.stack(rows)
 
 
 def split_prompt(template, condition):
@@ -175,6 +324,12 @@ def draw(path, rng, size=None):
     width, height = size or rng.integers(20, 60, 2)
     pixels = rng.integers(0, 256, (height, width, 3)) // 3 + rng.integers(0, 170, 3)
     Image.fromarray(pixels.astype("uint8")).save(path)
+
+
+def write_lines(path, lines):
+    """Write lines, some of them bytes."""
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
+    return path
 
 
 def write_json(path, content):
@@ -355,3 +510,56 @@ def write_embeddings(path, parts, change=lambda arrays: None):
         named = {name: {item: embed for kind, item, embed in rows if kind == name} for name in ("gallery", "query")}
         path.write_text(json.dumps(named))
     return path
+
+
+_IMMICH = """
+CREATE EXTENSION IF NOT EXISTS vector;
+CREATE TYPE asset_visibility_enum AS ENUM ('archive', 'timeline', 'hidden', 'locked');
+CREATE TABLE "user" (id uuid PRIMARY KEY, email text UNIQUE, name text);
+CREATE TABLE asset (
+    id uuid PRIMARY KEY, "ownerId" uuid NOT NULL REFERENCES "user" (id), type text, "originalPath" text,
+    "originalFileName" text, "localDateTime" timestamptz, visibility asset_visibility_enum,
+    "deletedAt" timestamptz, "isOffline" boolean NOT NULL DEFAULT false
+);
+CREATE TABLE asset_file (
+    "assetId" uuid REFERENCES asset (id) ON DELETE CASCADE, type text, path text, UNIQUE ("assetId", type)
+);
+CREATE TABLE smart_search (
+    "assetId" uuid PRIMARY KEY REFERENCES asset (id) ON DELETE CASCADE, embedding vector({dim}) NOT NULL
+);
+CREATE INDEX clip_index ON smart_search USING hnsw (embedding vector_cosine_ops);
+"""
+
+
+def build_immich(uri, folder, model, processor):
+    """Fill a database as Immich does, for two people, and write previews below a folder that it calls `/data`.
+
+    Returns:
+        `dict`: Of each person (`anna`, `bert`) the ids on the timeline, and of `hidden` all others, in their order.
+    """
+    import psycopg
+
+    people = {name: str(uuid.UUID(int=i)) for i, name in enumerate(("anna", "bert"), start=1)}
+    ids = {"anna": [], "bert": [], "hidden": []}
+    states = ["timeline"] * 17 + ["archive", "locked", "trash"]
+    (folder / "thumbs").mkdir(parents=True)
+    with psycopg.connect(uri) as connection:
+        connection.execute(_IMMICH.format(dim=model.config.projection_dim))
+        for name, person in people.items():
+            connection.execute('INSERT INTO "user" VALUES (%s, %s, %s)', [person, f"{name}@example.org", name])
+        for i, image in enumerate(build_images(20, seed=5)):
+            owner, name = ("anna", "bert")[i % 3 == 2], str(uuid.UUID(int=1000 - 7 * i))
+            preview = folder / f"thumbs/{name}_preview.jpeg"
+            image.save(preview, quality=95)
+            row = [name, people[owner], f"/data/upload/{i}.heic", f"{i}.heic", datetime(2020 + i % 3, 1, 2)]
+            state = "timeline" if states[i] == "trash" else states[i]
+            row += [state, datetime(2025, 1, 1) if states[i] == "trash" else None]
+            connection.execute("INSERT INTO asset VALUES (%s, %s, 'IMAGE', %s, %s, %s, %s, %s)", row)
+            files = [name, f"/data/thumbs/{preview.name}", name]
+            connection.execute(
+                "INSERT INTO asset_file VALUES (%s, 'preview', %s), (%s, 'thumbnail', '/data/none.webp')", files
+            )
+            embedding = (3 * encode_images(model, processor, [preview])[0]).tolist()  # of any norm
+            connection.execute("INSERT INTO smart_search VALUES (%s, %s::real[]::vector)", [name, embedding])
+            ids[owner if states[i] == "timeline" else "hidden"].append(name)
+    return ids

@@ -31,6 +31,7 @@ modules = pytest.mark.parametrize("path", MODELING + TRAINER, ids=lambda path: s
 ROOMS = [path for path in TRAINER if path.relative_to(ROOT / "trainer").parts[0].removesuffix(".py") in FLOOR_OF]
 floored = pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
 shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+TESTS = sorted(path for room in ("modeling_rtd", "trainer") for path in (ROOT / "tests" / room).rglob("test_*.py"))
 
 
 def parse(path):
@@ -133,6 +134,34 @@ def test_third_party_diet(path):
     guarded = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Try) for part in ast.walk(node)}
     imports = [(node.lineno, module) for node, module in absolute_imports(tree) if id(node) not in guarded]
     assert not [(line, module) for line, module in imports if module.split(".")[0] not in DIET]
+
+
+def place_test(path):
+    """Where the test of a source file is; that of a package's `__init__.py` has the name of the package."""
+    place = path.relative_to(ROOT)
+    name = place.parent.name if path.name == "__init__.py" else place.stem
+    return ROOT / "tests" / place.parent / f"test_{name}.py"
+
+
+def has_code(path):
+    """Whether a file is more than the `__init__.py` of a package, with imports and `__all__` alone."""
+    plain = ast.Import | ast.ImportFrom
+    return path.name != "__init__.py" or not all(
+        isinstance(node, plain)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__")
+        for node in parse(path).body
+    )
+
+
+@modules
+def test_every_source_has_a_test_of_its_name(path):
+    assert place_test(path).is_file() or not has_code(path)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT / "tests")))
+def test_every_test_names_a_source(path):
+    assert path in {place_test(source) for source in MODELING + TRAINER}
 
 
 @modules

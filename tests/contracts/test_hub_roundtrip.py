@@ -12,9 +12,10 @@ import torch
 from transformers import pipeline
 
 from modeling_rtd import Gallery, RTDModel
-from tests.factories import build_clip, build_images, build_processor, build_tokenizer
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer, save_backbone, shake
 from tests.hub_stand_in import HubStandIn
 from trainer.cli.main import main
+from trainer.loading import load_model_and_processor
 from trainer.publishing.provenance import write_stages
 
 
@@ -70,8 +71,12 @@ processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
 pipe = pipeline(model=repo, gallery=index, trust_remote_code=True, device="cpu")  # the task is the repository's own
 assert type(pipe).__name__ == "ComposedImageRetrievalPipeline"
 with torch.no_grad():
-    composed = model(**processor(images=[photo], conditions=["is red with no sleeves"])).composed_embeds
+    inputs = processor(images=[photo], conditions=["is red with no sleeves"])
+    composed = model(**inputs).composed_embeds
     text = model.get_text_features(**processor(text="a dog")).pooler_output
+    image = model(inputs["pixel_values"]).image_embeds
+extract = pipeline("image-feature-extraction", model=repo, trust_remote_code=True, device="cpu")  # the Hub's snippet
+torch.testing.assert_close(torch.tensor(extract(photo)), image, atol=1e-6, rtol=0)
 hits = pipe([{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}], batch_size=2)
 torch.save({"composed": composed, "text": text, "hits": hits}, out)
 if importlib.util.find_spec("sentence_transformers"):
@@ -83,6 +88,24 @@ if importlib.util.find_spec("sentence_transformers"):
     embeds = encoder.encode([{"image": photo, "text": "is red with no sleeves"}, "a dog"], convert_to_tensor=True)
     torch.testing.assert_close(embeds[:1], composed, atol=1e-6, rtol=0)
     torch.testing.assert_close(embeds[1:], torch.nn.functional.normalize(text), atol=1e-6, rtol=0)
+"""
+
+
+FAMILIES = """
+import sys
+import torch
+from transformers import AutoModel, AutoProcessor
+
+photo, out, *places = sys.argv[1:]
+outputs = {}
+for place in places:
+    model = AutoModel.from_pretrained(place, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(place, trust_remote_code=True)
+    with torch.no_grad():
+        composed = model(**processor(images=[photo], conditions=["is Red with no sleeves"])).composed_embeds
+        text = model.get_text_features(**processor(text="a Dog")).pooler_output
+    outputs[place] = [type(model.text_model).__module__.split(".")[0], composed, text]
+torch.save(outputs, out)
 """
 
 
@@ -185,3 +208,29 @@ def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(
         torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0)
     for ours, theirs in zip(outputs["hits"], expected["hits"], strict=True):
         assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs]
+
+
+def test_other_families_work_without_this_package(tmp_path):
+    expected = {}
+    build_images(1)[0].save(tmp_path / "photo.png")
+    for family in ("metaclip_2", "siglip"):
+        model, processor = load_model_and_processor(save_backbone(tmp_path / family, family), "lincir")
+        model.replace_text_model(shake(copy.deepcopy(model.text_model)), str(tmp_path / family))
+        place = str(tmp_path / f"rtd-{family}")
+        model.save_pretrained(place)
+        processor.save_pretrained(place)
+        with torch.no_grad():
+            inputs = processor(images=[tmp_path / "photo.png"], conditions=["is Red with no sleeves"])
+            expected[place] = [
+                model(**inputs).composed_embeds,
+                model.get_text_features(**processor(text="a Dog")).pooler_output,
+            ]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    arguments = [str(place) for place in (tmp_path / "photo.png", tmp_path / "outputs.pt", *expected)]
+    command = [sys.executable, "-P", "-c", HIDE + FAMILIES, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+    for place, (module, *outputs) in torch.load(tmp_path / "outputs.pt").items():
+        assert module == "transformers_modules"
+        for ours, theirs in zip(outputs, expected[place], strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)

@@ -43,6 +43,11 @@ from trainer.cli.main import main
 
 training, verbs = json.load(sys.stdin)
 for verb, arguments in verbs:
+    if verb == "serve":
+        import socket, uvicorn
+        from trainer.cli import serve
+        serve._listen = lambda host, port: socket.socket()
+        uvicorn.Server.run = lambda self, sockets: None
     if verb == "app":  # last, since gradio imports pandas itself
         from trainer.app import page
         training.remove("pandas")
@@ -68,6 +73,7 @@ def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, process
         ("convert", ["file.pt", "--from", "lincir", "--clip", "clip", "-o", "model"]),
         ("index", ["model", "--images", "photos", "-o", "index"]),
         ("search", ["model", "--gallery", "photos", "--image", "photos/0.png", "--text", "is red"]),
+        ("serve", ["model", "--gallery", "index"]),
         ("app", ["model", "--gallery", "index"]),
     ]
     run_verbs(verbs, tmp_path)

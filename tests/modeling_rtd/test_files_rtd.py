@@ -2,12 +2,21 @@
 
 import contextlib
 import json
+import pickle
 import platform
 
 import pytest
 
 from modeling_rtd import files_rtd as files
-from modeling_rtd import hold_lock_file, name_damage, read_json, replace_file, replace_folder, write_json
+from modeling_rtd import (
+    hold_lock_file,
+    name_damage,
+    read_array,
+    read_json,
+    replace_file,
+    replace_folder,
+    write_json,
+)
 
 
 class Killed(BaseException):
@@ -69,6 +78,36 @@ def test_a_damaged_record_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"run\.json' is damaged.*: remove it\.$"):
         read_json(path, "remove it")
+
+
+@pytest.mark.parametrize("content", ['{"a": 1, "a": 2}', '{"a": true}', '{"a": "1"}', "{}"])
+def test_a_field_of_a_wrong_type_and_a_repeated_key_are_refused(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"run\.json' is damaged.*(`a` is|the key 'a' repeats).*: remove it\.$"):
+        read_json(path, "remove it", a=int)
+
+
+def test_a_field_that_may_be_missing_may(tmp_path):
+    write_json(tmp_path / "run.json", {"a": 1})
+    assert read_json(tmp_path / "run.json", "remove it", a=int, b=str | None) == {"a": 1}
+
+
+def _cut_header(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", _cut_header(b"((("), _cut_header(b"[" * 5000), pickle.dumps([1]), _cut_header(b"{}")],
+    ids=["empty", "zip", "header", "deep", "pickle", "no fields"],
+)
+@pytest.mark.parametrize("mode", [None, "r"])
+def test_a_damaged_array_is_named(tmp_path, content, mode):
+    path = tmp_path / "rows.npy"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"rows\.npy' is damaged.*: remove it\.$"):
+        read_array(path, "remove it", mode)
 
 
 def test_weights_that_were_cut_are_named(tmp_path, model):

@@ -58,14 +58,14 @@ def test_numbers_are_places_in_a_list_of_names(write, factory):
     numbers = np.random.default_rng(1).permutation(NUM)
     names = [f"image {i}" for i in range(NUM)]
     assert_rows_under(Gallery.from_embeddings(write(factory, numbers), names), [names[i] for i in numbers])
-    with pytest.raises(ValueError, match=r"600 rows with ids of its own, such as \[.*leave the ids out"):
+    with pytest.raises(ValueError, match=r"600 rows .*\[.*leave the ids out"):
         Gallery.from_embeddings(write(factory, numbers + 5000), names)
 
 
 @pytest.mark.parametrize("factory", ["PCA12,IDMap,Flat", "L2norm,IDMap,Flat", "PCA12,IVF4,Flat", "PQ4x4"])
 def test_an_index_that_keeps_something_else_is_refused(write, factory):
     numbers = None if factory == "PQ4x4" else np.arange(5000, 5000 + NUM)
-    with pytest.raises(ValueError, match="holds an Index.* do not come back as they were; Flat, HNSW, IVF and SQ"):
+    with pytest.raises(ValueError, match="holds an Index.*Flat, HNSW, IVF and SQ"):
         Gallery.from_embeddings(write(factory, numbers), [f"{i}" for i in range(NUM)])
 
 
@@ -73,10 +73,26 @@ def test_ids_that_are_none_are_refused(tmp_path):
     pandas = pytest.importorskip("pandas")
     rows = {"id": ["a", None], "embedding": list(np.eye(2))}
     pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
-    with pytest.raises(ValueError, match="has no id in row 1"):
+    with pytest.raises(ValueError, match="the id in row 1 in the column 'id' of .* is None"):
         Gallery.from_embeddings(tmp_path / "made.parquet")
-    with pytest.raises(ValueError, match="has ids of its own, in the column 'id': leave the ids out"):
+    with pytest.raises(ValueError, match="column 'id'.* leave the ids out"):
         Gallery.from_embeddings(tmp_path / "made.parquet", ["a", "b"])
     np.save(tmp_path / "ids.npy", np.array(5))
-    with pytest.raises(ValueError, match=r"must hold one row of ids, got an array of the shape \(\)"):
+    with pytest.raises(ValueError, match=r"one row of ids, .* \(\)"):
         Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy")
+
+
+def test_a_table_of_pandas_comes_with_its_dates_and_without_nan(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rows = {"id": ["a", "b"], "embedding": list(np.eye(2)), "year": [2020, np.nan]}
+    rows["seen"] = pandas.to_datetime(["2020-01-02", None])
+    pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
+    hits = Gallery.from_embeddings(tmp_path / "made.parquet").search(np.eye(2), 1)
+    expected = [{"year": 2020, "seen": "2020-01-02T00:00:00"}, {"year": None, "seen": None}]
+    assert [row[0]["metadata"] for row in hits] == expected
+
+
+@pytest.mark.parametrize("ids", [np.array([b"a", b"\xc3\xa4"]), np.array(["a", "ä"])])
+def test_ids_of_bytes_are_decoded(tmp_path, ids):
+    np.save(tmp_path / "ids.npy", ids)
+    assert Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy").ids == ["a", "ä"]

@@ -1,5 +1,6 @@
 """What Milvus alone can get wrong: files, collections and what is asked of them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from modeling_rtd import Gallery
+from tests.factories import draw_embeddings
 
 
 pytest.importorskip("milvus_lite")
@@ -69,7 +71,7 @@ def test_two_galleries_do_not_share_a_collection(tmp_path):
     first.save(tmp_path / "d", collection="copy")
     copy = Gallery.load(tmp_path / "d")
     copy.remove("a")
-    assert (copy._manifest.options["uri"], copy.ids, first.ids) == (uri, list("bcd"), list("abcd"))
+    assert (copy._store.manifest.options["uri"], copy.ids, first.ids) == (uri, list("bcd"), list("abcd"))
 
 
 def test_a_collection_of_another_gallery_is_refused(tmp_path, index):
@@ -110,3 +112,23 @@ def test_results_that_take_several_messages(tmp_path, monkeypatch):
     metadata = [{"n": i} for i in range(300)]
     found = Gallery(rows, ids, metadata, folder=tmp_path, engine="milvus").search(queries, 100)
     assert found == Gallery(rows, ids, metadata).search(queries, 100)
+
+
+def test_a_milvus_server_that_is_not_there_is_named(tmp_path):
+    pytest.importorskip("pymilvus")
+    rows, _, ids = draw_embeddings("random")
+    with pytest.raises(ValueError, match=r"Milvus at 'http://127.0.0.1:9' cannot be had"):
+        Gallery(rows, ids, folder=tmp_path, engine="milvus", uri="http://127.0.0.1:9")
+
+
+def test_a_server_that_only_the_manifest_names_is_not_connected_to(tmp_path, monkeypatch):
+    pymilvus = pytest.importorskip("pymilvus")
+    asked = []
+    monkeypatch.setattr(pymilvus, "MilvusClient", lambda **options: asked.append(options))
+    facts = {"engine": "milvus", "dim": 4, "dtype": "float32", "state": {}, "fields": [], "format": 1}
+    facts["options"] = {"uri": "http://127.0.0.1:9", "collection": "gallery", "index": "FLAT"}
+    (tmp_path / "manifest.json").write_text(json.dumps(facts))
+    for options in ({}, {"token": "secret"}):
+        with pytest.raises(ValueError, match=r"is on the server 'http://127.0.0.1:9', .* name it again with uri="):
+            Gallery.load(tmp_path, **options)
+    assert asked == []

@@ -1,12 +1,9 @@
 import copy
-import hashlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,7 +13,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
-from tests.factories import build_clip, build_images, build_processor, build_tokenizer
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer, hash_files
 
 
 NUM_KILLED = 2000
@@ -37,37 +34,6 @@ Gallery(folder=folder).add(model, processor, paths, [path.name for path in paths
 def other_model():
     """A model on another CLIP of the same sizes."""
     return RTDModel.from_clip(build_clip(seed=5), "lincir", tokenizer=build_tokenizer())
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Six image files."""
-    paths = [tmp_path / f"{i}.png" for i in range(6)]
-    for path, image in zip(paths, build_images(6), strict=True):
-        image.save(path)
-    return paths
-
-
-@pytest.fixture
-def index(model, processor, photos, tmp_path):
-    """Folder of a gallery of the six photographs."""
-    Gallery(folder=tmp_path / "index").add(model, processor, photos)
-    return tmp_path / "index"
-
-
-def hash_files(folder):
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.name[0] != "."
-    }
-
-
-def test_images_are_added_as_they_are_encoded(model, processor, photos, index):
-    gallery = Gallery.load(index)
-    embeds = encode_images(model, processor, photos)
-    assert gallery.ids == [str(path) for path in photos]
-    for name, hits in zip(gallery.ids, gallery.search(embeds, 1), strict=True):
-        assert hits[0]["id"] == name
-        assert hits[0]["score"] == pytest.approx(1, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +87,6 @@ def test_indexing_that_was_killed_goes_on_and_ends_identical(killed, tmp_path):
     assert hash_files(folder) == hash_files(tmp_path)
 
 
-def test_a_writer_sees_what_another_has_written_since(index):
-    first, second = Gallery.load(index), Gallery.load(index)
-    first.add_embeddings(torch.eye(24)[:2], ["x", "y"])
-    second.add_embeddings(torch.eye(24)[2:3], ["z"])
-    second.remove("x")
-    expected = [*second.ids[:6], "y", "z"]
-    assert Gallery.load(index).ids == expected
-    assert Gallery.load(index).search(torch.eye(24)[:3], 1)[1][0]["id"] == "y"
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_same_tower_in_half_precision_passes(model, processor, index, dtype):
     cosine = Gallery.load(index).check_tower(model.to(dtype), processor)
@@ -139,20 +95,13 @@ def test_the_same_tower_in_half_precision_passes(model, processor, index, dtype)
 
 def test_another_tower_is_refused(other_model, processor, index, photos):
     gallery = Gallery.load(index)
-    with pytest.raises(ValueError, match="made by another image tower.*with a cosine of .* where 0.999 is needed"):
+    with pytest.raises(ValueError, match="another image tower.*cosine of .* 0.999"):
         gallery.check_tower(other_model, processor)
     with pytest.raises(ValueError, match="made by another image tower"):
         gallery.add(other_model, processor, photos, [f"new {i}" for i in range(6)])
     wide = RTDModel.from_clip(build_clip(projection_dim=16), "lincir", tokenizer=build_tokenizer())
-    with pytest.raises(ValueError, match="holds embeddings of 24 numbers, the model makes 16"):
+    with pytest.raises(ValueError, match="24 numbers.* 16"):
         gallery.check_tower(wide, processor)
-
-
-def test_the_test_images_are_the_same_with_every_library():
-    from modeling_rtd.gallery_encoding_rtd import _draw_test_images
-
-    pixels = b"".join(image.tobytes() for image in _draw_test_images())
-    assert hashlib.sha256(pixels).hexdigest() == "267c2c73038ee0152ce177df953a281e51a3594dbc665f088d45b39c9c0cf2cd"
 
 
 @torch.no_grad()
@@ -170,67 +119,6 @@ def test_swapping_the_text_side_changes_no_byte_of_the_gallery(model, processor,
         results.append(gallery.search(one(**inputs).composed_embeds))
     assert results[0] != results[1]
     assert hash_files(index) == before
-
-
-def test_odd_images_are_taken_and_turned_upright(model, processor, tmp_path):
-    image = build_images(1, size=(40, 60))[0]
-    turned = Image.Exif()
-    turned[0x0112] = 6  # to be turned by 270 degrees to stand upright
-    image.rotate(90, expand=True).save(tmp_path / "turned.png", exif=turned)
-    image.convert("CMYK").save(tmp_path / "cmyk.tif")
-    image.save(tmp_path / "animated.gif", save_all=True, append_images=build_images(3, seed=1, size=(40, 60)))
-    Image.new("RGB", (1, 1)).save(tmp_path / "one.png")
-    grey = np.asarray(image.convert("L"))
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    image.save(tmp_path / "plain.png")
-    paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
-    gallery = Gallery.from_images(model, processor, paths, [path.stem for path in paths])
-    assert not gallery.skipped
-    embeds = dict(zip(gallery.ids, gallery._engine.get(gallery.ids), strict=True))
-    for name, other, at_least in [
-        ("turned", "plain", 0.999999),
-        ("deep", "grey", 0.999999),
-        ("cmyk", "plain", 0.999),
-        ("animated", "plain", 0.9),
-    ]:
-        assert embeds[name] @ embeds[other] >= at_least, name
-
-
-def test_a_huge_image_and_a_corrupt_one_are_named_and_the_others_kept(model, processor, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
-    Image.new("RGB", (200, 200)).save(tmp_path / "huge.png")
-    (tmp_path / "corrupt.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
-    paths = [*photos[:3], tmp_path / "huge.png", tmp_path / "corrupt.jpg", *photos[3:]]
-    gallery = Gallery.from_images(model, processor, paths, batch_size=4)
-    assert gallery.ids == [str(path) for path in photos]
-    assert len(gallery.skipped) == 2
-    assert "huge.png' cannot be read: Image size (40000 pixels) exceeds limit" in gallery.skipped[0]
-    assert "corrupt.jpg' cannot be read" in gallery.skipped[1]
-
-
-def test_a_row_of_images_may_be_lazy(model, processor):
-    images = build_images(5)
-    rows = Dataset.from_dict({"image": images})
-    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(5)], batch_size=2)
-    assert gallery.search(encode_images(model, processor, images[3:4]), 1)[0][0]["id"] == "3"
-
-
-def test_a_row_that_a_data_set_cannot_decode_is_named(model, processor, photos):
-    photos[1].write_bytes(b"no image")
-    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
-    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
-    assert gallery.ids == ["0", "2", "3", "4", "5"]
-    assert "the image at position 1 cannot be read" in gallery.skipped[0]
-
-
-def test_a_row_too_large_to_decode_is_named(model, processor, photos, tmp_path, monkeypatch):
-    Image.new("RGB", (200, 200)).save(photos[1])
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
-    rows = Dataset.from_dict({"image": [str(path) for path in photos]}).cast_column("image", ImageFeature())
-    gallery = Gallery.from_images(model, processor, rows["image"], [f"{i}" for i in range(6)])
-    assert gallery.ids == ["0", "2", "3", "4", "5"]
-    assert "the image at position 1 cannot be read: Image size (40000 pixels) exceeds" in gallery.skipped[0]
 
 
 @pytest.fixture
@@ -275,12 +163,12 @@ def test_a_few_images_tell_whether_imported_embeddings_match(
     model, other_model, processor, embeddings, photos, tmp_path
 ):
     gallery = Gallery.from_embeddings(embeddings, [path.name for path in photos], folder=tmp_path / "taken")
-    with pytest.warns(UserWarning, match="does not say which image tower made it"):
+    with pytest.warns(UserWarning, match="which image tower"):
         assert gallery.check_tower(model, processor) is None
     with pytest.raises(ValueError, match="compare a few images with `verify_embeddings` first"):
         gallery.add(model, processor, build_images(1), ["new"])
     few = {path.name: path for path in photos[:2]}
-    with pytest.raises(ValueError, match="do not match this image tower: that of '.*' has a cosine of"):
+    with pytest.raises(ValueError, match="do not match this image tower: .*cosine"):
         gallery.verify_embeddings(other_model, processor, few)
     with pytest.raises(ValueError, match="has no image 'none'"):
         gallery.verify_embeddings(model, processor, {"none": photos[0]})
@@ -296,47 +184,8 @@ def test_a_gallery_moves_from_one_engine_and_type_to_another(index, tmp_path):
     moved = Gallery.load(tmp_path / "faiss")
     assert "engine='faiss'" in repr(moved)
     assert moved.ids == gallery.ids
-    assert moved._manifest.fingerprint == gallery._manifest.fingerprint
+    assert moved._store.manifest.fingerprint == gallery._store.manifest.fingerprint
     assert (tmp_path / "half/embeddings.bin").stat().st_size * 2 == (index / "embeddings.bin").stat().st_size
-
-
-@pytest.mark.parametrize("name", ["embeddings.bin", "journal.jsonl", "manifest.json"])
-def test_a_file_cut_short_is_named(index, name):
-    place = index / name
-    place.write_bytes(place.read_bytes()[: -10 if name == "manifest.json" else -30])
-    message = (
-        "holds no readable gallery" if name == "manifest.json" else f"{name}' is cut short: it holds . images of 6"
-    )
-    with pytest.raises(ValueError, match=message):
-        Gallery.load(index).search(np.ones((1, 24)))
-
-
-def test_a_file_cut_short_is_named_before_it_is_written_to(index):
-    gallery = Gallery.load(index)
-    place = index / "embeddings.bin"
-    place.write_bytes(place.read_bytes()[:-30])
-    before = hash_files(index)
-    for one in (lambda: gallery, lambda: Gallery.load(index)):
-        with pytest.raises(ValueError, match="embeddings.bin' is cut short: it holds 5 images of 6"):
-            one().add_embeddings(torch.eye(24)[:1], ["x"])
-    assert hash_files(index) == before
-
-
-def test_threads_take_turns_at_one_gallery(tmp_path):
-    gallery = Gallery(folder=tmp_path)
-    rows = np.random.default_rng(0).standard_normal((4, 30, 8)).astype(np.float32)
-
-    def write(k):
-        for i in range(30):
-            gallery.add_embeddings(rows[k, i : i + 1], [f"{k}-{i}"])
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
-    loaded = Gallery.load(tmp_path)
-    assert len(loaded) == 120
-    for k in range(4):
-        found = loaded.search(rows[k], 1)
-        assert [hits[0]["id"] for hits in found] == [f"{k}-{i}" for i in range(30)]
 
 
 def test_rows_that_are_refused_leave_none_of_them(tmp_path):
@@ -359,28 +208,8 @@ def test_a_save_that_was_interrupted_is_no_gallery(index, tmp_path, monkeypatch)
         gallery.save(half)
     with pytest.raises(ValueError, match="half' holds no readable gallery"):
         Gallery.load(half)
-    with pytest.raises(ValueError, match="after a save that was interrupted; remove the folder"):
+    with pytest.raises(ValueError, match="interrupted; remove the folder"):
         gallery.save(half)
-
-
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda folder: Gallery(torch.eye(2), ["a", "b"], folder=folder),
-        lambda folder: Gallery(torch.eye(2), ["a", "b"]).save(folder),
-    ],
-)
-def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, write):
-    (tmp_path / "todo.txt").write_text("buy milk")
-    with pytest.raises(ValueError, match=f"'{tmp_path}' holds something that is no gallery; choose another folder"):
-        write(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["todo.txt"]
-
-
-def test_a_damaged_journal_is_named(index):
-    (index / "journal.jsonl").write_text("nonsense\n")
-    with pytest.raises(ValueError, match=r"journal.jsonl' is damaged"):
-        Gallery.load(index)
 
 
 SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
@@ -407,10 +236,9 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), if_exists="keep"), "refuse, skip, replace"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
-        (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], [{"a": {1}}]), "JSON can hold it: .* set"),
         (
             lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),
-            r"strings as names, got \[1\]",
+            r"texts as names, got \[1\]",
         ),
         (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), "list of ids for each query, got a string"),
         (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got a string"),
@@ -441,21 +269,6 @@ def test_bad_input_is_refused_with_a_sentence(call, message):
         call()
 
 
-def test_options_that_differ_from_the_folder_are_refused(index):
-    with pytest.raises(ValueError, match="has dtype 'float32', not 'float16'"):
-        Gallery(folder=index, dtype="float16")
-    with pytest.raises(ValueError, match="has engine 'exact', not 'faiss'"):
-        Gallery(folder=index, engine="faiss")
-    with pytest.raises(ValueError, match="there is a gallery in .* already"):
-        Gallery.load(index).save(index)
-    pytest.importorskip("faiss")
-    options = {"engine": "faiss", "folder": index / "approximate"}
-    Gallery(torch.eye(3), ["a", "b", "c"], search_parameter=4, **options)
-    with pytest.raises(ValueError, match="has factory 'Flat', not 'HNSW32'"):
-        Gallery(factory="HNSW32", **options)
-    assert Gallery(search_parameter=8, **options).ids == ["a", "b", "c"]  # that of whoever opens it
-
-
 @pytest.mark.parametrize("suffix", ["npy", "parquet", "faiss", "json"])
 def test_files_of_embeddings_that_cannot_be_read_are_named(tmp_path, suffix):
     pytest.importorskip("faiss")
@@ -466,8 +279,20 @@ def test_files_of_embeddings_that_cannot_be_read_are_named(tmp_path, suffix):
         Gallery.from_embeddings(tmp_path / source, ids if suffix != "json" else tmp_path / ids)
 
 
-def test_a_manifest_of_another_version_is_refused(index):
-    facts = json.loads((index / "manifest.json").read_text()) | {"format": 99}
-    (index / "manifest.json").write_text(json.dumps(facts))
-    with pytest.raises(ValueError, match="its format is 99, this version reads 1"):
-        Gallery.load(index)
+def test_a_data_set_of_rows_is_refused_and_its_column_taken(model, processor):
+    rows = Dataset.from_dict({"image": build_images(2), "name": ["a", "b"]}).cast_column("image", ImageFeature())
+    with pytest.raises(ValueError, match=r"a data set with the columns \['image', 'name'\]: pass one of them"):
+        Gallery.from_images(model, processor, rows)
+    gallery = Gallery.from_images(model, processor, rows["image"], rows["name"])
+    assert gallery.ids == ["a", "b"]
+    with pytest.raises(ValueError, match="got a IterableDataset"):
+        Gallery.from_images(model, processor, rows.to_iterable_dataset())
+
+
+def test_images_come_as_arrays(model, processor):
+    images = build_images(3)
+    expected = Gallery.from_images(model, processor, images, ["a", "b", "c"])
+    for arrays in ([np.asarray(image) for image in images], np.stack([np.asarray(image) for image in images])):
+        gallery = Gallery.from_images(model, processor, arrays, ["a", "b", "c"])
+        query = torch.randn(1, 24)
+        assert gallery.search(query) == expected.search(query)

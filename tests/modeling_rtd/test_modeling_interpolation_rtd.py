@@ -103,7 +103,7 @@ def test_layers_that_an_adapter_trains_whole_are_interpolated_too(model):
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_out_of_range_is_refused(tuned, alpha):
-    with pytest.raises(ValueError, match=r"`alpha` must be between 0 .* and 1 .*, got"):
+    with pytest.raises(ValueError, match=r"`alpha` .* 0 .* 1 .*got"):
         tuned.interpolate_text_model(alpha)
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from modeling_rtd import RTDConfig, RTDModel, RTDTextModel, hash_tensors
-from tests.factories import build_clip, shake
+from modeling_rtd import Query, RTDConfig, RTDModel, RTDTextModel, encode_composed, exclude_text, hash_tensors
+from tests.factories import build_clip, build_processor, shake
 from trainer.training.lora import add_lora
 
 
@@ -153,7 +153,7 @@ def test_other_parts_need_no_tower_before_plain_text_comes(tuned, tmp_path):
     (tmp_path / "original_text/model.safetensors").unlink()
     loaded = RTDModel.from_pretrained(tmp_path)
     other = loaded.with_parts(loaded.text_model, loaded.projection)
-    with pytest.raises(ValueError, match="the text tower from before RTD.* is not to be had at"):
+    with pytest.raises(ValueError, match="before RTD.* not to be had"):
         _ = other.original_text_model
 
 
@@ -260,3 +260,54 @@ def test_a_place_that_is_none_is_refused(model, place):
     config.original_text_model = place
     with pytest.raises(ValueError, match="`original_text_model` of the configuration"):
         RTDModel(config)
+
+
+def test_a_model_saved_without_it_reads_plain_text_with_its_one_tower(tuned, read, processor, tmp_path):
+    with pytest.warns(UserWarning, match="rtd diagnose"):
+        tuned.save_pretrained(tmp_path, keep_original=False)
+    assert not (tmp_path / "original_text").exists()
+    loaded = RTDModel.from_pretrained(tmp_path)
+    after = loaded.text_model(**processor(text=["a red dress"])).text_embeds
+    assert torch.equal(read(loaded), after)
+    assert not torch.equal(read(tuned), after)  # the model itself stays as it is
+    inputs = processor(text=["a red dress"])
+    context = loaded.text_model(**inputs).text_embeds
+    loaded.config.context_token_id = 5
+    assert torch.equal(loaded.encode_context(**inputs), context)
+
+
+def test_a_negative_text_is_read_by_the_one_tower(tuned, processor):
+    one = tuned.without_original_text_model({"after": 0.9})
+    query = Query("a red dress", negative="a dog", negative_weight=0.5)
+    texts = [one.text_model(**processor(text=[text])).text_embeds for text in ("a red dress", "a dog")]
+    wanted = exclude_text(*(torch.nn.functional.normalize(text, dim=-1) for text in texts), 0.5)
+    assert_close(encode_composed(one, processor, [query]), wanted.detach().cpu(), atol=1e-6, rtol=0)
+
+
+def test_what_was_measured_of_one_tower_is_kept_without_a_warning(tuned, tmp_path, recwarn):
+    tuned.without_original_text_model({"after": 0.9}).save_pretrained(tmp_path)
+    assert not [warning for warning in recwarn if "plain text" in str(warning.message)]
+    assert RTDModel.from_pretrained(tmp_path).config.original_text_model["measured"] == {"after": 0.9}
+
+
+def test_one_tower_finds_the_other_in_the_clip_underneath(clip, model, read, tokenizer, tmp_path):
+    clip.save_pretrained(tmp_path / "clip")
+    model.config.base_model = str(tmp_path / "clip")
+    before = hash_tensors(model.text_model)
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    model.without_original_text_model({}).save_pretrained(tmp_path / "one")
+    loaded = RTDModel.from_pretrained(tmp_path / "one")
+    assert hash_tensors(loaded.original_text_model) == before
+    half = loaded.interpolate_text_model(0.5)
+    assert torch.equal(read(half), half.text_model(**build_processor()(text=["a red dress"])).text_embeds)
+
+
+def test_one_tower_without_its_clip_cannot_be_interpolated(tuned, tmp_path):
+    tuned.without_original_text_model({}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not to be had"):
+        RTDModel.from_pretrained(tmp_path).interpolate_text_model(0.5)
+
+
+def test_a_model_with_one_tower_already_is_refused(model):
+    with pytest.raises(ValueError, match="no second text tower"):
+        model.without_original_text_model()

@@ -13,8 +13,6 @@ from modeling_rtd import (
     build_projection,
     load_projection,
 )
-from modeling_rtd.configuration_rtd import find_context_token_id
-from speed.build_clip import build_clip_tokenizer
 from tests.factories import build_clip, build_image_processor, build_images, build_tokenizer
 
 
@@ -117,13 +115,13 @@ def test_what_a_projection_reads_must_come(method):
     if needed == ("image_embeds",):
         assert model.projection(torch.zeros(1, 32))[0].shape == (1, 1, 32)
         return
-    with pytest.raises(ValueError, match=f"reads {needed[0]}, {needed[1]}, but .*image_tokens.* did not come"):
+    with pytest.raises(ValueError, match=f"reads {needed[0]}, {needed[1]}.*image_tokens"):
         model.projection(torch.zeros(1, 32))
 
 
 def test_image_tokens_of_another_tower_are_refused():
     model, _ = build("fti4cir")
-    with pytest.raises(ValueError, match="the last of size 48, got \\(1, 17, 64\\)"):
+    with pytest.raises(ValueError, match="size 48, got \\(1, 17, 64\\)"):
         model.projection(torch.zeros(1, 32), torch.zeros(1, 17, 64))
 
 
@@ -147,10 +145,3 @@ def test_the_context_is_read_by_the_tower_from_before_rtd_with_its_own_token():
     model(**inputs)
     ids = inputs["input_ids"].masked_fill(inputs["placeholder_mask"], model.config.context_token_id)
     assert torch.equal(contexts[0], before(input_ids=ids).text_embeds)
-
-
-def test_the_context_token_is_found_in_the_vocabulary(shared):
-    tokenizer = build_clip_tokenizer(shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz")
-    assert find_context_token_id(tokenizer) == 49405
-    tiny = build_tokenizer()
-    assert find_context_token_id(tiny) == tiny.convert_tokens_to_ids("$")

@@ -287,7 +287,7 @@ def test_a_strength_outside_is_refused(strength):
 
 @pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan"), [0.1, -1]])
 def test_a_negative_weight_below_zero_is_refused(weight):
-    with pytest.raises(ValueError, match="`weight` must be a finite number of at least 0"):
+    with pytest.raises(ValueError, match="`weight` .*at least 0"):
         exclude_text(torch.eye(2), torch.eye(2), weight)
 
 
@@ -308,7 +308,7 @@ def test_weights_of_references_are_checked(weights, message):
 
 
 def test_embeddings_of_two_clips_are_not_mixed():
-    with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(2, 3\) cannot be mixed"):
+    with pytest.raises(ValueError, match=r"\(2, 2\) and \(2, 3\)"):
         weigh_condition(torch.eye(2), torch.eye(3)[:2], 0.5)
 
 

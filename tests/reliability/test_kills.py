@@ -110,12 +110,15 @@ def test_a_saved_model_is_always_one_that_loads(base, tmp_path, monkeypatch, can
 
 
 @pytest.mark.slow
-def test_an_index(base, tmp_path):
+@pytest.mark.parametrize("engine", ["exact", "pgvector"])
+def test_an_index(base, tmp_path, engine, request):
     model, processor = base
     images = build_images(6)
+    if engine == "pgvector":
+        request.getfixturevalue("postgres")
 
     def run(folder):
-        gallery = Gallery(folder=folder)
+        gallery = Gallery(folder=folder, engine=engine, **({"table": folder.name} if engine == "pgvector" else {}))
         gallery.add(model, processor, images, [f"{i}" for i in range(6)], batch_size=2, if_exists="skip")
 
     def compare(folder):

@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import comparing, query_algebra, train_memory, train_step
+from speed import comparing, one_tower, query_algebra, train_memory, train_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
@@ -55,6 +56,15 @@ def test_gallery_measures_an_engine(engine, tmp_path):
     assert row.get("same", 1) == 1
 
 
+def test_a_table_is_searched_as_the_exact_engine_does(postgres):
+    attached = importlib.import_module("speed.attached")
+    rows = np.random.default_rng(0).standard_normal((80, 8)).astype(np.float32)
+    attached.fill(postgres, rows)
+    results = attached.measure(postgres, rows, repeats=1)
+    assert [row["same"] for row in results[:2]] == [1, 1]
+    assert all(row["unchanged"] for row in results)
+
+
 def test_train_memory_takes_the_same_first_step_each_way():
     options = argparse.Namespace(size="toy", batch_size=4, repeats=1, device="cpu", precision="float32")
     modes = ("published", "anchors cached", "anchors on the fly", "on the fly, LoRA")
@@ -94,6 +104,28 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert rows[0]["ours"] == "published"
     assert len(rows) > 6
     assert all(row["difference"] < 1e-4 for row in rows)
+
+
+def test_train_step_compares_steps_that_keep_captions_with_our_own(compare):
+    arms = ["anchors cached", "captions kept", "captions kept, every 4th"]
+    rows = compare("train_step", "--without_published", "--arms", *arms)
+    assert [row["ours"] for row in rows] == arms
+    assert rows[1]["results"][0] == pytest.approx(rows[0]["results"][0], abs=1e-5)  # nothing has drifted yet
+    assert rows[1]["results"][1] > rows[0]["results"][1] + 1e-4
+
+
+def test_one_tower_keeps_what_it_measured(tmp_path, capsys):
+    options = ["--preset", "toy", "--seeds", "0", "--output_dir", str(tmp_path), "--at_most"]
+    one_tower.main([*options, "2"])
+    assert "| before RTD |" in capsys.readouterr().out
+    one_tower.main([*options, "1", "--variants", "contrast, weight 1"])
+    rows = json.loads((tmp_path / "seed0/rows.json").read_text())
+    assert list(rows) == ["before RTD", "RTD as published", "contrast, weight 1"]
+
+
+def test_the_table_of_one_tower_has_means_and_spreads():
+    rows = [{"RTD as published": dict.fromkeys(one_tower.MEASURES, value) | {"seconds": 2.0}} for value in (0.2, 0.4)]
+    assert "| RTD as published | 30.0 ± 14.1 |" in one_tower.format_table(rows)
 
 
 def test_the_checkpointing_arm_checkpoints(tmp_path):

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tests.factories import BUILDERS, build_clip, build_processor, build_stand_in, save_model
+from tests.factories import BUILDERS, TINY_CAPTIONS, build_clip, build_processor, build_stand_in, save_model
 from trainer.cli.main import main
+from trainer.data.language_model import PROMPT
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,28 @@ def data(tmp_path_factory):
 def place(tmp_path_factory):
     """Directory of a model."""
     return save_model(tmp_path_factory.mktemp("model"), "lincir", build_clip(), build_processor())
+
+
+@pytest.fixture(scope="session")
+def clip_place(tmp_path_factory):
+    """Directory of the CLIP underneath."""
+    place, processor = tmp_path_factory.mktemp("clip"), build_processor()
+    for part in (build_clip(), processor.tokenizer, processor.image_processor):
+        part.save_pretrained(place)
+    return str(place)
+
+
+@pytest.fixture(scope="session")
+def language_model_folder(tmp_path_factory):
+    """Directory of a random GPT-2 that knows the words of its prompt and of `TINY_CAPTIONS`."""
+    folder = tmp_path_factory.mktemp("lm")
+    words = ["<unk>", "<eos>", *sorted({word for text in [PROMPT, *TINY_CAPTIONS] for word in text.split()})]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
+    config = GPT2Config(vocab_size=len(words), n_positions=256, n_embd=16, n_layer=1, n_head=2, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from modeling_rtd import QUERY_ENTRIES, list_excluded, suggest, write_json
+from modeling_rtd import QUERY_ENTRIES, is_url, list_excluded, read_json, suggest, write_json
 
 
 __all__ = ["SearchHistory"]
@@ -107,12 +107,17 @@ class SearchHistory:
             name (`str`): Id of the gallery.
 
         Returns:
-            `str`: Its path, which lies below `root` where there is one; a URL as it is where there is none.
+            `str`: Its path, which lies below `root` where there is one.
 
         Raises:
-            ValueError: If it lies elsewhere.
+            ValueError: If it lies elsewhere, or is a URL, which nobody but the gallery has named.
         """
         place = self.pipeline.gallery.locate([name])[0]
+        if is_url(place):
+            raise ValueError(
+                f"the image of '{name}' is at '{place}', which the gallery names and you did not, and it is not "
+                "fetched: `ask` with it as `image` (--image) instead."
+            )
         if self.root is None:
             return place
         if self.list_outside([place], self.root):
@@ -131,7 +136,7 @@ class SearchHistory:
             `list[str]`: Those that lie elsewhere.
         """
         root = Path(root).resolve()
-        return [place for place in places if not (root / place).resolve().is_relative_to(root)]
+        return [place for place in places if not _lies_in(root, place)]
 
     def save(self, path: str | Path) -> None:
         """Write the history to a file, all of it or nothing.
@@ -157,12 +162,20 @@ class SearchHistory:
             ValueError: If the file is not a history.
         """
         try:
-            turns = json.loads(Path(path).read_text(encoding="utf-8"))["turns"]
-            if not isinstance(turns, list) or not all(map(_is_turn, turns)):
-                raise ValueError("its turns are damaged")
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise ValueError(f"'{path}' is not a history of a search: {error!r}.") from error
+            turns = read_json(path, "begin another history", turns=list)["turns"]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"'{path}' is not a history of a search: {error}") from error
+        wrong = next((number for number, turn in enumerate(turns) if not _is_turn(turn, number)), None)
+        if wrong is not None:
+            raise ValueError(f"'{path}' is not a history of a search: its turn {wrong + 1} is damaged; begin another.")
         return cls(pipeline, turns, root=root, **options)
+
+
+def _lies_in(root: Path, place: str) -> bool:
+    try:
+        return (root / place).resolve().is_relative_to(root)
+    except (ValueError, OSError, RuntimeError):  # a NUL, a name that is too long, links in a circle
+        return False
 
 
 def _check_entries(query: dict) -> None:
@@ -193,11 +206,21 @@ def _write_plain(value):
     return value.tolist() if hasattr(value, "tolist") else os.fspath(value)
 
 
-def _is_turn(turn: dict) -> bool:
-    query, chosen = turn["query"], turn["chosen"]
-    kinds = isinstance(query, dict) and isinstance(turn["options"], dict) and isinstance(turn["results"], list)
-    return (
-        kinds
-        and (chosen is None or query.get("image") is not None)
-        and all(type(hit["id"]) is str for hit in turn["results"])
-    )
+def _is_turn(turn, earlier: int) -> bool:
+    """Tell whether a turn of a file is one that `ask` or `refine` made, after so many others."""
+    try:
+        query, chosen, options, results = turn["query"], turn["chosen"], turn["options"], turn["results"]
+        _check_entries(query)
+        ids = [hit["id"] for hit in results]
+        scores = [hit["score"] for hit in results]
+        if chosen is not None:
+            numbers = [chosen["turn"], *chosen["ranks"]]
+            is_choice = all(type(number) is int and number >= 1 for number in numbers) and chosen["turn"] <= earlier
+            is_choice &= bool(chosen["ranks"]) and query.get("image") is not None
+        else:
+            is_choice = True
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    is_query = isinstance(query, dict) and isinstance(query.get("text"), str | None)
+    is_found = all(isinstance(name, str) for name in ids) and all(isinstance(score, int | float) for score in scores)
+    return isinstance(results, list) and isinstance(options, dict) and is_query and is_found and is_choice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from modeling_rtd import (
     RTDModel,
     RTDProcessor,
     has_adapters,
+    open_image,
     suggest,
 )
 from trainer.app.history import SearchHistory
@@ -25,8 +25,6 @@ from trainer.app.history import SearchHistory
 __all__ = ["SearchDesk", "Voice", "find_root", "list_voices", "new_state"]
 
 PROJECTION_ALONE = "projection alone"
-MAX_PIXELS = 50_000_000  # of an upload
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # of an upload; others may run programs, as EPS does
 MAX_TURNS = 50  # of a visit
 MAX_LETTERS = 1000  # of a text; a prompt takes 77 tokens
 _THUMBNAIL_PX = 256
@@ -71,6 +69,8 @@ def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> d
         return voices | {PROJECTION_ALONE: Voice(pipeline, "__base__")}
     if model.config.original_text_model is None:
         return {PROJECTION_ALONE: Voice(pipeline)}
+    if not model.config.original_text_model.get("plain_text", True):
+        return {"RTD": Voice(pipeline)}
     before = model.with_parts(model.original_text_model, model.projection)
     return {"RTD": Voice(pipeline), PROJECTION_ALONE: Voice(build(before))}
 
@@ -140,25 +140,35 @@ class SearchDesk:
             `dict`: The next state.
 
         Raises:
-            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
+            ValueError: If it cannot be read or is too large, see [`open_image`].
         """
         if path is None:
             return state | {"reference": None}
-        name = Path(path).name
+        self.read_upload(path, Path(path).name)
+        return state | {"reference": {"path": path}}
+
+    def read_upload(self, file: str | bytes, name: str) -> Image.Image:
+        """Read an upload whole, once its header says that it may be read.
+
+        Args:
+            file (`str` or `bytes`): Path or content of the upload.
+            name (`str`): Of the upload, for the message.
+
+        Returns:
+            `PIL.Image.Image`: Decoded.
+
+        Raises:
+            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
+        """
         try:
-            with Image.open(path, formats=_FORMATS) as opened:
-                pixels = opened.width * opened.height  # of the header: nothing is decoded
-        except Image.DecompressionBombError:
-            pixels = math.inf
+            opened = open_image(file)
         except (OSError, ValueError) as error:
-            raise ValueError(f"'{name}' is no image that can be read: send a JPEG, PNG, WebP, GIF or BMP.") from error
-        if pixels > MAX_PIXELS:
-            raise ValueError(f"'{name}' has more than {MAX_PIXELS:,} pixels: make it smaller.")
+            raise ValueError(f"'{name}' is no image that can be read: {error}.") from error
         try:
-            self._processor.load_image(path)
+            with opened:
+                return self._processor.load_image(opened)
         except ValueError as error:
             raise ValueError(f"'{name}' is no whole image: it may have been cut off; send it again.") from error
-        return state | {"reference": {"path": path}}
 
     @property
     def _processor(self) -> RTDProcessor:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.old_names import refuse_old_names
-from trainer.data.image_files import list_images
+from trainer.data.image_files import list_images, name_file
 
 
 __all__ = ["run"]
@@ -30,12 +30,20 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
     parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
     parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
-    parser.add_argument("--engine", help="exact (default), faiss or milvus")
+    parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
     parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
     parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
-    parser.add_argument("--uri", help="of Milvus: a server or a .db file (default: a file in the index)")
+    parser.add_argument(
+        "--uri",
+        help="of Milvus: a server or a .db file (default: a file in the index); of PostgreSQL: postgresql://... "
+        "(default: PGHOST, PGDATABASE and so on), which is not written down",
+    )
     parser.add_argument("--collection", help="of Milvus (default: gallery)")
-    parser.add_argument("--index", help="of Milvus: FLAT (default, exact), HNSW or another")
+    parser.add_argument("--table", help="of PostgreSQL (default: gallery)")
+    parser.add_argument(
+        "--index",
+        help="of Milvus: FLAT (default, exact), HNSW or other; of PostgreSQL: none (default, exact) or hnsw",
+    )
     parser.add_argument("--token", help="of a Milvus server; it is not written down")
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
     parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
@@ -43,9 +51,10 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
         raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
-    paths = [] if options.images is None else [str(path.resolve()) for path in list_images(options.images)]
+    paths = [] if options.images is None else [name_file(path) for path in list_images(options.images)]
     chosen = {
-        name: getattr(options, name) for name in ("engine", "dtype", "factory", "uri", "collection", "index", "token")
+        name: getattr(options, name)
+        for name in ("engine", "dtype", "factory", "uri", "collection", "table", "index", "token")
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
 

@@ -13,29 +13,44 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Save a model at a point between the two text towers.
+    """Save a model at a point between the two text towers, with the one from before RTD or without.
 
     Args:
         arguments (`list[str]`): Options.
 
     Raises:
-        ValueError: If alpha is not between 0 and 1, RTD has not trained the model, or the output folder is not empty.
+        ValueError: If alpha is not between 0 and 1, RTD has not trained the model, the diagnosis is of another one, or
+            the output folder is not empty.
     """
     refuse_old_names("interpolate", arguments, {"--output": "--output-dir"})
     parser = argparse.ArgumentParser("rtd interpolate", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of a model trained with RTD, or of an adapter")
     parser.add_argument("--alpha", type=float, required=True, help="0: tower from before RTD; 1: the one after it")
     parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder to save the model in")
+    parser.add_argument(
+        "--one-tower", action="store_true", help="leave out the tower from before RTD: this one reads plain text too"
+    )
+    parser.add_argument("--diagnosis", type=Path, help="diagnosis.json of the model, which says what that costs")
     options = parser.parse_args(arguments)
+    if options.diagnosis and not options.one_tower:
+        raise ValueError("--diagnosis says what one tower costs: add --one-tower, or leave it out.")
     check_new_folder(options.output_dir)
 
-    from modeling_rtd import hash_tensors
+    from modeling_rtd import hash_tensors, read_json
+    from trainer.evaluation.diagnosis import find_plain_retrieval
     from trainer.loading import load_model_and_processor
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
 
     model, processor = load_model_and_processor(options.model)
+    measured = None
+    if options.diagnosis:
+        facts = read_json(options.diagnosis, "diagnose the model again")
+        measured = find_plain_retrieval(facts, model, options.alpha)
     model = model.interpolate_text_model(options.alpha)
+    if options.one_tower:
+        model.name_or_path = options.model
+        model = model.without_original_text_model(measured)
     stage = {
         "stage": "interpolation",
         "data": {"towers": "from before and after RTD"},

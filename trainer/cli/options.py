@@ -15,6 +15,7 @@ from trainer.publishing.recipes import find_recipe
 
 __all__ = ["expand_recipe", "find_value", "parse_options"]
 
+_MOST_BYTES = 100_000  # of a recipe
 # What the help shows of transformers' own arguments.
 _USUAL = {
     "output_dir",
@@ -153,13 +154,37 @@ def _split_recipe(argument: str) -> list[str]:
 
 
 def _read_recipe(place: str) -> list[str]:
-    if Path(place).is_file():
-        try:
-            values = yaml.safe_load(Path(place).read_text())
-        except yaml.YAMLError as error:
-            raise ValueError(f"the recipe '{place}' is not YAML: {error}") from error
-    else:
-        values = find_recipe(place)
-    if not isinstance(values, dict):
-        raise ValueError(f"the recipe '{place}' must be a mapping of options to values, such as `max_steps: 2000`.")
+    values = _read_yaml(Path(place)) if Path(place).is_file() else find_recipe(place)
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, str | int | float):
+            raise ValueError(
+                f"the recipe '{place}' has {ascii(value)[:40]} for `{name}`; give a text or a number, or leave it out."
+            )
     return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what a recipe needs: no aliases, by which a small file grows beyond all bounds, and no key twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name); write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        content = super().construct_mapping(node, deep)
+        if len(content) < len(node.value):
+            raise yaml.YAMLError("it gives an option twice")
+        return content
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        values = yaml.load(path.read_bytes(), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"the recipe '{path}' is not YAML that is read here: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"the recipe '{path}' must be a mapping of options to values, such as `max_steps: 2000`.")
+    return values

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.data.image_files import IMAGE_SUFFIXES, list_images
+from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.data.image_files import IMAGE_SUFFIXES, list_images, name_file
 
 
 __all__ = ["run"]
@@ -27,13 +28,13 @@ def run(arguments: list[str]) -> None:
     options = _parse(arguments)
     where = dict(_split_condition(text) for text in options.where)
     _check_sheet(options.sheet)
-    _refuse_sheet_in(options.sheet, options.gallery)
+    if isinstance(options.gallery, Path):
+        _refuse_sheet_in(options.sheet, options.gallery)
 
-    from modeling_rtd import ComposedImageRetrievalPipeline, Gallery
+    from modeling_rtd import ComposedImageRetrievalPipeline, name_image
     from trainer.loading import load_model_and_processor
 
-    is_index = Gallery.is_in(options.gallery)
-    paths = [] if is_index else [str(path.resolve()) for path in list_images(options.gallery)]
+    paths = [] if is_stored(options) else [name_file(path) for path in list_images(options.gallery)]
     _check_history(options)
     model, processor = load_model_and_processor(options.model)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, device=model.device)
@@ -52,7 +53,7 @@ def run(arguments: list[str]) -> None:
         history.save(options.history)
     turn = history.turns[-1]
     references = _list_references(turn["query"])
-    if not options.keep_reference and any(str(Path(image).resolve()) in gallery for image in references):
+    if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options)
     _draw(turn, gallery, processor).save(options.sheet)
@@ -63,9 +64,11 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
     from modeling_rtd import Gallery
 
     if not paths:
-        gallery = Gallery.load(options.gallery, **({} if options.token is None else {"token": options.token}))
-        for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
-            _refuse_sheet_in(options.sheet, folder)
+        gallery = open_stored(options)
+        compare_pictures(options, gallery, model, processor)
+        if isinstance(options.gallery, Path):
+            for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
+                _refuse_sheet_in(options.sheet, folder)
         return gallery
     gallery = Gallery.from_images(model, processor, paths)
     if gallery.skipped:
@@ -119,7 +122,7 @@ def _take_turn(history, options: argparse.Namespace) -> None:
     else:
         images = options.image
         if options.history is not None:  # which is asked again from anywhere
-            images = [str(Path(image).resolve()) if Path(image).is_file() else image for image in images]
+            images = [name_file(image) if Path(image).is_file() else image for image in images]
         history.ask(image=images[0] if len(images) == 1 else images or None, **query)
 
 
@@ -141,9 +144,7 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("rtd search", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument(
-        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
-    )
+    add_gallery_options(parser)
     parser.add_argument(
         "--image",
         action="append",
@@ -172,7 +173,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
-    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
@@ -219,13 +219,16 @@ def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
 def _draw(turn: dict, gallery, processor):
     from PIL import Image
 
+    from modeling_rtd import is_url
     from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
 
     def load(place: str) -> Image.Image:
         try:
             return processor.load_image(place)
         except ValueError:  # an id that is no path, or an image that has been moved
-            return Image.new("RGB", (1, 1), "lightgrey")
+            return blank
+
+    blank = Image.new("RGB", (1, 1), "lightgrey")
 
     query, results, references = turn["query"], turn["results"], _list_references(turn["query"])
     if turn["chosen"] is not None:  # ids, and no files of the one who searches
@@ -235,7 +238,8 @@ def _draw(turn: dict, gallery, processor):
     for row in range(max(1, -(-len(results) // _IN_A_ROW), len(references))):
         start = row * _IN_A_ROW
         part = results[start : start + _IN_A_ROW]
-        cells = [(load(place), False) for place in gallery.locate([result["id"] for result in part])]
+        places = gallery.locate([result["id"] for result in part])
+        cells = [(blank if is_url(place) else load(place), False) for place in places]  # nothing is fetched for them
         captions = [f"{rank}   {result['score']:.3f}" for rank, result in enumerate(part, start=start + 1)]
         reference = load(references[row]) if row < len(references) else None
         rows.append(SheetRow(reference, "" if row else text, [cells], [captions]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,10 +62,9 @@ def decode_image(image: dict) -> Image.Image | None:
     Returns:
         `PIL.Image.Image` or `None`: The image in RGB, or `None` where it cannot be read.
     """
-    source = image["path"] if image["bytes"] is None else io.BytesIO(image["bytes"])
     try:
-        return RTDProcessor.load_image(Image.open(source) if image["bytes"] is not None else source)
-    except (ValueError, OSError, Image.DecompressionBombError):
+        return RTDProcessor.load_image(image)
+    except ValueError:
         return None
 
 

@@ -20,14 +20,15 @@ def describe_demo_stages(rows: Sequence[Mapping], facts: Mapping) -> list[dict]:
     """
     recipe, rms = facts["recipe"], facts["rms"]
     own = {row["variant"]: row for row in rows if row["seed"] == 0}
-    world = f"small world, preset {facts['preset']}, seed 0"
+    preset = facts["preset"]
+    world = f"{facts['world'].title}, preset {preset.name}, seed 0"
     shared = {"seed": 0, "hardware": facts["hardware"], "versions": facts["versions"]}
     lincir, rtd = own["lincir"], own["lincir + rtd"]
     return [
         {
             "stage": "CLIP, from scratch",
             "data": {"images": world, "captions of images": world},
-            "steps": facts["clip_steps"],
+            "steps": preset.clip_steps,
             "seconds": rtd["seconds"]["clip"],
             **shared,
         },

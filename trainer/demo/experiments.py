@@ -1,4 +1,4 @@
-"""Experiments in the small world beside the demo: how much noise, and triplets from where."""
+"""Experiments in a world beside the demo: how much noise, and triplets from where."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.triplet_making import make_triplets
 
 
-__all__ = ["NOISE_SCALES", "run_experiments"]
+__all__ = ["EXPERIMENTS", "run_experiments"]
 
-NOISE_SCALES = (0.0, 0.25, 0.5, 1.0, 2.0)  # in units of the rms of the embeddings
+_NOISE_SCALES = {f"noise {scale:g}": scale for scale in (0.0, 0.25, 0.5, 1.0, 2.0)}  # of the rms of the embeddings
+_SOURCES = ("the world's own", "rules", "rules, within a band of similarity")
+EXPERIMENTS = (*_NOISE_SCALES, *_SOURCES)
 
 
 def run_experiments(
@@ -37,14 +39,10 @@ def run_experiments(
     Yields:
         `dict`: Rows as in `metrics.json`, with `experiment` and `num_triplets`.
     """
-    for scale in NOISE_SCALES:
-        row = train_and_judge(f"noise {scale:g}", triplets, noise_scale=scale * rms)
+    for name, scale in _NOISE_SCALES.items():
+        row = train_and_judge(name, triplets, noise_scale=scale * rms)
         yield row | {"experiment": "noise", "num_triplets": len(triplets)}
-    sources = {
-        "the world's own": lambda: triplets,
-        "rules": lambda: make_triplets(captions),
-        "rules, within a band of similarity": lambda: make_triplets(captions, model=str(model)),
-    }
-    for name, load in sources.items():
+    loaders = (lambda: triplets, lambda: make_triplets(captions), lambda: make_triplets(captions, model=str(model)))
+    for name, load in zip(_SOURCES, loaders, strict=True):
         rows = Dataset.from_list([{column: row[column] for column in TRIPLET_COLUMNS} for row in load()])
         yield train_and_judge(name, rows) | {"experiment": "triplets", "num_triplets": len(rows)}

@@ -1,4 +1,4 @@
-"""Settings of the demo's stages, fixed on validation queries of the small world."""
+"""Settings of the demo's stages, fixed on validation queries of the shapes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from trainer.methods import find_method
-from trainer.worlds.small_world import write_searle_files
+from trainer.worlds.concepts import write_searle_files
+from trainer.worlds.world import World
 
 
 __all__ = ["ALL_METHODS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
@@ -64,11 +65,12 @@ RECIPES = {
 }
 
 
-def write_projection_arguments(method: str, preset: str, rms: float, folder: Path) -> dict:
+def write_projection_arguments(method: str, world: World, preset: str, rms: float, folder: Path) -> dict:
     """Write the arguments with which the demo trains a projection.
 
     Args:
         method (`str`): One of `ALL_METHODS`.
+        world ([`World`]): Whose concepts SEARLE reads.
         preset (`str`): A key of `RECIPES`.
         rms (`float`): Root mean square of the embeddings, in which noise is measured.
         folder (`Path`): Where files that the method reads are written.
@@ -96,4 +98,4 @@ def write_projection_arguments(method: str, preset: str, rms: float, folder: Pat
         **recipe.own.get(method, {}),
     }
     arguments = {name: value for name, value in arguments.items() if name in known}
-    return arguments | (write_searle_files(preset, folder) if method == "searle" else {})
+    return arguments | (write_searle_files(world, preset, folder) if method == "searle" else {})

@@ -1,33 +1,34 @@
-"""The demo: build the small world, train every part on it, and show on held-out queries what RTD does."""
+"""The demo: build a world, train every part on it, and show on held-out queries what RTD does."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, suggest
 from trainer.data.images import load_images
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.demo.card import describe_demo_stages
-from trainer.demo.experiments import run_experiments
+from trainer.demo.experiments import EXPERIMENTS, run_experiments
 from trainer.demo.recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
 from trainer.demo.report import write_report
-from trainer.drawing.contact_sheet import SheetRow, draw_contact_sheet
+from trainer.demo.results import draw_results
+from trainer.demo.stages import Stages
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.encoding.captions import encode_captions
+from trainer.evaluation.diagnosis.wordings import compute_wordings
 from trainer.evaluation.evaluator import RetrievalEvaluator
+from trainer.evaluation.metrics import relevance, target_ranks
 from trainer.methods import find_method
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, hash_parts, write_stages
@@ -35,11 +36,16 @@ from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.progress import LossBarCallback
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
-from trainer.worlds.small_world import SmallWorldPreset, build_small_world, find_preset, train_clip, write_world
+from trainer.worlds import find_world
+from trainer.worlds.clip import train_clip
+from trainer.worlds.data import build_world
+from trainer.worlds.files import write_world
+from trainer.worlds.world import World, WorldPreset
 
 
-__all__ = ["run_demo"]
+__all__ = ["DEMO_WORLDS", "run_demo"]
 
+DEMO_WORLDS = {"wardrobe": "wardrobe", "shapes": "small_world"}  # what people call them
 BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
@@ -51,14 +57,6 @@ RTD_VARIANTS = {
 }
 
 
-class _Stopwatch(dict):
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self[stage] = round(self.get(stage, 0.0) + time.perf_counter() - start, 2)
-
-
 def run_demo(
     output_dir: str | Path = "runs/demo",
     preset: str = "demo",
@@ -66,29 +64,31 @@ def run_demo(
     split: str = "test",
     experiments: bool = False,
     projections: str = "default",
+    world: str = "wardrobe",
 ) -> Path:
     """Run the whole demo and write its results.
 
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
-    read by the row's own text tower), `report.md`, `results.png`, `losses.png`, and of the first seed `model`, the
-    plain `clip` underneath and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo
-    is renamed, never overwritten.
+    read by the row's own text tower), `wordings.json` (recall@5 by kind of change and by wording), `report.md`,
+    `results.png`, `losses.png`, and of the first seed `model`, the plain `clip` underneath and the data as files in
+    `world`, see [`write_world`]. A folder that holds an earlier demo is renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
-        preset (`str`, defaults to `"demo"`): Preset of the small world.
+        preset (`str`, defaults to `"demo"`): Preset of the world.
         seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
         split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
         experiments (`bool`, defaults to `False`):
             Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
             `experiments.json` and to the report.
         projections (`str`, defaults to `"default"`): `"default"` trains LinCIR and Pic2Word, `"all"` all five.
+        world (`str`, defaults to `"wardrobe"`): A key of `DEMO_WORLDS`.
 
     Returns:
         `Path`: The folder.
 
     Raises:
-        ValueError: If preset, split or projections are unknown, or `seeds` is below 1.
+        ValueError: If world, preset, split or projections are unknown, or `seeds` is below 1.
     """
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
@@ -96,33 +96,69 @@ def run_demo(
         raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
     if projections not in ("default", "all"):
         raise ValueError(f"`projections` must be 'default' or 'all', got {projections!r}.")
-    size, methods = find_preset(preset), METHODS if projections == "default" else ALL_METHODS
-    settings = {"preset": size.name, "seeds": seeds, "split": split, "experiments": experiments, "methods": methods}
+    if world not in DEMO_WORLDS:
+        raise ValueError(suggest("world", world, DEMO_WORLDS))
+    drawn = find_world(DEMO_WORLDS[world])
+    size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
+    settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
+    settings |= {"split": split, "experiments": experiments, "methods": methods}
     folder = _prepare_folder(Path(output_dir), settings)
-    rows, losses = [], []
+    names = _list_stages(methods)
+    stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
+    rows, losses, experiment_rows = [], [], []
     for seed in range(seeds):
-        run = _DemoRun(size, seed, split, folder, methods)
+        run = _DemoRun(drawn, size, seed, split, folder, methods, stages)
         rows += run.run()
         losses.append(run.losses)
-        (folder / "metrics.json").write_text(json.dumps(rows, indent=2))
+        _write_rows(rows, folder)
         if seed == 0:
             facts = run.facts
-            write_world(run.world, folder / "world", split)
+            write_world(run.data, folder / "world", split)
             experiment_rows = run.run_experiments() if experiments else []
-    panels = {
-        "LinCIR: mean squared error": [{"lincir": run["lincir"]} for run in losses],
-        "Images: InfoNCE": [{k: v for k, v in run.items() if k in ("pic2word", "context_i2w")} for run in losses],
-        "RTD: target-anchored loss": [{k: v for k, v in run.items() if k not in methods} for run in losses],
-    }
-    if projections == "all":
-        rest = set(methods) - {"lincir", "pic2word", "context_i2w"}
-        panels["Sums of several terms"] = [{k: v for k, v in run.items() if k in rest} for run in losses]
-    draw_loss_curves(panels, folder / "losses.png")
+    _draw_losses(losses, methods, folder)
     write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:
         (folder / "experiments.json").write_text(json.dumps(experiment_rows, indent=2))
     shutil.rmtree(folder / "scratch")
     return folder
+
+
+def _list_stages(methods: tuple[str, ...]) -> list[str]:
+    """List what one seed runs: ablations and controls are shown on one projection."""
+    trained = [[method, *_list_variants(method)] for method in methods]
+    return ["world", "clip", *(name for names in trained for name in names)]
+
+
+def _list_variants(method: str) -> dict[str, tuple[dict, bool]]:
+    return {
+        name.format(method): settings
+        for name, settings in RTD_VARIANTS.items()
+        if method == "lincir" or name == "{} + rtd"
+    }
+
+
+def _write_rows(rows: list[dict], folder: Path) -> None:
+    tables = {
+        "metrics": [{name: value for name, value in row.items() if name != "wordings"} for row in rows],
+        "wordings": [{"variant": row["variant"], "seed": row["seed"], **row["wordings"]} for row in rows],
+    }
+    for name, table in tables.items():
+        (folder / f"{name}.json").write_text(json.dumps(table, indent=2))
+
+
+def _draw_losses(losses: list[dict], methods: tuple[str, ...], folder: Path) -> None:
+    panels = {
+        "LinCIR: mean squared error": ["lincir"],
+        "Images: InfoNCE": ["pic2word", "context_i2w"],
+        "RTD: target-anchored loss": [name for name in losses[0] if name not in methods],
+        "Sums of several terms": ["searle", "fti4cir"],
+    }
+    shown = {
+        title: [{name: run[name] for name in names if name in run} for run in losses]
+        for title, names in panels.items()
+        if any(name in losses[0] for name in names)
+    }
+    draw_loss_curves(shown, folder / "losses.png")
 
 
 def _prepare_folder(folder: Path, settings: dict) -> Path:
@@ -139,34 +175,38 @@ def _prepare_folder(folder: Path, settings: dict) -> Path:
 class _DemoRun:
     """One seed of the demo."""
 
-    def __init__(self, preset: SmallWorldPreset, seed: int, split: str, folder: Path, methods: tuple[str, ...]):
+    def __init__(
+        self,
+        world: World,
+        preset: WorldPreset,
+        seed: int,
+        split: str,
+        folder: Path,
+        methods: tuple[str, ...],
+        stages: Stages,
+    ):
         self.seed, self.split, self.folder, self.methods = seed, split, folder, methods
-        self.recipe = RECIPES[preset.name]
-        self.seconds = _Stopwatch()
-        with self.seconds("world"):
-            self.world = build_small_world(preset, seed)
+        self.recipe, self.stages, self.seconds = RECIPES[preset.name], stages, {}
+        with stages("world", f"drawing the {world.title}, seed {seed}", self.seconds):
+            self.data = build_world(world, preset, seed)
         self.losses: dict[str, list[tuple[int, float]]] = {}
         self.facts: dict = {}
 
     def run(self) -> list[dict]:
-        with self.seconds("clip"):
+        with self.stages("clip", "training a CLIP on it from scratch", self.seconds):
             place = self.folder / "clip" if self.seed == 0 else None
-            clip, tokenizer, image_processor = train_clip(self.world, self.seed, place)
+            clip, tokenizer, image_processor = train_clip(self.data, self.seed, place)
         self.processor = RTDProcessor(image_processor, tokenizer)
         model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer).to(clip.device)
-        self.rms = encode_captions(model.text_model, self.processor, self.world.captions["text"][:2000], desc=None)
+        self.rms = encode_captions(model.text_model, self.processor, self.data.captions["text"][:2000], desc=None)
         self.rms = self.rms.square().mean().sqrt().item()
-        with self.seconds("evaluation"):
-            self.evaluator = RetrievalEvaluator(model, self.processor, self.world.benchmark(self.split))
+        self.evaluator = RetrievalEvaluator(model, self.processor, self.data.benchmark(self.split))
         rows = [self._judge(variant, model, None, False, mode) for variant, mode in BASELINES.items()]
         for method in self.methods:
             model = self._train_projection(clip, method)
             rows.append(self._judge(method, model, method, False))
-            for name, (arguments, shuffles) in RTD_VARIANTS.items():
-                if method != "lincir" and name != "{} + rtd":
-                    continue  # ablations and controls are shown on one projection
-                variant = name.format(method)
-                triplets = _shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets
+            for variant, (arguments, shuffles) in _list_variants(method).items():
+                triplets = _shuffle_conditions(self.data.triplets, self.seed) if shuffles else self.data.triplets
                 tuned = self._train_rtd(variant, model, triplets, **arguments)
                 rows.append(self._judge(variant, tuned, method, True))
                 if variant == "lincir + rtd":
@@ -185,9 +225,9 @@ class _DemoRun:
             tuned = self._train_rtd(variant, self.projected, triplets, **arguments)
             return self._judge(variant, tuned, "lincir", True)
 
-        captions, model = self.world.captions["text"][:], self.folder / "model"
+        captions, model = self.data.captions["text"][:], self.folder / "model"
         baseline = self._judge("lincir", self.projected, "lincir", False) | {"experiment": "none", "num_triplets": 0}
-        rows = run_experiments(train_and_judge, self.world.triplets, captions, model, self.rms)
+        rows = run_experiments(train_and_judge, self.data.triplets, captions, model, self.rms)
         return [baseline, *rows]
 
     def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
@@ -203,14 +243,13 @@ class _DemoRun:
         )
         projection = build_projection(config)
         model = RTDModel.from_clip(clip, projection, tokenizer=self.processor.tokenizer).to(clip.device)
-        own = write_projection_arguments(method, self.world.preset.name, self.rms, self.folder / "scratch")
-        record = find_method(method)
+        record, data = find_method(method), self.data
+        own = write_projection_arguments(method, data.world, data.preset.name, self.rms, self.folder / "scratch")
         args = record.arguments(**self._shared_arguments(method, own.pop("max_steps")), **own)
-        images = self.world.images
-        source = {"captions": self.world.captions, "images": images}.get(record.reads)
+        source = {"captions": data.captions, "images": data.images}.get(record.reads)
         if source is None:
-            source = images.add_column("text", [captions[0] for captions in images["captions"]])
-        with self.seconds(method):
+            source = data.images.add_column("text", [captions[0] for captions in data.images["captions"]])
+        with self.stages(method, f"training the projection {record.paper.name}", self.seconds):
             trainer = ProjectionTrainer(
                 model, args, train_dataset=source, processing_class=self.processor.with_template(method)
             )
@@ -229,8 +268,8 @@ class _DemoRun:
         )
         method, images = model.projection.config.projection_type, None
         if "image_tokens" in model.projection.consumes:
-            images = load_images(self.world.images, recipe.own[method].get("num_images"))
-        with self.seconds(variant):
+            images = load_images(self.data.images, recipe.own[method].get("num_images"))
+        with self.stages(variant, f"training RTD: {variant}", self.seconds):
             trainer = RTDTrainer(
                 model,
                 args,
@@ -258,12 +297,16 @@ class _DemoRun:
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
         template = (model.projection.rtd_template if rtd else None) or projection
-        with self.seconds("evaluation"):
-            metrics = self.evaluator(model, mode, template)
+        evaluator, k = self.evaluator, 5
+        embeds = evaluator.encode_queries(model, mode, template)
+        metrics = evaluator.score(embeds)
+        queries = evaluator.benchmark.queries
+        found = relevance(evaluator.rank(embeds, k), evaluator.gallery_ids, queries["target_ids"][:])
+        metrics["wordings"] = compute_wordings(queries, target_ranks(found), k)
         if projection:
-            captions = self.evaluator.benchmark.queries["target_caption"][:]
+            captions = queries["target_caption"][:]
             embeds = encode_captions(model.text_model, self.processor, captions, desc=None)
-            metrics["caption_recall@5"] = self.evaluator.score(normalize(embeds, dim=-1))["recall@5"]
+            metrics["caption_recall@5"] = evaluator.score(normalize(embeds, dim=-1))["recall@5"]
         stages = ["world", "clip"] + ([projection] if projection else []) + ([variant] if rtd else [])
         losses = self.losses.get(variant)
         return {
@@ -282,11 +325,11 @@ class _DemoRun:
 
     def _record_facts(self) -> None:
         self.facts = {
-            "preset": self.world.preset.name,
+            "world": self.data.world,
+            "preset": self.data.preset,
             "split": self.split,
             "num_queries": len(self.evaluator.benchmark.queries),
             "num_gallery": len(self.evaluator.benchmark.gallery),
-            "clip_steps": self.world.preset.clip_steps,
             "recipe": self.recipe,
             "methods": self.methods,
             "rms": self.rms,
@@ -294,37 +337,24 @@ class _DemoRun:
             "versions": describe_versions(),
             "threads": torch.get_num_threads(),
             "hardware": describe_hardware(),
-            "captions": hash_rows(self.world.captions, ["text"]),
-            "triplets": hash_rows(self.world.triplets, TRIPLET_COLUMNS),
+            "captions": hash_rows(self.data.captions, ["text"]),
+            "triplets": hash_rows(self.data.triplets, TRIPLET_COLUMNS),
         }
 
     def _describe_model(self, rows: list[dict]) -> None:
         """Write how the saved model was made, and a card that results are still missing from."""
         place, stages = self.folder / "model", describe_demo_stages(rows, self.facts)
         write_stages(stages, place)
-        card = describe_model(
-            RTDModel.from_pretrained(place), self.processor, "rtd-small-world", base_model="none", stages=stages
-        )
+        name = f"rtd-{self.data.world.name.replace('_', '-')}"
+        card = describe_model(RTDModel.from_pretrained(place), self.processor, name, base_model="none", stages=stages)
         render_card(card).save(place / "README.md")
 
     def _draw_results(self, before: RTDModel, after: RTDModel) -> None:
-        benchmark, ids = self.evaluator.benchmark, self.evaluator.gallery_ids
         rankings = [self.evaluator.rank(self.evaluator.encode_queries(model)) for model in (before, after)]
-        # Every n-th query, not a choice of the good ones.
-        chosen = np.linspace(0, len(benchmark.queries) - 1, 10).round().astype(int).tolist()
-        rows = []
-        for index in chosen:
-            query = benchmark.queries[index]
-            groups = [
-                [
-                    (benchmark.gallery[place]["image"], ids[place] in query["target_ids"])
-                    for place in ranking[index, :5].tolist()
-                ]
-                for ranking in rankings
-            ]
-            rows.append(SheetRow(query["reference_image"], query["condition"], groups))
-        titles = ["top 5 of the projection alone", "top 5 with RTD (green: correct)"]
-        draw_contact_sheet(rows, titles).save(self.folder / "results.png")
+        titles = ["before: LinCIR alone", "after: LinCIR + RTD (green: right)"]
+        sheet = draw_results(self.data.world, self.evaluator.benchmark, rankings, titles)
+        # With a palette the file has a quarter of its size.
+        sheet.quantize(256, Image.Quantize.FASTOCTREE).save(self.folder / "results.png")
 
 
 def _shuffle_conditions(triplets: Dataset, seed: int) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_rtd import replace_file
+from modeling_rtd import read_array, replace_file
 
 
 __all__ = ["keep_array", "load_array", "place_result", "save_array"]
@@ -56,7 +56,7 @@ def keep_array(path: Path, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """
     if not path.is_file():
         save_array(path, compute())
-    return np.load(path, mmap_mode="r")
+    return read_array(path, "remove it to have it made again", "r")
 
 
 def load_array(path: Path, rows: int) -> torch.Tensor | None:
@@ -70,7 +70,7 @@ def load_array(path: Path, rows: int) -> torch.Tensor | None:
         `torch.Tensor` or `None`: `None` where there is no such file, or not a whole one.
     """
     try:
-        array = np.load(path)
-    except (OSError, ValueError, EOFError):
+        array = read_array(path, "")
+    except (OSError, ValueError):
         return None
-    return torch.from_numpy(array) if len(array) == rows else None
+    return torch.from_numpy(array) if array.shape[:1] == (rows,) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,22 +15,22 @@ import torch
 from datasets import config as datasets_config
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextModel
+from modeling_rtd import RTDProcessor, RTDTextTower, read_array
 from trainer.encoding.array_cache import save_array
 from trainer.encoding.length_groups import run_in_groups
 
 
-__all__ = ["CaptionEmbeddings", "encode_batch", "encode_captions"]
+__all__ = ["CaptionEmbeddings", "describe_reading", "encode_batch", "encode_captions"]
 
 
 @torch.no_grad()
 def encode_batch(
-    text_model: RTDTextModel, input_ids: torch.Tensor, length_groups: Sequence[tuple[int, int, int]] | None = None
+    text_model: RTDTextTower, input_ids: torch.Tensor, length_groups: Sequence[tuple[int, int, int]] | None = None
 ) -> torch.Tensor:
     """Encode a batch of captions with a frozen text tower, outside autocast, so that all ways to an anchor agree.
 
     Args:
-        text_model ([`RTDTextModel`]): The frozen tower.
+        text_model ([`RTDTextTower`]): The frozen tower.
         input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Captions, padded on the right.
         length_groups (`list[tuple]`, *optional*): Groups to run them in, see [`group_by_length`].
 
@@ -37,12 +38,12 @@ def encode_batch(
         `torch.Tensor` of shape `(batch_size, projection_dim)`: Projected, not normalised, float32.
     """
     with torch.autocast(input_ids.device.type, enabled=False):
-        # No attention mask: attention is causal, so padding on the right is never seen.
+        # No attention mask: in no tower does padding on the right change an embedding.
         return run_in_groups(text_model, length_groups, input_ids=input_ids).float()
 
 
 def encode_captions(
-    text_model: RTDTextModel,
+    text_model: RTDTextTower,
     processor: RTDProcessor,
     captions: Sequence[str],
     batch_size: int = 256,
@@ -51,7 +52,7 @@ def encode_captions(
     """Encode captions with a frozen text tower, in float32 and without computing padding twice.
 
     Args:
-        text_model ([`RTDTextModel`]): The frozen tower.
+        text_model ([`RTDTextTower`]): The frozen tower.
         processor ([`RTDProcessor`]): Its processor.
         captions (`list[str]`): Captions.
         batch_size (`int`, defaults to 256): Captions in one pass; captions of similar length share one.
@@ -63,13 +64,30 @@ def encode_captions(
     rows = processor.tokenize_texts(captions)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     embeds = torch.empty(len(rows), text_model.config.projection_dim)
-    device = text_model.text_projection.weight.device
+    device = text_model.device
     steps = range(0, len(order), batch_size)
     for start in tqdm(steps, desc=desc, disable=desc is None or len(steps) < 2):
         index = order[start : start + batch_size]
         input_ids = processor.pad([rows[i] for i in index])["input_ids"].to(device)
         embeds[index] = encode_batch(text_model, input_ids).cpu()
     return embeds
+
+
+def describe_reading(processor: RTDProcessor) -> str:
+    """Describe how a processor reads a text, so that what was read otherwise is not taken from a cache.
+
+    Args:
+        processor ([`RTDProcessor`]): The processor.
+
+    Returns:
+        `str`: The same for two processors only if they give the same ids.
+    """
+    tokenizer = processor.tokenizer
+    if tokenizer.is_fast:
+        words = tokenizer.backend_tokenizer.to_str()
+    else:
+        words = json.dumps([type(tokenizer).__name__, tokenizer.get_vocab()], sort_keys=True)
+    return "\0".join([words, str(processor.max_length), processor.family])
 
 
 class CaptionEmbeddings:
@@ -80,7 +98,7 @@ class CaptionEmbeddings:
     caption, 16 bytes a distinct caption in memory.
 
     Args:
-        text_model ([`RTDTextModel`]): The frozen tower.
+        text_model ([`RTDTextTower`]): The frozen tower.
         processor ([`RTDProcessor`]): Its processor.
         captions (iterable of `str`, or of `pyarrow.Table` of columns of captions): Captions, repeats allowed.
         model_key (`str`): Fingerprint of the tower.
@@ -90,7 +108,7 @@ class CaptionEmbeddings:
 
     def __init__(
         self,
-        text_model: RTDTextModel,
+        text_model: RTDTextTower,
         processor: RTDProcessor,
         captions: Iterable[str] | Iterable[pa.Table],
         model_key: str,
@@ -103,7 +121,7 @@ class CaptionEmbeddings:
         self._hashes = hashes[self._rows]
         if (self._hashes[1:] == self._hashes[:-1]).any():
             raise RuntimeError("two captions have the same 64-bit hash; remove one of them, or use anchor_cache=never")
-        reading = [model_key, processor.tokenizer.backend_tokenizer.to_str(), str(processor.max_length)]
+        reading = [model_key, describe_reading(processor)]
         key = hashlib.sha256("\0".join([*reading, str(block_size)]).encode())
         for part in _cut(unique, block_size):
             key.update("\0".join(["", *part]).encode())
@@ -118,7 +136,7 @@ class CaptionEmbeddings:
             if not block.is_file():
                 options = {"desc": None} if is_long else {}
                 save_array(block, encode_captions(text_model, processor, part, **options).numpy())
-        self._blocks = [np.load(block, mmap_mode="r") for block in blocks]
+        self._blocks = [read_array(block, "remove it to have it made again", "r") for block in blocks]
 
     def __len__(self) -> int:
         return len(self._hashes)

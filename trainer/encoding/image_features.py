@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, hash_tensors, replace_file
+from modeling_rtd import RTDModel, RTDProcessor, hash_tensors, read_array, replace_file
 from trainer.data.images import decode_image, hash_images
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.preprocessing import pad_to_target
@@ -69,7 +69,9 @@ class ImageFeatures:
         if not all(path.is_file() for path in self.paths.values()):
             _check_space(folder, 4 * sum(math.prod(shape) for shape in shapes.values()))
             self._encode(model, processor, table, shapes, batch_size)
-        self._arrays = {name: np.load(path, mmap_mode="r") for name, path in self.paths.items()}
+        self._arrays = {
+            name: read_array(path, "remove it to have it made again", "r") for name, path in self.paths.items()
+        }
 
     @torch.no_grad()
     def _encode(self, model, processor, table, shapes: dict[str, tuple], batch_size: int) -> None:

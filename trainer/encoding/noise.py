@@ -7,8 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from modeling_rtd import RTDProcessor, RTDTextTower, suggest
+from trainer.encoding.captions import encode_captions
 
-__all__ = ["draw_noise"]
+
+__all__ = ["draw_noise", "measure_noise"]
+
+_NUM_CAPTIONS = 256  # that the size of embeddings is measured on
 
 
 def draw_noise(
@@ -48,3 +53,40 @@ def draw_noise(
     if torch.device(device).type == "cuda":
         drawn = drawn.pin_memory()  # otherwise sending would wait
     return drawn.to(device, non_blocking=True)
+
+
+def measure_noise(
+    unit: str | None, text_model: RTDTextTower, processor: RTDProcessor, captions: Sequence[str]
+) -> tuple[str, float]:
+    """Settle the unit of noise, and measure its size.
+
+    The published scales are absolute: they go with the size of the embeddings of OpenAI's CLIP, which other families
+    do not have.
+
+    Args:
+        unit (`str`, *optional*):
+            `"absolute"`, or `"rms"`, the root mean square of the elements of caption embeddings. Defaults to
+            `"absolute"` on a CLIP, and must be given on other families.
+        text_model ([`RTDTextTower`]): The frozen tower.
+        processor ([`RTDProcessor`]): Its processor.
+        captions (`list[str]`): Captions that are trained on; the first 256 are read.
+
+    Returns:
+        `tuple[str, float]`: The unit, and what a scale in it is multiplied by.
+
+    Raises:
+        ValueError: If the unit is unknown, or missing where it must be given.
+    """
+    family = text_model.config.model_type.removesuffix("_text_model")
+    if unit is None and family != "clip":
+        raise ValueError(
+            f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}: say "
+            "noise_unit='rms' (--noise-unit rms), in units of the embeddings' own size, or 'absolute'."
+        )
+    unit = unit or "absolute"
+    if unit not in ("absolute", "rms"):
+        raise ValueError(suggest("unit of noise", unit, ("absolute", "rms")))
+    if unit == "absolute":
+        return unit, 1.0
+    embeds = encode_captions(text_model, processor, captions[:_NUM_CAPTIONS], desc=None)
+    return unit, embeds.square().mean().sqrt().item()

@@ -7,6 +7,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 from transformers.image_utils import SizeDict
 
+from modeling_rtd import open_image
+
 
 __all__ = ["PublishedCropImageProcessor", "pad_to_target", "read_image"]
 
@@ -49,7 +51,7 @@ def read_image(path: str) -> Image.Image:
         ValueError: If it cannot be read; names it.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return image.convert("RGB")
     except Exception as error:
         raise ValueError(f"the image '{path}' cannot be read: {error}") from error

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -51,12 +53,13 @@ class ImageEmbeddings:
         cache_dir: str | Path | None = None,
     ):
         self.model, self.benchmark = model, benchmark
-        self.image_processor = processor.image_processor
-        if benchmark.protocol.crop == "published":
+        self.image_processor, self._size_px = processor.image_processor, processor.image_size_px[0]
+        if benchmark.protocol.crop == "published" and getattr(self.image_processor, "crop_size", None):
             self.image_processor = PublishedCropImageProcessor.from_dict(self.image_processor.to_dict())
         gallery = _list_sources(benchmark.gallery, "image", "box")
         self.reference_sources = _list_sources(benchmark.queries, "reference_image", "reference_box")
-        self._columns = {"image": benchmark.gallery["image"], "reference_image": benchmark.queries["reference_image"]}
+        tables = {"image": benchmark.gallery, "reference_image": benchmark.queries}
+        self._columns = {name: _keep_files(table, name)[name] for name, table in tables.items()}
         sources = list(dict.fromkeys(gallery + self.reference_sources))
         row_of = {source: row for row, source in enumerate(sources)}
         embeds = self._encode(sources, batch_size, cache_dir)
@@ -82,9 +85,8 @@ class ImageEmbeddings:
         else:
             image = read_image(place)
             if detail and self.benchmark.cut is not None:
-                size_px = self.image_processor.crop_size["height"]
                 try:
-                    image = self.benchmark.cut(image, detail, size_px)
+                    image = self.benchmark.cut(image, detail, self._size_px)
                 except ValueError as error:  # a box that lies outside of the image
                     raise ValueError(f"the image '{place}' has no {list(detail)} to be cut: {error}") from error
         return pad_to_target(image) if self.benchmark.protocol.padding == "target" else image
@@ -120,6 +122,12 @@ class ImageEmbeddings:
             cut=getattr(self.benchmark.cut, "__name__", None),
             files=[(place, detail, stat.st_size, stat.st_mtime_ns) for stat, place, detail in stats],
         )
+
+
+def _keep_files(dataset: Dataset, name: str) -> Dataset:
+    """Leave images in their files: `datasets` would decode any format of Pillow's."""
+    is_image = isinstance(dataset.features[name], ImageFeature)
+    return dataset.cast_column(name, ImageFeature(decode=False)) if is_image else dataset
 
 
 def _list_sources(dataset, image: str, box: str) -> list[tuple]:

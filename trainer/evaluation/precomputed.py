@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
+from modeling_rtd import read_json, settle_ids
 from trainer.evaluation.benchmarks import Benchmark
 from trainer.evaluation.ranking import index_rankings
 from trainer.evaluation.scoring import SUBSET_DEPTH, Rankings, find_depth
@@ -103,8 +103,8 @@ def read_precomputed_embeddings(path: str | Path) -> tuple[Embeddings, Embedding
                 raise ValueError(f"'{path}' must hold an object `{name}` of id to embedding.")
             ids, rows = list(named), list(named.values())
         try:
-            pair.append(Embeddings([str(item) for item in ids], np.array(rows), name))
-        except ValueError as error:
+            pair.append(Embeddings(settle_ids(_list(ids)), np.array(rows), name))
+        except (ValueError, TypeError) as error:
             raise ValueError(f"'{path}': {error}") from error
     gallery, query = pair
     if gallery.rows.shape[1] != query.rows.shape[1]:
@@ -142,15 +142,20 @@ def read_rankings(path: str | Path) -> dict[str, dict[str, list[str]]]:
             raise ValueError(f"'{path}' has neither ranking nor subset_ranking. It has {', '.join(content)}.")
         if wrong := [kind for kind in kinds if len(content[kind]) != len(ids)]:
             raise ValueError(f"'{path}' has {len(ids)} queries, but {len(content[wrong[0]])} rows of {wrong[0]}.")
-        content = {kind: dict(zip(map(str, ids), list(content[kind]), strict=True)) for kind in kinds}
+        ids = settle_ids(_list(ids), f" of '{path}'")
+        content = {kind: dict(zip(ids, list(content[kind]), strict=True)) for kind in kinds}
         if any(len(rows) < len(ids) for rows in content.values()):
             raise ValueError(f"'{path}': ids of queries repeat.")
     rankings = {}
     for kind, rows in content.items():
         if wrong := [name for name, row in rows.items() if not isinstance(row, list | np.ndarray)]:
             raise ValueError(f"'{path}' must have a list of ids for each query; '{wrong[0]}' has {rows[wrong[0]]!r}.")
-        rankings[kind] = {name: [str(item) for item in row] for name, row in rows.items()}
+        rankings[kind] = {name: settle_ids(_list(row), f" of '{name}' in '{path}'") for name, row in rows.items()}
     return rankings
+
+
+def _list(values: np.ndarray | list) -> list:
+    return values.tolist() if isinstance(values, np.ndarray) else values
 
 
 def align_rankings(benchmark: Benchmark, rankings: Mapping[str, Mapping[str, Sequence[str]]]) -> Rankings:
@@ -217,13 +222,11 @@ def _read(path: Path, arrays: Sequence[str], columns: Sequence[str]) -> dict:
         elif path.suffix == ".parquet":
             content, needed = pyarrow.parquet.read_table(path).to_pydict(), columns
         elif path.suffix == ".json":
-            content, needed = json.loads(path.read_text(encoding="utf-8")), ()
+            content, needed = read_json(path, "give an object, see the documentation"), ()
         else:
             raise ValueError("its name must end in .npz, .parquet or .json")
     except Exception as error:  # whatever numpy, zipfile, pyarrow or json make of a broken file
         raise ValueError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' must hold an object, got {str(content)[:60]!r}.")
     if absent := [name for name in needed if name not in content]:
         raise ValueError(
             f"'{path}' has no {', '.join(absent)}: embeddings and rankings come with the ids they belong to, since "

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from modeling_rtd import read_json
 from trainer.evaluation.benchmarks import Benchmark, DataFolder, find_benchmark
 from trainer.evaluation.benchmarks.circo import read_gallery, read_rows
 from trainer.evaluation.benchmarks.data_folder import MissingError
@@ -90,12 +91,7 @@ def check_submission(
         ValueError: If it is no JSON object, or the annotations cannot be read.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_refuse_repeated_keys)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"'{path}' cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"'{path}' must hold an object of query id to a list of images, got {str(content)[:40]!r}.")
+    content = read_json(path, "give an object of query id to a list of images")
     if (benchmark or _tell_benchmark(content)) == "cirr":
         if root is None:
             raise ValueError("a file for CIRR is checked against its annotations: name their directory with --root.")
@@ -114,16 +110,8 @@ def _tell_benchmark(content: Mapping[str, Any]) -> str:
     """Tell CIRR's files by their extra keys, or by the names of images, which CIRCO numbers."""
     row = next(iter(content.values()), None)
     first = row[0] if isinstance(row, list) and row else None
-    is_name = isinstance(first, str) and not first[:1].isdecimal()
+    is_name = isinstance(first, str) and not first.strip()[:1].isdecimal()
     return "cirr" if is_name or not content.keys().isdisjoint(("version", "metric")) else "circo"
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        repeated = next(name for name in content if sum(key == name for key, _ in pairs) > 1)
-        raise ValueError(f"the key '{repeated}' repeats")
-    return content
 
 
 def _check_size(path: Path) -> Iterator[str]:

@@ -95,11 +95,10 @@ class ModelSystem:
         Returns:
             `dict`: The prompt, written out, and how images are read.
         """
-        crop = self.processor.image_processor.crop_size
         return {
             "template": write_template(self.processor, benchmark.protocol.template),
             "text_template": benchmark.text_template,
-            "image_size_px": [crop["height"], crop["width"]],
+            "image_size_px": list(self.processor.image_size_px),
             "turned_by_exif": benchmark.gallery.features["image"].dtype != "string",
             "similarity": _SIMILARITY,
         }

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from modeling_rtd import read_json
 from trainer.publishing.tables import format_table
 
 
@@ -33,10 +34,10 @@ def read_results(paths: Sequence[str | Path], hashes: Mapping[str, str], repo: s
     results: dict[str, dict | list] = {}
     for path in map(Path, paths):
         try:
-            content = _check_result(path, json.loads(path.read_text(encoding="utf-8")), hashes, repo)
+            content = _check_result(path, read_json(path, "judge the model again", object), hashes, repo)
         except OSError as error:
             raise ValueError(f"'{path}' cannot be read as results: {error}") from error
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"'{path}' is no result: give records of `rtd evaluate`, diagnosis.json of `rtd diagnose` or "
                 "metrics.json of `rtd demo`."

@@ -24,6 +24,7 @@ _UNFILLED = "**[unfilled: {}]**"
 _FIRST_ROWS = ("data", "steps", "seconds", "hardware", "seed", "versions")
 _HASHES = ("text_model", "vision_model", "projection", "token_lift")
 _HIDDEN = ("stage", "rows_per_second")
+_NOTES = {"caption_weight": "ours: times the mean of 1 - cosine of plain captions to their own frozen anchors"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class CardFacts:
         is_adapter (`bool`): Whether the repository holds an adapter, not a whole model.
         plain_tower (`str`, *optional*):
             Which text tower reads plain text queries, where RTD has trained the one that reads composed ones.
+        one_tower (`str`, *optional*): How well that one reads plain text, where it reads both.
         base_model (`str`, *optional*): Hub id of the CLIP underneath; `"none"` where it is not on the Hub.
         license (`str`, *optional*): License of the weights, as the Hub names it.
         stages (`Sequence[Mapping]`): What made the model, see [`read_stages`].
@@ -51,6 +53,7 @@ class CardFacts:
     prompt: str
     is_adapter: bool
     plain_tower: str | None = None
+    one_tower: str | None = None
     base_model: str | None = None
     license: str | None = None
     stages: Sequence[Mapping] = ()
@@ -108,6 +111,7 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
         prompt=processor.prompt_templates[processor.default_template],
         is_adapter=has_adapters(model.text_model),
         plain_tower=_describe_plain_tower(model, facts.get("base_model")),
+        one_tower=_describe_one_tower(model),
         **facts,
     )
 
@@ -123,6 +127,20 @@ def _describe_plain_tower(model: RTDModel, base_model: str | None) -> str | None
     # The base may have another name on the Hub than where the model was made.
     repo = base_model if original["repo"] == model.config.base_model else original["repo"]
     return f"that of {f'`{repo}`' if repo else 'the CLIP underneath'}, which is fetched from there"
+
+
+def _describe_one_tower(model: RTDModel) -> str | None:
+    original = model.config.original_text_model
+    if original is None or original.get("plain_text", True):
+        return None
+    measured = original.get("measured")
+    if not measured:
+        return "How well it finds images for plain text was not measured"
+    facts = ", ".join(
+        f"{name} {100 * value:.1f} %" if isinstance(value, float) else f"{name} {value}"
+        for name, value in measured.items()
+    )
+    return f"Plain captions of targets: {facts}"
 
 
 def render_card(facts: CardFacts) -> ModelCard:
@@ -150,6 +168,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         records=[_describe_record(record) for record in facts.evaluations],
         comparison=_describe_comparison(facts.comparison),
         plain_tower=facts.plain_tower,
+        one_tower=facts.one_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
         license=facts.license,
@@ -195,7 +214,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
-        library_name="peft" if facts.is_adapter else "transformers",
+        library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
@@ -208,7 +227,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "clip",
             facts.projection.replace("_", "-"),
             *(["rtd"] if facts.plain_tower else []),
-            *(["lora"] if facts.is_adapter else ["sentence-transformers"]),
+            *(["peft", "lora"] if facts.is_adapter else ["sentence-transformers"]),
         ],
         eval_results=results or None,
     )
@@ -229,7 +248,8 @@ def _write_summary(facts: CardFacts) -> str:
 
 def _describe_stage(stage: Mapping) -> dict:
     """Order the facts of a stage: what matters to all first, then its settings, then hashes."""
-    settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN)]
+    unused = () if stage.get("caption_weight") else ("caption_weight", "caption_interval")
+    settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN, *unused)]
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)
     rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
     name = stage["stage"]
@@ -238,6 +258,8 @@ def _describe_stage(stage: Mapping) -> dict:
 
 
 def _name(name: str, value) -> str:
+    if name in _NOTES:
+        return f"{name} ({_NOTES[name]})"
     return f"{name.removesuffix('_sha256')} (SHA-256)" if _is_hash(value) else name
 
 
@@ -264,11 +286,15 @@ def _is_rank(metric: str) -> bool:
     return metric.endswith("_rank")
 
 
+def _is_drawn(record: Mapping) -> bool:
+    return record["data"]["license"].endswith("drawn by this package")
+
+
 def _describe_record(record: Mapping) -> dict:
     columns = {"": record["metrics"], **{f" ({part})": scores for part, scores in record["parts"].items()}}
     numbers = [f"{title}: {n['queries']} queries, {n['gallery']} images" for title, n in record["numbers"].items()]
     verdict = "In the published protocol." if record["comparable"] else "Not comparable with published numbers: "
-    if record["benchmark"].startswith("small_world"):
+    if _is_drawn(record):
         verdict = "A drawn toy world: these numbers say nothing about photographs."
     elif not record["comparable"]:
         verdict += "; ".join(record["deviations"]) + "."
@@ -289,7 +315,7 @@ def _describe_comparison(rows: Sequence[Mapping]) -> dict | None:
     if not rows:
         return None
     seeds = len({row["seed"] for row in rows})
-    text = f"Test queries of the small world, percent, {seeds} run(s), each with its own training data and networks"
+    text = f"Test queries of the demo's world, percent, {seeds} run(s), each with its own training data and networks"
     if seeds > 1:
         text += "; mean ± standard deviation. This model is of the first run"
     return {"text": f"{text}.", "table": format_table(list(rows))}
@@ -317,6 +343,6 @@ def _list_limits(facts: CardFacts) -> list[str]:
         "people.",
         "Negations and unusual wordings of a condition are read in part at most.",
     ]
-    if any(record["benchmark"].startswith("small_world") for record in facts.evaluations):
-        limits.append("Results on the small world are of drawings, and say nothing about photographs.")
+    if any(map(_is_drawn, facts.evaluations)):
+        limits.append("Results on a drawn toy world say nothing about photographs.")
     return limits

@@ -26,6 +26,7 @@ from modeling_rtd import (
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    parse_json,
     read_json,
 )
 from trainer.loading import check_place, load_model_and_processor
@@ -309,7 +310,8 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
 
 
 def _measure(config) -> list[int | None]:
-    sizes = [getattr(config, "projection_dim", None)]
+    text = getattr(config, "text_config", None)
+    sizes = [getattr(config, "projection_dim", None) or getattr(text, "projection_size", None)]
     for tower in ("text_config", "vision_config"):
         part = getattr(config, tower, None)
         sizes += [getattr(part, name, None) for name in ("hidden_size", "num_hidden_layers")]
@@ -328,6 +330,9 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded != base_model:
         config["original_text_model"] = {**original, "repo": base_model, "revision": None}
+    elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
+        # Nobody needs the tower; where it was is a place of this machine.
+        config["original_text_model"] = {**original, "repo": None, "subfolder": "original_text"}
     files = {
         name: content
         for name, content in SENTENCE_TRANSFORMERS_FILES.items()
@@ -347,14 +352,16 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         needed |= {"adapter_config.json", "adapter_model.safetensors", "projection/model.safetensors"}
     else:
         content = files["config.json"]
-        config = json.loads(content if isinstance(content, bytes) else content.read_text(encoding="utf-8"))
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        config = parse_json(content, "config.json", "save the model again", custom_pipelines=dict)
         classes = [*config.get("auto_map", {}).values()]
         classes += [task["impl"] for task in config["custom_pipelines"].values()]
         needed |= {f"{name.rpartition('.')[0]}.py" for name in classes}
         original = config.get("original_text_model")
-        if original and original["repo"] is None:
+        is_kept = original and original.get("plain_text", True)
+        if is_kept and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and _is_on_this_machine(original["repo"]):
+        elif original and original["repo"] and _is_on_this_machine(original["repo"]):
             raise ValueError(
                 f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
                 "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
@@ -372,7 +379,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
     if base_model in (None, "none", recorded):
         model, processor = load_model_and_processor(str(folder))
         original = model.config.original_text_model
-        if original and original["repo"] is None:
+        if original and original["repo"] is None and original.get("plain_text", True):
             _ = model.original_text_model  # compares its hash
         return model, processor, []
     try:

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 from jinja2 import Template
 
-from modeling_rtd import PROJECTIONS, suggest
+from modeling_rtd import PROJECTIONS, read_json, suggest
 from trainer.methods import RTD_PAPER, find_method, list_methods
 from trainer.publishing.model_card import CardFacts, render_card
 
@@ -28,17 +28,34 @@ _DATA = {
 
 
 class Backbone(NamedTuple):
-    """A CLIP that RTD is trained on.
+    """A backbone that RTD is trained on.
 
     Args:
         title (`str`): Name that people read.
         clip (`str`): Hub id.
         method (`str`): Projection that the recipe without a method in its name is over.
+        family (`str`, defaults to `"clip"`): `"clip"`, `"metaclip_2"` or `"siglip"`.
     """
 
     title: str
     clip: str
     method: str
+    family: str = "clip"
+
+    @property
+    def methods(self) -> list[str]:
+        """`list[str]`: Projections that it can have, that of its first recipe in front."""
+        names = [name for name in list_methods() if self.family != "siglip" or not _reads_tokens(name)]
+        return sorted(names, key=lambda name: (name != self.method, name))
+
+    @property
+    def noise(self) -> dict[str, str]:
+        """`dict[str, str]`: What must be said of noise; the published scale goes with the embeddings of CLIP."""
+        return {} if self.family == "clip" else {"noise_unit": "rms"}
+
+
+def _reads_tokens(method: str) -> bool:
+    return "image_tokens" in PROJECTIONS[method].consumes
 
 
 BACKBONES = {
@@ -46,19 +63,22 @@ BACKBONES = {
     "vitl": Backbone("ViT-L/14", "openai/clip-vit-large-patch14", "lincir"),
     "vith": Backbone("ViT-H/14", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "lincir"),
     "vitg": Backbone("ViT-G/14", "Geonmo/CLIP-Giga-config-fixed", "lincir"),
+    "siglip": Backbone("SigLIP B/16", "google/siglip-base-patch16-224", "lincir", "siglip"),
+    "siglip2": Backbone("SigLIP 2 B/16", "google/siglip2-base-patch16-224", "lincir", "siglip"),
+    "siglip2-so400m": Backbone("SigLIP 2 So400m/14", "google/siglip2-so400m-patch14-384", "lincir", "siglip"),
+    "metaclip2": Backbone("MetaCLIP 2 H/14", "facebook/metaclip-2-worldwide-huge-quickgelu", "lincir", "metaclip_2"),
 }
 
 
 def list_recipes() -> dict[str, tuple[str, str]]:
-    """List the recipes: every backbone with every projection.
+    """List the recipes: every backbone with every projection that it can have.
 
     Returns:
         `dict[str, tuple[str, str]]`: Backbone and method, by a name such as `rtd-vitl` or `rtd-vitl-searle`.
     """
     names = {}
     for key, backbone in BACKBONES.items():
-        methods = sorted(list_methods(), key=lambda method: (method != backbone.method, method))
-        for method in methods:
+        for method in backbone.methods:
             suffix = "" if method == backbone.method else f"-{method.replace('_', '-')}"
             names[f"rtd-{key}{suffix}"] = (key, method)
     return names
@@ -87,7 +107,7 @@ def find_recipe(name: str) -> dict[str, str]:
         "original_text_model": clip,
         "output_dir": f"runs/{name}",
     }
-    return options | ({"projection": file} if file else {})
+    return options | BACKBONES[key].noise | ({"projection": file} if file else {})
 
 
 def render_recipes() -> str:
@@ -114,14 +134,17 @@ def _describe_recipe(name: str, key: str, method: str) -> dict[str, str]:
     if "projection" not in recipe:
         place = f"runs/{method}-{key}"
         options = f"{_DATA[record.reads]} {record.options}".strip()
+        if BACKBONES[key].noise and "noise_unit" in {field.name for field in fields(record.arguments)}:
+            options += " --noise-unit rms"
         commands.append(f"rtd train-projection {recipe['model']} --method {method} {options} --output-dir {place}")
         train += f" --projection {place}/model"
-    if "image_tokens" in PROJECTIONS[method].consumes:
+    if _reads_tokens(method):
         train += " --images DIR"
     return {
         "name": name,
         "backbone": BACKBONES[key].title,
         "clip": recipe["model"],
+        "note": ", not yet run on real weights" if BACKBONES[key].noise else "",
         "method": f"[{record.paper.name}]({record.paper.address})",
         "source": _describe_source(record.files.get(key)),
         "commands": "<br>".join(f"`{command}`" for command in [*commands, train]),
@@ -165,7 +188,7 @@ def render_cards(folder: str | Path) -> dict[str, str]:
     """
     cards = {"recipes.md": render_recipes()}
     for path in sorted(Path(folder).glob("*.json")):
-        facts = CardFacts(**json.loads(path.read_text(encoding="utf-8")))
+        facts = CardFacts(**read_json(path, "write the facts of the model again"))
         cards[f"{path.stem}.md"] = str(render_card(facts))
     return cards
 

@@ -103,6 +103,8 @@ class RTDTrainingArguments(_RecipeArguments):
         loss_type (`str`, defaults to `"nt_xent"`): `"nt_xent"` (published code) or `"info_nce"` (paper's text).
         noise_scale (`float`, defaults to 0.5):
             Scale of the noise of refined concatenation, in units of un-normalised embeddings.
+        noise_unit (`str`, *optional*): `"absolute"` or `"rms"`, see [`measure_noise`]. Defaults to `"absolute"` on a
+            CLIP, and must be given on other families.
         target_anchored (`bool`, defaults to `True`):
             Anchor to frozen captions; otherwise the trained tower encodes them too (an ablation).
         refined_batch (`bool`, defaults to `True`): Refined batch sampling, the hard negatives.
@@ -110,6 +112,13 @@ class RTDTrainingArguments(_RecipeArguments):
         composition (`bool`, defaults to `True`):
             Otherwise train on pairs of reference prompt and reference caption alone (a control).
         template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
+        caption_weight (`float`, defaults to 0.0):
+            Ours, not the paper's. Adds `caption_weight * mean(1 - cos(t(c), a(c)))` to the loss, where `t` is the
+            tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
+            tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
+        caption_interval (`int`, defaults to 1):
+            Read the captions of every so many-th triplet of a batch for that term, such as 4 for a quarter of its
+            cost; the mean, and so the weight, keeps its meaning.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})
@@ -120,13 +129,30 @@ class RTDTrainingArguments(_RecipeArguments):
     temperature: float = field(default=0.07, metadata={"help": "Temperature of the loss."})
     loss_type: str = field(default="nt_xent", metadata={"help": "'nt_xent' (published code) or 'info_nce' (paper)."})
     noise_scale: float = field(default=0.5, metadata={"help": "Scale of the noise of refined concatenation."})
+    noise_unit: str | None = field(
+        default=None,
+        metadata={
+            "help": "'absolute' (published), or 'rms' of the captions' embeddings; must be given where the backbone "
+            "is not a CLIP."
+        },
+    )
     target_anchored: bool = field(default=True, metadata={"help": "Anchor to frozen captions."})
     refined_batch: bool = field(default=True, metadata={"help": "Refined batch sampling (hard negatives)."})
     refined_concatenation: bool = field(default=True, metadata={"help": "Refined concatenation (pseudo-words)."})
     composition: bool = field(default=True, metadata={"help": "Off: a control without composed prompts."})
     template: str | None = field(default=None, metadata={"help": "Name of the prompt template."})
+    caption_weight: float = field(
+        default=0.0, metadata={"help": "Ours: weight of keeping plain captions where they were; 0 is published."}
+    )
+    caption_interval: int = field(
+        default=1, metadata={"help": "Keep the captions of every so many-th triplet of a batch, which is cheaper."}
+    )
 
     def __post_init__(self):
+        if not 0 <= self.caption_weight < float("inf"):
+            raise ValueError(f"`caption_weight` must be a finite number of at least 0, got {self.caption_weight}.")
+        if self.caption_interval < 1:
+            raise ValueError(f"`caption_interval` must be 1 or more, got {self.caption_interval}.")
         if self.loss_type not in ("nt_xent", "info_nce"):
             raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
         if not self.composition and not self.refined_batch:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, has_adapters, read_json, write_json
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, read_json, write_json
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.publication import prepare_publication, push
@@ -96,7 +97,7 @@ class BaseTrainer(Trainer):
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` has no effect here: {type(self).__name__} has its own; leave it out.")
         super().__init__(*args, **kwargs)
-        self._whole, self._saved = whole, None
+        self._whole, self._saved, self._holds_folder = whole, None, False
         self.processor, self.stage, self.data = processor, stage, data
         # What made the model so far, for the record; a caller who knows more replaces it.
         self.earlier = [] if whole is None else read_stages(whole.name_or_path)
@@ -142,7 +143,7 @@ class BaseTrainer(Trainer):
         rows = args.max_steps * args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         return rows > len(self.train_dataset) if args.max_steps > 0 else args.num_train_epochs > 1
 
-    def _embed_captions(self, text_model: RTDTextModel, captions: Iterable[str]) -> CaptionEmbeddings | None:
+    def _embed_captions(self, text_model: RTDTextTower, captions: Iterable[str]) -> CaptionEmbeddings | None:
         """Cache the frozen embeddings of captions where the arguments ask for it or rows repeat."""
         wants = self.args.anchor_cache
         if wants == "never" or (wants == "auto" and not self._rows_repeat):
@@ -180,8 +181,28 @@ class BaseTrainer(Trainer):
             f"{last or 'the start: no checkpoint was saved yet'}."
         )
 
+    @contextlib.contextmanager
+    def hold_folder(self) -> Iterator[None]:
+        """Hold `.lock` in the run's folder, so that no other process can train there meanwhile.
+
+        Raises:
+            ValueError: If another process holds it.
+        """
+        if self._holds_folder or not self.is_world_process_zero():
+            yield
+            return
+        folder = Path(self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        refusal = f"another process trains in '{folder}'; wait until it has ended, or choose another output_dir."
+        with hold_lock_file(folder / ".lock", refusal):
+            self._holds_folder = True
+            try:
+                yield
+            finally:
+                self._holds_folder = False
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs) -> TrainOutput:
-        """Train, or go on with a run.
+        """Train, or continue a run. The folder of the run is held meanwhile, see `hold_folder`.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
@@ -193,8 +214,12 @@ class BaseTrainer(Trainer):
 
         Raises:
             ValueError: If the output folder holds checkpoints and no resume is asked for, or the checkpoint is
-                incomplete, missing, or of a run with other companions or data.
+                incomplete, missing, or of a run with other companions or data, or if another process trains there.
         """
+        with self.hold_folder():
+            return self._train_or_resume(resume_from_checkpoint, **kwargs)
+
+    def _train_or_resume(self, resume_from_checkpoint: str | bool | None, **kwargs) -> TrainOutput:
         self._saved = None
         output_dir = self.args.output_dir
         existing = find_checkpoints(output_dir)
@@ -225,6 +250,17 @@ class BaseTrainer(Trainer):
             self.state = state
             return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """Refuse: a batch of a training holds no query to be answered.
+
+        Raises:
+            ValueError: Always; names what to call instead.
+        """
+        raise ValueError(
+            f"{type(self).__name__} makes no predictions: `evaluate` gives metrics, and `rtd_model` embeds queries, "
+            "as in a ComposedImageRetrievalPipeline."
+        )
 
     @property
     def rtd_model(self) -> RTDModel:

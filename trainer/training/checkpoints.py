@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from modeling_rtd import read_json
 
 
 __all__ = ["RUN_FILE", "find_checkpoints", "find_last_complete_checkpoint", "is_complete"]
@@ -42,8 +43,8 @@ def is_complete(checkpoint: str | Path) -> bool:
     folder = Path(checkpoint)
     weights = list(folder.glob("*.safetensors"))
     try:
-        json.loads((folder / "trainer_state.json").read_text())
-        json.loads((folder / RUN_FILE).read_text())
+        read_json(folder / "trainer_state.json", "")
+        read_json(folder / RUN_FILE, "")
         for path in weights:
             with safe_open(path, framework="pt"):  # checks the header against the size of the file
                 pass

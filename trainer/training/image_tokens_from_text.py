@@ -96,7 +96,7 @@ def fit_token_lift(
         "lift",
         ".safetensors",
         projection=hash_tensors(model.projection),
-        text=hash_tensors(model.original_text_model),
+        text=hash_tensors(model.plain_text_model),
         images=[file.name for file in features.paths.values()],
         conditions=list(conditions),
         template=processor.prompt_templates[processor.default_template],
@@ -139,5 +139,5 @@ def fit_token_lift(
 
 def _encode(model: RTDModel, prompts: dict, pseudo_tokens: tuple) -> torch.Tensor:
     embeds, mask = pseudo_tokens
-    output = model.original_text_model(**prompts, pseudo_token_embeds=embeds, pseudo_token_mask=mask)
+    output = model.plain_text_model(**prompts, pseudo_token_embeds=embeds, pseudo_token_mask=mask)
     return output.text_embeds.float()

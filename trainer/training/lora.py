@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, s
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 
-from modeling_rtd import RTDModel, RTDTextModel
+from modeling_rtd import RTDModel, RTDTextTower
 
 
 __all__ = [
@@ -25,7 +25,8 @@ __all__ = [
 
 # All linear layers of the text tower, alone or inside a whole model, whose vision tower has layers of the same names.
 TARGET_MODULES = (
-    r"(text_model\.)?(encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|self_attn\.out_proj|mlp\.fc[12])|text_projection)"
+    r"(text_model\.)?(encoder\.layers\.\d+\.(self_attn\.[qkv]_proj|self_attn\.out_proj|mlp\.fc[12])"
+    r"|text_projection|head)"  # SigLIP's projection is its head
 )
 
 
@@ -63,7 +64,7 @@ def complete_config(config: PeftConfig) -> PeftConfig:
     return config
 
 
-def check_adapter(text_model: RTDTextModel | PeftModel) -> None:
+def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     """Refuse an adapter that could not be saved and loaded again exactly.
 
     Loading through transformers drops tensors of other kinds than LoRA's two matrices, and initialisations such as
@@ -92,7 +93,7 @@ def check_adapter(text_model: RTDTextModel | PeftModel) -> None:
         )
 
 
-def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:
+def add_lora(text_model: RTDTextTower, **kwargs) -> RTDTextTower:
     """Add a fresh adapter to a text tower, in place; it changes no output until it is trained.
 
     Args:
@@ -106,7 +107,7 @@ def add_lora(text_model: RTDTextModel, **kwargs) -> RTDTextModel:
     return text_model
 
 
-def load_adapter_weights(text_model: RTDTextModel, checkpoint: str | Path) -> None:
+def load_adapter_weights(text_model: RTDTextTower, checkpoint: str | Path) -> None:
     """Load the weights of a checkpoint into the active adapter of a tower, in place.
 
     Args:

@@ -80,6 +80,8 @@ class HardNegativeTripletCollator:
         with_captions (`bool`, defaults to `False`): Tokenise captions even where their embeddings are known.
         length_groups (`int`, defaults to 1):
             Groups to run a batch in, so that short prompts are not padded to the longest.
+        caption_interval (`int`, *optional*):
+            Tokenise the captions of every so many-th triplet, for the tower in training to read; none where left out.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class HardNegativeTripletCollator:
         caption_embeddings: Callable[[Sequence[str]], torch.Tensor] | None = None,
         with_captions: bool = False,
         length_groups: int = 1,
+        caption_interval: int | None = None,
     ):
         self.processor = processor
         self.template = template
@@ -101,6 +104,7 @@ class HardNegativeTripletCollator:
         self.caption_embeddings = caption_embeddings
         self.with_captions = with_captions
         self.length_groups = length_groups
+        self.caption_interval = caption_interval
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         """Collate prepared rows.
@@ -113,7 +117,8 @@ class HardNegativeTripletCollator:
             by rising length; `length_groups`, see [`group_by_length`]; `branch_index` of shape `(batch_size,)` with
             refined batch sampling; `row`, a list of numbers, since the noise is drawn on the CPU; and
             `reference_embeds`, `target_embeds` and (where the rows have a context) `context_embeds` of shape
-            `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them.
+            `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them. With `caption_interval` also
+            `plain`: what [`collate_captions`] makes of the captions of the triplets at `rows` of the batch.
 
         Raises:
             ValueError: If the batch has a single row, which has no negatives.
@@ -142,6 +147,12 @@ class HardNegativeTripletCollator:
             batch |= {f"{name}_embeds": self.caption_embeddings(texts) for name, texts in captions.items()}
         if self.caption_embeddings is None or self.with_captions:
             batch |= collate_captions(self.processor, self.length_groups, **captions)
+        if self.caption_interval is not None:
+            # Counted before rows are sorted by length, so that no length is preferred and processes agree with one.
+            chosen = [place for place, i in enumerate(order) if i % self.caption_interval == 0]
+            plain = {name: [captions[name][place] for place in chosen] for name in ("reference", "target")}
+            batch["plain"] = collate_captions(self.processor, self.length_groups, **plain)
+            batch["plain"]["rows"] = torch.tensor(chosen)
         return batch
 
     @property

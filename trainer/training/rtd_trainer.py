@@ -19,8 +19,8 @@ from modeling_rtd import (
     RTDModel,
     RTDProcessor,
     RTDProjection,
-    RTDTextModel,
     RTDTextOutput,
+    RTDTextTower,
     encode_composed,
     has_adapters,
     hash_tensors,
@@ -30,7 +30,7 @@ from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
-from trainer.encoding.noise import draw_noise
+from trainer.encoding.noise import draw_noise, measure_noise
 from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
@@ -39,7 +39,7 @@ from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
 from trainer.training.lora import load_adapter_weights
-from trainer.training.losses import target_anchored_loss
+from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator
 from trainer.training.starting_model import (
     check_untrained,
@@ -144,7 +144,7 @@ class RTDTrainer(BaseTrainer):
 
     def __init__(
         self,
-        model: str | Path | RTDModel | RTDTextModel | None = None,
+        model: str | Path | RTDModel | RTDTextTower | None = None,
         args: RTDTrainingArguments | None = None,
         *,
         projection: RTDProjection | None = None,
@@ -175,12 +175,17 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             train_dataset = prepare_triplets(train_dataset)
+            frozen = tower.eval() if whole is None else whole.original_text_model
+            noise = measure_noise(args.noise_unit, frozen, processing_class, train_dataset["reference_caption"])
+            args.noise_unit, run_facts["noise_size"] = noise
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
-                token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps)
+                token_lift = fit_lift(
+                    whole, projection, processing_class, images, conditions, args, lift_steps, noise[1]
+                )
         if token_lift is not None:
             run_facts["token_lift"] = hash_tensors(token_lift)
         super().__init__(
@@ -199,13 +204,13 @@ class RTDTrainer(BaseTrainer):
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = None  # the base of an adapter serves
         if whole is not None:
-            self._frozen = whole.original_text_model
+            self._frozen = whole.plain_text_model
         elif not has_adapters(tower):
             self._frozen = copy.deepcopy(tower).eval().requires_grad_(False)
         if train_dataset is not None and "data_collator" not in kwargs:
             self.data_collator = self._build_collator(tower)
 
-    def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextModel]:
+    def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
         whole = load_whole_model(model)
         if whole is not None:
@@ -214,7 +219,7 @@ class RTDTrainer(BaseTrainer):
                 check_untrained(whole, self._original_place)
         return whole, take_tower(model, whole, self._peft_config)
 
-    def call_model_init(self, trial=None) -> RTDTextModel:
+    def call_model_init(self, trial=None) -> RTDTextTower:
         """Take the tower of a fresh model, as each training of a search does.
 
         Args:
@@ -237,7 +242,7 @@ class RTDTrainer(BaseTrainer):
         super()._hp_search_setup(trial)
         self.run_facts |= self._describe_recipe()
 
-    def _build_collator(self, tower: RTDTextModel) -> HardNegativeTripletCollator:
+    def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
         with self._frozen_tower(tower) as frozen:
             columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
@@ -250,6 +255,7 @@ class RTDTrainer(BaseTrainer):
             caption_embeddings=embeddings,
             with_captions=not args.target_anchored,
             length_groups=args.num_length_groups,
+            caption_interval=args.caption_interval if args.caption_weight else None,
         )
 
     @property
@@ -282,7 +288,7 @@ class RTDTrainer(BaseTrainer):
         return model
 
     @contextlib.contextmanager
-    def _frozen_tower(self, tower: RTDTextModel):
+    def _frozen_tower(self, tower: RTDTextTower):
         """Give the tower as it came: the model's own, a frozen copy, or the base without its adapter."""
         if self._frozen is not None:
             yield self._frozen
@@ -309,7 +315,7 @@ class RTDTrainer(BaseTrainer):
             super()._load_best_model()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the target-anchored loss of a batch.
+        """Compute the target-anchored loss of a batch, and with `caption_weight` the term of its plain captions.
 
         Args:
             model (`torch.nn.Module`): The wrapped text tower.
@@ -326,6 +332,7 @@ class RTDTrainer(BaseTrainer):
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
         composed = embeds = run_in_groups(model, inputs.get("length_groups"), **prompt)
+        drift = self._measure_drift(model, inputs["plain"], reference, target) if "plain" in inputs else None
         if not self.args.target_anchored:
             captions = run_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
@@ -337,6 +344,8 @@ class RTDTrainer(BaseTrainer):
         composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
         with torch.autocast(composed.device.type, enabled=False):
             loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
+        if drift is not None:
+            loss = loss + self.args.caption_weight * drift
         return (loss, RTDTextOutput(text_embeds=embeds)) if return_outputs else loss
 
     @torch.no_grad()
@@ -407,9 +416,18 @@ class RTDTrainer(BaseTrainer):
         context = captions[inputs["context_index"]] if "context_index" in inputs else None
         return captions[inputs["reference_index"]], captions[inputs["target_index"]], context
 
+    def _measure_drift(self, model, plain: dict, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Compute the mean of 1 - cosine of plain captions with their own frozen anchors."""
+        embeds = run_in_groups(model, plain["caption_groups"], input_ids=plain["caption_input_ids"])
+        # Each triplet counts alike, though each distinct caption is read once: so processes agree with one.
+        embeds = torch.cat([embeds[plain["reference_index"]], embeds[plain["target_index"]]])
+        anchors = torch.cat([reference[plain["rows"]], target[plain["rows"]]])
+        with torch.autocast(embeds.device.type, enabled=False):
+            return cosine_loss(embeds.float(), anchors.float())
+
     def _make_pseudo_tokens(self, reference: torch.Tensor, rows: list[int], context) -> dict[str, torch.Tensor]:
         noise = draw_noise(rows, reference.shape[1], self.args.seed, self._epoch, reference.device)
-        return self._project(reference.float() + self.args.noise_scale * noise, context)
+        return self._project(reference.float() + self.args.noise_scale * self.run_facts["noise_size"] * noise, context)
 
     @torch.no_grad()
     def _project(self, embeds: torch.Tensor, context: torch.Tensor | None) -> dict[str, torch.Tensor]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch.distributed as dist
 
-from modeling_rtd import hold_lock_file, read_json, write_json
+from modeling_rtd import read_json, write_json
 from trainer.training.base_trainer import BaseTrainer
 from trainer.training.checkpoints import RUN_FILE, find_checkpoints
 from trainer.training.progress import LossBarCallback
 
 
-__all__ = [
-    "finish_run",
-]
+__all__ = ["finish_run"]
 
 
 def finish_run(
@@ -24,7 +21,7 @@ def finish_run(
 ) -> Path | None:
     """Train, or go on with the run in the output folder, and save the whole model or its adapter, with its card.
 
-    The run holds `.lock` in its folder as long as it lives, so that no second one can write there.
+    The folder is held from the first look at it until the model is saved, see [`BaseTrainer.hold_folder`].
 
     Args:
         trainer ([`BaseTrainer`]): Trainer of the model's projection or of a text tower.
@@ -39,11 +36,7 @@ def finish_run(
         OSError: If the result cannot be saved; the checkpoints stay.
     """
     folder = Path(trainer.args.output_dir)
-    with contextlib.ExitStack() as stack:
-        if trainer.is_world_process_zero():
-            folder.mkdir(parents=True, exist_ok=True)
-            refusal = f"another process trains in '{folder}'; wait until it has ended, or choose another output_dir."
-            stack.enter_context(hold_lock_file(folder / ".lock", refusal))
+    with trainer.hold_folder():
         _refuse_foreign_folder(folder, trainer.run_facts)
         if trainer.is_world_process_zero():
             write_json(folder / RUN_FILE, trainer.run_facts, sort_keys=True)

@@ -14,9 +14,10 @@ from modeling_rtd import (
     RTDModel,
     RTDProcessor,
     RTDProjection,
-    RTDTextModel,
+    RTDTextTower,
     has_adapters,
     hash_tensors,
+    load_text_model,
 )
 from trainer.data.images import load_images
 from trainer.encoding.image_features import ImageFeatures
@@ -48,11 +49,11 @@ def load_whole_model(model) -> RTDModel | None:
     if isinstance(model, RTDModel):
         return model
     tower = model.get_base_model() if isinstance(model, PeftModel) else model
-    if isinstance(tower, RTDTextModel):
+    if isinstance(tower, RTDTextTower):
         return None
     raise ValueError(
         f"`model` is a {type(tower).__name__}, which does not read pseudo-words: pass an RTDModel, the directory or "
-        "Hub id of one, or an RTDTextModel (RTDTextModel.from_pretrained loads the text tower of a CLIP)."
+        "Hub id of one, or an RTDTextModel (load_text_model loads the text tower of a backbone)."
     )
 
 
@@ -74,7 +75,7 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
             "peft_config=."
         )
     if original_text_model is not None:
-        tower = RTDTextModel.from_pretrained(original_text_model, dtype=torch.float32)
+        tower = load_text_model(original_text_model, dtype=torch.float32)
         if hash_tensors(tower) != hash_tensors(model.text_model):
             raise ValueError(
                 f"'{original_text_model}' holds another text tower than '{place}': name the CLIP underneath, or leave "
@@ -107,7 +108,7 @@ def find_processor(model: RTDModel) -> RTDProcessor:
     raise ValueError("the model was put together in memory: pass its RTDProcessor as processing_class=.")
 
 
-def load_rest(tower: RTDTextModel, projection: RTDProjection) -> RTDModel:
+def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:
     """Load the rest of the model that a text tower belongs to, from where the tower was loaded from.
 
     Args:
@@ -136,7 +137,7 @@ def load_rest(tower: RTDTextModel, projection: RTDProjection) -> RTDModel:
     return model.to(tower.device)
 
 
-def take_tower(model, whole: RTDModel | None, peft_config=None) -> RTDTextModel:
+def take_tower(model, whole: RTDModel | None, peft_config=None) -> RTDTextTower:
     """Take the tower that is trained: a copy of a model's, or the one that came; with its adapter where it has one.
 
     Args:
@@ -176,6 +177,7 @@ def fit_lift(
     conditions: list[str],
     args: RTDTrainingArguments,
     steps: int,
+    noise_size: float = 1.0,
 ) -> TokenLift | None:
     """Fit the lift that a projection of image tokens needs, and keep it in the folder of the run.
 
@@ -187,6 +189,7 @@ def fit_lift(
         conditions (`list[str]`): Conditions of the triplets.
         args ([`RTDTrainingArguments`]): Arguments of the run.
         steps (`int`): Steps of fitting.
+        noise_size (`float`, defaults to 1.0): See [`measure_noise`].
 
     Returns:
         [`TokenLift`] or `None`: `None` for a projection that reads no image tokens.
@@ -209,5 +212,5 @@ def fit_lift(
     folder = Path(args.output_dir, "stages")
     with args.main_process_first(desc="fitting the token lift"):
         features = ImageFeatures(whole, processor, load_images(images), folder)
-        settings = {"noise_scale": args.noise_scale, "steps": steps, "seed": args.seed}
+        settings = {"noise_scale": args.noise_scale * noise_size, "steps": steps, "seed": args.seed}
         return fit_token_lift(whole, processor, features, conditions, folder, **settings)

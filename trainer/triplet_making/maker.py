@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig
 
-from modeling_rtd import RTDConfig, RTDProcessor, RTDTextModel, hash_tensors, suggest
+from modeling_rtd import RTDConfig, RTDProcessor, RTDTextTower, hash_tensors, load_text_model, suggest
 from trainer.data.captions import clean_caption, has_words
 from trainer.data.keywords import get_keyword_fn
 from trainer.data.language_model import PROMPT, LanguageModel, parse_output
@@ -140,10 +140,10 @@ def hash_triplet(texts: Sequence[str]) -> bytes:
     return hashlib.sha256("\0".join(texts).lower().encode()).digest()[:12]
 
 
-def _load_tower(name: str) -> tuple[RTDTextModel, RTDProcessor]:
+def _load_tower(name: str) -> tuple[RTDTextTower, RTDProcessor]:
     is_rtd = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type == RTDConfig.model_type
     processor = (RTDProcessor.from_pretrained if is_rtd else RTDProcessor.from_clip)(name)
-    return RTDTextModel.from_pretrained(name).eval(), processor
+    return load_text_model(name).eval(), processor
 
 
 def _load(name: str, load: Callable):

@@ -116,7 +116,7 @@ def test_bad_turns_are_refused_and_not_kept(history, ranks, options, message):
 
 
 def test_an_image_without_a_name_cannot_be_asked_again(pipe):
-    with pytest.raises(ValueError, match="holds paths and URLs, .* got an image of type Image: save it to a file"):
+    with pytest.raises(ValueError, match="paths and URLs, .* type Image"):
         SearchHistory(pipe).ask(image=build_images(1)[0])
 
 

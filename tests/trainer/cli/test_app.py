@@ -89,7 +89,7 @@ def test_images_behind_links_are_counted_or_refused(place, photos, served, tmp_p
     for i in range(3):
         (links / f"{i}.png").symlink_to(photos / f"{i}.png")
     assert main(["app", place, "--gallery", str(links)]) == 2
-    assert f"3 of 3 images lie outside of '{links}', first '{photos / '0.png'}'" in capsys.readouterr().err
+    assert f"3 of 3 images lie outside of '{links}', first '{links / '0.png'}'" in capsys.readouterr().err
     assert main(["app", place, "--gallery", str(links), "--images", str(photos)]) == 0
     picture, _ = served["desk"].draw([{"id": str(photos / "0.png")}])[0]
     assert len(picture.getcolors(10**6)) > 1

@@ -3,12 +3,10 @@ import json
 
 import pytest
 
-from modeling_rtd import RTDModel, RTDProcessor, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import build_clip, build_image_processor, build_stand_in, shake
 from trainer.cli.main import main
 from trainer.evaluation.evaluate import evaluate
-from trainer.loading import load_model_and_processor
-from trainer.publishing.provenance import read_stages
 from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 
@@ -36,14 +34,6 @@ def searle(tmp_path_factory):
     RTDModel.from_clip(clip, "searle", tokenizer=processor.tokenizer).save_pretrained(folder)
     processor.with_template("searle").save_pretrained(folder)
     return str(folder)
-
-
-@pytest.mark.parametrize("verb", ["diagnose", "interpolate"])
-def test_the_verbs_explain_their_options(verb, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        main([verb, "--help"])
-    assert exit_.value.code == 0
-    assert f"usage: rtd {verb}" in capsys.readouterr().out
 
 
 def test_diagnose_leaves_a_report_and_says_where(place, tmp_path, capsys):
@@ -135,23 +125,3 @@ def test_captions_of_targets_come_from_a_file(place, tmp_path, capsys):
 def test_diagnose_refuses_what_is_not_there(place, tmp_path, capsys, options, message):
     assert main(["diagnose", place, *options, "-o", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_interpolate_saves_a_model_that_knows_both_towers(place, tmp_path, capsys):
-    out = tmp_path / "half"
-    assert main(["interpolate", place, "--alpha", "0.5", "-o", str(out)]) == 0
-    assert f"model: {out}" in capsys.readouterr().out
-    tuned, (half, _) = RTDModel.from_pretrained(place), load_model_and_processor(str(out))
-    expected = tuned.interpolate_text_model(0.5)
-    assert hash_tensors(half.text_model) == hash_tensors(expected.text_model)
-    assert hash_tensors(half.original_text_model) == hash_tensors(tuned.original_text_model)
-    stage = read_stages(out)[-1]
-    assert (stage["alpha"], stage["text_model"]) == (0.5, hash_tensors(half.text_model))
-
-
-def test_interpolate_refuses_an_alpha_out_of_range_and_a_full_folder(place, tmp_path, capsys):
-    assert main(["interpolate", place, "--alpha", "1.5", "-o", str(tmp_path / "out")]) == 2
-    assert "`alpha` must be between 0" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-    assert main(["interpolate", place, "--alpha", "0.5", "-o", place]) == 2
-    assert "is not empty" in capsys.readouterr().err

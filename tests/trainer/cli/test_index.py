@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_rtd import Gallery, encode_images
+from modeling_rtd import Gallery, encode_images, images_rtd
 from tests.factories import build_images
 from trainer.cli.main import main
 
@@ -193,3 +193,35 @@ def test_a_bad_filter_is_refused(place, index, tmp_path, capsys):
         status, _, err = search(place, index, tmp_path, capsys, "--text", "x", "--where", condition)
         assert status == 2
         assert message in err
+
+
+def test_pictures_that_are_links_have_their_own_names(place, photos, tmp_path, capsys):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for i, photo in enumerate([*photos.glob("*.png"), photos / "0.png"]):
+        (linked / f"link{i}.png").symlink_to(photo)
+    assert main(["index", place, "--images", str(linked), "-o", str(tmp_path / "index")]) == 0
+    ids = sorted(str(path) for path in linked.iterdir())
+    assert sorted(Gallery.load(tmp_path / "index").ids) == ids
+    status, out, err = search(place, linked, tmp_path, capsys, "--image", ids[0], "--json")
+    assert status == 0
+    assert "the reference lies in the gallery and is left out" in err
+    assert ids[0] not in [hit["id"] for hit in json.loads(out)["results"]]
+
+
+def test_nothing_is_fetched_that_only_an_index_names(place, photos, index, tmp_path, capsys, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(images_rtd, "_fetch", lambda url, max_bytes: fetched.append(url) or b"")
+    gallery = Gallery.load(index)
+    urls = [f"http://127.0.0.1:9/{i}.png" for i in range(12)]
+    rows = Gallery(np.concatenate([gallery._store.engine.get(gallery.ids)]), urls, folder=tmp_path / "theirs")
+    rows._store.manifest.fingerprint = gallery._store.manifest.fingerprint
+    rows._store.write_manifest()
+    history = tmp_path / "history.json"
+    query = ["--image", str(photos / "2.png"), "--text", "is red", "--history", str(history)]
+    assert search(place, tmp_path / "theirs", tmp_path, capsys, *query)[0] == 0
+    status, _, err = search(place, tmp_path / "theirs", tmp_path, capsys, "--use", "1", "--history", str(history))
+    assert (status, fetched) == (2, [])
+    assert "which the gallery names and you did not" in err
+    assert search(place, tmp_path / "theirs", tmp_path, capsys, "--image", urls[0])[0] == 2
+    assert fetched == urls[:1]

@@ -8,6 +8,7 @@ import sys
 import pytest
 from safetensors import SafetensorError
 
+from tests.factories import FAST
 from trainer.cli import main as cli
 from trainer.cli.main import main
 
@@ -59,6 +60,18 @@ def test_a_damaged_file_is_no_traceback(monkeypatch, capsys, error):
     assert str(error) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", [b"\xff.jpg", "half \ud83d"])
+def test_an_argument_that_is_not_utf8_is_named(capsys, argument):
+    assert main(["search", os.fsdecode(argument)]) == 2
+    assert f"the argument {ascii(os.fsdecode(argument))} is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_does_not_end_the_output():
+    code = r"from trainer.cli import main; main._run = lambda arguments: print('a \udcff'); main.main([])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ | {"PYTHONUTF8": "1"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a \\udcff\n", b"")
+
+
 def test_an_error_of_another_pipe_is_told(monkeypatch, capsys):
     def fail():
         raise BrokenPipeError(32, "Broken pipe")
@@ -77,3 +90,46 @@ def test_an_output_that_nobody_reads_is_no_matter(arguments):
         os.close(write)
         assert process.communicate()[1] == ""
     assert process.returncode in (0, 141)  # argparse hears nothing of it
+
+
+def test_help_names_every_verb(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    for verb in ("demo", "evaluate", "submit", "train", "train-projection", "search"):
+        assert f"\n  {verb} " in shown
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["demo", "diagnose", "evaluate", "interpolate", "search", "submit", "train", "train-projection", "triplets"],
+)
+def test_every_verb_explains_its_options(verb, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert f"usage: rtd {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_verb_is_named_with_the_nearest(capsys):
+    assert main(["serach"]) == 2
+    assert "unknown verb 'serach'; did you mean 'search'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["search", "evaluate", "train", "diagnose", "interpolate", "index", "app", "convert"])
+def test_every_verb_names_the_model_of_a_run(triplets, folder, monkeypatch, capsys, verb):
+    (folder.parent / "runs/rtd/model").mkdir(parents=True)
+    monkeypatch.chdir(folder.parent)
+    name = "runs/rtd"
+    options = {
+        "search": [name, "--gallery", "gallery", "--text", "x"],
+        "evaluate": [name, "--benchmark", "small_world/mini"],
+        "train": [name, "--triplets", triplets, "--output_dir", "out", *FAST],
+        "diagnose": [name, "--benchmark", "small_world/mini", "-o", "out"],
+        "interpolate": [name, "--alpha", "0.5", "-o", "out"],
+        "index": [name, "--images", "gallery", "-o", "index"],
+        "app": [name, "--gallery", "gallery"],
+        "convert": ["file.pt", "--from", "lincir", "--clip", name, "-o", "out"],
+    }
+    assert main([verb, *options[verb]]) == 2
+    message = "'runs/rtd' holds no model; it is a run: name 'runs/rtd/model'."
+    assert capsys.readouterr().err == f"rtd {verb}: {message}\n"

@@ -1,5 +1,3 @@
-"""Query algebra and refining in turns on the command line; the rest of the verb is tested beside."""
-
 import json
 
 import pytest
@@ -7,7 +5,7 @@ from PIL import Image
 from transformers import pipeline
 
 from modeling_rtd import Gallery
-from tests.factories import build_images
+from tests.factories import FAST, build_images
 from trainer.app.history import SearchHistory
 from trainer.cli.main import main
 
@@ -95,3 +93,64 @@ def test_bad_options_are_refused_before_a_folder_is_encoded(
     monkeypatch.setattr(Gallery, "from_images", None)
     flags = [photos[0] if flag == "0" else flag for flag in flags.split()]
     assert message in search(*flags, gallery=tmp_path / "photos", status=2)
+
+
+def search_folder(place, folder, tmp_path, *more):
+    reference = str(tmp_path / "reference.png")
+    build_images(1, seed=7)[0].save(reference)
+    return main(
+        [
+            "search",
+            place,
+            "--gallery",
+            str(folder),
+            "--image",
+            reference,
+            "--sheet",
+            str(tmp_path / "sheet.png"),
+            *more,
+        ]
+    )
+
+
+def test_search_prints_a_table_and_draws_a_sheet(place, folder, tmp_path, capsys):
+    assert search_folder(place, folder, tmp_path, "--text", "is red", "--top-k", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rank  score   image"
+    scores = [float(line.split()[1]) for line in lines[1:5]]
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 96
+
+
+def test_search_names_unreadable_images_and_goes_on(place, folder, tmp_path, capsys):
+    (folder / "0.png").write_bytes(b"no image")
+    assert search_folder(place, folder, tmp_path, "--text", "is red") == 0
+    captured = capsys.readouterr()
+    assert "1 of 6 images were skipped" in captured.err
+    assert "0.png" in captured.err
+    assert len([line for line in captured.out.splitlines() if ".png" in line and "sheet" not in line]) == 5
+
+
+def test_search_leaves_the_reference_out(place, folder, tmp_path, capsys):
+    arguments = ["search", place, "--gallery", str(folder), "--image", str(folder / "2.png"), "--text", "is red"]
+    assert main([*arguments, "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert "2.png" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mistake", ["no images", "no reference"])
+def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mistake):
+    if mistake == "no images":
+        assert search_folder(place, tmp_path / "nowhere", tmp_path) == 2
+        assert "is no folder" in capsys.readouterr().err
+    else:
+        assert main(["search", place, "--gallery", str(folder), "--image", str(tmp_path / "none.png")]) == 2
+        assert "none.png' cannot be read: there is no such file" in capsys.readouterr().err
+
+
+def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = [clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
+    assert search_folder(f"{out}/adapter", folder, tmp_path, "--text", "is red") == 0
+    assert "rank  score" in capsys.readouterr().out

@@ -127,11 +127,11 @@ def test_digit_strings_are_numbers_to_circos_server(data, written, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
-        ("[]", "must hold an object"),
+        ("{", "is damaged"),
+        ("[]", "is damaged, it holds a list"),
         ('{"0": [], "0": []}', "the key '0' repeats"),
         ('{"version": "rc2"}', "name their directory with --root"),
-        ("[" * 100_000, "cannot be read"),
+        ("[" * 100_000, "is damaged"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, capsys, content, message):

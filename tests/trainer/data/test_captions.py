@@ -1,6 +1,7 @@
 import pytest
 
-from trainer.data.captions import clean_caption, split_subject
+from tests.factories import write_lines
+from trainer.data.captions import clean_caption, read_captions, split_subject
 from trainer.data.keywords import get_tagger
 
 
@@ -33,3 +34,10 @@ def test_clean_caption(text, cleaned):
 )
 def test_a_caption_is_split_behind_its_first_noun(name, caption, expected):
     assert split_subject(caption, get_tagger(name)) == expected
+
+
+def test_rows_that_are_no_captions_are_skipped_and_named(tmp_path):
+    lines = ["a dog", "", "   ", "x" * 2001, b"\xff\xfe\x00", "a\x00b", "a cat\r"]
+    captions, skipped = read_captions(write_lines(tmp_path / "captions.txt", lines))
+    assert captions == ["a dog", None, None, None, None, None, "a cat\r"]
+    assert skipped == {"blank": [2, 3], "too_long": [4], "binary": [5, 6]}

@@ -15,7 +15,7 @@ def folder(tmp_path):
 
 def test_captions_find_their_images_by_name(folder):
     table = Dataset.from_dict({"image": ["sub/a.png", "c.png", "c.png"], "text": ["one", "two", "three"]})
-    with pytest.warns(UserWarning, match="1 of 3 images .* have no caption"):
+    with pytest.warns(UserWarning, match="1 of 3 images .* no caption"):
         pairs = load_pairs(folder, table)
     assert pairs["image"][:] == [str(folder / "sub/a.png"), *[str(folder / "c.png")] * 2]
     assert pairs["text"][:] == ["one", "two", "three"]

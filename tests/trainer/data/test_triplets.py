@@ -41,7 +41,7 @@ def test_further_columns_are_left_out():
 
 def test_a_missing_column_is_named():
     table = Dataset.from_list(ROWS).rename_column("target_caption", "target")
-    with pytest.raises(ValueError, match=r"lack the column\(s\) target_caption; found: .* Rename yours in the file"):
+    with pytest.raises(ValueError, match=r"lack .*target_caption; found: .*Rename"):
         load_triplets(table)
 
 
@@ -50,14 +50,14 @@ def test_a_missing_column_is_named():
 def test_an_empty_caption_is_refused_with_its_row(name, value):
     rows = [dict(row) for row in ROWS]
     rows[3][name] = value
-    with pytest.raises(ValueError, match=rf"row 4: `{name}` must be a non-empty string"):
+    with pytest.raises(ValueError, match=rf"row 4: `{name}` must"):
         load_triplets(Dataset.from_list(rows))
 
 
 def test_a_caption_that_is_no_string_is_refused_with_its_row(tmp_path):
     path = tmp_path / "triplets.jsonl"
     path.write_text("\n".join(json.dumps(row | {"target_caption": 7}) for row in ROWS))
-    with pytest.raises(ValueError, match="row 1: `target_caption` must be a non-empty string, got int 7"):
+    with pytest.raises(ValueError, match="row 1: `target_caption` .* got int 7"):
         load_triplets(path)
 
 

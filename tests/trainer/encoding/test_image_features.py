@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from PIL import Image
 
 from tests.factories import build_images
-from trainer.data.images import decode_image, load_images
+from trainer.data.images import load_images
 from trainer.encoding.image_features import ImageFeatures
 
 
@@ -32,9 +31,3 @@ def test_features_that_do_not_fit_are_refused_before_they_are_computed(model, pr
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10}))
     with pytest.raises(ValueError, match="0.0 GiB are free"):
         ImageFeatures(model, processor, table, tmp_path)
-
-
-def test_an_image_too_large_to_be_decoded_is_left_out(monkeypatch, tmp_path):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    build_images(1)[0].save(tmp_path / "large.png")
-    assert decode_image({"path": str(tmp_path / "large.png"), "bytes": None}) is None

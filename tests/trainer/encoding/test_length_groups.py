@@ -85,7 +85,7 @@ def test_one_group_takes_the_inputs_as_they_are(model, inputs, groups):
 
 
 def test_nothing_but_a_number_of_groups_is_accepted():
-    with pytest.raises(ValueError, match="`length_groups` must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="`length_groups` .* 1 .*got 0"):
         RTDTrainingArguments(use_cpu=True, length_groups=0)
 
 

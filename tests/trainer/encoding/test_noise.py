@@ -1,6 +1,10 @@
+import pytest
 import torch
 
-from trainer.encoding.noise import draw_noise
+from modeling_rtd import RTDModel
+from tests.factories import build_backbone, build_triplets
+from trainer.encoding.captions import encode_captions
+from trainer.encoding.noise import draw_noise, measure_noise
 
 
 def test_noise_depends_on_seed_epoch_and_row_alone():
@@ -20,3 +24,26 @@ def test_noise_is_a_uniform_times_a_normal():
     unit = noise / noise.square().mean(1, keepdim=True).sqrt()
     assert abs(unit.mean()) < 0.01
     assert abs((unit**4).mean() - 3) < 0.15
+
+
+@pytest.mark.parametrize(("unit", "expected"), [(None, "absolute"), ("absolute", "absolute"), ("rms", "rms")])
+def test_a_scale_is_absolute_on_a_clip_or_in_units_of_its_embeddings(model, processor, unit, expected):
+    captions = ["a red dress", "the dog and the cat"]
+    found, size = measure_noise(unit, model.text_model, processor, captions)
+    rms = encode_captions(model.text_model, processor, captions).square().mean().sqrt().item()
+    assert (found, size) == (expected, pytest.approx(rms if unit == "rms" else 1.0))
+
+
+def test_the_size_does_not_depend_on_how_many_captions_there_are(model, processor):
+    captions = [row["target_caption"] for row in build_triplets(300)]
+    _, size = measure_noise("rms", model.text_model, processor, captions[:256])
+    assert measure_noise("rms", model.text_model, processor, captions) == ("rms", size)
+
+
+def test_a_unit_must_be_known_and_beside_clip_given():
+    backbone, tokenizer = build_backbone("siglip")
+    tower = RTDModel.from_clip(backbone, tokenizer=tokenizer).text_model
+    with pytest.raises(ValueError, match="these are of siglip: say noise_unit='rms'"):
+        measure_noise(None, tower, None, [])
+    with pytest.raises(ValueError, match="did you mean 'rms'"):
+        measure_noise("rmse", tower, None, [])

@@ -229,28 +229,5 @@ def test_another_base_is_refused_with_its_place_and_shapes(train, tokenizer, tmp
 def test_a_base_that_is_not_there_is_named(train, place, tmp_path):
     train()[0].save_adapter(tmp_path / "adapter")
     (tmp_path / "clip").rename(tmp_path / "moved")
-    with pytest.raises(ValueError, match=f"trained on '{place}', which is not there: pass base="):
+    with pytest.raises(ValueError, match=f"trained on '{place}'.* pass base="):
         RTDModel.from_adapter(str(tmp_path / "adapter"))
-
-
-def test_a_model_with_an_adapter_is_not_saved_as_a_whole(model, tmp_path):
-    add_lora(model.text_model)
-    with pytest.raises(ValueError, match="save it with save_adapter, or merge it first"):
-        model.save_pretrained(tmp_path)
-
-
-def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
-    with pytest.raises(ValueError, match="no adapter"):
-        model.save_adapter(tmp_path)
-
-
-def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
-    add_lora(model.text_model)
-    model.save_adapter(tmp_path / "adapter")
-    hub.repos["org/adapter"] = {path.name: path.read_bytes() for path in (tmp_path / "adapter").glob("*.*")}
-    message = r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"
-    for place in (tmp_path / "adapter", "org/adapter"):
-        with pytest.raises(ValueError, match=message):
-            RTDModel.from_pretrained(place)
-    with pytest.raises(ValueError, match=message):
-        RTDModel.from_pretrained(tmp_path, subfolder="adapter")

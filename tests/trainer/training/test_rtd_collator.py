@@ -84,3 +84,17 @@ def test_long_conditions_keep_both_ends(processor):
     assert batch["input_ids"].shape[1] == 21  # 20 positions and the inserted end of text
     assert batch["input_ids"][1, -1] == 3
     assert batch["placeholder_mask"][1, 4]
+
+
+def test_plain_captions_are_those_of_every_so_many_th_row_whatever_their_length(processor):
+    batch = HardNegativeTripletCollator(processor, caption_interval=2)(ROWS[::-1])  # the longer prompt comes first
+    plain = batch["plain"]
+    assert batch["row"] == [5, 9]
+    assert plain["rows"].tolist() == [1]
+    texts = [spell(ids) for ids in plain["caption_input_ids"].tolist()]
+    assert texts == ["<bos> a black dog <eos>", "<bos> a white dog <eos>"]
+    assert (plain["reference_index"].tolist(), plain["target_index"].tolist()) == ([0], [1])
+
+
+def test_no_plain_captions_are_read_unless_asked(processor):
+    assert "plain" not in HardNegativeTripletCollator(processor)(ROWS)

@@ -1,50 +1,23 @@
-import re
+import json
 
 import pytest
 
-from trainer.loading import load_model_and_processor
+from tests.factories import build_triplets
+from trainer.training.run import finish_run
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """The working directory, with two runs in it."""
-    for place in ("runs/rtd/model", "runs/lora/adapter"):
-        (tmp_path / place).mkdir(parents=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+@pytest.mark.parametrize("name", ["model/config.json", "adapter/weights", "metrics.json"])
+def test_a_folder_with_something_else_is_never_written_over(build, tmp_path, name):
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(ValueError, match="run' holds something that is no run"):
+        finish_run(build())
+    assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("runs/rtd", "'runs/rtd' holds no model; it is a run: name 'runs/rtd/model'."),
-        ("runs", "'runs' holds no model; name the folder of a model or an adapter."),
-        ("runs/lora/model", "there is no directory 'runs/lora/model'; did you mean 'runs/lora/adapter'?"),
-        ("runs/nope", "there is no directory 'runs/nope'."),
-        ("some/far/place", "there is no directory 'some/far/place'."),
-        ("../nope", "there is no directory '../nope'."),
-        ("/nope", "there is no directory '/nope'."),
-    ],
-)
-def test_a_place_without_a_model_is_named_and_the_hub_not_asked(here, hub, name, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        load_model_and_processor(name)
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        load_model_and_processor("org/clip", projection=name)
-    assert hub.calls == []
-
-
-def test_the_hub_is_asked_for_what_may_be_there(here, hub):
-    with pytest.raises(ValueError, match="'org/model' is no directory of a model, and as a Hub id it cannot be had"):
-        load_model_and_processor("org/model")
-    assert hub.calls
-
-
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\xff" * 9])
-def test_weights_that_were_cut_are_named(model, processor, tmp_path, damage):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    path = tmp_path / "model/model.safetensors"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged or cut short"):
-        load_model_and_processor(str(tmp_path / "model"))
+def test_a_run_of_other_data_is_not_gone_on_with(build, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(json.dumps(build().run_facts))
+    with pytest.raises(ValueError, match=r"run' is of another run: triplets differ\(s\)"):
+        finish_run(build(rows=build_triplets(32)))

@@ -244,6 +244,13 @@ def test_other_models_and_arguments_are_refused_by_name(place, build_args, tmp_p
         RTDTrainer(model=place, args=TrainingArguments(str(tmp_path / "x")), train_dataset=ROWS)
 
 
+def test_a_stream_and_predictions_are_refused(place, build_args):
+    with pytest.raises(ValueError, match="a stream.*streaming=False"):
+        RTDTrainer(model=place, args=build_args(), train_dataset=Dataset.from_list(ROWS).to_iterable_dataset())
+    with pytest.raises(ValueError, match="makes no predictions: `evaluate`"):
+        RTDTrainer(model=place, args=build_args(), eval_dataset=ROWS).predict(ROWS)
+
+
 def test_a_model_after_rtd_is_not_trained_again(place, build_args, tmp_path):
     trainer = RTDTrainer(model=place, args=build_args(), train_dataset=ROWS)
     trainer.train()
@@ -277,3 +284,16 @@ def test_what_was_saved_is_published_after_the_checks_of_rtd_publish(place, buil
     assert not [name for name in hub.repos["org/mine"] if name.endswith(".bin")]
     with pytest.raises(ValueError, match="rtd publish"):
         trainer.rtd_model.push_to_hub("org/other")
+
+
+def test_hyperparameter_search_finds_the_trial_that_trained(place, build_args):
+    pytest.importorskip("optuna", reason="hyperparameter search runs where optuna is installed")
+    trainer = RTDTrainer(model_init=lambda: place, args=build_args(max_steps=4), train_dataset=ROWS, eval_dataset=ROWS)
+    best = trainer.hyperparameter_search(
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [0.0, 1e-2])},
+        compute_objective=lambda metrics: metrics["eval_text_recall@10"],
+        n_trials=2,
+        direction="maximize",
+        backend="optuna",
+    )
+    assert best.hyperparameters["learning_rate"] == 1e-2

@@ -6,12 +6,13 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from modeling_rtd import parse_json
 
 
 __all__ = ["DataFolder", "MissingError", "check_rows", "check_values"]
@@ -102,14 +103,9 @@ class DataFolder:
             ValueError: If it is missing, no JSON, or holds something else.
         """
         path = self.find(thing, *places)
-        text = self._read(path)
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"'{path}' is no JSON: {error}. The step that brings it: {self.steps[thing]}") from error
-        if not isinstance(content, kind) or not content:
-            name = "list" if kind is list else "object"
-            raise ValueError(f"'{path}' must hold a {name} with something in it, got {str(content)[:60]!r}.")
+        content = parse_json(self._read(path), path, f"the step that brings it is {self.steps[thing]}", kind)
+        if not content:
+            raise ValueError(f"'{path}' must hold a {kind.__name__} with something in it, got {content}.")
         return content
 
     def read_csv(self, thing: str, *places: str, header: Sequence[str]) -> list[dict[str, str]]:

@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -32,11 +32,12 @@ from trainer.evaluation.diagnosis.rank_changes import compare_ranks
 from trainer.evaluation.diagnosis.report import write_report
 from trainer.evaluation.diagnosis.single_modality import compute_single_modality
 from trainer.evaluation.diagnosis.triplet_quality import measure_similarity, measure_triplets
+from trainer.evaluation.diagnosis.wordings import compute_wordings
 from trainer.evaluation.evaluator import RetrievalEvaluator, write_template
 from trainer.evaluation.metrics import relevance, target_ranks
 
 
-__all__ = ["ALPHAS", "run_diagnosis"]
+__all__ = ["ALPHAS", "find_plain_retrieval", "run_diagnosis"]
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST_WORDS, _MOST_TRIPLETS = 1000, 10_000  # more would change no digit that the report shows
@@ -62,8 +63,8 @@ def run_diagnosis(
     """Diagnose a model on a benchmark, and write `report.md`, `diagnosis.json` and pictures.
 
     A part whose data are missing is marked `not_available`, with the reason. Beside the columns of [`Benchmark`], the
-    queries may have `target_caption` (a plain caption of a target) and `paraphrases` (a `dict` of conditions that mean
-    the same, by name).
+    queries may have `target_caption` (a plain caption of a target), `paraphrases` (a `dict` of conditions that mean
+    the same, by name), and `kind` and `wording`, see [`compute_wordings`].
 
     Args:
         model ([`RTDModel`]): Model; one that is not trained with RTD has no before and after.
@@ -105,13 +106,52 @@ def run_diagnosis(
     return facts
 
 
+def find_plain_retrieval(facts: Mapping, model: RTDModel, alpha: float = 1.0) -> dict:
+    """Find in a diagnosis what it costs that a tower after RTD reads plain text, too.
+
+    Args:
+        facts (`Mapping`): What [`run_diagnosis`] returned, or `diagnosis.json` holds.
+        model ([`RTDModel`]): The model that was diagnosed.
+        alpha (`float`, defaults to 1.0): Of the tower, see [`RTDModel.interpolate_text_model`]; one of [`ALPHAS`].
+
+    Returns:
+        `dict`: `benchmark`, and `before` and `after`: the share of target captions that find their image among the
+        first `k`. To be passed to [`RTDModel.without_original_text_model`].
+
+    Raises:
+        ValueError: If the diagnosis is of another tower, or has no captions of targets or no such alpha.
+    """
+    about = facts.get("about", {})
+    if about.get("text_model_sha256") != hash_tensors(model.text_model):
+        raise ValueError("the diagnosis is of another text tower: run `rtd diagnose` on this model.")
+    rows = {row["alpha"]: row["captions"] for row in facts["interpolation"].get("rows", ())}
+    if not rows or rows[0.0] is None:
+        raise ValueError(
+            "the diagnosis has no plain captions by both towers: run `rtd diagnose` with --captions, on a model that "
+            "keeps the tower from before RTD."
+        )
+    if alpha not in rows:
+        raise ValueError(f"the diagnosis measured the alphas {', '.join(map(str, rows))}, not {alpha}: choose one.")
+    k, place = about["k"], f"{about['benchmark']} ({about['split']})"
+    return {"benchmark": place, "k": k} | {
+        name: rows[at][f"recall@{k}"] for name, at in (("before", 0.0), ("after", alpha))
+    }
+
+
 class _Diagnosis:
     def __init__(self, model, processor, benchmark, folder, triplets, k, noise_scale, batch_size):
         self.model, self.processor, self.folder, self.triplets = model, processor, folder, triplets
         self.k, self.noise_scale = k, noise_scale
         self.evaluator = RetrievalEvaluator(model, processor, benchmark, batch_size)
         self.queries, self.target_ids = benchmark.queries, benchmark.queries["target_ids"][:]
-        self.is_tuned = model.original_text_model is not model.text_model
+        self.is_tuned, self.missing = True, "the text tower is the one from before RTD"
+        try:
+            self.has_before = self.is_tuned = model.original_text_model is not model.text_model
+        except ValueError as error:
+            if model.plain_text_model is not model.text_model:
+                raise
+            # A model of one tower, whose CLIP underneath cannot be had.
+            self.has_before, self.missing = False, str(error).rstrip(".")
 
     def run(self, name: str, record: Mapping | None) -> dict:
         parts: dict[str, Callable[[], dict]] = {
@@ -120,6 +160,7 @@ class _Diagnosis:
             "modality_gap": self.examine_modality_gap,
             "single_modality": self.examine_single_modality,
             "conditions": self.examine_conditions,
+            "wordings": self.examine_wordings,
             "triplets": self.examine_triplets,
         }
         facts = {"about": {"model": name} | self.describe() | _choose_facts(record)}
@@ -134,6 +175,7 @@ class _Diagnosis:
         benchmark, processor = self.evaluator.benchmark, self.processor
         return {
             "trained_with_rtd": self.is_tuned,
+            "one_tower": self.is_tuned and self.model.plain_text_model is self.model.text_model,
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": hash_tensors(self.model.text_model),
             "projection_sha256": hash_tensors(self.model.projection),
@@ -159,7 +201,7 @@ class _Diagnosis:
     def find_ranks(self, embeds: torch.Tensor) -> np.ndarray:
         return self.rank(embeds)[0]
 
-    def encode(self, tower: RTDTextModel, texts: list[str]) -> torch.Tensor:
+    def encode(self, tower: RTDTextTower, texts: list[str]) -> torch.Tensor:
         return encode_captions(tower, self.processor, texts, desc=None)
 
     def draw(self, draw: Callable, name: str, *data) -> None:
@@ -179,8 +221,8 @@ class _Diagnosis:
     @cached_property
     def sweep(self) -> list[dict]:
         """Composed queries and plain captions by the towers between before and after RTD."""
-        if not self.is_tuned:
-            raise _NotAvailableError("the text tower is the one from before RTD")
+        if not self.has_before:
+            raise _NotAvailableError(self.missing)
         rows = []
         for alpha in tqdm(ALPHAS, desc="Interpolating", leave=False):
             model = self.model.interpolate_text_model(alpha)
@@ -194,7 +236,7 @@ class _Diagnosis:
 
     @cached_property
     def composed(self) -> torch.Tensor:
-        return self.sweep[-1]["composed"] if self.is_tuned else self.evaluator.encode_queries(self.model)
+        return self.sweep[-1]["composed"] if self.has_before else self.evaluator.encode_queries(self.model)
 
     def examine_alignment(self) -> dict:
         before, after = self.sweep[0], self.sweep[-1]
@@ -244,14 +286,14 @@ class _Diagnosis:
             raise _NotAvailableError("this projection reads more of an image than its embedding, which no text has")
         places, texts, paired = self._choose_pairs()
         images = self.evaluator.images.gallery[places]
-        captions = self.encode(self.model.original_text_model, texts)
+        captions = self.encode(self.model.plain_text_model, texts)
         noise = self.noise_scale * draw_noise(range(len(captions)), captions.shape[1], seed=0, epoch=0)
         words = {
             "image": self._project(images),
             "text": self._project(captions),
             "text with noise": self._project(captions + noise),
         }
-        table = self.model.original_text_model.get_input_embeddings().weight.detach().float().cpu().numpy()
+        table = self.model.plain_text_model.get_input_embeddings().weight.detach().float().cpu().numpy()
         tokens = [str(token) for token in self.processor.tokenizer.convert_ids_to_tokens(range(len(table)))]
         self.draw(pictures.draw_modality_gap, "modality_gap.png", words, table)
         return {
@@ -318,6 +360,14 @@ class _Diagnosis:
         self.draw(pictures.draw_conditions, "conditions.png", facts, self.k)
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
 
+    def examine_wordings(self) -> dict:
+        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.is_tuned else {}
+        ranks["after"] = self.find_ranks(self.composed)
+        groups = {name: compute_wordings(self.queries, values, self.k) for name, values in ranks.items()}
+        if not groups["after"]:
+            raise _NotAvailableError("the benchmark does not tell how its conditions are worded")
+        return {"groups": groups}
+
     def _compose(self, queries: Dataset) -> torch.Tensor:
         """Compose the same references with other conditions."""
         evaluator = copy.copy(self.evaluator)  # shares the encoded images
@@ -332,7 +382,7 @@ class _Diagnosis:
             raise _NotAvailableError("no triplets were given")
         texts = measure_triplets(*(self.triplets[name][:] for name in TRIPLET_COLUMNS))
         sample = self._sample_triplets()
-        tower = self.model.original_text_model
+        tower = self.model.plain_text_model
         embeds = [self.encode(tower, sample[name][:]).numpy() for name in TRIPLET_COLUMNS]
         kept, asked = (compute_cosines(column, embeds[2]) for column in embeds[:2])
         names = ("reference", "condition", "target")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from modeling_rtd import read_json
 from trainer.evaluation.benchmarks import Benchmark
 
 
@@ -25,11 +25,8 @@ def add_target_captions(benchmark: Benchmark, path: str | Path) -> Benchmark:
     Raises:
         ValueError: If the file is not of this form, or a target has no caption in it.
     """
-    try:
-        captions = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"the captions '{path}' cannot be read: {error}") from error
-    if not isinstance(captions, dict) or not all(isinstance(caption, str) for caption in captions.values()):
+    captions = read_json(path, "give an object of image id to caption")
+    if not all(isinstance(caption, str) for caption in captions.values()):
         raise ValueError(f"the captions '{path}' must be an object of image id to caption, both strings.")
     firsts = [ids[0] if ids else None for ids in benchmark.queries["target_ids"][:]]
     if absent := [name for name in firsts if name is not None and name not in captions]:

@@ -16,7 +16,7 @@ from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.length_groups import group_by_length, run_in_groups
-from trainer.encoding.noise import draw_noise
+from trainer.encoding.noise import draw_noise, measure_noise
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.projections.objective import Objective
@@ -38,6 +38,7 @@ class LinCIRTrainingArguments(ProjectionTrainingArguments):
 
     Args:
         noise_scale (`float`, defaults to 1.0): Scale of the noise on the caption embedding.
+        noise_unit (`str`, *optional*): See [`RTDTrainingArguments`].
         keyword_fn (`str`, defaults to `"lexicon"`):
             Finds the words to mask: `"spacy"` (published; needs a spaCy model), `"lexicon"` or `"rule"`.
         mask_on (`str`, defaults to `"words"`):
@@ -48,6 +49,13 @@ class LinCIRTrainingArguments(ProjectionTrainingArguments):
     max_steps: int = field(default=20000, metadata={"help": "Steps of training; published."})
     per_device_train_batch_size: int = field(default=512, metadata={"help": "Rows a step, on each device; published."})
     noise_scale: float = field(default=1.0, metadata={"help": "Scale of the noise on the caption embedding."})
+    noise_unit: str | None = field(
+        default=None,
+        metadata={
+            "help": "'absolute' (published), or 'rms' of the captions' embeddings; must be given where the backbone "
+            "is not a CLIP."
+        },
+    )
     keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})
     mask_on: str = field(default="words", metadata={"help": "'words', or 'substrings' (published)."})
 
@@ -102,7 +110,10 @@ class LinCIRObjective(Objective):
                 pieces.append(masked if len(masked) > 1 else [head, ""])
             return {"text": texts, "pieces": pieces, "row": indices}
 
-        return table.select_columns(["text"]).map(mask, batched=True, with_indices=True, desc="Masking keywords")
+        table = table.select_columns(["text"]).map(mask, batched=True, with_indices=True, desc="Masking keywords")
+        reader = self.text_model, self.processor
+        self.args.noise_unit, self.noise_size = measure_noise(self.args.noise_unit, *reader, table["text"])
+        return table
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
@@ -148,7 +159,7 @@ class LinCIRObjective(Objective):
             captions = encode_batch(self.text_model, batch["caption_input_ids"], batch["caption_groups"])
             text_embeds = captions[batch["text_index"]]
         noise = draw_noise(batch["row"], text_embeds.shape[1], self.args.seed, epoch, text_embeds.device)
-        embeds, mask = projection(text_embeds + self.args.noise_scale * noise)
+        embeds, mask = projection(text_embeds + self.args.noise_scale * self.noise_size * noise)
         masked = run_in_groups(
             self.text_model,
             batch["length_groups"],
@@ -159,17 +170,18 @@ class LinCIRObjective(Objective):
         )
         return functional.mse_loss(masked.float(), text_embeds)
 
-    def describe(self, dataset: Dataset) -> dict[str, str]:
+    def describe(self, dataset: Dataset) -> dict[str, str | float]:
         """Say what identifies a run of this objective.
 
         Args:
             dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
-            `dict`: Text tower, keyword function, masking, and a hash of the captions.
+            `dict`: Text tower, keyword function, masking, size of the noise's unit, and a hash of the captions.
         """
         return {
             "text_model": hash_tensors(self.text_model),
+            "noise_size": self.noise_size,
             "keyword_fn": self.args.keyword_fn,
             "mask_on": self.args.mask_on,
             "captions": hash_rows(dataset, ["text"]),

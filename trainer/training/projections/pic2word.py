@@ -108,8 +108,8 @@ class Pic2WordObjective(Objective):
         if self.features is not None:
             return self.features([row["row"] for row in rows])
         images = [decode_image(row["image"]) for row in rows]
-        size = self.processor.image_processor.crop_size
-        crops = [crop_randomly(image, (size["width"], size["height"])) for image in images]
+        height, width = self.processor.image_size_px
+        crops = [crop_randomly(image, (width, height)) for image in images]
         pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)
         return {"pixel_values": pixels}
 

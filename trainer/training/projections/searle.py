@@ -14,6 +14,7 @@ from datasets import Dataset
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import load_images
 from trainer.encoding.array_cache import keep_array, place_result
+from trainer.encoding.captions import describe_reading
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -126,8 +127,8 @@ class SEARLEObjective(Objective):
         self.model = model
         self.processor = processor
         # Who reads texts; what is read is kept under it.
-        tokenizer = processor.tokenizer.backend_tokenizer.to_str()
-        self.text_reader = [hash_tensors(model.text_model), hashlib.sha256(tokenizer.encode()).hexdigest()]
+        reading = hashlib.sha256(describe_reading(processor).encode()).hexdigest()
+        self.text_reader = [hash_tensors(model.text_model), reading]
         self.facts: dict[str, str] = {}
 
     def prepare(self, source) -> Dataset:

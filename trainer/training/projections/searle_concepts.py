@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextModel
+from modeling_rtd import RTDProcessor, RTDTextTower
 from trainer.data.captions import has_words, read_captions
 from trainer.encoding.captions import encode_captions
 
@@ -93,7 +93,7 @@ def find_templates(processor: RTDProcessor) -> list[str]:
 
 
 def embed_concepts(
-    text_model: RTDTextModel, processor: RTDProcessor, names: Sequence[str], chunk_size: int = 1024
+    text_model: RTDTextTower, processor: RTDProcessor, names: Sequence[str], chunk_size: int = 1024
 ) -> torch.Tensor:
     """Embed concepts as SEARLE does: the mean of the normalised embeddings of a name in 24 templates, normalised.
 

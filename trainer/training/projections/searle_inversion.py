@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import send_to_device
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextModel
+from modeling_rtd import RTDProcessor, RTDTextTower
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.losses import cosine_loss
 from trainer.training.projections.searle_concepts import find_templates
@@ -41,10 +41,10 @@ class TextualInversion:
     """
 
     def __init__(
-        self, text_model: RTDTextModel, processor: RTDProcessor, bank: PhraseBank, args: ProjectionTrainingArguments
+        self, text_model: RTDTextTower, processor: RTDProcessor, bank: PhraseBank, args: ProjectionTrainingArguments
     ):
         self.text_model = text_model.requires_grad_(False)
-        self.device = text_model.text_projection.weight.device
+        self.device = text_model.device
         self.bank = bank
         self.args = args
         rows = processor.tokenize_pieces([template.split("{}") for template in find_templates(processor)])

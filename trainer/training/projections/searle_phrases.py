@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDProcessor, RTDTextModel
+from modeling_rtd import RTDProcessor, RTDTextTower, parse_json
 from trainer.data.language_model import LanguageModel
 from trainer.encoding.array_cache import place_result
 from trainer.encoding.captions import CaptionEmbeddings, encode_batch
@@ -123,7 +123,7 @@ def write_phrases(
         for line in file:
             if not line.endswith(b"\n"):
                 break  # of a run that was interrupted
-            written |= json.loads(line)
+            written |= parse_json(line, path, "remove it to have the phrases written again")
             end += len(line)
         file.seek(end)
         file.truncate()
@@ -180,7 +180,7 @@ class PhraseBank:
             digest.update("\0".join(["", name, *texts]).encode())
         return digest.hexdigest()
 
-    def embed(self, text_model: RTDTextModel, model_key: str, cache_dir: str | None) -> None:
+    def embed(self, text_model: RTDTextTower, model_key: str, cache_dir: str | None) -> None:
         """Embed the phrases of all usable concepts once; see [`CaptionEmbeddings`] for the arguments."""
         texts = (text for texts, fits in zip(self.phrases, self.usable, strict=True) if fits for text in texts)
         self.embeddings = CaptionEmbeddings(text_model, self.processor, texts, model_key, cache_dir)
@@ -215,7 +215,7 @@ class PhraseBank:
 
 
 def compute_phrase_loss(
-    text_model: RTDTextModel, pseudo_token_embeds: torch.Tensor, batch: dict[str, torch.Tensor]
+    text_model: RTDTextTower, pseudo_token_embeds: torch.Tensor, batch: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """Compare phrases with a pseudo-word in place of the concept to the phrases themselves.
 

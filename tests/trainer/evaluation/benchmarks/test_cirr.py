@@ -40,8 +40,8 @@ def test_numbers_inside_the_annotations(load, oracle):
     ("spoil", "message"),
     [
         (lambda r: (r / CAPTIONS).unlink(), "holds no cirr/captions.*clone the branch `cirr_dataset`"),
-        (lambda r: (r / CAPTIONS).write_text("{"), "is no JSON"),
-        (lambda r: (r / CAPTIONS).write_text("{}"), "must hold a list"),
+        (lambda r: (r / CAPTIONS).write_text("{"), "is not JSON"),
+        (lambda r: (r / CAPTIONS).write_text("{}"), "holds a dict"),
         (lambda r: (r / CAPTIONS).write_bytes(b"\xff\xfe"), "no text in UTF-8"),
         (
             lambda r: edit_json(r, CAPTIONS, lambda c: c[2].pop("caption")),
@@ -57,7 +57,7 @@ def test_numbers_inside_the_annotations(load, oracle):
         (lambda r: edit_json(r, SPLIT, lambda c: c.update(x="../../../etc/passwd")), "leads out of"),
         (lambda r: edit_json(r, SPLIT, lambda c: c.update(x="/etc/passwd")), "leads out of"),
         (lambda r: (r / "dev").rename(r / "elsewhere"), "holds no dev .*raw images of NLVR2"),
-        (lambda r: (r / CAPTIONS).write_text("[" * 100_000), "cap.rc2.val.json' is no JSON"),
+        (lambda r: (r / CAPTIONS).write_text("[" * 100_000), "cap.rc2.val.json' is damaged"),
         (lambda r: replace_by(r / CAPTIONS, b"no gzip"), "cap.rc2.val.json.gz' cannot be read: Not a gzipped"),
         (lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[{}]")[:-6]), "val.json.gz' cannot be read"),
         (lambda r: replace_by(r / CAPTIONS, gzip.compress(b"[]")[:10] + b"\xff" * 9), "gz' cannot be read"),

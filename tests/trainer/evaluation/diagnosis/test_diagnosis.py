@@ -9,7 +9,7 @@ from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import build_clip, build_image_processor, shake
-from trainer.evaluation.diagnosis import ALPHAS, run_diagnosis
+from trainer.evaluation.diagnosis import ALPHAS, find_plain_retrieval, run_diagnosis
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.training.lora import add_lora
 from trainer.worlds.small_world import build_benchmark, build_small_world, build_tokenizer
@@ -101,6 +101,10 @@ def test_changes_of_recall_agree_between_the_parts(diagnosed):
     assert facts["alignment"]["target_captions"]["recall"]["recall_before"] == rows[0]["captions"]["recall@5"]
     assert facts["alignment"]["target_captions"]["recall"]["recall_after"] == rows[-1]["captions"]["recall@5"]
     assert {change["recall_before"] for change in variants.values()} == {rows[-1]["composed"]["recall@5"]}
+    for when, row in (("before", 0), ("after", -1)):
+        kinds = facts["wordings"]["groups"][when]["kind"].values()
+        found = sum(group["count"] * group["recall"] for group in kinds) / sum(group["count"] for group in kinds)
+        assert found == pytest.approx(rows[row]["composed"]["recall@5"])
     for groups in facts["single_modality"]["groups"].values():
         assert sum(groups[name]["share"] for name in groups if name != "lost") == pytest.approx(1)
 
@@ -108,6 +112,45 @@ def test_changes_of_recall_agree_between_the_parts(diagnosed):
 def test_equal_arguments_give_an_equal_diagnosis(diagnosed, processor, benchmark, triplets, tmp_path):
     model, facts, _ = diagnosed
     assert run_diagnosis(model, processor, benchmark, tmp_path, triplets) == facts
+
+
+def test_one_tower_is_compared_with_the_clip_underneath(diagnosed, processor, benchmark, triplets, tmp_path):
+    model, facts, _ = diagnosed
+    clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40, projection_dim=32)
+    clip.save_pretrained(tmp_path / "clip")
+    model = copy.copy(model)
+    model.config = copy.copy(model.config)
+    model.config.base_model = str(tmp_path / "clip")
+    model.without_original_text_model({}).save_pretrained(tmp_path / "one")
+    one = RTDModel.from_pretrained(tmp_path / "one")
+    found = run_diagnosis(one, processor, benchmark, tmp_path / "found", triplets, name=facts["about"]["model"])
+    assert found["about"].pop("one_tower")
+    assert not facts["about"]["one_tower"]
+    for part in ("alignment", "interpolation"):
+        assert found[part] == facts[part]
+    assert "reads plain text too" in (tmp_path / "found/report.md").read_text()
+
+
+def test_a_model_of_one_tower_without_its_clip_has_no_before(diagnosed, processor, benchmark, tmp_path):
+    model, facts, _ = diagnosed
+    model.without_original_text_model({}).save_pretrained(tmp_path / "one")
+    found = run_diagnosis(RTDModel.from_pretrained(tmp_path / "one"), processor, benchmark, tmp_path / "found")
+    assert found["about"]["trained_with_rtd"]
+    assert "not to be had" in found["alignment"]["not_available"]
+    assert found["conditions"]["variants"] == facts["conditions"]["variants"]
+
+
+def test_plain_retrieval_is_found_of_the_same_tower_only(diagnosed):
+    model, facts, _ = diagnosed
+    rows = facts["interpolation"]["rows"]
+    found = find_plain_retrieval(facts, model, 0.5)
+    assert (found["before"], found["after"]) == (rows[0]["captions"]["recall@5"], rows[2]["captions"]["recall@5"])
+    with pytest.raises(ValueError, match="another text tower"):
+        find_plain_retrieval(facts | {"about": {}}, model)
+    with pytest.raises(ValueError, match="not 0.3: choose one"):
+        find_plain_retrieval(facts, model, 0.3)
+    with pytest.raises(ValueError, match="no plain captions"):
+        find_plain_retrieval(facts | {"interpolation": {"not_available": "no"}}, model)
 
 
 def test_a_paraphrase_in_the_same_words_changes_nothing(model, processor, benchmark, tmp_path):
@@ -142,13 +185,14 @@ def test_noise_moves_texts_and_not_images(diagnosed, processor, benchmark, tmp_p
 
 
 def test_a_benchmark_without_captions_or_paraphrases_says_so(processor, benchmark, triplets, tmp_path):
-    bare = drop(benchmark, "target_caption", "paraphrases", "reference_scene", "changed")
+    bare = drop(benchmark, "target_caption", "paraphrases", "reference_scene", "changed", "kind", "wording")
     model = tune(build_model(processor))
     facts = run_diagnosis(model, processor, bare, tmp_path / "bare")
     assert facts["alignment"] == facts["modality_gap"]
     assert "no captions of its targets, and no triplets" in facts["alignment"]["not_available"]
     assert all(row["captions"] is None for row in facts["interpolation"]["rows"])
     report = (tmp_path / "bare/report.md").read_text()
+    assert facts["wordings"] == {"not_available": "the benchmark does not tell how its conditions are worded"}
     for part in ("Paraphrases: not available", "Plain captions: not available", "no triplets were given"):
         assert part in report
     facts = run_diagnosis(model, processor, bare, tmp_path / "triplets", triplets)

@@ -199,7 +199,7 @@ def test_images_without_any_usable_concept_are_left_out_with_a_count(build, monk
     nearest = [plain.objective.bank.names[row[0]] for row in plain.objective.concepts]
     lacking = nearest[0]
     count = nearest.count(lacking)
-    with pytest.warns(UserWarning, match=f"{count} of 12 images have no usable concept and are left out"):
+    with pytest.warns(UserWarning, match=f"{count} of 12 images .*left out"):
         trainer = build(**use_phrases(monkeypatch, {lacking}), num_concepts=1, per_device_train_batch_size=2)
     assert len(trainer.train_dataset) == 12 - count
 
@@ -210,7 +210,7 @@ def test_a_batch_in_which_no_concept_fits_is_refused(build, monkeypatch):
 
 
 def test_fewer_images_than_a_batch_are_refused_before_any_stage(build, tmp_path):
-    with pytest.raises(ValueError, match="12 rows do not fill one batch of 13"):
+    with pytest.raises(ValueError, match="12 rows .* 13"):
         build(per_device_train_batch_size=13)
     assert not (tmp_path / "run" / "stages").exists()
 

@@ -55,7 +55,7 @@ def test_names_are_stripped_and_come_once(tmp_path):
 
 def test_rows_that_are_no_names_are_named(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"Dog\nCat\n\xff\xfe\x00\nCar\n")
-    with pytest.warns(UserWarning, match="1 rows of '.*names.txt' are no concept and are left out: 3"):
+    with pytest.warns(UserWarning, match="1 rows of '.*names.txt' .*: 3"):
         assert read_concepts(tmp_path / "names.txt") == ["Dog", "Cat", "Car"]
 
 

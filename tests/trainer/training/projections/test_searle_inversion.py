@@ -119,7 +119,7 @@ def test_mixed_precision_inverts_nearly_the_same(build, image_embeds):
 
 
 def test_vectors_that_run_away_are_refused(build, image_embeds):
-    with pytest.raises(FloatingPointError, match="inversion of images 0 to 1 ran away; lower oti_learning_rate"):
+    with pytest.raises(FloatingPointError, match="images 0 to 1 .*oti_learning_rate"):
         build().invert(image_embeds[:2] * float("nan"), CONCEPTS[:2], range(2))
 
 

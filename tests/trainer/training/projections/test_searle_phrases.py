@@ -48,7 +48,7 @@ def test_packaged_templates_are_those_of_a_file():
 
 def test_a_template_without_a_place_for_the_name_is_refused(tmp_path):
     (tmp_path / "templates.txt").write_text("{} is red\na dog is red\n")
-    with pytest.raises(ValueError, match="must hold {} where .* but 1 do not, such as 'a dog is red'"):
+    with pytest.raises(ValueError, match="1 .*'a dog is red'"):
         read_templates(tmp_path / "templates.txt")
 
 
@@ -138,7 +138,7 @@ def test_what_is_no_language_model_is_refused_in_one_line(clip, processor, tmp_p
     clip.save_pretrained(tmp_path)
     processor.tokenizer.save_pretrained(tmp_path)
     for place in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(ValueError, match=f"'{place}' cannot be loaded as a causal language model") as error:
+        with pytest.raises(ValueError, match=f"'{place}' cannot be loaded") as error:
             write_phrases(["dog"], str(place), tmp_path / "phrases")
         assert len(str(error.value)) < 400
         assert "\n" not in str(error.value)

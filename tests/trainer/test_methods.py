@@ -6,23 +6,17 @@ import torch
 from datasets import Dataset
 from torch import nn
 from torch.nn import functional
-from transformers import TrainingArguments
 
 from modeling_rtd import PROJECTIONS, Paper, RTDModel, RTDProcessor, RTDProjection, register_projection
-from tests.factories import build_clip, build_images, build_triplets
+from tests.factories import build_images, build_triplets
 from trainer import methods
 from trainer.cli.main import main
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_captions
 from trainer.methods import Method, find_method, list_methods, register_method
-from trainer.publishing.model_card import describe_model, render_card
-from trainer.publishing.provenance import describe_stage, read_stages
-from trainer.publishing.saving import record_run
+from trainer.publishing.provenance import read_stages
 from trainer.training.arguments import ProjectionTrainingArguments
-from trainer.training.projections.lincir import LinCIRTrainingArguments
 from trainer.training.projections.objective import Objective
-from trainer.training.projections.pic2word import Pic2WordTrainingArguments
-from trainer.training.projections.trainer import ProjectionTrainer
 
 
 # What the papers, or where they are silent the authors' code, state.
@@ -98,18 +92,7 @@ PUBLISHED = {
         "seed": 42,
     },
 }
-FAST = {
-    "max_steps": 2,
-    "per_device_train_batch_size": 6,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "save_strategy": "no",
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "anchor_cache": "never",
-}
 CAPTIONS = [row["target_caption"] for row in build_triplets(12)]
-
 every_method = pytest.mark.parametrize("name", PUBLISHED)
 
 
@@ -132,79 +115,6 @@ def test_every_projection_has_a_method():
 def test_an_unknown_method_is_named_with_the_nearest():
     with pytest.raises(ValueError, match="'linccir'; did you mean 'lincir'"):
         find_method("linccir")
-
-
-def build_run(name, folder):
-    """A model, arguments and data for a tiny run of a method."""
-    (folder / "names.txt").write_text("dress\nshirt\ndog")
-    for part in (build_clip(projection_dim=32), RTDProcessor.from_pretrained(folder / "processor").tokenizer):
-        part.save_pretrained(folder / "clip")
-    RTDProcessor.from_pretrained(folder / "processor").image_processor.save_pretrained(folder / "clip")
-    own = {"lincir": {"keyword_fn": "rule"}, "context_i2w": {"keyword_fn": "rule"}, "fti4cir": {"keyword_fn": "rule"}}
-    own["searle"] = {"concepts": str(folder / "names.txt"), "phrases": "templates", "oti_steps": 1, "num_concepts": 2}
-    record = find_method(name)
-    args = record.arguments(str(folder / "run"), **FAST, **own.get(name, {}))
-    columns = {"text": CAPTIONS, "image": build_images(12), "subject": ["a dog"] * 12, "attribute": ["a cat"] * 12}
-    read = {"captions": ["text"], "images": ["image"], "pairs": list(columns)}[record.reads]
-    return str(folder / "clip"), args, Dataset.from_dict({column: columns[column] for column in read})
-
-
-def render(trainer):
-    """The card of what a trainer made."""
-    stages = [describe_stage(record_run(trainer, trainer.data))]
-    return str(render_card(describe_model(trainer.rtd_model, trainer.processor, "org/name", stages=stages)))
-
-
-@every_method
-def test_a_card_lists_the_settings_of_its_own_method_alone(name, processor, tmp_path):
-    processor.save_pretrained(tmp_path / "processor")
-    clip, args, rows = build_run(name, tmp_path)
-    trainer = ProjectionTrainer(clip, args, train_dataset=rows, method=name)
-    trainer.train()
-    card = render(trainer)
-    fields = {method: {f.name for f in dataclasses.fields(find_method(method).arguments)} for method in PUBLISHED}
-    foreign = set().union(*fields.values()) - fields[name]
-    assert [setting for setting in foreign if f"| {setting} |" in card] == []
-    assert foreign.isdisjoint(trainer.run_facts)
-    for setting in {"lincir": ["noise_scale"], "searle": ["oti_steps"], "fti4cir": ["lr_drop_epoch"]}.get(name, []):
-        assert f"| {setting} |" in card
-    assert find_method(name).paper.bibtex in card
-
-
-@pytest.mark.parametrize("args", [TrainingArguments, ProjectionTrainingArguments, Pic2WordTrainingArguments])
-def test_arguments_of_another_class_are_refused(model, processor, tmp_path, args):
-    with pytest.raises(ValueError, match=f"LinCIRTrainingArguments, got {args.__name__}"):
-        ProjectionTrainer(model, args(str(tmp_path)), train_dataset="captions.txt", processing_class=processor)
-
-
-def test_the_three_lines_of_python_run_as_they_are(clip, tokenizer, processor, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for part in (clip, tokenizer, processor.image_processor):
-        part.save_pretrained("clip")
-    (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS))
-    model = RTDModel.from_clip("clip", "lincir")
-    args = LinCIRTrainingArguments("runs/phi", **FAST, keyword_fn="rule")
-    trainer = ProjectionTrainer(model, args, train_dataset="captions.txt")
-    assert trainer.train().global_step == 2
-    model.save_pretrained("phi")
-    processor.save_pretrained("phi")
-    trainer = ProjectionTrainer("phi", train_dataset="captions.txt", args=args)
-    assert trainer.rtd_model.projection.config.projection_type == "lincir"
-
-
-def test_a_model_without_a_place_needs_a_processor(model, tmp_path):
-    with pytest.raises(ValueError, match="processing_class"):
-        ProjectionTrainer(model, LinCIRTrainingArguments(str(tmp_path), **FAST), train_dataset="captions.txt")
-
-
-def test_no_arguments_are_those_of_the_method(model, processor, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rows = Dataset.from_dict({"text": CAPTIONS})
-    with pytest.raises(ValueError, match="12 rows do not fill one batch of 512"):
-        ProjectionTrainer(model, train_dataset=rows, processing_class=processor)
-
-
-# A sixth projection, from outside the package: a network, arguments, an objective and a record.
 
 
 class ToyProjection(RTDProjection):

@@ -1,0 +1,254 @@
+"""Measure in the small world what keeping plain captions brings and costs: RTD as published, and with our term.
+
+    PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower                # three seeds, about an hour
+    PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower --at_most 2    # two rows more, then stop
+    PYTHONPATH=. python speed/one_tower.py --preset toy --seeds 0 --output_dir runs/one_tower_toy
+
+A row is a text tower over LinCIR, judged on validation queries: composed ones, and plain captions of the targets read
+by that same tower. Seeds have their own data, CLIP and projection, which all rows of a seed share. All of it is kept
+in the folder, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn.functional import normalize
+from transformers import CLIPModel, set_seed
+
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, write_json
+from trainer.demo.recipes import RECIPES, write_projection_arguments
+from trainer.encoding.captions import encode_captions
+from trainer.encoding.length_groups import run_in_groups
+from trainer.evaluation.evaluator import RetrievalEvaluator
+from trainer.loading import load_model_and_processor
+from trainer.methods import find_method
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.losses import target_anchored_loss
+from trainer.training.projections.trainer import ProjectionTrainer
+from trainer.training.rtd_trainer import RTDTrainer
+from trainer.worlds.small_world import build_small_world, train_clip
+
+
+__all__ = ["MEASURES", "VARIANTS", "format_table", "main"]
+
+MEASURES = ("recall@1", "recall@5", "recall@10", "subset_recall@1", "caption_recall@5", "relative_seconds")
+
+
+class _Contrast(RTDTrainer):
+    """The loss of RTD on distinct plain captions and their anchors, in place of the mean of 1 - cosine."""
+
+    def _measure_drift(self, model, plain, reference, target):
+        embeds = run_in_groups(model, plain["caption_groups"], input_ids=plain["caption_input_ids"])
+        anchors = torch.empty_like(embeds)
+        anchors[plain["reference_index"]], anchors[plain["target_index"]] = (
+            side[plain["rows"]] for side in (reference, target)
+        )
+        return target_anchored_loss(embeds, anchors, self.args.temperature)
+
+
+class _EveryFourthStep(RTDTrainer):
+    """All captions, at every fourth step."""
+
+    def _measure_drift(self, *inputs):
+        return torch.zeros(()) if self.state.global_step % 4 else super()._measure_drift(*inputs)
+
+
+class _TargetsAlone(RTDTrainer):
+    """Target captions alone."""
+
+    def _measure_drift(self, model, plain, reference, target):
+        return super()._measure_drift(model, plain | {"reference_index": plain["target_index"]}, target, target)
+
+
+# By name: arguments, whether conditions are shuffled among the triplets, and the trainer.
+VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
+    "RTD as published": ({}, False, RTDTrainer),
+    "cosine, weight 10": ({"caption_weight": 10}, False, RTDTrainer),
+    "cosine, weight 10, every 4th triplet": ({"caption_weight": 10, "caption_interval": 4}, False, RTDTrainer),
+    "cosine, weight 40, every 4th step": ({"caption_weight": 40}, False, _EveryFourthStep),
+    "cosine, weight 10, targets alone": ({"caption_weight": 10}, False, _TargetsAlone),
+    "cosine, weight 10, every 8th triplet": ({"caption_weight": 10, "caption_interval": 8}, False, RTDTrainer),
+    "contrast, weight 1": ({"caption_weight": 1}, False, _Contrast),
+    "published, without refined batch": ({"refined_batch": False}, False, RTDTrainer),
+    "every 4th triplet, without refined batch": (
+        {"caption_weight": 10, "caption_interval": 4, "refined_batch": False},
+        False,
+        RTDTrainer,
+    ),
+    "control: no composition": ({"composition": False}, False, RTDTrainer),
+    "control: no composition, every 4th triplet": (
+        {"caption_weight": 10, "caption_interval": 4, "composition": False},
+        False,
+        RTDTrainer,
+    ),
+    "control: shuffled conditions": ({}, True, RTDTrainer),
+    "control: shuffled conditions, every 4th triplet": (
+        {"caption_weight": 10, "caption_interval": 4},
+        True,
+        RTDTrainer,
+    ),
+}
+
+
+class _Seed:
+    """World, CLIP and projection of one seed, and its rows; all kept in a folder."""
+
+    def __init__(self, preset: str, seed: int, folder: Path):
+        self.preset, self.seed, self.folder = preset, seed, folder / f"seed{seed}"
+        self.file = self.folder / "rows.json"
+        self.rows = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def prepare(self) -> None:
+        self.world, self.recipe = build_small_world(self.preset, self.seed), RECIPES[self.preset]
+        self.model, self.processor = self._load("clip", self._train_clip)
+        captions = self.world.captions["text"][:2000]
+        self.rms = encode_captions(self.model.text_model, self.processor, captions, desc=None)
+        self.rms = self.rms.square().mean().sqrt().item()
+        self.model, self.processor = self._load("lincir", self._train_projection)
+        self.evaluator = RetrievalEvaluator(
+            self.model, self.processor, self.world.benchmark("validation"), cache_dir=self.folder / "images"
+        )
+
+    def _load(self, name: str, train) -> tuple[RTDModel, RTDProcessor]:
+        place = self.folder / name
+        if not (place / "config.json").exists():
+            model, processor = train()
+            processor.save_pretrained(place)
+            model.save_pretrained(place)
+        return load_model_and_processor(str(place))
+
+    def _train_clip(self) -> tuple[RTDModel, RTDProcessor]:
+        clip, tokenizer, image_processor = train_clip(self.world, self.seed)
+        return _start(clip, tokenizer, image_processor, self.seed)
+
+    def _train_projection(self) -> tuple[RTDModel, RTDProcessor]:
+        own = write_projection_arguments("lincir", self.preset, self.rms, self.folder / "scratch")
+        args = find_method("lincir").arguments(**self._share("lincir", own.pop("max_steps")), **own)
+        trainer = ProjectionTrainer(
+            self.model, args, train_dataset=self.world.captions, processing_class=self.processor
+        )
+        trainer.train()
+        return self.model.eval(), self.processor
+
+    def _share(self, stage: str, steps: int) -> dict:
+        scratch = self.folder / "scratch"
+        return {
+            "output_dir": str(scratch / stage),
+            "anchor_cache_dir": str(scratch / "anchors"),
+            "max_steps": steps,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": steps,
+            "seed": self.seed,
+        }
+
+    def measure(self, name: str) -> None:
+        if name == "before RTD":
+            return self._keep(name, self.model, 0.0)
+        arguments, shuffles, trainer_class = VARIANTS[name]
+        args = RTDTrainingArguments(
+            **self._share("rtd", self.recipe.rtd_steps),
+            per_device_train_batch_size=self.recipe.rtd_batch_size,
+            learning_rate=self.recipe.rtd_learning_rate,
+            noise_scale=0.5 * self.rms,
+            **arguments,
+        )
+        triplets = _shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets
+        trainer = trainer_class(self.model, args, train_dataset=triplets, processing_class=self.processor)
+        start = time.process_time()
+        trainer.train()
+        return self._keep(name, trainer.rtd_model, time.process_time() - start)
+
+    def _keep(self, name: str, model: RTDModel, seconds: float) -> None:
+        captions = self.evaluator.benchmark.queries["target_caption"][:]
+        plain = encode_captions(model.text_model, self.processor, captions, desc=None)
+        metrics = self.evaluator(model, template="lincir")
+        metrics["caption_recall@5"] = self.evaluator.score(normalize(plain, dim=-1))["recall@5"]
+        self.rows[name] = metrics | {"seconds": seconds}
+        write_json(self.file, self.rows)
+        print(self.seed, name, {key: round(self.rows[name][key], 3) for key in self.rows[name]}, flush=True)
+
+
+def _start(clip: CLIPModel, tokenizer, image_processor, seed: int) -> tuple[RTDModel, RTDProcessor]:
+    """Put a fresh projection on a CLIP, with the dropout that the demo uses."""
+    set_seed(seed)
+    config = RTDProjectionConfig(
+        projection_dim=clip.config.projection_dim,
+        text_hidden_size=clip.config.text_config.hidden_size,
+        vision_hidden_size=clip.config.vision_config.hidden_size,
+        dropout=0.1,
+    )
+    model = RTDModel.from_clip(clip, build_projection(config), tokenizer=tokenizer)
+    return model, RTDProcessor(image_processor, tokenizer)
+
+
+def _shuffle_conditions(triplets: Dataset, seed: int) -> Dataset:
+    order = np.random.default_rng(seed).permutation(len(triplets))
+    conditions = triplets["conditioning_caption"][:]
+    table = triplets.remove_columns("conditioning_caption")
+    return table.add_column("conditioning_caption", [conditions[i] for i in order])
+
+
+def format_table(seeds: list[dict[str, dict]]) -> str:
+    """Write what was measured as a table: mean and standard deviation over the seeds that have a row.
+
+    Args:
+        seeds (`list[dict]`):
+            Of each seed its rows by name, RTD as published among them; seconds are of the processor.
+
+    Returns:
+        `str`: Markdown; percent, and seconds of training in units of those of RTD as published.
+    """
+    lines = ["| training | " + " | ".join(MEASURES) + " | seeds |", "|---" * (len(MEASURES) + 2) + "|"]
+    for name in ("before RTD", *VARIANTS):
+        found = [rows[name] | {"published": rows["RTD as published"]["seconds"]} for rows in seeds if name in rows]
+        if found:
+            relative = [row["seconds"] / row["published"] for row in found]
+            columns = [[100 * row[measure] for row in found] for measure in MEASURES[:-1]]
+            cells = [_summarise(column, 1) for column in columns] + [_summarise(relative, 2)]
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(found)} |")
+    return "\n".join(lines)
+
+
+def _summarise(values: list[float], digits: int) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and judge what is not there yet, and print the table.
+
+    Args:
+        arguments (`list[str]`, *optional*): Command line; that of the process by default.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="demo", choices=RECIPES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--at_most", type=int, default=10**6, help="rows to add before the run stops")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    seeds, left = [_Seed(options.preset, seed, options.output_dir) for seed in options.seeds], options.at_most
+    for seed in seeds:
+        wanted = dict.fromkeys(("before RTD", "RTD as published", *options.variants))
+        missing = [name for name in wanted if name not in seed.rows][:left]
+        if missing:
+            seed.prepare()
+        for name in missing:
+            seed.measure(name)
+        left -= len(missing)
+    print(format_table([seed.rows for seed in seeds if "RTD as published" in seed.rows]))
+
+
+if __name__ == "__main__":
+    main()

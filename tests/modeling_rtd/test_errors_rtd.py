@@ -1,0 +1,29 @@
+import pytest
+
+from modeling_rtd import settle_place, suggest
+from modeling_rtd.errors_rtd import pick_where, refuse_missing
+
+
+@pytest.mark.parametrize(("name", "hint"), [("linccir", " did you mean 'lincir'?"), ("zzz", "")])
+def test_an_unknown_name_comes_with_the_nearest_and_all_known(name, hint):
+    expected = f"unknown projection '{name}';{hint} Known: lincir, searle."
+    assert suggest("projection", name, ["searle", "lincir"]) == expected
+
+
+def test_a_directory_is_settled_from_the_root_and_a_hub_id_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip").mkdir()
+    assert settle_place("clip") == str(tmp_path / "clip")
+    assert settle_place("org/clip") == "org/clip"
+    assert settle_place("") is settle_place(None) is None
+
+
+def test_only_what_says_where_a_repository_is_is_picked():
+    given = {"revision": "main", "token": None, "dtype": "auto", "subfolder": ""}
+    assert pick_where(given) == {"revision": "main", "subfolder": ""}
+
+
+def test_missing_tensors_are_counted_and_the_first_named():
+    refuse_missing({"missing_keys": []}, "place", "a tower")
+    with pytest.raises(ValueError, match=r"'place'.*\['a', 'b', 'c'\] and 4 .*a tower"):
+        refuse_missing({"missing_keys": ["d", "c", "b", "a"]}, "place", "a tower")

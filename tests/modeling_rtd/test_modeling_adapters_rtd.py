@@ -1,0 +1,189 @@
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import AutoPeftModel, LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel
+
+from modeling_rtd import RTDModel, RTDTextModel, has_adapters, hash_tensors
+from tests.factories import build_images, shake
+from trainer.training.lora import add_lora
+
+
+@pytest.fixture
+def place(model, processor, tmp_path):
+    """Directory of a model, on which adapters are trained."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def save(place, tmp_path):
+    """Save the directory of an adapter as if it had been trained, and give the model with it."""
+
+    def save(name="adapter", seed=0, dtype=torch.float32, **config):
+        model = RTDModel.from_pretrained(place, dtype=dtype)
+        model.config.base_model = place
+        model.add_adapter(LoraConfig(**{"r": 4, "target_modules": ["q_proj", "fc1", "text_projection"]} | config))
+        shake(torch.nn.ParameterList([p for n, p in model.named_parameters() if ".lora_" in n]), seed)
+        model.save_adapter(tmp_path / name)
+        return str(tmp_path / name), model.eval()
+
+    return save
+
+
+@pytest.fixture
+def compose(processor):
+    """Compose two queries."""
+    inputs = processor(images=build_images(2), conditions=["is red", "with the dog"])
+
+    def compose(model, **arguments):
+        with torch.no_grad():
+            return model(**inputs, **arguments).composed_embeds
+
+    return compose
+
+
+def damage(adapter, change):
+    path = Path(adapter, "adapter_model.safetensors")
+    save_file(change(load_file(path)), path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"target_modules": "all-linear", "lora_alpha": 3}])
+def test_an_adapter_gives_the_same_embeddings_by_every_loader(save, place, compose, config):
+    adapter, trained = save(**config)
+    expected = compose(trained)
+    assert not torch.allclose(expected, compose(RTDModel.from_pretrained(place)), atol=1e-2)
+    loaded = RTDModel.from_pretrained(place)
+    loaded.load_adapter(adapter)
+    towers = [
+        PeftModel.from_pretrained(RTDTextModel.from_pretrained(place), adapter).merge_and_unload(),
+        AutoPeftModel.from_pretrained(adapter, import_allowlist=["modeling_rtd"]).get_base_model(),
+    ]
+    ways = [loaded, RTDModel.from_adapter(adapter, base=place), AutoModel.from_pretrained(adapter)]
+    ways += [loaded.with_parts(tower, loaded.projection) for tower in towers]
+    for way in ways:
+        torch.testing.assert_close(compose(way.eval()), expected, atol=1e-6, rtol=0)
+    merged = loaded.interpolate_text_model(1.0)
+    assert not has_adapters(merged.text_model)
+    torch.testing.assert_close(compose(merged), expected, atol=1e-6, rtol=0)
+
+
+def test_an_adapter_of_half_precision_loads_as_it_was_saved(save, place, compose):
+    adapter, trained = save(dtype=torch.bfloat16)
+    loaded = RTDModel.from_pretrained(place, dtype=torch.bfloat16)
+    loaded.load_adapter(adapter)
+    assert torch.equal(compose(loaded), compose(trained))
+
+
+def test_an_adapter_is_hot_swapped_and_chosen_by_query(save, place, compose):
+    (first, one), (second, two) = save("first", 1), save("second", 2)
+    model = RTDModel.from_pretrained(place)
+    base = compose(model)
+    model.load_adapter(first, "a")
+    model.load_adapter(second, "b")
+    assert model.active_adapters() == ["b"]
+    mixed = compose(model, adapter_names=["a", "b"])
+    torch.testing.assert_close(mixed, torch.stack([compose(one)[0], compose(two)[1]]), atol=1e-6, rtol=0)
+    model.text_model.load_adapter(first, "b", hotswap=True)
+    torch.testing.assert_close(compose(model), compose(one), atol=1e-6, rtol=0)
+    model.disable_adapters()
+    assert torch.equal(compose(model), base)
+    model.enable_adapters()
+    model.delete_adapter("b")
+    model.set_adapter("a")
+    torch.testing.assert_close(compose(model), compose(one), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: {name.replace("encoder", "decoder"): tensor for name, tensor in tensors.items()},
+        lambda tensors: dict(list(tensors.items())[::2]),
+        lambda tensors: {name: tensor * 1.01 for name, tensor in tensors.items()},
+        lambda tensors: {},
+    ],
+    ids=["renamed", "half", "changed", "none"],
+)
+def test_an_adapter_whose_tensors_are_not_all_there_is_refused_and_leaves_nothing(save, place, compose, change):
+    adapter, _ = save()
+    damage(adapter, change)
+    model = RTDModel.from_pretrained(place)
+    before, base = hash_tensors(model.text_model), compose(model)
+    with pytest.raises(ValueError, match="is damaged"):
+        model.load_adapter(adapter)
+    assert not has_adapters(model.text_model)
+    assert hash_tensors(model.text_model) == before
+    assert torch.equal(compose(model), base)
+    with pytest.raises(ValueError, match="is damaged"):
+        RTDModel.from_adapter(adapter, base=place)
+
+
+def test_a_refused_adapter_leaves_those_that_are_there(save, place, compose):
+    (good, trained), (bad, _) = save("good", 1), save("bad", 2)
+    damage(bad, lambda tensors: dict(list(tensors.items())[1:]))
+    model = RTDModel.from_pretrained(place)
+    model.load_adapter(good, "good")
+    with pytest.raises(ValueError, match="is damaged"):
+        model.load_adapter(bad, "bad")
+    assert model.active_adapters() == ["good"]
+    torch.testing.assert_close(compose(model), compose(trained), atol=1e-6, rtol=0)
+
+
+def test_a_fresh_adapter_is_put_on_the_text_tower_alone(model, compose):
+    before = compose(model)
+    model.add_adapter(LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted = {name.partition(".")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert adapted == {"text_model"}
+    assert model.active_adapters() == ["default"]
+    assert torch.equal(compose(model), before)
+    assert model.visual_projection.weight.requires_grad
+
+
+def test_what_is_not_an_adapter_is_named(save, place, model, tmp_path):
+    adapter, _ = save()
+    for tower in (RTDModel, RTDTextModel):
+        with pytest.raises(ValueError, match=r"load (it|an adapter) with RTDModel\.from_adapter"):
+            tower.from_pretrained(adapter)
+    bare = tmp_path / "checkpoint-500"
+    copy.deepcopy(RTDModel.from_adapter(adapter, base=place)).text_model.save_pretrained(bare)
+    for load in (RTDModel.from_pretrained, RTDModel.from_adapter, model.load_adapter):
+        with pytest.raises(ValueError, match="an adapter without a projection"):
+            load(str(bare))
+    for load in (RTDModel.from_adapter, model.load_adapter):
+        with pytest.raises(ValueError, match="is not an adapter: load it with RTDModel.from_pretrained"):
+            load(place)
+        with pytest.raises(ValueError, match="no adapter is to be had"):
+            load("nowhere/nothing")
+
+
+def test_an_adapter_names_the_class_of_its_tower(save):
+    config = json.loads(Path(save()[0], "adapter_config.json").read_text())
+    assert config["auto_mapping"] == {"base_model_class": "RTDTextModel", "parent_library": "modeling_rtd"}
+
+
+def test_a_model_with_an_adapter_is_not_saved_as_a_whole(model, tmp_path):
+    add_lora(model.text_model)
+    with pytest.raises(ValueError, match="save_adapter"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_model_without_an_adapter_has_none_to_save(model, tmp_path):
+    with pytest.raises(ValueError, match="no adapter"):
+        model.save_adapter(tmp_path)
+
+
+def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
+    add_lora(model.text_model)
+    model.save_adapter(tmp_path / "adapter")
+    hub.repos["org/adapter"] = {path.name: path.read_bytes() for path in (tmp_path / "adapter").glob("*.*")}
+    message = r"adapter' is an adapter: load it with RTDModel.from_adapter\('.*adapter'\)"
+    for place in (tmp_path / "adapter", "org/adapter"):
+        with pytest.raises(ValueError, match=message):
+            RTDModel.from_pretrained(place)
+    with pytest.raises(ValueError, match=message):
+        RTDModel.from_pretrained(tmp_path, subfolder="adapter")

@@ -1,0 +1,110 @@
+import json
+
+from modeling_rtd import RTDModel, RTDProcessor
+from tests.factories import FAST, build_images, build_stand_in, build_triplets
+from trainer.cli.main import main
+from trainer.worlds.small_world import build_small_world, train_clip
+
+
+def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", place, "--triplets", triplets, "--output_dir", str(out), *FAST]) == 0
+    assert f"model: {out}/model" in capsys.readouterr().out
+    model, processor = RTDModel.from_pretrained(out / "model"), RTDProcessor.from_pretrained(out / "model")
+    assert model.config.original_text_model["subfolder"] == "original_text"
+    assert model(**processor(images=build_images(1), conditions="is red")).composed_embeds.shape == (1, 24)
+    facts = json.loads((out / "training.json").read_text())
+    assert facts["steps"] == 4
+    assert (out / "losses.png").exists()
+    assert facts["peak_resident_mib"] > 100
+
+
+def test_train_goes_on_with_its_run_and_refuses_a_foreign_one(place, triplets, tmp_path, capsys):
+    out = ["--output_dir", str(tmp_path / "run"), "--save_steps", "2"]
+    assert main(["train", place, "--triplets", triplets, *out, *FAST]) == 0
+    assert main(["train", place, "--triplets", triplets, *out, *FAST]) == 0
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps(row) for row in build_triplets(48, seed=5)))
+    assert main(["train", place, "--triplets", str(other), *out, *FAST]) == 2
+    assert "of another run: triplets differ(s)" in capsys.readouterr().err
+
+
+def test_train_with_lora_leaves_an_adapter_repository(clip_place, place, triplets, tmp_path):
+    out = str(tmp_path / "run")
+    arguments = [clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
+    assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
+    model = RTDModel.from_adapter(f"{out}/adapter")
+    assert model.config.base_model == clip_place
+
+
+def test_a_clip_without_a_projection_is_refused(clip_place, triplets, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", clip_place, "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert "is a CLIP without a projection" in capsys.readouterr().err
+
+
+def test_the_model_by_its_old_option_is_refused_with_the_new_form(place, triplets, capsys):
+    assert main(["train", "--model", place, "--triplets", triplets]) == 2
+    assert "rtd train MODEL" in capsys.readouterr().err
+
+
+def test_train_asks_for_its_model(triplets, tmp_path, capsys):
+    assert main(["train", "--triplets", triplets, "-o", str(tmp_path / "run")]) == 2
+    assert "name the model first" in capsys.readouterr().err
+
+
+def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp_path, capsys):
+    command = ["train", clip_place, "--projection", "lincir", "--triplets", triplets]
+    assert main([*command, "--output_dir", str(tmp_path / "run"), *FAST]) == 2
+    assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
+
+
+def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_path, capsys):
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    assert main([*command, "--save_strategy", "no"]) == 0
+    facts = (tmp_path / "run/training.json").read_text()
+    assert main([*command, "--noise_scale", "3"]) == 2
+    assert "noise_scale differ(s)" in capsys.readouterr().err
+    assert (tmp_path / "run/training.json").read_text() == facts
+
+
+def test_a_tuned_model_is_not_tuned_again(place, triplets, tmp_path, capsys):
+    command = ["--triplets", triplets, *FAST]
+    assert main(["train", place, *command, "--output_dir", str(tmp_path / "one")]) == 0
+    assert main(["train", str(tmp_path / "one/model"), *command, "--output_dir", str(tmp_path / "two")]) == 2
+    assert "is trained with RTD already" in capsys.readouterr().err
+
+
+def test_a_wrong_place_of_the_original_is_found_before_training(place, triplets, tmp_path, capsys):
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
+    assert main([*command, "--original_text_model", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
+    world, clip = build_small_world("toy"), str(tmp_path / "clip")
+    train_clip(world, output_dir=clip)
+    RTDModel.from_clip(clip, "lincir").save_pretrained(tmp_path / "start")
+    RTDProcessor.from_clip(clip).save_pretrained(tmp_path / "start")
+    world.triplets.to_json(tmp_path / "triplets.jsonl")
+    command = ["train", str(tmp_path / "start"), "--triplets", str(tmp_path / "triplets.jsonl"), *FAST]
+    judge = ["--benchmark", "small_world/toy", "--eval_strategy", "steps", "--eval_steps", "2"]
+    assert main([*command, *judge, "--output_dir", str(tmp_path / "run")]) == 0
+    evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
+    assert [evaluation["step"] for evaluation in evaluations] == [2, 4]
+    assert "eval_recall@10" in evaluations[0]
+
+
+def test_train_judges_on_images_of_a_directory(place, triplets, tmp_path):
+    root = build_stand_in("cirr", tmp_path / "cirr")
+    judge = ["--benchmark", "cirr", "--benchmark_root", str(root), "--eval_strategy", "steps", "--eval_steps", "4"]
+    command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *judge]
+    assert main([*command, *FAST]) == 0
+    evaluations = json.loads((tmp_path / "run/training.json").read_text())["evaluations"]
+    assert 0 <= evaluations[0]["eval_subset_recall@2"] <= 1
+
+
+def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
+    assert f"there is no directory '{tmp_path}/nowhere'." in capsys.readouterr().err

@@ -1,0 +1,14 @@
+from tests.factories import TINY_CAPTIONS, write_lines
+from trainer.cli.main import main
+
+
+def test_the_verb_writes_triplets(tmp_path, capsys):
+    source, output = write_lines(tmp_path / "captions.txt", TINY_CAPTIONS), tmp_path / "triplets.jsonl"
+    assert main(["triplets", str(source), "-o", str(output), "--per-caption", "2"]) == 0
+    assert f"triplets from {len(TINY_CAPTIONS)} captions: {output}" in capsys.readouterr().out
+
+
+def test_the_verb_refuses_in_one_line(tmp_path, capsys):
+    source = write_lines(tmp_path / "captions.txt", TINY_CAPTIONS)
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl"), "--method", "llm"]) == 2
+    assert "did you mean 'lm'?" in capsys.readouterr().err.splitlines()[-1]

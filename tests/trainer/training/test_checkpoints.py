@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from tests.factories import StopAt
+from trainer.training.checkpoints import find_last_complete_checkpoint
+
+
+@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
+def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
+    settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    trainer = build(callbacks=[StopAt(4)], **settings)
+    trainer.train()
+    broken = Path(trainer.args.output_dir, "checkpoint-4", damage)
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 2])
+    assert find_last_complete_checkpoint(trainer.args.output_dir).name == "checkpoint-2"
+    resumed = build(**settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6

@@ -1,0 +1,49 @@
+import pytest
+
+from tests.factories import TINY_CAPTIONS
+from trainer.data.triplets import TRIPLET_COLUMNS
+from trainer.triplet_making import make_triplets
+
+
+def test_the_same_seed_gives_the_same_triplets(captions, triplets):
+    assert list(make_triplets(captions, per_caption=4)) == triplets
+
+
+def test_another_seed_gives_other_triplets(captions, triplets):
+    assert list(make_triplets(captions, per_caption=4, seed=1)) != triplets
+
+
+def test_no_two_triplets_are_alike_and_no_target_is_its_reference(triplets):
+    assert len({tuple(triplet[name] for name in TRIPLET_COLUMNS) for triplet in triplets}) == len(triplets)
+    assert not [t for t in triplets if t["reference_caption"] == t["target_caption"]]
+
+
+def test_a_reference_is_the_caption_of_its_row(captions, triplets):
+    assert all(triplet["reference_caption"] == captions[triplet["row"] - 1] for triplet in triplets)
+
+
+def test_wordings_beyond_the_models_vocabulary_are_not_used(clip_place):
+    made = make_triplets(TINY_CAPTIONS, model=clip_place, similarity_band=(-1, 1))
+    assert not {"instead", "replace", "not"} & {word for t in made for word in t["conditioning_caption"].split()}
+
+
+def test_a_random_language_model_is_stopped_with_one_of_its_outputs(language_model_folder):
+    with pytest.raises(ValueError, match="after 64 captions; .* '.+'"):
+        list(make_triplets(TINY_CAPTIONS, "lm", language_model=language_model_folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "rule"}, r"unknown method 'rule'; did you mean 'rules'\? Known: lm, rules"),
+        ({"method": "lm"}, "needs a `language_model`"),
+        ({"language_model": "x"}, "'lm', and no other"),
+        ({"per_caption": 0}, "per_caption must be 1 or more"),
+        ({"similarity_band": (0.9, 0.5)}, "two rising cosines"),
+        ({"keyword_fn": "rules"}, "did you mean 'rule'"),
+        ({"model": "./nowhere"}, "'./nowhere' cannot be loaded"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        list(make_triplets(TINY_CAPTIONS, **options))

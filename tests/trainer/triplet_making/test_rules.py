@@ -1,0 +1,45 @@
+import re
+
+import pytest
+
+from trainer.data.triplets import TRIPLET_COLUMNS
+from trainer.triplet_making import WORDINGS
+
+
+def texts(triplet):
+    return tuple(triplet[name] for name in TRIPLET_COLUMNS)
+
+
+def words(text):
+    return set(re.findall(r"[\w'-]+", text))
+
+
+@pytest.mark.parametrize("template", WORDINGS)
+def test_the_small_world_gives_every_template(triplets, template):
+    assert template in {triplet["template"] for triplet in triplets}
+
+
+def test_a_condition_says_only_words_of_its_captions_and_of_the_wordings(triplets):
+    fixed = words(re.sub(r"{\w+}", "", " ".join(text for group in WORDINGS.values() for text in group)))
+    fixed |= {"a", "an", "the", "one", "is", "are"}
+    for triplet in triplets:
+        reference, condition, target = map(words, texts(triplet))
+        assert condition <= reference | target | fixed, triplet
+
+
+def test_what_changes_is_one_edit_and_in_the_condition(triplets):
+    silent = {"a", "an", "with"}
+    for triplet in triplets:
+        reference, condition, target = map(words, texts(triplet))
+        assert (reference ^ target) - silent <= condition, triplet
+        if not triplet["template"].startswith("count"):
+            before, after = (texts(triplet)[i].replace("an ", "a ").split() for i in (0, 2))
+            longer, shorter = sorted((before, after), key=len, reverse=True)
+            same = next((i for i, (x, y) in enumerate(zip(longer, shorter, strict=False)) if x != y), len(shorter))
+            size = max(1, len(longer) - len(shorter))
+            kept = longer[:same] + longer[same + size :]
+            assert kept == (shorter if len(longer) > len(shorter) else shorter[:same] + shorter[same + 1 :]), triplet
+
+
+def test_articles_agree_with_the_edited_words(triplets):
+    assert not [t for t in triplets if re.search(r"\ba [aeio]|\ban [^aeio]", " ".join(texts(t)))]

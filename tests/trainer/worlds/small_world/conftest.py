@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from trainer.worlds.small_world import (
+    PRESETS,
+    build_small_world,
+)
+
+
+WORLD = dataclasses.replace(
+    PRESETS["demo"], image_size_px=16, num_images=600, num_captions=600, num_triplets=1500, num_queries=120
+)  # all of the demo's words and combinations, in tiny pictures
+
+
+@pytest.fixture(scope="session")
+def world():
+    return build_small_world(WORLD)
+
+
+@pytest.fixture(scope="session")
+def toy():
+    return build_small_world("toy")
