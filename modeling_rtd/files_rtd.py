@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 
@@ -295,17 +296,26 @@ def name_damage(place: str | Path) -> Iterator[None]:
         place (`str` or `Path`): Directory or Hub id of the model that the block loads.
 
     Raises:
-        ValueError: In place of what is no error of the system, of memory or of the user.
+        ValueError: In place of what is no error of the system or of memory; it names the place.
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (SafetensorError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), place)
+    except ValueError as error:
+        if str(place) in str(error):
+            raise
+        raise ValueError(f"'{place}' cannot be loaded: {error}") from error
+    except Exception as error:  # whatever libraries make of a value of another type, or of half a file
+        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), None)
+        if file is not None:
+            raise ValueError(
+                f"'{file}' is damaged or cut short, and cannot be loaded ({_first_line(error)}): copy or download it "
+                "again."
+            ) from error
         raise ValueError(
-            f"'{file}' is damaged or cut short, and cannot be loaded ({_first_line(error)}): copy or download it "
-            "again."
+            f"'{place}' cannot be loaded ({_first_line(error)}): an argument is wrong, or one of its files is "
+            "damaged: copy or download it again."
         ) from error
 
 

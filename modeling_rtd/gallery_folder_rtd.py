@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors_rtd import suggest
 from .files_rtd import hold_lock_file, read_json, write_json
-from .gallery_engine_rtd import Engine, find_engine
+from .gallery_engine_rtd import ENGINES, Engine, find_engine
 
 
 __all__ = ["GalleryFolder", "Manifest", "hold_lock", "normalise"]
@@ -73,6 +74,8 @@ class Manifest:
             facts = read_json(folder / _MANIFEST, "index the images again", **_FIELDS)
             if facts["format"] != _FORMAT:
                 raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}.")
+            if facts["engine"] not in ENGINES:
+                raise ValueError(suggest("engine", facts["engine"], ENGINES))
             is_known = facts["dtype"] in _DTYPES and 1 <= facts["dim"] <= _MAX_DIM
             if not is_known or not all(isinstance(name, str) for name in facts["fields"]):
                 raise ValueError("its `dim`, its `dtype` or its `fields` are damaged: index the images again.")

@@ -176,11 +176,16 @@ class Gallery:
             ValueError: If the file cannot be read, counts differ, or an embedding is not finite.
         """
         importer = import_from_home("gallery_import_rtd", "taking over embeddings")
-        embeddings, ids, own = importer.read_embeddings(source, ids, columns)
+        given = ids
+        embeddings, ids, own = importer.read_embeddings(source, given, columns)
         if metadata:
             own = own or [{}] * len(ids)
             own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
-        return cls(embeddings, ids, own, **kwargs)
+        try:
+            return cls(embeddings, ids, own, **kwargs)
+        except ValueError as error:
+            places = [f"'{place}'" for place in (source, given) if isinstance(place, str | Path)]
+            raise ValueError(f"{' and '.join(places)}: {error}" if places else str(error)) from error
 
     @classmethod
     def attach(cls, uri: str | None = None, **layout) -> Gallery:

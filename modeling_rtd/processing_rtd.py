@@ -22,6 +22,7 @@ from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
+from .files_rtd import name_damage
 from .gallery_values_rtd import is_utf8
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
@@ -29,9 +30,9 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    from ftfy import fix_text
+    import ftfy
 except ImportError:
-    fix_text = None
+    ftfy = None
 
 
 __all__ = ["RTDProcessor"]
@@ -109,7 +110,12 @@ class RTDProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load as every transformers processor does, but never run code that the repository brings."""
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+        with name_damage(pretrained_model_name_or_path):
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+            # A setting of a wrong type shows when it is used: better here, by the name of the repository.
+            processor.prepare_images(Image.new("RGB", (2, 2)))
+            processor.pad(processor.build_prompts([""])[0])
+            return processor
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
@@ -370,8 +376,8 @@ class RTDProcessor(ProcessorMixin):
         for text in texts:
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
-        if fix_text is not None and self.family == "clip":
-            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
+        if ftfy is not None and self.family == "clip":
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)

@@ -209,7 +209,7 @@ def _write_plain(value):
 def _is_turn(turn, earlier: int) -> bool:
     """Tell whether a turn of a file is one that `ask` or `refine` made, after so many others."""
     try:
-        query, chosen, results = turn["query"], turn["chosen"], turn["results"]
+        query, chosen, options, results = turn["query"], turn["chosen"], turn["options"], turn["results"]
         _check_entries(query)
         ids = [hit["id"] for hit in results]
         scores = [hit["score"] for hit in results]
@@ -223,4 +223,4 @@ def _is_turn(turn, earlier: int) -> bool:
         return False
     is_query = isinstance(query, dict) and isinstance(query.get("text"), str | None)
     is_found = all(isinstance(name, str) for name in ids) and all(isinstance(score, int | float) for score in scores)
-    return isinstance(results, list) and isinstance(turn["options"], dict) and is_query and is_found and is_choice
+    return isinstance(results, list) and isinstance(options, dict) and is_query and is_found and is_choice

@@ -31,15 +31,19 @@ def load_triplets(source: str | Path | Dataset, split: str | None = None) -> Dat
             counted from 1.
     """
     table = load_table(source, split)
+    place = f"'{source}': " if isinstance(source, str | Path) else ""
     if table.column_names == ["text"]:
         raise ValueError(
-            "these are plain captions and no triplets (one column `text`): give them to `rtd train` with --captions, "
-            "or make triplets of them with `rtd triplets`."
+            f"{place}these are plain captions and no triplets (one column `text`): give them to `rtd train` with "
+            "--captions, or make triplets of them with `rtd triplets`."
         )
-    check_texts(table, TRIPLET_COLUMNS)
+    try:
+        check_texts(table, TRIPLET_COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from error
     table = table.select_columns(list(TRIPLET_COLUMNS))
     if not len(table):
-        raise ValueError("the triplets are empty: no row was found.")
+        raise ValueError(f"{place}the triplets are empty: no row was found.")
     return table
 
 

@@ -214,7 +214,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
-        library_name="peft" if facts.is_adapter else "transformers",
+        library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
@@ -227,7 +227,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "clip",
             facts.projection.replace("_", "-"),
             *(["rtd"] if facts.plain_tower else []),
-            *(["lora"] if facts.is_adapter else ["sentence-transformers"]),
+            *(["peft", "lora"] if facts.is_adapter else ["sentence-transformers"]),
         ],
         eval_results=results or None,
     )
