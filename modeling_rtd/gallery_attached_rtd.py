@@ -224,7 +224,8 @@ class AttachedEngine(TableEngine):
         Raises:
             ValueError: If none of a hundred can be read.
         """
-        query = f"SELECT id, metadata->>'path' FROM {{source}} WHERE {self.condition} ORDER BY md5(id::text) LIMIT %s"
+        chosen = "SELECT id FROM {source} ORDER BY md5(id::text) LIMIT %s"
+        query = f"SELECT id, metadata->>'path' FROM {{source}} WHERE id IN ({chosen}) AND {self.condition} ORDER BY id"
         images, paths = {}, {str(name): path for name, path in self._fetch(query, [_TRIED])}
         for name, path in paths.items():
             try:

@@ -14,7 +14,7 @@ import numpy as np
 from .gallery_engine_rtd import Engine
 
 
-__all__ = ["Database", "PgVectorEngine", "TableEngine", "look_far"]
+__all__ = ["Database", "PgVectorEngine", "TableEngine", "UnreachableError", "look_far"]
 
 _CONNECTIONS = 8
 _SECONDS = 10  # until a connection is given up
@@ -22,6 +22,10 @@ _STATEMENT = "60s"  # the longest that a search may take
 _MOST_INDEXED = {"vector": 2000, "halfvec": 4000}  # dimensions, by pgvector
 _MOST_INLINE = 6000  # bytes of a vector in a page of 8 KiB
 _MOST_LOOKED_AT = 1000  # of hnsw.ef_search, by pgvector
+
+
+class UnreachableError(ConnectionError, ValueError):
+    """A server that does not answer, or not in time: the same call may be accepted later."""
 
 
 class Database:
@@ -40,7 +44,8 @@ class Database:
 
     Raises:
         ImportError: If `psycopg`, its pool or `pgvector` is not installed.
-        ValueError: If the string cannot be read, the server cannot be reached, or the database has no pgvector.
+        UnreachableError: If the server cannot be reached.
+        ValueError: If the string cannot be read, or the database has no pgvector.
     """
 
     def __init__(self, uri: str | None = None, makes_extension: bool = False):
@@ -103,9 +108,11 @@ class Database:
                 "another user."
             ) from error
         except errors.QueryCanceled as error:
-            raise ValueError(f"PostgreSQL gave up: {_explain(error)}; try again, or search fewer rows.") from error
+            raise UnreachableError(
+                f"PostgreSQL gave up: {_explain(error)}; try again, or search fewer rows."
+            ) from error
         except self._psycopg.OperationalError as error:
-            raise ValueError(
+            raise UnreachableError(
                 f"PostgreSQL cannot be reached: {_explain(error)}; is the server running, and are address, user and "
                 "password right?"
             ) from error

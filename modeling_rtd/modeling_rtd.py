@@ -18,7 +18,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
 from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
-from .files_rtd import write_json
+from .files_rtd import name_damage, write_json
 from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
@@ -82,6 +82,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     Args:
         config ([`RTDConfig`]): Configuration.
 
+    Threads may share a model; [`RTDAdapterMixin`] says what waits where its text tower has adapters.
+
     Examples:
         >>> from modeling_rtd import RTDModel, RTDProcessor
         >>> model = RTDModel.from_pretrained("org/rtd-vitl")  # doctest: +SKIP
@@ -125,16 +127,17 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it holds an adapter or
                 a text tower alone, or its `original_text_model` names no folder inside a repository.
         """
-        refuse_parts(pretrained_model_name_or_path, **kwargs)
         wants_report = kwargs.pop("output_loading_info", False)
-        try:
-            model, report = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
-        except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
-            raise ValueError(
-                f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
-            ) from error
+        with name_damage(pretrained_model_name_or_path):
+            refuse_parts(pretrained_model_name_or_path, **kwargs)
+            try:
+                model, report = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                )
+            except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
+                raise ValueError(
+                    f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
+                ) from error
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
         )
@@ -382,7 +385,16 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+
+        Raises:
+            ValueError: If prompts came along.
         """
+        prompt = next((name for name in ("input_ids", "attention_mask", "placeholder_mask") if name in kwargs), None)
+        if prompt is not None:
+            raise ValueError(
+                f"`{prompt}` belongs to a prompt, and images are encoded without: pass `pixel_values` alone, or call "
+                "the model itself to compose."
+            )
         output = self.vision_model(pixel_values=pixel_values, **kwargs)
         output.pooler_output = self.visual_projection(output.pooler_output)
         return output

@@ -16,6 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_rtd import RTDTextConfig, read_text_config
 from .errors_rtd import pick_where, refuse_missing
+from .files_rtd import name_damage
 
 
 __all__ = [
@@ -107,16 +108,18 @@ class RTDTextTower:
         """
         wants_report = kwargs.pop("output_loading_info", False)
         if "config" not in kwargs:
-            kwargs["config"] = read_text_config(pretrained_model_name_or_path, **pick_where(kwargs))
+            with name_damage(pretrained_model_name_or_path):
+                kwargs["config"] = read_text_config(pretrained_model_name_or_path, **pick_where(kwargs))
         kind = kwargs["config"].model_type
         if kind not in cls._kinds:  # by name, since the Hub copies our classes
             raise ValueError(
                 f"'{pretrained_model_name_or_path}' has a text tower of the type '{kind}', "
                 f"which is not that of {cls.__name__}: load_text_model loads it."
             )
-        model, report = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        with name_damage(pretrained_model_name_or_path):
+            model, report = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
         what = "a text tower with its projection, as CLIP, CLIPTextModelWithProjection and RTD repositories hold"
         refuse_missing(report, pretrained_model_name_or_path, what)
         return (model, report) if wants_report else model

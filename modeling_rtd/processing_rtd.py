@@ -22,7 +22,7 @@ from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
-from .gallery_values_rtd import is_utf8
+from .files_rtd import is_utf8, name_damage
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
@@ -109,7 +109,12 @@ class RTDProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Load as every transformers processor does, but never run code that the repository brings."""
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+        with name_damage(pretrained_model_name_or_path):
+            processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+            # A setting of a wrong type shows when it is used: better here, by the name of the repository.
+            processor.prepare_images(Image.new("RGB", (2, 2)))
+            processor.pad(processor.build_prompts([""])[0])
+            return processor
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .configuration_rtd import RTDProjectionConfig
 from .errors_rtd import suggest
+from .files_rtd import name_damage
 from .projection_context_i2w_rtd import ContextI2WProjection
 from .projection_fti4cir_rtd import FTI4CIRProjection
 from .projection_lincir_rtd import LinCIRProjection
@@ -75,9 +76,10 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
     where = {
         k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
     }
-    config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
-    projection_class = _find_projection_class(config.projection_type)
-    projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+    with name_damage(name_or_path):
+        config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
+        projection_class = _find_projection_class(config.projection_type)
+        projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
     if report["missing_keys"]:
         raise ValueError(
             f"'{name_or_path}' holds no complete '{config.projection_type}' projection: "

@@ -26,15 +26,15 @@ SHORT = {
     "openai/clip-vit-large-patch14": "runs/demo/clip",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "runs/demo/clip",
     "max_steps=300": "max_steps=1, use_cpu=True",
-    "reference-0060": "reference-0000",
+    "reference-0012": "reference-0000",
     "--output-dir runs/context-rtd": "--output-dir runs/context-rtd --lift-steps 2",
-    "(60, 61)": '("00", "01")',
+    "(12, 13)": '("00", "01")',
 }
 TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8"]
 # Run elsewhere: servers (tests/trainer/app, test_serve.py), and recipes, which fetch from the Hub (test_recipes.py).
 ELSEWHERE = ("app", "serve", "train --recipe")
 # Packages that a page shows, and that need not be here.
-NEEDS = {"other_libraries.md": ("sentence_transformers",)}
+NEEDS = {"other_libraries.md": ("sentence_transformers", "onnxruntime", "onnxscript")}
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,8 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
         name (`str`): Of the reader, in the figures.
         path (`Path`): A whole file. It is whole again at the end.
         read (callable): Reads it, or what it is a part of.
-        is_right (callable, *optional*): Of what was read and the bytes: whether they agree; else anything is right.
+        is_right (callable, *optional*): Of what was read and the bytes: whether they agree. Anything is right if not
+            given.
         count (`int`, defaults to 200): Files, and as many again where it is JSON.
         extra (iterable of `bytes`): Further files.
         mark (`Path`, *optional*): A file that code in a file would make.
@@ -110,10 +111,11 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
             warnings.simplefilter("ignore")
             outcome = _try(read, path, content, is_right, names)
         figures["inputs"] += 1
-        figures[outcome.partition(":")[0]] += 1
+        kind = outcome.partition(":")[0]
+        figures[kind] += 1
         seconds = time.process_time() - start
         figures["slowest"] = max(figures["slowest"], seconds)
-        if outcome not in ("read", "refused") or seconds > SECONDS:
+        if kind not in ("read", "refused") or seconds > SECONDS:
             problems.append(f"{outcome} after {seconds:.1f} s of {content[:300]!r}")
 
     for content in (seed, *extra):
@@ -137,7 +139,7 @@ def _try(read, path, content, is_right, names):
         value = read(path)
     except (ValueError, OSError) as error:
         text = str(error)
-        return "refused" if any(name in text for name in names) else f"unnamed: {error!r}"
+        return f"refused: {text}" if any(name in text for name in names) else f"unnamed: {error!r}"
     except Exception as error:
         return f"traceback: {error!r}"
     return "read" if is_right is None or is_right(value, content) else f"wrong: {str(value)[:200]}"

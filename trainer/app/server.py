@@ -221,7 +221,8 @@ def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = 
     app.add_exception_handler(RequestValidationError, lambda _, error: _refuse(422, _word(error.errors())))
     app.add_exception_handler(ValidationError, lambda _, error: _refuse(422, _word(error.errors())))
     app.add_exception_handler(ValueError, lambda _, error: _refuse(422, str(error)))
-    app.add_exception_handler(TimeoutError, lambda _, error: _refuse(503, str(error)))
+    for kind in (TimeoutError, ConnectionError):  # such as a database that is away
+        app.add_exception_handler(kind, lambda _, error: _refuse(503, str(error)))
     app.add_exception_handler(AnyHTTPException, lambda _, error: _refuse(error.status_code, str(error.detail)))
     app.include_router(_route(_Service(desk), token))
 

@@ -34,6 +34,7 @@ _VERBS = {
     "search": "find images of a folder or an index by a reference image and a sentence",
     "app": "search and refine on a page in the browser",
     "serve": "answer composed queries over HTTP",
+    "export": "write a model as ONNX files, which run without torch",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
 # Verbs that go on where they were stopped when they are called again.

@@ -174,6 +174,19 @@ def test_a_gallery_that_is_gone_is_not_ready(client, desk, monkeypatch):
     assert client.get("/health").status_code == 200
 
 
+def test_a_database_that_goes_away_is_no_fault_of_a_query(postgres, tuned, processor, photos, tmp_path):
+    gallery = Gallery(folder=tmp_path / "index", engine="pgvector", uri=postgres)
+    gallery.add(tuned, processor, sorted(str(path) for path in photos.iterdir()))
+    app = server.build_server(SearchDesk(list_voices(tuned, processor, gallery), photos))
+    client = testclient.TestClient(app, "http://localhost")
+    assert len(read(client.post("/search", json={"text": "a dog"}))["results"]) == 10
+    assert client.post("/search", json={"text": "a dog", "where": {"id": 1}}).status_code == 422
+    gallery.close()
+    response = client.post("/search", json={"text": "a dog"})
+    assert (response.status_code, client.get("/ready").status_code) == (503, 503)
+    assert "PostgreSQL cannot be reached" in response.json()["detail"]
+
+
 def test_many_ask_at_once_and_each_gets_its_answer(client, desk, monkeypatch):
     sizes, encode = [], server.encode_composed
 
