@@ -229,7 +229,8 @@ def parse_json(content: bytes | str, path: str | Path, remedy: str, kind: type =
     if not isinstance(content, kind):
         raise ValueError(f"'{path}' is damaged, it holds a {type(content).__name__}: {remedy}.")
     for name, wanted in fields.items():
-        value = content.get(name)  # True is an int to Python
+        value = content.get(name)
+        # True is an int to Python.
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is int):
             found = repr(value)[:40] if name in content else "nothing"
             raise ValueError(f"'{path}' is damaged, its `{name}` is {found}: {remedy}.")

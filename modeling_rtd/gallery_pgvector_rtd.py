@@ -83,6 +83,7 @@ class Database:
         authority, _, rest = self._uri.partition("://")[2].partition("/")
         try:
             self._psycopg.conninfo.conninfo_to_dict(self._uri)
+            # With such signs written plainly a part of a password would be read, and shown, as the host.
             is_clear = authority.count("@") < 2 and "@" not in rest.partition("?")[0]
         except self._psycopg.Error:  # which may quote a part of the password
             is_clear = False

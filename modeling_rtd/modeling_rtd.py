@@ -361,6 +361,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         super().save_pretrained(save_directory, **kwargs)
         for name, content in SENTENCE_TRANSFORMERS_FILES.items():
             path = Path(save_directory, name)
+            # modules.json names our code; the other file may hold settings of a user's.
             if name == "modules.json" or not path.exists():
                 write_json(path, content)
 

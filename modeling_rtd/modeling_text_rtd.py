@@ -138,6 +138,7 @@ class RTDTextTower:
             return words, None
         if placeholder_mask is None:
             placeholder_mask = input_ids.eq(self._find_placeholder())
+        # The last word serves all further places: LinCIR's captions have several for one word.
         nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
         rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
         words = torch.where(placeholder_mask[..., None], rows, words)
@@ -292,6 +293,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             seen = (seen if attention_mask is None else seen & attention_mask[:, None].bool())[:, None]
             if self.config._attn_implementation == "sdpa":
                 return seen
+            # eager adds its mask to the scores, where sdpa takes booleans.
             return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
         if branch_index is not None:
 

@@ -580,6 +580,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _find_ends(tokenizer) -> tuple[list[int], list[int]]:
     """Find the special tokens that a tokenizer puts before and behind a text."""
     word, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    # Seen from a text: a tokenizer may name a start of text, as SigLIP 2's, and never write it.
     start = next((i for i in range(len(whole)) if whole[i : i + len(word)] == word), 0)
     before, behind = whole[:start], whole[start + len(word) :]
     if tokenizer.eos_token_id not in behind:

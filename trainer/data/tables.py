@@ -52,6 +52,7 @@ def load_table(source, split: str | None = None) -> Dataset:
     path = Path(source)
     kind = _FORMATS.get(path.suffix.lower())
     is_pattern = any(sign in str(source) for sign in "*?[") and not path.exists()
+    # `org/name` is an id of the Hub unless there is such a file.
     if kind is None and not path.exists() and str(source).count("/") == 1 and not is_pattern:
         return _load_from_hub(str(source), split or "train")
     if is_pattern:

@@ -84,6 +84,7 @@ class ModelSystem:
             "precision": precision or str(model.dtype).removeprefix("torch."),
             "sha256": hash_parts(model),
         }
+        # After the hash, which is of the weights as they were loaded.
         self.model = model.eval().to(_PRECISIONS.get(precision, model.dtype))
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:

@@ -333,7 +333,9 @@ class RTDTrainer(BaseTrainer):
         prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
+            # One draw of noise for both prompts of a triplet, as published.
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
+        # Through the wrapper: the published code goes around it, so that its processes never average their gradients.
         composed = embeds = run_in_groups(model, inputs.get("length_groups"), **prompt)
         drift = self._measure_drift(model, inputs["plain"], reference, target) if "plain" in inputs else None
         if not self.args.target_anchored:
@@ -377,6 +379,7 @@ class RTDTrainer(BaseTrainer):
             return {name: value for metrics in parts for name, value in metrics.items()}
         tower = self.accelerator.unwrap_model(self.model).eval()
         if isinstance(data, RetrievalEvaluator):
+            # With the evaluator's vision tower, which encoded its gallery once.
             metrics = data(data.model.with_parts(tower, self.projection), template=self.processor.default_template)
         else:
             metrics = self._evaluate_text_side(tower, data)

@@ -134,6 +134,7 @@ class Pic2WordObjective(Objective):
         prompt = {name: self.prompt[name].expand(len(image_embeds), -1) for name in names}
         text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
         joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
+        # Symmetric in Pic2Word's paper and in its code; RTD's code has the joint loss.
         return target_anchored_loss(*joined, self.temperature, "info_nce")
 
     @staticmethod

@@ -256,6 +256,7 @@ class SEARLEObjective(Objective):
         """
         embeds = projection(image_embeds=batch["image_embeds"])[0]  # (B, 1, H)
         joined = gather_embeds(embeds[:, 0].float()), gather_embeds(batch["words"])
+        # The joint NT-Xent of RTD, at a temperature of its own, as published.
         distillation = target_anchored_loss(*joined, self.args.temperature)
         return distillation + self.args.phrase_weight * compute_phrase_loss(self.model.text_model, embeds, batch)
 
