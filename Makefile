@@ -24,7 +24,7 @@ $(STAMP): requirements/dev.txt setup.py
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## Train and judge everything on the small world; writes runs/demo
+demo: $(STAMP) ## Train and judge everything on a drawn wardrobe; writes runs/demo
 	$(BIN)/rtd demo
 
 test: $(STAMP) ## Run the tests and the examples in docstrings

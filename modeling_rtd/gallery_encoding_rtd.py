@@ -17,6 +17,7 @@ from transformers.utils.logging import tqdm
 __all__ = ["compare_towers", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
 
 MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
+MIN_FOREIGN_COSINE = 0.99  # the same weights behind another program's own resizing
 _BATCHES_AHEAD = 2
 
 

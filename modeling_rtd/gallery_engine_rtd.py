@@ -38,13 +38,14 @@ class Engine:
             Options that belong to the gallery, with their defaults; all others belong to whoever opens it.
         dtypes (`tuple[str, ...]`): Types in which it stores embeddings.
         takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
+        is_foreign (`bool`): Whether another program makes the embeddings; it has a method `sample` then.
         tolerance (`float`): Largest error of a score that `_nearest` returns.
     """
 
     name = ""
     own_options: ClassVar[dict] = {}
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
-    takes_expressions = False
+    takes_expressions = is_foreign = False
     tolerance = 0.0
 
     @classmethod
@@ -145,6 +146,17 @@ class Engine:
             Iterator of `tuple`: Ids, embeddings and metadata, as `add` takes them.
         """
         raise NotImplementedError
+
+    def advise(self, model) -> str:
+        """Say what else may be done where the embeddings are not those of a model's image tower.
+
+        Args:
+            model ([`RTDModel`]): The model.
+
+        Returns:
+            `str`: A sentence after a space, or nothing.
+        """
+        return ""
 
     def refresh(self) -> None:
         """Take in what another process has written since; the caller holds the lock."""

@@ -12,6 +12,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from .gallery_encoding_rtd import (
+    MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
     compare_towers,
     encode_images,
@@ -186,6 +187,50 @@ class Gallery:
             places = [f"'{place}'" for place in (source, given) if isinstance(place, str | Path)]
             raise ValueError(f"{' and '.join(places)}: {error}" if places else str(error)) from error
 
+    @classmethod
+    def attach(cls, uri: str | None = None, **layout) -> Gallery:
+        """Search a table of PostgreSQL that another program fills, where it is; the server refuses any change.
+
+        Ids are strings, whatever their type in the table. Rows of norm zero are never found. The first `check_tower`,
+        as of a pipeline, compares a few embeddings with their images.
+
+        Args:
+            uri (`str`, *optional*):
+                Such as `"postgresql://user@host/immich"`; it is never repeated. The variables of libpq (`PGHOST`,
+                `PGDATABASE`, `PGPASSWORD`, ...) decide where left out.
+            layout:
+                What the table is. `table` (`"smart_search"`, which is Immich's), `id_column` (`"assetId"`; a uuid, an
+                integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
+
+                In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
+                Pictures in the trash, the archive and the locked folder are left out.
+
+                `volume`: `"HERE:THERE"`, as Docker writes it, for paths that are other ones for the program.
+
+                In SQL, trusted as it is, where the table is not Immich's: `join` after the table, `where`, `path` of
+                the image, and `metadata`, a dictionary of names and expressions.
+
+                `exact` (`True`): whether all rows are compared, or the table's own index may be used, which is
+                quicker and may miss some.
+
+        Returns:
+            [`Gallery`]: To search, and to `save` with another engine; it takes no images.
+
+        Raises:
+            ImportError: If `psycopg` or `pgvector` is not installed.
+            ValueError: If the database cannot be reached or read, the table is another than said, its type is not one
+                of pgvector's, or no owner is named.
+        """
+        module = import_from_home("gallery_attached_rtd", "attaching to a table")
+        gallery = cls()
+        try:
+            engine = module.AttachedEngine(uri, **layout)
+        except TypeError as error:
+            raise ValueError(f"`attach` does not take {sorted(layout)}: {error}.") from error
+        gallery._store.engine = engine
+        gallery._store.manifest = Manifest(engine.name, engine.dim, fields=engine.fields)
+        return gallery
+
     def add(
         self,
         model,
@@ -350,11 +395,12 @@ class Gallery:
             processor ([`RTDProcessor`]): Its processor.
 
         Returns:
-            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; `None`, with a
-            warning, where the gallery has no fingerprint, as one that was imported and never verified.
+            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; the first time
+            that of eight images of an attached table, at least 0.99; `None`, with a warning, where the gallery has no
+            fingerprint, as one that was imported and never verified.
 
         Raises:
-            ValueError: If it is another tower.
+            ValueError: If it is another tower, or no image of an attached table can be opened.
         """
         if self._store.manifest is None:
             return None
@@ -362,7 +408,11 @@ class Gallery:
             raise ValueError(
                 f"the gallery holds embeddings of {self._store.manifest.dim} numbers, the model makes "
                 f"{model.config.projection_dim}: it was made by another image tower{self._name_base()}."
+                f"{self._store.engine.advise(model)}"
             )
+        if self._store.manifest.fingerprint is None and self._store.engine.is_foreign:
+            images = self._store.engine.sample(processor.load_image)
+            return self.verify_embeddings(model, processor, images, MIN_FOREIGN_COSINE)
         if self._store.manifest.fingerprint is None:
             warnings.warn(
                 "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`.",
@@ -430,6 +480,7 @@ class Gallery:
                     f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
                     f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
                     "the CLIP and the preprocessing that made them, or index the images again."
+                    f"{self._store.engine.advise(model)}"
                 )
             self._sign(model, processor)
         return float(cosines[worst])

@@ -135,7 +135,7 @@ class RTDAdapterMixin:
             try:
                 with name_damage(name_or_path):
                     report = self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
-                if _hash_adapter(self.text_model, adapter_name) != facts.get("adapter_sha256"):
+                if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "
                         "were saved, or some are missing; restore it from a copy, or save it again."
@@ -182,7 +182,8 @@ class RTDAdapterMixin:
         Returns:
             `list[str]`: Their names.
         """
-        return self.text_model.active_adapters()
+        names = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
+        return names() if callable(names) else names
 
     def set_adapter(self, adapter_name: str) -> None:
         """Choose the active adapter of the text tower.
@@ -254,8 +255,7 @@ class RTDAdapterMixin:
             return None
         if not has_adapters(self.text_model):
             return None
-        active = self.text_model.active_adapters  # a method where transformers adapted the tower, not so in peft
-        active = active() if callable(active) else active
+        active = self.active_adapters()
         if None in adapter_names and len(active) != 1:
             raise ValueError(
                 f"several adapters are active ({', '.join(active)}): name one for each query of the batch."
@@ -322,7 +322,7 @@ def refuse_parts(name_or_path, **kwargs) -> None:
     if config is not None and _read_model_type(config).endswith("text_model"):
         raise ValueError(
             f"'{place}' holds a text tower alone, as a checkpoint does. Go on with its training, which saves a whole "
-            "model; or load RTDTextModel.from_pretrained of it, and put that into its model with replace_text_model."
+            "model; or load it with load_text_model, and put that into its model with replace_text_model."
         )
     if config is None and cached_file(str(name_or_path), "adapter_config.json", **where):
         raise ValueError(
@@ -332,8 +332,7 @@ def refuse_parts(name_or_path, **kwargs) -> None:
 
 
 def _read_model_type(config: str) -> str:
-    facts = json.loads(Path(config).read_text(encoding="utf-8"))
-    return str(facts.get("model_type")) if isinstance(facts, dict) else ""
+    return str(read_json(config, "restore it from a copy, or save the model again").get("model_type"))
 
 
 def _check_is_adapter(name_or_path: str) -> None:
@@ -360,6 +359,7 @@ def _read_adapter_facts(name_or_path: str) -> dict:
         base_model=str | None,
         text_model_sha256=str,
         projection_sha256=str,
+        adapter_sha256=str,
         dtype=str,
         shapes=list,
     )

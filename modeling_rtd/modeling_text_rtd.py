@@ -125,6 +125,13 @@ class RTDTextTower:
 
     def _embed(self, input_ids, placeholder_mask, pseudo_token_embeds, pseudo_token_mask):
         """Give the words of a batch, `(B, S, H)`, and which of them are unused slots, `(B, S)`, if any can be."""
+        size = self.embeddings.token_embedding.num_embeddings
+        # An accelerator would be waited for, and so would a trace.
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.max() >= size:
+            raise ValueError(
+                f"the text tower has {size} words, and a text has the id {int(input_ids.max())}: take the tokenizer "
+                "that belongs to the model, or enlarge the tower with resize_token_embeddings before it is trained."
+            )
         words = self.embeddings.token_embedding(input_ids)
         if pseudo_token_embeds is None:
             return words, None

@@ -29,9 +29,9 @@ from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
 
 try:
-    from ftfy import fix_text
+    import ftfy
 except ImportError:
-    fix_text = None
+    ftfy = None
 
 
 __all__ = ["RTDProcessor"]
@@ -375,8 +375,8 @@ class RTDProcessor(ProcessorMixin):
         for text in texts:
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
-        if fix_text is not None and self.family == "clip":
-            texts = [html.unescape(html.unescape(fix_text(text))) for text in texts]
+        if ftfy is not None and self.family == "clip":
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
         texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)

@@ -1,6 +1,7 @@
 """Measure strength, negative text and a second reference in the small world.
 
-PYTHONPATH=. python speed/query_algebra.py runs/demo/model --output_dir runs/queries
+rtd demo --world shapes -o runs/shapes
+PYTHONPATH=. python speed/query_algebra.py runs/shapes/model --output_dir runs/queries
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import uuid
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor, encode_images
 from trainer.publishing.provenance import write_stages
 
 
@@ -508,3 +510,56 @@ def write_embeddings(path, parts, change=lambda arrays: None):
         named = {name: {item: embed for kind, item, embed in rows if kind == name} for name in ("gallery", "query")}
         path.write_text(json.dumps(named))
     return path
+
+
+_IMMICH = """
+CREATE EXTENSION IF NOT EXISTS vector;
+CREATE TYPE asset_visibility_enum AS ENUM ('archive', 'timeline', 'hidden', 'locked');
+CREATE TABLE "user" (id uuid PRIMARY KEY, email text UNIQUE, name text);
+CREATE TABLE asset (
+    id uuid PRIMARY KEY, "ownerId" uuid NOT NULL REFERENCES "user" (id), type text, "originalPath" text,
+    "originalFileName" text, "localDateTime" timestamptz, visibility asset_visibility_enum,
+    "deletedAt" timestamptz, "isOffline" boolean NOT NULL DEFAULT false
+);
+CREATE TABLE asset_file (
+    "assetId" uuid REFERENCES asset (id) ON DELETE CASCADE, type text, path text, UNIQUE ("assetId", type)
+);
+CREATE TABLE smart_search (
+    "assetId" uuid PRIMARY KEY REFERENCES asset (id) ON DELETE CASCADE, embedding vector({dim}) NOT NULL
+);
+CREATE INDEX clip_index ON smart_search USING hnsw (embedding vector_cosine_ops);
+"""
+
+
+def build_immich(uri, folder, model, processor):
+    """Fill a database as Immich does, for two people, and write previews below a folder that it calls `/data`.
+
+    Returns:
+        `dict`: Of each person (`anna`, `bert`) the ids on the timeline, and of `hidden` all others, in their order.
+    """
+    import psycopg
+
+    people = {name: str(uuid.UUID(int=i)) for i, name in enumerate(("anna", "bert"), start=1)}
+    ids = {"anna": [], "bert": [], "hidden": []}
+    states = ["timeline"] * 17 + ["archive", "locked", "trash"]
+    (folder / "thumbs").mkdir(parents=True)
+    with psycopg.connect(uri) as connection:
+        connection.execute(_IMMICH.format(dim=model.config.projection_dim))
+        for name, person in people.items():
+            connection.execute('INSERT INTO "user" VALUES (%s, %s, %s)', [person, f"{name}@example.org", name])
+        for i, image in enumerate(build_images(20, seed=5)):
+            owner, name = ("anna", "bert")[i % 3 == 2], str(uuid.UUID(int=1000 - 7 * i))
+            preview = folder / f"thumbs/{name}_preview.jpeg"
+            image.save(preview, quality=95)
+            row = [name, people[owner], f"/data/upload/{i}.heic", f"{i}.heic", datetime(2020 + i % 3, 1, 2)]
+            state = "timeline" if states[i] == "trash" else states[i]
+            row += [state, datetime(2025, 1, 1) if states[i] == "trash" else None]
+            connection.execute("INSERT INTO asset VALUES (%s, %s, 'IMAGE', %s, %s, %s, %s, %s)", row)
+            files = [name, f"/data/thumbs/{preview.name}", name]
+            connection.execute(
+                "INSERT INTO asset_file VALUES (%s, 'preview', %s), (%s, 'thumbnail', '/data/none.webp')", files
+            )
+            embedding = (3 * encode_images(model, processor, [preview])[0]).tolist()  # of any norm
+            connection.execute("INSERT INTO smart_search VALUES (%s, %s::real[]::vector)", [name, embedding])
+            ids[owner if states[i] == "timeline" else "hidden"].append(name)
+    return ids

@@ -71,8 +71,12 @@ processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
 pipe = pipeline(model=repo, gallery=index, trust_remote_code=True, device="cpu")  # the task is the repository's own
 assert type(pipe).__name__ == "ComposedImageRetrievalPipeline"
 with torch.no_grad():
-    composed = model(**processor(images=[photo], conditions=["is red with no sleeves"])).composed_embeds
+    inputs = processor(images=[photo], conditions=["is red with no sleeves"])
+    composed = model(**inputs).composed_embeds
     text = model.get_text_features(**processor(text="a dog")).pooler_output
+    image = model(inputs["pixel_values"]).image_embeds
+extract = pipeline("image-feature-extraction", model=repo, trust_remote_code=True, device="cpu")  # the Hub's snippet
+torch.testing.assert_close(torch.tensor(extract(photo)), image, atol=1e-6, rtol=0)
 hits = pipe([{"image": photo, "text": "is red with no sleeves"}, {"text": "a dog"}], batch_size=2)
 torch.save({"composed": composed, "text": text, "hits": hits}, out)
 if importlib.util.find_spec("sentence_transformers"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_rtd import CHECKPOINT_FORMATS, RTDModel
-from tests.factories import build_clip, build_images
+from tests.factories import build_clip, build_images, save_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +43,11 @@ from trainer.cli.main import main
 
 training, verbs = json.load(sys.stdin)
 for verb, arguments in verbs:
+    if verb == "serve":
+        import socket, uvicorn
+        from trainer.cli import serve
+        serve._listen = lambda host, port: socket.socket()
+        uvicorn.Server.run = lambda self, sockets: None
     if verb == "app":  # last, since gradio imports pandas itself
         from trainer.app import page
         training.remove("pandas")
@@ -68,12 +73,25 @@ def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, process
         ("convert", ["file.pt", "--from", "lincir", "--clip", "clip", "-o", "model"]),
         ("index", ["model", "--images", "photos", "-o", "index"]),
         ("search", ["model", "--gallery", "photos", "--image", "photos/0.png", "--text", "is red"]),
+        ("serve", ["model", "--gallery", "index"]),
         ("app", ["model", "--gallery", "index"]),
     ]
+    run_verbs(verbs, tmp_path)
+
+
+@pytest.mark.slow
+def test_exporting_imports_nothing_that_trains(tmp_path, clip, processor):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    save_model(tmp_path / "model", "lincir", clip, processor)
+    run_verbs([("export", ["model", "-o", "onnx"])], tmp_path)
+
+
+def run_verbs(verbs, folder):
     command = [sys.executable, "-c", RUN_VERBS]  # one process for all: most of the time goes into imports
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     sent = json.dumps([TRAINING, verbs])
     done = subprocess.run(
-        command, input=sent, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        command, input=sent, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from modeling_rtd import RTDModel, RTDProcessor
-from tests.factories import build_stand_in
+from tests.factories import build_immich, build_stand_in
 from trainer.cli.main import main
 from trainer.demo.run import run_demo
 from trainer.evaluation.benchmarks import load_benchmark
@@ -22,19 +22,19 @@ PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((R
 COMMANDS = sorted({line for page in PAGES.values() for line in re.findall(r"^ *rtd (.*)$", page, re.MULTILINE)})
 # A toy in place of what takes long or is not here: the demo's world, and training until the end.
 SHORT = {
-    "small_world/demo": "small_world/toy",
+    "wardrobe/demo": "wardrobe/toy",
     "openai/clip-vit-large-patch14": "runs/demo/clip",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "runs/demo/clip",
     "max_steps=300": "max_steps=1, use_cpu=True",
-    "reference-0060": "reference-0000",
+    "reference-0012": "reference-0000",
     "--output-dir runs/context-rtd": "--output-dir runs/context-rtd --lift-steps 2",
-    "(60, 61)": '("00", "01")',
+    "(12, 13)": '("00", "01")',
 }
 TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8"]
-# Run elsewhere: a server (tests/trainer/app), and recipes, which fetch from the Hub (test_recipes.py).
-ELSEWHERE = ("app", "train --recipe")
+# Run elsewhere: servers (tests/trainer/app, test_serve.py), and recipes, which fetch from the Hub (test_recipes.py).
+ELSEWHERE = ("app", "serve", "train --recipe")
 # Packages that a page shows, and that need not be here.
-NEEDS = {"other_libraries.md": ("sentence_transformers",)}
+NEEDS = {"other_libraries.md": ("sentence_transformers", "onnxruntime", "onnxscript")}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def place(demo, hub, tmp_path, monkeypatch):
     """A copy of it as working directory, with the files that a reader brings."""
     shutil.copytree(demo, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "names.txt").write_text("circle\nstar\nheart\n")
+    (tmp_path / "names.txt").write_text("dress\ncoat\nskirt\n")
     for name in ("cirr", "circo", "fashioniq"):
         build_stand_in(name, tmp_path / "data" / name)
     model, processor = RTDModel.from_pretrained("runs/demo/model"), RTDProcessor.from_pretrained("runs/demo/model")
@@ -76,12 +76,34 @@ def run(line):
     assert main(arguments + TRAINING * arguments[0].startswith("train")) == code, line
 
 
+def bring_immich(page, place, postgres):
+    """Bring what the page on Immich takes for granted, and give the page with its places."""
+    import psycopg
+
+    model, processor = RTDModel.from_pretrained("runs/demo/model"), RTDProcessor.from_pretrained("runs/demo/model")
+    build_immich(postgres, place / "immich", model, processor)
+    shutil.copy(next((place / "immich/thumbs").iterdir()), "reference.png")
+    with psycopg.connect(postgres) as connection:
+        connection.execute("DROP ROLE IF EXISTS rtd")
+        for statement in re.search(r"```sql\n(.*?)```", page, re.DOTALL)[1].split(";"):
+            connection.execute(statement)
+        connection.execute(
+            "CREATE TABLE photos AS SELECT row_number() OVER () AS number, embedding AS vector, path AS file, "
+            "7 AS shop, 2024 AS year FROM smart_search JOIN asset_file USING (\"assetId\") WHERE type = 'preview'"
+        )
+        connection.execute("GRANT SELECT ON photos TO rtd")
+    page = page.replace("postgresql://rtd@localhost/immich", postgres.replace("postgres@", "rtd@"))
+    return page.replace("/srv/immich:", f"{place}/immich:")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_every_block_of_a_page_runs(name, place):
+def test_every_block_of_a_page_runs(name, place, request):
     for package in NEEDS.get(name, ()):
         pytest.importorskip(package)
     page = PAGES[name]
+    if name == "immich.md":
+        page = bring_immich(page, place, request.getfixturevalue("postgres"))
     for long, short in SHORT.items():
         page = page.replace(long, short)
     blocks = re.findall(r"```(bash|python)\n(.*?)```", page, re.DOTALL)

@@ -17,6 +17,9 @@ def test_a_pseudo_word_takes_the_place_of_one_known_token():
     tokenizer = build_tokenizer()
     assert find_context_token_id(tokenizer) == find_placeholder_token_id(tokenizer) == 4
     tokenizer.unk_token = "$"
+    tokenizer.mask_token = "red"  # a tokenizer without a "$" of its own lends this one
+    assert find_placeholder_token_id(tokenizer) == tokenizer.convert_tokens_to_ids("red")
+    tokenizer.mask_token, tokenizer.eos_token = None, "$"
     with pytest.raises(ValueError, match=r"splits '\$' into the ids \[4\]"):
         find_placeholder_token_id(tokenizer)
 

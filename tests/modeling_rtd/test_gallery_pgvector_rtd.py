@@ -111,6 +111,13 @@ def test_a_server_that_goes_away_is_named_and_found_again(build, postgres, monke
     assert gallery.search(QUERIES) == expected
 
 
+def test_a_search_that_takes_too_long_is_given_up(build, monkeypatch):
+    gallery = build()
+    monkeypatch.setattr("modeling_rtd.gallery_pgvector_rtd._STATEMENT", "50ms")
+    with pytest.raises(ValueError, match="PostgreSQL gave up: canceling statement due to statement timeout"):
+        gallery.search(QUERIES, where="pg_sleep(0.01) IS NOT NULL")
+
+
 @pytest.mark.parametrize(
     "uri",
     [

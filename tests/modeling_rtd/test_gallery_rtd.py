@@ -8,6 +8,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, encode_images
@@ -275,3 +277,22 @@ def test_files_of_embeddings_that_cannot_be_read_are_named(tmp_path, suffix):
     source, ids = ("good.npy", "made.json") if suffix == "json" else (f"made.{suffix}", [])
     with pytest.raises(ValueError, match=f"made.{suffix}'"):
         Gallery.from_embeddings(tmp_path / source, ids if suffix != "json" else tmp_path / ids)
+
+
+def test_a_data_set_of_rows_is_refused_and_its_column_taken(model, processor):
+    rows = Dataset.from_dict({"image": build_images(2), "name": ["a", "b"]}).cast_column("image", ImageFeature())
+    with pytest.raises(ValueError, match=r"a data set with the columns \['image', 'name'\]: pass one of them"):
+        Gallery.from_images(model, processor, rows)
+    gallery = Gallery.from_images(model, processor, rows["image"], rows["name"])
+    assert gallery.ids == ["a", "b"]
+    with pytest.raises(ValueError, match="got a IterableDataset"):
+        Gallery.from_images(model, processor, rows.to_iterable_dataset())
+
+
+def test_images_come_as_arrays(model, processor):
+    images = build_images(3)
+    expected = Gallery.from_images(model, processor, images, ["a", "b", "c"])
+    for arrays in ([np.asarray(image) for image in images], np.stack([np.asarray(image) for image in images])):
+        gallery = Gallery.from_images(model, processor, arrays, ["a", "b", "c"])
+        query = torch.randn(1, 24)
+        assert gallery.search(query) == expected.search(query)

@@ -156,3 +156,18 @@ def test_a_checkpoint_is_not_a_model(model, tmp_path):
     model.text_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"a text tower alone.*replace_text_model"):
         RTDModel.from_pretrained(tmp_path)
+
+
+def test_ids_of_another_tokenizer_are_refused_until_the_tower_has_words_for_them(model, processor, query, tmp_path):
+    query["input_ids"][0, 6] = 35
+    with pytest.raises(ValueError, match=r"has 35 words, and a text has the id 35.*resize_token_embeddings"):
+        model(**query)
+    model.text_model.resize_token_embeddings(36, mean_resizing=False)
+    expected = model(**query).composed_embeds
+    model.save_pretrained(tmp_path)
+    assert torch.equal(RTDModel.from_pretrained(tmp_path)(**query).composed_embeds, expected)
+
+
+def test_images_are_not_encoded_with_prompts(model, query):
+    with pytest.raises(ValueError, match="`input_ids` belongs to a prompt"):
+        model.get_image_features(**query)

@@ -1,3 +1,5 @@
+import copy
+import pickle
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,6 +10,7 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from peft import get_peft_model
+from PIL import Image
 from transformers import pipeline
 
 from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, RTDModel
@@ -177,7 +180,7 @@ def test_an_image_behind_a_url_is_taken(pipe, photos):
 
 
 def test_a_url_that_does_not_answer_is_named_in_time(pipe, monkeypatch):
-    monkeypatch.setattr("modeling_rtd.processing_rtd._URL_SECONDS", 0.2)
+    monkeypatch.setattr("modeling_rtd.images_rtd._URL_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
         with pytest.raises(ValueError, match=f"'{url}' cannot be read: timed out"):
@@ -314,3 +317,62 @@ def test_adapters_of_a_peft_model_are_chosen_per_query(model, processor, gallery
     for hits, expected in zip(mixed, (base, tuned, tuned), strict=True):
         assert names(hits) == names(expected)
         assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("place", ["memory", "folder"])
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copied", "pickled"]
+)
+def test_a_pipeline_is_copied_for_another_process(pipe, gallery, photos, tmp_path, place, engine, way):
+    if place == "folder" or engine == "faiss":
+        other = Gallery(engine=engine, folder=tmp_path / "index" if place == "folder" else None)
+        other.add(pipe.model, pipe.processor, photos)
+        pipe.gallery = other
+    query = {"image": photos[0], "text": TEXTS[0]}
+    expected = pipe(query)
+    twin = way(pipe)
+    assert twin(query) == expected
+    if place == "folder":  # the same rows, seen by both
+        twin.gallery.remove(photos[3])
+        with pipe.gallery._store.writing():
+            assert photos[3] not in pipe.gallery
+    else:
+        twin.gallery.remove(photos[3])
+        assert photos[3] in pipe.gallery
+
+
+def test_the_reference_may_come_first_and_its_condition_second(pipe, photos):
+    expected = pipe({"image": photos[0], "text": TEXTS[0]})
+    assert pipe(photos[0], TEXTS[0]) == expected
+    assert pipe(Path(photos[0]), text=TEXTS[0]) == expected
+    names_only = [names(pipe(image, TEXTS[0], top_k=3)) for image in map(as_image, photos[:1])]
+    assert names_only == [names(pipe({"image": as_image(photos[0]), "text": TEXTS[0]}, top_k=3))]
+
+
+def as_image(path):
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def test_a_pipeline_without_a_model_says_that_there_is_no_default():
+    with pytest.raises(ValueError, match="no default model: pass model="):
+        pipeline(TASK)
+
+
+def test_the_hubs_own_snippet_gives_image_embeddings(model, processor, photos, embed, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    features = pipeline("image-feature-extraction", model=str(tmp_path / "model"))(photos[0])
+    expected = torch.nn.functional.normalize(embed(photos[0]), dim=-1)
+    torch.testing.assert_close(torch.tensor(features), expected, atol=1e-6, rtol=0)
+
+
+def test_a_folder_with_code_runs_the_installed_one_by_its_class(pipe, gallery, photos, tmp_path):
+    pipe.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        pipeline(TASK, model=str(tmp_path / "whole"), gallery=gallery)
+    ours = pipeline(
+        TASK, model=str(tmp_path / "whole"), gallery=gallery, pipeline_class=ComposedImageRetrievalPipeline
+    )
+    assert names(ours(image=photos[0])) == names(pipe(image=photos[0]))

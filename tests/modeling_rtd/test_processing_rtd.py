@@ -3,6 +3,7 @@ import json
 import logging
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,14 +303,14 @@ def test_what_is_no_image_is_refused(processor, images, message):
 
 
 def test_texts_are_repaired_where_ftfy_is_installed(processor, monkeypatch):
-    monkeypatch.setattr(processing_rtd, "fix_text", lambda text: text.replace("\uff44og", "dog"))
+    monkeypatch.setattr(processing_rtd, "ftfy", SimpleNamespace(fix_text=lambda text: text.replace("\uff44og", "dog")))
     expected = processor(text="a dog $ dog")["input_ids"]
     assert torch.equal(processor(text="a \uff44og &amp;#36; dog")["input_ids"], expected)
 
 
 @pytest.mark.parametrize("family", ["metaclip_2", "siglip"])
 def test_texts_for_other_families_are_not_repaired(processor, monkeypatch, family):
-    monkeypatch.setattr(processing_rtd, "fix_text", lambda text: "cat")
+    monkeypatch.setattr(processing_rtd, "ftfy", SimpleNamespace(fix_text=lambda text: "cat"))
     own = RTDProcessor(processor.image_processor, processor.tokenizer, family=family)
     assert own.tokenize_texts(["a dog"]) == [processor.tokenizer("a dog")["input_ids"]]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -53,6 +54,15 @@ def test_gallery_measures_an_engine(engine, tmp_path):
     assert all(row[name][0] > 0 for name in ("search_64_s", "search_1_s"))
     assert ("ratio" in row) == engine.startswith("exact")
     assert row.get("same", 1) == 1
+
+
+def test_a_table_is_searched_as_the_exact_engine_does(postgres):
+    attached = importlib.import_module("speed.attached")
+    rows = np.random.default_rng(0).standard_normal((80, 8)).astype(np.float32)
+    attached.fill(postgres, rows)
+    results = attached.measure(postgres, rows, repeats=1)
+    assert [row["same"] for row in results[:2]] == [1, 1]
+    assert all(row["unchanged"] for row in results)
 
 
 def test_train_memory_takes_the_same_first_step_each_way():

@@ -11,7 +11,7 @@ from modeling_rtd import NEGATIVE_WEIGHT
 from trainer.app.service import MAX_LETTERS, SearchDesk, new_state
 
 
-__all__ = ["MAX_UPLOAD_BYTES", "build_page", "serve_page"]
+__all__ = ["MAX_UPLOAD_BYTES", "build_page", "refuse_other_hosts", "serve_page"]
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 _MAX_WAITING = 500  # requests in the queue; one is answered at a time
@@ -211,8 +211,15 @@ def _tell(sentence: str, role: str = "status") -> str:
     return f'<div role="{role}">{html.escape(sentence)}</div>'
 
 
-def _refuse_other_hosts(host: str) -> dict:
-    """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding)."""
+def refuse_other_hosts(host: str) -> dict:
+    """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding).
+
+    Args:
+        host (`str`): Address that is listened at.
+
+    Returns:
+        `dict`: Arguments of FastAPI.
+    """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -260,7 +267,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
             max_file_size=MAX_UPLOAD_BYTES,
             state_session_capacity=_MAX_VISITS,
             css=_CSS,
-            app_kwargs=_refuse_other_hosts(host),
+            app_kwargs=refuse_other_hosts(host),
             prevent_thread_lock=True,
         )
     except OSError as error:

@@ -144,16 +144,31 @@ class SearchDesk:
         """
         if path is None:
             return state | {"reference": None}
-        name = Path(path).name
+        self.read_upload(path, Path(path).name)
+        return state | {"reference": {"path": path}}
+
+    def read_upload(self, file: str | bytes, name: str) -> Image.Image:
+        """Read an upload whole, once its header says that it may be read.
+
+        Args:
+            file (`str` or `bytes`): Path or content of the upload.
+            name (`str`): Of the upload, for the message.
+
+        Returns:
+            `PIL.Image.Image`: Decoded.
+
+        Raises:
+            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
+        """
         try:
-            open_image(path).close()
+            opened = open_image(file)
         except (OSError, ValueError) as error:
             raise ValueError(f"'{name}' is no image that can be read: {error}.") from error
         try:
-            self._processor.load_image(path)
+            with opened:
+                return self._processor.load_image(opened)
         except ValueError as error:
             raise ValueError(f"'{name}' is no whole image: it may have been cut off; send it again.") from error
-        return state | {"reference": {"path": path}}
 
     @property
     def _processor(self) -> RTDProcessor:

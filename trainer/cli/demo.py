@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+from pathlib import Path
 
 
 __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Run the demo and print its table and the next command to try.
+    """Run the demo, and print its table and three commands to try.
 
     Args:
         arguments (`list[str]`): Options.
@@ -35,11 +37,25 @@ def run(arguments: list[str]) -> None:
     from trainer.demo.run import run_demo
     from trainer.publishing.tables import format_table
 
-    print("Training a CLIP, its projections, and RTD with ablations and controls: several minutes, a bar for each.")
     folder = run_demo(**vars(options))
     print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
-    print(f"The report is {folder}/report.md, ten queries are drawn in {folder}/results.png. Next:\n")
-    query = json.loads((folder / "world/queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
-    image, gallery = folder / "world/references" / query["reference"], folder / "world/gallery"
-    print(f'  rtd search {folder}/model --gallery {gallery} --image {image} --text "{query["condition"]}"\n')
-    print("Its CLIP reads drawings of 48 pixels and the words of the small world only; for your own, see README.md.")
+    print(f"Read {folder}/report.md, and look at {folder}/results.png. Then:\n\n{_list_next(folder)}")
+
+
+def _list_next(folder: Path) -> str:
+    """List three commands to try, and what to expect of them."""
+    world = folder / "world"
+    query = json.loads((world / "queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
+    place, gallery, captions = (shlex.quote(str(path)) for path in (folder, world / "gallery", world / "captions.txt"))
+    image = shlex.quote(str(world / "references" / query["reference"]))
+    return f"""Search for what one of its queries asks for; right is {" or ".join(query["targets"])}:
+  rtd search {place}/model --gallery {gallery} --image {image} --text "{query["condition"]}"
+
+Search and refine on a page in the browser, until Ctrl-C:
+  rtd app {place}/model --gallery {gallery}
+
+Train RTD on nothing but the world's captions; it finds less than with the demo's triplets (a minute):
+  rtd train {place}/clip --projection {place}/model --captions {captions} --output-dir {place}-captions \
+--max-steps 300 --learning-rate 1e-3
+
+The demo's CLIP knows its own world's drawings and words, and nothing else. For yours, see README.md."""

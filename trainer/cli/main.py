@@ -33,6 +33,8 @@ _VERBS = {
     "index": "encode a folder of images once, or take over embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
     "app": "search and refine on a page in the browser",
+    "serve": "answer composed queries over HTTP",
+    "export": "write a model as ONNX files, which run without torch",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
 # Verbs that go on where they were stopped when they are called again.
@@ -134,9 +136,9 @@ def _listen_to_sigterm() -> Iterator[None]:
 
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:
-    """Say how to continue. A token is not repeated: what is printed may be kept in a log."""
+    """Say how to continue. Tokens and connection strings are not repeated: what is printed may be kept in a log."""
     parts = [
-        "..." if before == "--token" else re.sub(r"^(--token)=.*", r"\1=...", part)
+        "..." if before == "--token" else re.sub(r"^(--token=|.*postgres(?:ql)?://).*", r"\1...", part)
         for before, part in zip(["", *arguments], arguments, strict=False)
     ]
     verb = arguments[0] if arguments else ""

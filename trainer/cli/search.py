@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
 from trainer.data.image_files import IMAGE_SUFFIXES, list_images, name_file
 
 
@@ -27,13 +28,13 @@ def run(arguments: list[str]) -> None:
     options = _parse(arguments)
     where = dict(_split_condition(text) for text in options.where)
     _check_sheet(options.sheet)
-    _refuse_sheet_in(options.sheet, options.gallery)
+    if isinstance(options.gallery, Path):
+        _refuse_sheet_in(options.sheet, options.gallery)
 
-    from modeling_rtd import ComposedImageRetrievalPipeline, Gallery, name_image
+    from modeling_rtd import ComposedImageRetrievalPipeline, name_image
     from trainer.loading import load_model_and_processor
 
-    is_index = Gallery.is_in(options.gallery)
-    paths = [] if is_index else [name_file(path) for path in list_images(options.gallery)]
+    paths = [] if is_stored(options) else [name_file(path) for path in list_images(options.gallery)]
     _check_history(options)
     model, processor = load_model_and_processor(options.model)
     search = ComposedImageRetrievalPipeline(model=model, processor=processor, device=model.device)
@@ -63,10 +64,11 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
     from modeling_rtd import Gallery
 
     if not paths:
-        server = {name: value for name in ("uri", "token") if (value := getattr(options, name)) is not None}
-        gallery = Gallery.load(options.gallery, **server)
-        for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
-            _refuse_sheet_in(options.sheet, folder)
+        gallery = open_stored(options)
+        compare_pictures(options, gallery, model, processor)
+        if isinstance(options.gallery, Path):
+            for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
+                _refuse_sheet_in(options.sheet, folder)
         return gallery
     gallery = Gallery.from_images(model, processor, paths)
     if gallery.skipped:
@@ -142,9 +144,7 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("rtd search", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument(
-        "--gallery", required=True, type=Path, help="folder of images, with its sub-folders, or an index of rtd index"
-    )
+    add_gallery_options(parser)
     parser.add_argument(
         "--image",
         action="append",
@@ -173,8 +173,6 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
-    parser.add_argument("--uri", help="of a Milvus server, if the index is on one")
-    parser.add_argument("--token", help="of a Milvus server")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)

@@ -31,9 +31,9 @@ class TrainCommand:
             Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath; where left out,
             the model carries a copy. An adapter needs neither.
         benchmark (`str`, *optional*):
-            Benchmark to judge on while training, as `eval_strategy` says: `small_world`, or with a preset
-            `small_world/mini`, or `cirr`. Its validation queries are used.
-        benchmark_root (`str`, *optional*): Directory of that benchmark; the small world needs none.
+            Benchmark to judge on while training, as `eval_strategy` says: `wardrobe`, or with a preset
+            `wardrobe/mini`, or `cirr`. Its validation queries are used.
+        benchmark_root (`str`, *optional*): Directory of that benchmark; a drawn world needs none.
     """
 
     model: str | None = field(default=None, metadata={"help": SUPPRESS})  # comes first, or from a recipe
@@ -54,7 +54,7 @@ class TrainCommand:
     original_text_model: str | None = field(
         default=None, metadata={"help": "place of the text tower from before RTD; without it the model keeps a copy"}
     )
-    benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: small_world"})
+    benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: wardrobe"})
     benchmark_root: str | None = field(default=None, metadata={"help": "directory of that benchmark"})
 
 

@@ -159,6 +159,9 @@ reference and near misses of its target. Percent:
 
 ## By kind of change and by wording
 
+Queries of one change by its kind and by how it is worded (LinCIR before and after RTD); those of two changes are one \
+group.
+
 {_write_wordings(rows)}
 {_write_experiments(experiments)}
 ## What it does not show

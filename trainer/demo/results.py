@@ -45,7 +45,7 @@ def draw_results(world: World, benchmark: Benchmark, rankings: Sequence[np.ndarr
             for ranking in rankings
         ]
         rows.append(SheetRow(_draw(world, picture | query["reference_scene"]), query["condition"], groups))
-    return draw_contact_sheet(rows, titles, heads=("this one ...", "... but the one that"), cell=160, font=28)
+    return draw_contact_sheet(rows, titles, heads=("this one ...", "... but the one that"), cell=_SIZE_PX, font=34)
 
 
 def _draw(world: World, row: Mapping) -> Image.Image:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
 
@@ -99,8 +100,9 @@ def run_demo(
         raise ValueError(suggest("world", world, DEMO_WORLDS))
     drawn = find_world(DEMO_WORLDS[world])
     size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
-    settings = {"world": world, "preset": size.name, "seeds": seeds, "split": split, "experiments": experiments}
-    folder = _prepare_folder(Path(output_dir), settings | {"methods": methods})
+    settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
+    settings |= {"split": split, "experiments": experiments, "methods": methods}
+    folder = _prepare_folder(Path(output_dir), settings)
     names = _list_stages(methods)
     stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
     rows, losses, experiment_rows = [], [], []
@@ -351,7 +353,8 @@ class _DemoRun:
         rankings = [self.evaluator.rank(self.evaluator.encode_queries(model)) for model in (before, after)]
         titles = ["before: LinCIR alone", "after: LinCIR + RTD (green: right)"]
         sheet = draw_results(self.data.world, self.evaluator.benchmark, rankings, titles)
-        sheet.save(self.folder / "results.png")
+        # With a palette the file has a quarter of its size.
+        sheet.quantize(256, Image.Quantize.FASTOCTREE).save(self.folder / "results.png")
 
 
 def _shuffle_conditions(triplets: Dataset, seed: int) -> Dataset:

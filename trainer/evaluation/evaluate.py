@@ -69,7 +69,7 @@ def open_parts(
     Args:
         name (`str`): Name of the benchmark.
         split (`str`, *optional*): Split.
-        root (`str` or `Path`, *optional*): Its directory; the small world needs none.
+        root (`str` or `Path`, *optional*): Its directory; a drawn world needs none.
         method (`str`): Whose published protocol is followed.
         needs_images (`bool`, defaults to `True`): Whether images will be read.
         allow_missing (`bool`, defaults to `False`): Whether to go on without those that are missing.
@@ -120,7 +120,7 @@ def evaluate(
             [`EmbeddingSystem`], is evaluated as it is.
         benchmark (`str`): Name, and after a slash a part where not all are wanted, such as `"fashioniq/dress"`.
         split (`str`, *optional*): Split of the queries; the labelled one by default.
-        root (`str` or `Path`, *optional*): Directory of the benchmark; the small world needs none.
+        root (`str` or `Path`, *optional*): Directory of the benchmark; a drawn world needs none.
         processing_class ([`RTDProcessor`], *optional*): Of the model; found from its place by default.
         mode (`str`, defaults to `"composed"`): Or a baseline: `"text"`, `"image"` or `"sum"`.
         batch_size (`int`, defaults to 64): Images or queries in one pass.

@@ -214,7 +214,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
-        library_name="peft" if facts.is_adapter else "transformers",
+        library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
@@ -227,7 +227,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
             "clip",
             facts.projection.replace("_", "-"),
             *(["rtd"] if facts.plain_tower else []),
-            *(["lora"] if facts.is_adapter else ["sentence-transformers"]),
+            *(["peft", "lora"] if facts.is_adapter else ["sentence-transformers"]),
         ],
         eval_results=results or None,
     )
@@ -286,11 +286,15 @@ def _is_rank(metric: str) -> bool:
     return metric.endswith("_rank")
 
 
+def _is_drawn(record: Mapping) -> bool:
+    return record["data"]["license"].endswith("drawn by this package")
+
+
 def _describe_record(record: Mapping) -> dict:
     columns = {"": record["metrics"], **{f" ({part})": scores for part, scores in record["parts"].items()}}
     numbers = [f"{title}: {n['queries']} queries, {n['gallery']} images" for title, n in record["numbers"].items()]
     verdict = "In the published protocol." if record["comparable"] else "Not comparable with published numbers: "
-    if record["benchmark"].startswith("small_world"):
+    if _is_drawn(record):
         verdict = "A drawn toy world: these numbers say nothing about photographs."
     elif not record["comparable"]:
         verdict += "; ".join(record["deviations"]) + "."
@@ -311,7 +315,7 @@ def _describe_comparison(rows: Sequence[Mapping]) -> dict | None:
     if not rows:
         return None
     seeds = len({row["seed"] for row in rows})
-    text = f"Test queries of the small world, percent, {seeds} run(s), each with its own training data and networks"
+    text = f"Test queries of the demo's world, percent, {seeds} run(s), each with its own training data and networks"
     if seeds > 1:
         text += "; mean ± standard deviation. This model is of the first run"
     return {"text": f"{text}.", "table": format_table(list(rows))}
@@ -339,6 +343,6 @@ def _list_limits(facts: CardFacts) -> list[str]:
         "people.",
         "Negations and unusual wordings of a condition are read in part at most.",
     ]
-    if any(record["benchmark"].startswith("small_world") for record in facts.evaluations):
-        limits.append("Results on the small world are of drawings, and say nothing about photographs.")
+    if any(map(_is_drawn, facts.evaluations)):
+        limits.append("Results on a drawn toy world say nothing about photographs.")
     return limits

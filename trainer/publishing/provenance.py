@@ -63,7 +63,9 @@ def name_data(data) -> str:
     Returns:
         `str`: As [`name_source`]; for rows in memory, their number.
     """
-    return name_source(data) if isinstance(data, str | Path) else f"{len(data)} rows from memory"
+    if isinstance(data, str | Path):
+        return name_source(data)
+    return f"{len(data)} rows from memory" if hasattr(data, "__len__") else "a stream"
 
 
 def describe_versions() -> dict[str, str]:

@@ -251,6 +251,17 @@ class BaseTrainer(Trainer):
             return TrainOutput(state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
 
+    def predict(self, *args, **kwargs):
+        """Refuse: a batch of a training holds no query to be answered.
+
+        Raises:
+            ValueError: Always; names what to call instead.
+        """
+        raise ValueError(
+            f"{type(self).__name__} makes no predictions: `evaluate` gives metrics, and `rtd_model` embeds queries, "
+            "as in a ComposedImageRetrievalPipeline."
+        )
+
     @property
     def rtd_model(self) -> RTDModel:
         """[`RTDModel`]: The whole model, with what was trained so far in it."""

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import NamedTuple, get_type_hints
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from trainer.evaluation.benchmarks import Benchmark, Protocol
@@ -26,6 +26,7 @@ _CAPTIONS_PER_IMAGE = 6
 _RELATIVE_CAPTIONS = 0.3  # share of "X that Y" among the captions of images
 _TWO_CHANGES = 0.38
 _NEAR_MISSES = 3
+_BLOCK = 1000
 _SPLITS = ("validation", "test")
 _PARAPHRASES = {"other held-out wording": "B", "training wording": "A"}
 _Pair = tuple[NamedTuple, NamedTuple]  # reference and target
@@ -111,8 +112,11 @@ def _build_images(world: World, preset: WorldPreset, rng: np.random.Generator) -
     columns["captions"] = [
         [_describe(world, preset, scene, rng) for _ in range(_CAPTIONS_PER_IMAGE)] for scene in scenes
     ]
-    features = {**_image_features(world), "captions": List(Value("string"))}
-    return Dataset.from_dict(columns, features=Features(features))
+    features = Features({**_image_features(world), "captions": List(Value("string"))})
+    # Block by block: at once, every picture would be held several times.
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(scenes), _BLOCK)]
+    parts = [{name: column[block] for name, column in columns.items()} for block in blocks]
+    return concatenate_datasets([Dataset.from_dict(part, features=features) for part in parts])
 
 
 def _build_captions(world: World, preset: WorldPreset, rng: np.random.Generator) -> Dataset:

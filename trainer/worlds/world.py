@@ -13,7 +13,36 @@ import numpy as np
 from modeling_rtd import suggest
 
 
-__all__ = ["World", "WorldPreset", "is_held_out", "pick"]
+__all__ = ["SIZES", "World", "WorldPreset", "is_held_out", "pick"]
+
+# Of presets beside `"demo"`, whose sizes are the defaults.
+SIZES = {
+    "mini": {
+        "num_images": 3_000,
+        "num_captions": 6_000,
+        "num_triplets": 6_000,
+        "num_queries": 200,
+        "num_validation_queries": 100,
+        "vision_layers": 2,
+        "clip_steps": 300,
+        "clip_learning_rate": 3e-3,
+    },
+    "toy": {
+        "num_images": 120,
+        "num_captions": 240,
+        "num_triplets": 240,
+        "num_queries": 20,
+        "num_validation_queries": 10,
+        "hidden_size": 32,
+        "vision_layers": 1,
+        "text_layers": 1,
+        "attention_heads": 2,
+        "clip_steps": 8,
+        "clip_batch_size": 32,
+        "clip_learning_rate": 3e-3,
+        "clip_warmup_steps": 2,
+    },
+}
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,23 @@
 import json
+import shlex
 
 from trainer.cli.main import main
-from trainer.demo import run
-from trainer.publishing.tables import METRICS
 
 
-def test_the_table_and_the_next_command_are_printed(tmp_path, monkeypatch, capsys):
-    given = {}
-    monkeypatch.setattr(run, "run_demo", lambda **options: given.update(options) or tmp_path)
-    row = {"variant": "lincir", "seed": 0, **dict.fromkeys(METRICS, 0.125)}
-    (tmp_path / "metrics.json").write_text(json.dumps([row]))
-    (tmp_path / "world").mkdir()
-    (tmp_path / "world/queries.jsonl").write_text(json.dumps({"reference": "a.png", "condition": "is red"}) + "\n")
-    assert main(["demo", "--preset", "toy", "--seeds", "2"]) == 0
-    assert (given["preset"], given["seeds"], given["split"], given["output_dir"]) == ("toy", 2, "test", "runs/demo")
+def test_a_demo_ends_with_three_commands_and_what_the_search_should_find(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs of mine"
+
+    def write(output_dir, **options):
+        (folder / "world").mkdir(parents=True)
+        (folder / "metrics.json").write_text("[]")
+        query = {"reference": "a.png", "condition": "is red", "targets": ["b.png", "c.png"]}
+        (folder / "world/queries.jsonl").write_text(json.dumps(query) + "\n")
+        return folder
+
+    monkeypatch.setattr("trainer.demo.run.run_demo", write)
+    assert main(["demo", "--output-dir", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "| lincir | 12.5 |" in shown
-    image = tmp_path / "world/references/a.png"
-    assert f'rtd search {tmp_path}/model --gallery {tmp_path}/world/gallery --image {image} --text "is red"' in shown
+    commands = [shlex.split(line) for line in shown.splitlines() if line.startswith("  rtd ")]
+    assert [words[1] for words in commands] == ["search", "app", "train"]
+    assert commands[0][2] == f"{folder}/model"
+    assert "b.png or c.png" in shown

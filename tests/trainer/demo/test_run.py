@@ -10,7 +10,8 @@ from trainer.data.tables import load_table
 from trainer.data.triplets import load_triplets
 from trainer.publishing.provenance import hash_parts
 from trainer.publishing.tables import format_table
-from trainer.worlds.small_world import build_small_world
+from trainer.worlds import find_world
+from trainer.worlds.data import build_world
 
 
 VARIANTS = [
@@ -71,6 +72,24 @@ def test_the_demo_leaves_a_report_and_pictures(folder):
             assert picture.width > 400
 
 
+def test_the_demo_tells_recall_by_kind_of_change_and_by_wording(folder):
+    rows = json.loads((folder / "wordings.json").read_text())
+    assert [row["variant"] for row in rows] == VARIANTS
+    for row in rows:
+        for column in ("kind", "wording"):
+            assert sum(group["count"] for group in row[column].values()) == 20
+    found = {row["variant"]: sum(g["count"] * g["recall"] for g in row["kind"].values()) / 20 for row in rows}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert found == pytest.approx({row["variant"]: row["recall@5"] for row in metrics})
+    assert f"| two changes | {rows[0]['kind']['two changes']['count']} |" in (folder / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_demo_of_the_shapes_is_the_small_world(tmp_path):
+    assert main(["demo", "--world", "shapes", "--preset", "toy", "--output-dir", str(tmp_path / "runs")]) == 0
+    assert "# RTD in the small world" in (tmp_path / "runs/report.md").read_text()
+
+
 def test_the_demo_leaves_a_model_and_a_world_that_search_takes(folder, tmp_path, capsys):
     query = json.loads((folder / "world/queries.jsonl").read_text().splitlines()[0])
     gallery, reference = folder / "world/gallery", folder / "world/references" / query["reference"]
@@ -79,11 +98,11 @@ def test_the_demo_leaves_a_model_and_a_world_that_search_takes(folder, tmp_path,
     assert "gallery/test-0" in capsys.readouterr().out
     assert all((gallery / target).is_file() for target in query["targets"])
     model, processor = RTDModel.from_pretrained(folder / "model"), RTDProcessor.from_pretrained(folder / "model")
-    assert model.get_text_features(**processor(text="a red circle")).pooler_output.shape == (1, 32)
+    assert model.get_text_features(**processor(text="a red dress")).pooler_output.shape == (1, 32)
 
 
 def test_the_files_of_the_world_are_data_that_training_takes(folder):
-    world = build_small_world("toy")
+    world = build_world(find_world("wardrobe"), "toy")
     pairs = load_pairs(folder / "world/images", folder / "world/images.jsonl")
     assert pairs["text"][:] == [captions[0] for captions in world.images["captions"]]
     assert load_triplets(folder / "world/triplets.jsonl").to_list() == world.triplets.to_list()
@@ -91,17 +110,18 @@ def test_the_files_of_the_world_are_data_that_training_takes(folder):
 
 
 def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
-    def fail(preset, seed):
+    def fail(*arguments):
         raise ValueError("enough")
 
-    monkeypatch.setattr("trainer.demo.run.build_small_world", fail)
+    monkeypatch.setattr("trainer.demo.run.build_world", fail)
     folder = tmp_path / "runs"
     folder.mkdir()
-    (folder / "demo.json").write_text("{}")
+    (folder / "demo.json").write_text('{"world": "shapes"}')
     (folder / "metrics.json").write_text("mine")
     assert main(["demo", "--preset", "toy", "--output-dir", str(folder)]) == 2
     assert (tmp_path / "runs.1/metrics.json").read_text() == "mine"
     assert not (folder / "metrics.json").exists()
+    assert json.loads((folder / "demo.json").read_text())["world"] == "wardrobe"
 
 
 def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
@@ -114,7 +134,8 @@ def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--preset", "dmeo"], "did you mean"),
+        (["--preset", "dmeo"], "did you mean 'demo'"),
+        (["--world", "shape"], "did you mean 'shapes'"),
         (["--seeds", "0"], "`seeds` must be at least 1"),
         (["--split", "train"], "`split` must be 'validation' or 'test'"),
     ],

@@ -1,20 +1,22 @@
-from trainer.demo import stages
+import pytest
+
 from trainer.demo.stages import Stages
 
 
-def test_stages_are_counted_timed_and_the_rest_is_estimated(monkeypatch, capsys):
-    now = iter([0.0, 100.0, 160.0, 160.0, 170.0, 171.0])
-    monkeypatch.setattr(stages.time, "perf_counter", lambda: next(now))
-    seconds, stage = {}, Stages(["world", "clip", "lincir"])
-    with stage("world", "drawing", seconds):
-        pass
-    with stage("clip", "a CLIP", seconds):
-        pass
-    assert seconds == {"world": 60.0, "clip": 1.0}
-    assert capsys.readouterr().out.split("\n") == [
-        "",
-        "Stage 1 of 3: drawing",
-        "",
-        "Stage 2 of 3: a CLIP (about 16 min left)",  # 40 shares took 160 s, 245 are left
-        "",
-    ]
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until its time is set."""
+    clock = type("Clock", (), {"now": 0.0})()
+    monkeypatch.setattr("trainer.demo.stages.time.perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_a_stage_tells_its_number_and_the_time_left_at_the_pace_so_far(clock, capsys):
+    stages, seconds = Stages(["other", "other", "other"]), {}
+    with stages("first", "drawing", seconds):
+        clock.now = 120.0
+    with stages("second", "training", seconds):
+        clock.now = 150.0
+    shown = capsys.readouterr().out.split("\n")
+    assert [line for line in shown if line] == ["Stage 1 of 3: drawing", "Stage 2 of 3: training (about 4 min left)"]
+    assert seconds == {"first": 120.0, "second": 30.0}

@@ -226,7 +226,8 @@ def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder,
     assert json.loads(stored["adapter_config.json"])["base_model_name_or_path"] == "org/clip"
     assert json.loads(stored["rtd_adapter.json"])["base_model"] == "org/clip"
     data = ModelCard(stored["README.md"].decode()).data
-    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/clip", "adapter", "peft")
+    assert (data.base_model, data.base_model_relation, data.library_name) == ("org/clip", "adapter", "transformers")
+    assert {"peft", "lora"} <= set(data.tags)
     loaded = RTDModel.from_adapter(REPO)
     local = RTDModel.from_adapter(str(folder), base=str(base))
     for name, tensor in local.state_dict().items():

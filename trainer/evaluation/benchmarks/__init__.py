@@ -60,7 +60,7 @@ def load_parts(
     Args:
         name (`str`): Name, and after a slash a part or a preset where not all are wanted, such as `"fashioniq/dress"`.
         split (`str`, *optional*): Split of its queries; the labelled one by default.
-        folder ([`DataFolder`], *optional*): Directory that holds it; the small world needs none.
+        folder ([`DataFolder`], *optional*): Directory that holds it; a drawn world needs none.
         protocol ([`Protocol`], *optional*): The one published for LinCIR and RTD by default.
 
     Returns:
@@ -98,9 +98,9 @@ def load_benchmark(
     """Load a benchmark, or one part of it.
 
     Args:
-        name (`str`): Name, and after a slash the part or preset, such as `"small_world/demo"` or `"fashioniq/dress"`.
+        name (`str`): Name, and after a slash the part or preset, such as `"wardrobe/demo"` or `"fashioniq/dress"`.
         split (`str`, *optional*): Split of its queries; the labelled one by default.
-        root (`str` or `Path`, *optional*): Directory that holds it; the small world needs none.
+        root (`str` or `Path`, *optional*): Directory that holds it; a drawn world needs none.
         protocol ([`Protocol`], *optional*): The one published for LinCIR and RTD by default.
 
     Returns:

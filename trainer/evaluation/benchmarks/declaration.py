@@ -84,7 +84,7 @@ class Benchmark:
 
     Args:
         name (`str`):
-            Name in results and reports, such as `"small_world"`.
+            Name in results and reports, such as `"wardrobe"`.
         split (`str`):
             Split the queries come from, such as `"validation"` or `"test"`.
         gallery (`datasets.Dataset`):
@@ -204,7 +204,7 @@ class BenchmarkInfo:
         known = self.counts[split]
         if part and part not in known:
             raise ValueError(suggest(f"part of {self.name}", part, known))
-        # The presets of the small world are sizes of one benchmark, not its parts.
+        # The presets of a drawn world are sizes of one benchmark, not its parts.
         return [part] if part else list(known) if self.needs_root else ["demo"]
 
     def find_protocol(self, method: str, **switches) -> Protocol:

@@ -32,6 +32,7 @@ from trainer.evaluation.diagnosis.rank_changes import compare_ranks
 from trainer.evaluation.diagnosis.report import write_report
 from trainer.evaluation.diagnosis.single_modality import compute_single_modality
 from trainer.evaluation.diagnosis.triplet_quality import measure_similarity, measure_triplets
+from trainer.evaluation.diagnosis.wordings import compute_wordings
 from trainer.evaluation.evaluator import RetrievalEvaluator, write_template
 from trainer.evaluation.metrics import relevance, target_ranks
 
@@ -62,8 +63,8 @@ def run_diagnosis(
     """Diagnose a model on a benchmark, and write `report.md`, `diagnosis.json` and pictures.
 
     A part whose data are missing is marked `not_available`, with the reason. Beside the columns of [`Benchmark`], the
-    queries may have `target_caption` (a plain caption of a target) and `paraphrases` (a `dict` of conditions that mean
-    the same, by name).
+    queries may have `target_caption` (a plain caption of a target), `paraphrases` (a `dict` of conditions that mean
+    the same, by name), and `kind` and `wording`, see [`compute_wordings`].
 
     Args:
         model ([`RTDModel`]): Model; one that is not trained with RTD has no before and after.
@@ -159,6 +160,7 @@ class _Diagnosis:
             "modality_gap": self.examine_modality_gap,
             "single_modality": self.examine_single_modality,
             "conditions": self.examine_conditions,
+            "wordings": self.examine_wordings,
             "triplets": self.examine_triplets,
         }
         facts = {"about": {"model": name} | self.describe() | _choose_facts(record)}
@@ -357,6 +359,14 @@ class _Diagnosis:
             }
         self.draw(pictures.draw_conditions, "conditions.png", facts, self.k)
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
+
+    def examine_wordings(self) -> dict:
+        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.is_tuned else {}
+        ranks["after"] = self.find_ranks(self.composed)
+        groups = {name: compute_wordings(self.queries, values, self.k) for name, values in ranks.items()}
+        if not groups["after"]:
+            raise _NotAvailableError("the benchmark does not tell how its conditions are worded")
+        return {"groups": groups}
 
     def _compose(self, queries: Dataset) -> torch.Tensor:
         """Compose the same references with other conditions."""

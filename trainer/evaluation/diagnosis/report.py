@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.evaluation.diagnosis.wordings import write_wordings
+
 
 __all__ = ["format_report", "write_report"]
 
@@ -244,6 +246,14 @@ def _write_conditions(part: dict, k: int) -> list[str]:
     ]
 
 
+def _write_wordings(part: dict, k: int) -> list[str]:
+    return [
+        "Queries of one change by its kind and by how it is worded; those of two changes are one group.",
+        "",
+        *write_wordings(part["groups"], k),
+    ]
+
+
 def _write_triplets(part: dict, k: int) -> list[str]:
     texts, similarity = part["texts"], part["similarity"]
     shares = {
@@ -294,6 +304,7 @@ _PARTS = {
     "modality_gap": ("How far apart are pseudo-words of images and of texts?", _write_modality_gap),
     "single_modality": ("How many queries need composition?", _write_single_modality),
     "conditions": ("Does the model read the condition?", _write_conditions),
+    "wordings": ("Which kinds of change and which wordings does it read?", _write_wordings),
     "triplets": ("How good are the triplets?", _write_triplets),
 }
 

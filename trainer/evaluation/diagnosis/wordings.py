@@ -86,8 +86,9 @@ def write_wordings(columns: Mapping[str, Mapping], k: int) -> list[str]:
             recalls = (f"{100 * groups[column][name]['recall']:.0f}" for groups in columns.values())
             lines.append(f"| {name} | {group['count']} | {' | '.join(recalls)} |")
         lines.append("")
+    lines.pop()
     if "before" in columns:
         before = columns["before"]["wording"]
         worse = [f"`{name}`" for name, group in after["wording"].items() if group["recall"] < before[name]["recall"]]
-        lines += [f"Wordings that find less after RTD than before: {', '.join(worse) or 'none'}.", ""]
+        lines += ["", f"Wordings that find less after RTD than before: {', '.join(worse) or 'none'}."]
     return lines

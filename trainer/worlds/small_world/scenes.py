@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainer.worlds.world import WorldPreset, is_held_out, pick
+from trainer.worlds.world import SIZES, WorldPreset, is_held_out, pick
 
 
 __all__ = [
@@ -113,35 +113,8 @@ _MINI = {
 }
 PRESETS = {
     "demo": SmallWorldPreset("demo", 48),
-    "mini": SmallWorldPreset(
-        "mini",
-        **_MINI,
-        num_images=3_000,
-        num_captions=6_000,
-        num_triplets=6_000,
-        num_queries=200,
-        num_validation_queries=100,
-        vision_layers=2,
-        clip_steps=300,
-        clip_learning_rate=3e-3,
-    ),
-    "toy": SmallWorldPreset(
-        "toy",
-        **_MINI,
-        num_images=120,
-        num_captions=240,
-        num_triplets=240,
-        num_queries=20,
-        num_validation_queries=10,
-        hidden_size=32,
-        vision_layers=1,
-        text_layers=1,
-        attention_heads=2,
-        clip_steps=8,
-        clip_batch_size=32,
-        clip_learning_rate=3e-3,
-        clip_warmup_steps=2,
-    ),
+    "mini": SmallWorldPreset("mini", **_MINI, **SIZES["mini"]),
+    "toy": SmallWorldPreset("toy", **_MINI, **SIZES["toy"]),
 }
 
 

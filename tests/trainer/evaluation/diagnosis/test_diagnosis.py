@@ -101,6 +101,10 @@ def test_changes_of_recall_agree_between_the_parts(diagnosed):
     assert facts["alignment"]["target_captions"]["recall"]["recall_before"] == rows[0]["captions"]["recall@5"]
     assert facts["alignment"]["target_captions"]["recall"]["recall_after"] == rows[-1]["captions"]["recall@5"]
     assert {change["recall_before"] for change in variants.values()} == {rows[-1]["composed"]["recall@5"]}
+    for when, row in (("before", 0), ("after", -1)):
+        kinds = facts["wordings"]["groups"][when]["kind"].values()
+        found = sum(group["count"] * group["recall"] for group in kinds) / sum(group["count"] for group in kinds)
+        assert found == pytest.approx(rows[row]["composed"]["recall@5"])
     for groups in facts["single_modality"]["groups"].values():
         assert sum(groups[name]["share"] for name in groups if name != "lost") == pytest.approx(1)
 
@@ -181,13 +185,14 @@ def test_noise_moves_texts_and_not_images(diagnosed, processor, benchmark, tmp_p
 
 
 def test_a_benchmark_without_captions_or_paraphrases_says_so(processor, benchmark, triplets, tmp_path):
-    bare = drop(benchmark, "target_caption", "paraphrases", "reference_scene", "changed")
+    bare = drop(benchmark, "target_caption", "paraphrases", "reference_scene", "changed", "kind", "wording")
     model = tune(build_model(processor))
     facts = run_diagnosis(model, processor, bare, tmp_path / "bare")
     assert facts["alignment"] == facts["modality_gap"]
     assert "no captions of its targets, and no triplets" in facts["alignment"]["not_available"]
     assert all(row["captions"] is None for row in facts["interpolation"]["rows"])
     report = (tmp_path / "bare/report.md").read_text()
+    assert facts["wordings"] == {"not_available": "the benchmark does not tell how its conditions are worded"}
     for part in ("Paraphrases: not available", "Plain captions: not available", "no triplets were given"):
         assert part in report
     facts = run_diagnosis(model, processor, bare, tmp_path / "triplets", triplets)

@@ -4,7 +4,7 @@ from trainer.evaluation.diagnosis.report import format_report, write_report
 from trainer.evaluation.diagnosis.single_modality import compute_single_modality
 
 
-PARTS = ("alignment", "interpolation", "modality_gap", "single_modality", "conditions", "triplets")
+PARTS = ("alignment", "interpolation", "modality_gap", "single_modality", "conditions", "wordings", "triplets")
 
 
 @pytest.fixture

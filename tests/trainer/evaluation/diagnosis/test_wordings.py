@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 from datasets import Dataset
 
 from trainer.evaluation.diagnosis.wordings import average_wordings, compute_wordings, write_wordings
@@ -7,35 +6,49 @@ from trainer.evaluation.diagnosis.wordings import average_wordings, compute_word
 
 QUERIES = Dataset.from_dict(
     {
-        "kind": [["colour"], ["colour"], ["size"], ["colour", "size"]],
-        "wording": [["is {new}"], ["in {new}"], ["is {new}"], ["is {new}", "in {new}"]],
+        "kind": [["colour"], ["colour"], ["length"], ["colour", "length"]],
+        "wording": [["is {new}"], ["has {old} changed to {new}"], ["is {new}"], ["is {new}", "is {new}"]],
     }
 )
 
 
-def test_queries_of_several_phrases_are_one_group_and_the_last():
-    found = compute_wordings(QUERIES, np.array([1, 9, 5, 6]), k=5)
-    assert list(found["kind"].items()) == [
-        ("colour", {"count": 2, "recall": 0.5}),
-        ("size", {"count": 1, "recall": 1.0}),
-        ("two changes", {"count": 1, "recall": 0.0}),
-    ]
-    assert {name: group["recall"] for name, group in found["wording"].items()} == {
-        "colour: is {new}": 1.0,
-        "colour: in {new}": 0.0,
-        "size: is {new}": 1.0,
-        "two changes": 0.0,
+def compute(*ranks):
+    return compute_wordings(QUERIES, np.array(ranks), k=5)
+
+
+def test_queries_of_one_change_are_told_apart_and_those_of_two_are_one_group():
+    groups = compute(1, 6, 5, 9)
+    assert {name: (group["count"], group["recall"]) for name, group in groups["kind"].items()} == {
+        "colour": (2, 0.5),
+        "length": (1, 1.0),
+        "two changes": (1, 0.0),
     }
+    assert list(groups["wording"]) == [
+        "colour: has {old} changed to {new}",
+        "colour: is {new}",
+        "length: is {new}",
+        "two changes",
+    ]
 
 
-def test_queries_without_wordings_have_no_groups():
+def test_a_benchmark_that_tells_no_wordings_has_no_groups():
     assert compute_wordings(QUERIES.remove_columns("wording"), np.ones(4), k=5) == {}
 
 
-def test_recalls_are_averaged_over_runs_and_losses_are_named():
-    runs = [compute_wordings(QUERIES, np.array(ranks), k=5) for ranks in ([1, 1, 1, 1], [1, 9, 1, 1])]
-    mean = average_wordings(runs)
-    assert mean["wording"]["colour: in {new}"] == {"count": 1, "recall": pytest.approx(0.5)}
-    lines = write_wordings({"before": runs[0], "after": mean}, 5)
-    assert "| colour | 2 | 100 | 75 |" in lines
-    assert "Wordings that find less after RTD than before: `colour: in {new}`." in lines
+def test_runs_are_averaged():
+    assert average_wordings([compute(1, 1, 1, 1), compute(9, 1, 9, 1)])["kind"]["colour"] == {
+        "count": 2,
+        "recall": 0.75,
+    }
+
+
+def test_a_wording_that_rtd_inverts_is_named():
+    lines = write_wordings({"before": compute(9, 1, 9, 9), "after": compute(1, 9, 1, 1)}, k=5)
+    assert "| colour: has {old} changed to {new} | 1 | 100 | 0 |" in lines
+    assert lines[-1].endswith("before: `colour: has {old} changed to {new}`.")
+
+
+def test_without_a_before_there_is_one_column_and_nothing_is_compared():
+    lines = write_wordings({"after": compute(1, 1, 1, 1)}, k=5)
+    assert "| two changes | 1 | 100 |" in lines
+    assert not any("before" in line for line in lines)

@@ -1,0 +1,249 @@
+"""The HTTP service: its answers are the pipeline's, and what is not accepted is refused with a sentence."""
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from modeling_rtd import Gallery
+from tests.factories import build_images
+from trainer.app import SearchDesk, list_voices
+from trainer.app.page import MAX_UPLOAD_BYTES
+from trainer.training.lora import build_lora_config
+
+
+testclient = pytest.importorskip("fastapi.testclient")
+server = pytest.importorskip("trainer.app.server")
+
+
+@pytest.fixture
+def desk(tuned, processor, photos):
+    paths = sorted(str(path) for path in photos.iterdir())
+    gallery = Gallery()
+    gallery.add(tuned, processor, paths, metadata=[{"year": 2020 + i % 2} for i in range(len(paths))])
+    return SearchDesk(list_voices(tuned, processor, gallery), photos)
+
+
+@pytest.fixture
+def connect(desk):
+    def connect(**options):
+        base_url = f"http://{options.get('host', '127.0.0.1')}:8000"
+        return testclient.TestClient(server.build_server(desk, **options), base_url, raise_server_exceptions=False)
+
+    return connect
+
+
+@pytest.fixture
+def client(connect):
+    return connect()
+
+
+@pytest.fixture
+def pipe(desk):
+    return next(iter(desk.voices.values())).pipeline
+
+
+def read(response):
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def names(hits):
+    return [hit["id"] for hit in hits]
+
+
+def test_answers_are_the_pipelines(client, pipe, desk, tmp_path):
+    first, second = desk.gallery.ids[2:4]
+    algebra = {"text": "is red", "strength": 0.7, "negative": "a dog", "negative_weight": 0.4, "weights": [2, 1]}
+    asked = algebra | {"ids": [first, second], "top_k": 5, "where": {"year": 2021}, "exclude": [desk.gallery.ids[5]]}
+    query = algebra | {"image": [first, second], "exclude": [desk.gallery.ids[5]]}
+    expected = pipe(query, top_k=5, where={"year": 2021})
+    found = read(client.post("/search", json=asked))["results"]
+    assert names(found) == names(expected)
+    assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
+    assert found[0]["metadata"] == {"year": 2021}
+    assert names(read(client.post("/search", json={"text": "a dog"}))["results"]) == names(pipe({"text": "a dog"}))
+
+
+def test_uploads_and_vectors(client, pipe, tmp_path):
+    path = tmp_path / "upload.jpg"
+    build_images(1, seed=9)[0].save(path)
+    expected = pipe({"image": str(path), "text": "is red"}, top_k=4)
+    send = {"files": {"image": path.read_bytes()}, "data": {"query": json.dumps({"text": "is red", "top_k": 4})}}
+    assert names(read(client.post("/search/upload", **send))["results"]) == names(expected)
+    send["data"] = {"query": json.dumps({"text": "is red"})}
+    vector = read(client.post("/encode/upload", **send))["vector"]
+    found = read(client.post("/search", json={"vector": vector, "top_k": 4, "min_score": -1}))["results"]
+    assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
+    assert len(read(client.post("/search/upload", files={"image": path.read_bytes()}))["results"]) == 10
+    assert read(client.post("/encode", json={"text": "a dog"}))["vector"] != vector
+
+
+def test_an_adapter_is_asked_by_name(client, desk, pipe):
+    pipe.model.text_model.add_adapter(build_lora_config(), "one")
+    for parameter in pipe.model.text_model.parameters():
+        parameter.data += 0.01 * torch.rand_like(parameter) * parameter.requires_grad
+    asked = {"ids": [desk.gallery.ids[0]], "text": "is red"}
+    vectors = [read(client.post("/encode", json=asked | {"adapter": name}))["vector"] for name in ("one", "__base__")]
+    assert vectors[0] != vectors[1]
+    assert read(client.get("/"))["adapters"] == ["one"]
+
+
+BAD = [
+    ("/search", {"json": {}}, 422, "a query needs `image`, `text` or both"),
+    ("/search", {"json": {"txt": "red"}}, 422, "txt: Extra inputs are not permitted"),
+    ("/search", {"json": []}, 422, "the body: "),
+    ("/search", {"content": b"{"}, 422, "not accepted"),
+    ("/search", {"content": b"[" * 100_000}, 400, "error parsing the body"),
+    ("/search", {"json": {"text": "x" * 1001}}, 422, "text: String should have at most 1000"),
+    ("/search", {"json": {"text": "red", "top_k": 0}}, 422, "top_k: "),
+    ("/search", {"json": {"text": "red", "top_k": 10**30}}, 422, "top_k: "),
+    ("/search", {"json": {"text": "red", "where": {"color": 1}}}, 422, "no image of the gallery has a field 'color'"),
+    ("/search", {"json": {"text": "red", "where": "year = 1"}}, 422, "where: Input should be"),
+    ("/search", {"json": {"text": "red", "where": {"year": []}}}, 422, "is empty"),
+    ("/search", {"json": {"text": "red", "strength": 0.5}}, 422, "`strength`"),
+    ("/search", {"json": {"text": "red", "adapter": "none"}}, 422, "unknown adapter 'none'"),
+    ("/search", {"json": {"text": "\ud800", "adapter": "\ud800"}}, 422, "unicode string"),
+    ("/search", {"json": {"text": "red", "where": {"year": "\ud800"}}}, 200, ""),
+    ("/search", {"json": {"ids": ["../../etc/passwd"]}}, 404, "the gallery has no image '../../etc/passwd'"),
+    ("/search", {"json": {"ids": ["x"] * 17}}, 422, "ids: "),
+    ("/search", {"json": {"vector": [1, 2]}}, 422, "must have the shape"),
+    ("/search", {"json": {"vector": [0] * 24}}, 422, "not all zero"),
+    ("/search", {"json": {"vector": [1e300] * 24}}, 422, "finite"),
+    ("/search", {"json": {"vector": [1] * 24, "text": "red"}}, 422, "a vector is a whole query"),
+    ("/search", {"content": b'{"vector": [NaN]}'}, 422, "vector.0: Input should be a finite number"),
+    ("/encode", {"json": {"text": "red", "top_k": 3}}, 422, "top_k: Extra inputs"),
+    ("/search/upload", {"files": {"image": ("a.png", b"nonsense")}}, 422, "'a.png' is no image that can be read"),
+    ("/search/upload", {"files": {"image": b""}}, 422, "no image"),
+    ("/search/upload", {"data": {"query": "{}"}}, 422, "image: "),
+    ("/search/upload", {"files": {"image": b"%!PS-Adobe-3.0 EPSF-3.0"}}, 422, "is no image that can be read"),
+    ("/search/upload", {"files": {"image": b"a"}, "data": {"query": "{"}}, 422, "Invalid JSON"),
+    ("/search/upload", {"files": {"image": b"a" * (MAX_UPLOAD_BYTES + 1)}}, 413, "send a smaller image"),
+    ("/nowhere", {"json": {}}, 404, "Not Found"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 words are unknown")
+def test_what_is_not_accepted_is_refused_with_a_sentence(client):
+    for path, send, status, sentence in BAD:
+        if "json" in send:  # as it stands, also where a client would refuse to write it
+            send = {"content": json.dumps(send["json"])}
+        if "content" in send:
+            send["headers"] = {"content-type": "application/json"}
+        response = client.post(path, **send)
+        assert response.status_code == status, (path, str(send)[:200], response.text[:200])
+        if status != 200:
+            assert isinstance(response.json()["detail"], str)
+            assert sentence in response.json()["detail"]
+
+
+def test_a_body_that_does_not_say_its_size_is_cut_off(client):
+    chunks = (b"a" * 2**20 for _ in range(MAX_UPLOAD_BYTES // 2**20 + 2))
+    response = client.post("/search", content=chunks, headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert client.post("/search", content=b"", headers={"content-length": "x" * 30}).status_code == 413
+
+
+def test_a_token_is_asked_for(connect):
+    client = connect(token="sésame")
+    for headers in ({}, {"authorization": "Bearer other"}, {"authorization": "Basic x"}):
+        response = client.post("/search", json={"text": "a dog"}, headers=headers)
+        assert response.status_code == 401
+        assert "Authorization: Bearer TOKEN" in response.json()["detail"]
+    assert client.get("/", headers={"authorization": "Bearer sésame".encode()}).status_code == 401  # of ASCII alone
+    client = connect(token="sesame")
+    assert read(client.post("/search", json={"text": "a dog"}, headers={"authorization": "Bearer sesame"}))
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+
+
+def test_other_hosts_are_refused_unless_all_are_served(connect):
+    assert connect().get("/", headers={"host": "evil.example"}).status_code == 400
+    assert connect(host="0.0.0.0").get("/", headers={"host": "evil.example"}).status_code == 200
+
+
+def test_a_gallery_that_is_gone_is_not_ready(client, desk, monkeypatch):
+    def fail(gallery):
+        raise ValueError("PostgreSQL cannot be reached: gone.")
+
+    monkeypatch.setattr(Gallery, "__len__", fail)
+    response = client.get("/ready")
+    assert (response.status_code, response.json()["detail"]) == (503, "PostgreSQL cannot be reached: gone.")
+    assert client.get("/health").status_code == 200
+
+
+def test_a_database_that_goes_away_is_no_fault_of_a_query(postgres, tuned, processor, photos, tmp_path):
+    gallery = Gallery(folder=tmp_path / "index", engine="pgvector", uri=postgres)
+    gallery.add(tuned, processor, sorted(str(path) for path in photos.iterdir()))
+    app = server.build_server(SearchDesk(list_voices(tuned, processor, gallery), photos))
+    client = testclient.TestClient(app, "http://localhost")
+    assert len(read(client.post("/search", json={"text": "a dog"}))["results"]) == 10
+    assert client.post("/search", json={"text": "a dog", "where": {"id": 1}}).status_code == 422
+    gallery.close()
+    response = client.post("/search", json={"text": "a dog"})
+    assert (response.status_code, client.get("/ready").status_code) == (503, 503)
+    assert "PostgreSQL cannot be reached" in response.json()["detail"]
+
+
+def test_many_ask_at_once_and_each_gets_its_answer(client, desk, monkeypatch):
+    sizes, encode = [], server.encode_composed
+
+    def count(model, processor, queries):
+        sizes.append(len(queries))
+        time.sleep(0.05)
+        return encode(model, processor, queries)
+
+    asked = [{"ids": [name], "text": "is red", "top_k": 3} for name in desk.gallery.ids]
+    expected = [read(client.post("/search", json=one))["results"] for one in asked]
+    monkeypatch.setattr(server, "encode_composed", count)
+    with ThreadPoolExecutor(15) as pool:
+        found = list(pool.map(lambda one: read(client.post("/search", json=one))["results"], asked))
+    assert [names(hits) for hits in found] == [names(hits) for hits in expected]
+    assert len(sizes) < len(asked)
+
+
+def test_one_bad_query_does_not_spoil_its_batch(desk, pipe, monkeypatch):
+    encode, gate = server.encode_composed, threading.Event()
+
+    def fail_on(model, processor, queries):
+        gate.wait(5)
+        if any(query.condition == "bad" for query in queries):
+            raise ValueError("bad.")
+        return encode(model, processor, queries)
+
+    monkeypatch.setattr(server, "encode_composed", fail_on)
+    encoder = server.BatchEncoder(pipe.model, pipe.processor)
+    queries = [server.Query(condition=text) for text in ("a dog", "bad", "a cat")]
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(encoder.encode, query) for query in queries]
+        time.sleep(0.1)
+        gate.set()
+        assert futures[0].result().shape == futures[2].result().shape == (24,)
+        with pytest.raises(ValueError, match="bad"):
+            futures[1].result()
+
+
+def test_too_many_that_wait_are_sent_away(client, monkeypatch):
+    monkeypatch.setattr(server, "_SECONDS", 0)
+    monkeypatch.setattr(server, "encode_composed", lambda *_: time.sleep(0.2))
+    response = client.post("/search", json={"text": "a dog"})
+    assert (response.status_code, response.json()["detail"]) == (503, "too many queries wait: ask again later.")
+
+
+def test_the_description_names_all_calls(client):
+    description = read(client.get("/openapi.json"))
+    assert set(description["paths"]) == {
+        "/",
+        "/encode",
+        "/encode/upload",
+        "/health",
+        "/ready",
+        "/search",
+        "/search/upload",
+    }
+    assert description["openapi"].startswith("3.")
+    schema = description["components"]["schemas"]
+    used = set(json.dumps(description).split("#/components/schemas/")[1:])
+    assert {name.split('"')[0] for name in used} <= set(schema)

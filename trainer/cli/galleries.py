@@ -1,0 +1,106 @@
+"""Galleries as verbs name them: an index, a table of PostgreSQL, or a folder of images."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+__all__ = ["add_gallery_options", "compare_pictures", "is_stored", "open_stored"]
+
+_LAYOUT = ("table", "id_column", "embedding_column", "path", "owner", "all_owners", "volume")
+
+
+def add_gallery_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--gallery`, and what says which rows of a table are meant.
+
+    Args:
+        parser (`argparse.ArgumentParser`): Of a verb.
+    """
+    parser.add_argument(
+        "--gallery",
+        required=True,
+        type=_read_place,
+        help="folder of images, with its sub-folders, an index of rtd index, or postgresql://... to search the table "
+        "of another program, such as Immich's, which is only read",
+    )
+    parser.add_argument("--uri", help="of a Milvus server, if the index is on one")
+    parser.add_argument("--token", help="of a Milvus server")
+    table = parser.add_argument_group("a table of PostgreSQL", "Give a password as PGPASSWORD, or in ~/.pgpass.")
+    table.add_argument("--owner", help="of Immich: whose pictures are searched, by e-mail address or id")
+    table.add_argument("--all-owners", action="store_true", default=None, help="of Immich: those of all people")
+    table.add_argument("--volume", metavar="HERE:THERE", help="where the folder THERE of its paths lies, as in Docker")
+    table.add_argument(
+        "--use-index", action="store_true", help="let the table's own index answer, which is quicker and may miss some"
+    )
+    table.add_argument("--table", help="default: smart_search, which is Immich's")
+    table.add_argument("--id-column", help="default: assetId")
+    table.add_argument("--embedding-column", help="default: embedding")
+    table.add_argument("--path", metavar="SQL", help="where a picture lies; of Immich, its preview or original")
+
+
+def _read_place(text: str) -> Path | str:
+    return text if text.startswith(("postgresql://", "postgres://")) else Path(text)
+
+
+def is_stored(options: argparse.Namespace) -> bool:
+    """Tell whether `--gallery` holds embeddings already, in an index or a table.
+
+    Args:
+        options (`argparse.Namespace`): With those of `add_gallery_options`.
+
+    Returns:
+        `bool`: Whether it is no folder of images.
+
+    Raises:
+        ValueError: If options of a table come without one.
+    """
+    from modeling_rtd import Gallery
+
+    if isinstance(options.gallery, str):
+        return True
+    wrong = next((name for name in _LAYOUT if getattr(options, name) is not None), None)
+    if wrong is not None:
+        raise ValueError(
+            f"--{wrong.replace('_', '-')} is of a table of PostgreSQL: name it as --gallery postgresql://..."
+        )
+    return Gallery.is_in(options.gallery)
+
+
+def open_stored(options: argparse.Namespace):
+    """Open a gallery of which `is_stored` is true.
+
+    Args:
+        options (`argparse.Namespace`): With those of `add_gallery_options`.
+
+    Returns:
+        [`Gallery`]: It.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    from modeling_rtd import Gallery
+
+    if not isinstance(options.gallery, str):
+        server = {name: value for name in ("uri", "token") if (value := getattr(options, name)) is not None}
+        return Gallery.load(options.gallery, **server)
+    layout = {name: getattr(options, name) for name in _LAYOUT}
+    layout = {name: value for name, value in layout.items() if value is not None}
+    return Gallery.attach(options.gallery, exact=not options.use_index, **layout)
+
+
+def compare_pictures(options: argparse.Namespace, gallery, model, processor) -> None:
+    """Compare a few embeddings of a table with their pictures, and print how well they agree.
+
+    Args:
+        options (`argparse.Namespace`): With those of `add_gallery_options`; nothing is done where they name no table.
+        gallery ([`Gallery`]): Of `open_stored`.
+        model, processor: Whose image tower must have made the embeddings.
+
+    Raises:
+        ValueError: If they do not agree, or no picture can be opened.
+    """
+    if isinstance(options.gallery, str):
+        cosine = gallery.check_tower(model, processor)
+        print(f"a few embeddings compared with their pictures: smallest cosine {cosine:.4f}", file=sys.stderr)
