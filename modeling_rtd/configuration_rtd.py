@@ -14,6 +14,7 @@ from transformers import (
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+from transformers.utils import cached_file
 
 
 __all__ = [
@@ -252,9 +253,17 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
         `transformers.PreTrainedConfig`: Of the family that it says it is of.
 
     Raises:
-        ValueError: If it is of another architecture; names it.
+        ValueError: If it is of another architecture, which is named, or in the layout of open_clip alone.
     """
-    values, _ = PreTrainedConfig.get_config_dict(place, **where)
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(place, **where)
+    except OSError as error:
+        if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
+            raise ValueError(
+                f"'{place}' holds a model in the layout of open_clip only, which is not read here: name a repository "
+                "of the same model in the layout of transformers, which has a config.json."
+            ) from error
+        raise
     wholes = {config.model_type: config for config in (CLIPConfig, MetaClip2Config, SiglipConfig, RTDConfig)}
     name = values.get("model_type")
     if name not in wholes | _TEXT_CONFIGS:
