@@ -253,23 +253,17 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
         `transformers.PreTrainedConfig`: Of the family that it says it is of.
 
     Raises:
-        ValueError: If it is of another architecture, which is named, or in the layout of open_clip alone.
+        ValueError: If it is of another architecture; names it.
     """
-    try:
-        values, _ = PreTrainedConfig.get_config_dict(place, **where)
-    except OSError as error:
-        if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
-            raise ValueError(
-                f"'{place}' holds a model in the layout of open_clip only, which is not read here: name a repository "
-                "of the same model in the layout of transformers, which has a config.json."
-            ) from error
-        raise
+    values, _ = PreTrainedConfig.get_config_dict(place, **where)
     wholes = {config.model_type: config for config in (CLIPConfig, MetaClip2Config, SiglipConfig, RTDConfig)}
     name = values.get("model_type")
     if name not in wholes | _TEXT_CONFIGS:
         hint = "name a checkpoint of clip, metaclip_2 or siglip"
         if name is None:
             hint += ", or load an adapter with RTDModel.from_adapter"
+            if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
+                hint = "it is in the layout of open_clip: name the same model in the layout of transformers"
         if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
             hint = (
                 "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "
