@@ -183,7 +183,7 @@ def _list_parts(model: RTDModel, processor: RTDProcessor) -> dict[str, tuple[nn.
     return {
         "visual": (_Visual(model), draw_images, ["embeds", "features"]),
         "textual": (
-            _Reader(model.original_text_model),
+            _Reader(model.plain_text_model),
             lambda count, text: {"text": draw_prompts(count, text)["text"]},
             ["embeds"],
         ),

@@ -118,8 +118,9 @@ class RTDTrainingArguments(_RecipeArguments):
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
             tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
         caption_interval (`int`, defaults to 1):
-            Read the captions of every so many-th triplet of a batch for that term, such as 4 for a quarter of its
-            cost; the mean, and so the weight, keeps its meaning.
+            Read the captions of every so many-th triplet of a batch for that term, such as 8 for an eighth of its
+            cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
+            batch of each.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})

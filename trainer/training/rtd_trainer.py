@@ -176,7 +176,7 @@ class RTDTrainer(BaseTrainer):
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
             train_dataset = prepare_triplets(train_dataset)
-            frozen = tower.eval() if whole is None else whole.original_text_model
+            frozen = tower.eval() if whole is None else whole.plain_text_model
             references = train_dataset["reference_caption"]
             run_facts["noise_size"] = measure_noise(args.noise_unit, frozen, processing_class, references)
             conditions = train_dataset["conditioning_caption"][:]

@@ -40,6 +40,8 @@ def test_a_search_finds_one_owners_pictures(call, immich, tmp_path):
     found = call("search", "--image", preview, "--text", "is red", "--top-k", "50", "--json", *ANNA, *volume)
     assert {hit["id"] for hit in json.loads(found.out)["results"]} <= set(immich["anna"])
     assert "smallest cosine 1.0000" in found.err
+    by_index = call("search", "--image", preview, "--text", "is red", "--use-index", "--json", *ANNA, *volume)
+    assert json.loads(by_index.out)["results"] == json.loads(found.out)["results"][:10]
     where = ["--where", "name=0.heic"]
     found = call("search", "--text", "a red dress", "--history", "turns.json", "--json", *where, *ANNA, *volume)
     assert [hit["metadata"]["name"] for hit in json.loads(found.out)["results"]] == ["0.heic"]
