@@ -15,6 +15,7 @@ from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, 
 from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.files_rtd import (
     hold_lock_file,
+    is_utf8,
     name_damage,
     parse_json,
     read_array,
@@ -25,7 +26,7 @@ from modeling_rtd.files_rtd import (
 )
 from modeling_rtd.gallery_encoding_rtd import encode_images
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.gallery_values_rtd import is_utf8, settle_ids
+from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 
 __all__ = [
     "hold_lock_file",
+    "is_utf8",
     "name_damage",
     "parse_json",
     "read_array",
@@ -267,6 +268,22 @@ def read_array(path: str | Path, remedy: str, mmap_mode: str | None = None) -> n
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def is_utf8(text: str) -> bool:
+    """Say whether a text can be written as UTF-8.
+
+    Args:
+        text (`str`): Text.
+
+    Returns:
+        `bool`: Not of half an emoji, and not of bytes that Python took from a file name or a command line as they are.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def sum_file(path: str | Path) -> int:

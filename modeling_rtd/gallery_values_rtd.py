@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from .files_rtd import is_utf8
 
-__all__ = ["check_id", "is_utf8", "settle_ids", "settle_metadata"]
+
+__all__ = ["check_id", "settle_ids", "settle_metadata"]
 
 _LOST = object()
 
@@ -117,19 +119,3 @@ def _settle_value(value):
         is_lost = any(part is _LOST or not isinstance(name, str) for name, part in parts.items())
         return _LOST if is_lost else parts
     return None if type(value).__name__ == "NAType" else _LOST  # of pandas, which need not be installed
-
-
-def is_utf8(text: str) -> bool:
-    """Say whether a text can be written as UTF-8.
-
-    Args:
-        text (`str`): Text.
-
-    Returns:
-        `bool`: Not of half an emoji, and not of bytes that Python took from a file name or a command line as they are.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -382,7 +382,16 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+
+        Raises:
+            ValueError: If prompts came along.
         """
+        prompt = next((name for name in ("input_ids", "attention_mask", "placeholder_mask") if name in kwargs), None)
+        if prompt is not None:
+            raise ValueError(
+                f"`{prompt}` belongs to a prompt, and images are encoded without: pass `pixel_values` alone, or call "
+                "the model itself to compose."
+            )
         output = self.vision_model(pixel_values=pixel_values, **kwargs)
         output.pooler_output = self.visual_projection(output.pooler_output)
         return output

@@ -22,8 +22,7 @@ from transformers.processing_utils import TextKwargs
 
 from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
 from .errors_rtd import pick_where, suggest
-from .files_rtd import name_damage
-from .gallery_values_rtd import is_utf8
+from .files_rtd import is_utf8, name_damage
 from .images_rtd import open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection

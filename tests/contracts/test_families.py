@@ -22,6 +22,7 @@ from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
 from trainer.evaluation.evaluate import evaluate
 from trainer.loading import load_model_and_processor
+from trainer.publishing.onnx_export import export_onnx
 from trainer.publishing.provenance import read_stages
 from trainer.publishing.publication import prepare_publication
 from trainer.training.arguments import RTDTrainingArguments
@@ -223,3 +224,9 @@ def test_a_diagnosis_reads_them(places, family, tmp_path):
     benchmark = load_benchmark("cirr", root=build_stand_in("cirr", tmp_path / "cirr"))
     facts = run_diagnosis(model, processor, benchmark, tmp_path / "diagnosis")
     assert "modality_gap" in facts
+
+
+def test_an_export_to_onnx_without_clips_preprocessing_is_refused(places, tmp_path):
+    pytest.importorskip("onnxscript")
+    with pytest.raises(ValueError, match="which is not CLIP's"):
+        export_onnx(*load_model_and_processor(places["siglip"], "lincir"), tmp_path / "onnx")

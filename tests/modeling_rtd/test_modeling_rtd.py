@@ -166,3 +166,8 @@ def test_ids_of_another_tokenizer_are_refused_until_the_tower_has_words_for_them
     expected = model(**query).composed_embeds
     model.save_pretrained(tmp_path)
     assert torch.equal(RTDModel.from_pretrained(tmp_path)(**query).composed_embeds, expected)
+
+
+def test_images_are_not_encoded_with_prompts(model, query):
+    with pytest.raises(ValueError, match="`input_ids` belongs to a prompt"):
+        model.get_image_features(**query)

@@ -1,15 +1,20 @@
 """The figures of a campaign, at the end of its tests."""
 
 from tests.reliability.fuzzing import FIGURES
+from tests.reliability.kills import KILLS
 
 
 _COLUMNS = ("inputs", "refused", "read", "unnamed", "wrong", "traceback", "code run")
 
 
 def pytest_terminal_summary(terminalreporter):
+    write = terminalreporter.write_line
+    if KILLS:
+        write("\n| what is killed before a change of a file | kills |\n|---|--:|")
+        for test, count in [*sorted(KILLS.items()), ("**all**", KILLS.total())]:
+            write(f"| {test.removeprefix('test_').replace('_', ' ')} | {count} |")
     if not FIGURES:
         return
-    write = terminalreporter.write_line
     write("")
     write(f"| reader | {' | '.join(_COLUMNS)} |")
     write("|---|" + "--:|" * len(_COLUMNS))

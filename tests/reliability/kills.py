@@ -7,11 +7,13 @@ A kill is an exception that nothing here catches, raised before the n-th call th
 import builtins
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 
 # Calls that change files, by module and name; whether to look at an open is decided by its mode.
 CALLS = {os: ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "truncate"), shutil: ("rmtree",)}
+KILLS = Counter()  # by test; printed at the end
 CLEARING = {"unlink", "remove", "rmdir", "rmtree"}
 
 
@@ -42,6 +44,8 @@ class Kill:
     def __exit__(self, kind, error, traceback):
         for module, name, original in self.originals:
             setattr(module, name, original)
+        if kind is Killed:
+            KILLS[os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].partition("[")[0].partition(" ")[0]] += 1
         return kind is Killed
 
     @property

@@ -29,8 +29,10 @@ from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.preprocessing import read_image
 from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.diagnosis.target_captions import add_target_captions
 from trainer.evaluation.precomputed import read_precomputed_embeddings, read_rankings
 from trainer.evaluation.server_files import check_submission
+from trainer.publishing.provenance import read_stages
 
 
 pytestmark = pytest.mark.slow
@@ -270,6 +272,30 @@ def test_annotations(folder, name, build, file):
         100,
         names=[name.partition("/")[0], "split"],
     )
+
+
+def test_target_captions(folder, tmp_path):
+    build_circo(tmp_path / "circo")
+    benchmark = load_benchmark("circo", "val", tmp_path / "circo")
+    names, path = benchmark.gallery["id"][:], folder / "zzcaptions.json"
+    path.write_text(json.dumps(dict.fromkeys(names, "a dog")))
+
+    def is_right(value, content):
+        content = json.loads(content)
+        return value == [content[targets[0]] for targets in benchmark.queries["target_ids"][:]]
+
+    fuzz(
+        "target captions",
+        path,
+        lambda place: add_target_captions(benchmark, place).queries["target_caption"][:],
+        is_right,
+    )
+
+
+def test_records_of_training(folder):
+    path = folder / "provenance.json"
+    path.write_text(json.dumps({"stages": [{"stage": "projection", "date": "2020-01-02"}]}))
+    fuzz("records of training", path, lambda place: read_stages(folder), says_so(lambda content: content["stages"]))
 
 
 @pytest.mark.parametrize("method", ["searle", "fti4cir"])

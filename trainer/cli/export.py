@@ -41,5 +41,5 @@ def run(arguments: list[str]) -> None:
     model, processor = load_model_and_processor(options.model)
     for name, difference in export_onnx(model, processor, options.output_dir, options.precision).items():
         size = (options.output_dir / name).stat().st_size
-        print(f"{size:>13,}  {name:<26}differs from torch by {difference:.1e}")
+        print(f"{size:>13,}  {name:<28}differs from torch by {difference:.1e}")
     print(f"files: {options.output_dir}")

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 __all__ = ["Stages"]
 
 # Seconds of each stage of the demo preset, judging included; others take as long as `_OTHER`.
-_SECONDS = {"world": 40, "clip": 220}
+_SECONDS = {"world": 30, "clip": 250}
 _OTHER = 25
 
 

@@ -11,8 +11,9 @@ from modeling_rtd import RTDProcessor, RTDTextTower, suggest
 from trainer.encoding.captions import encode_captions
 
 
-__all__ = ["draw_noise", "measure_noise"]
+__all__ = ["draw_noise", "measure_noise", "settle_noise_unit"]
 
+_UNITS = ("absolute", "rms")
 _NUM_CAPTIONS = 256  # that the size of embeddings is measured on
 
 
@@ -55,10 +56,8 @@ def draw_noise(
     return drawn.to(device, non_blocking=True)
 
 
-def measure_noise(
-    unit: str | None, text_model: RTDTextTower, processor: RTDProcessor, captions: Sequence[str]
-) -> tuple[str, float]:
-    """Settle the unit of noise, and measure its size.
+def settle_noise_unit(unit: str | None, text_model: RTDTextTower) -> str:
+    """Settle the unit of noise.
 
     The published scales are absolute: they go with the size of the embeddings of OpenAI's CLIP, which other families
     do not have.
@@ -67,12 +66,10 @@ def measure_noise(
         unit (`str`, *optional*):
             `"absolute"`, or `"rms"`, the root mean square of the elements of caption embeddings. Defaults to
             `"absolute"` on a CLIP, and must be given on other families.
-        text_model ([`RTDTextTower`]): The frozen tower.
-        processor ([`RTDProcessor`]): Its processor.
-        captions (`list[str]`): Captions that are trained on; the first 256 are read.
+        text_model ([`RTDTextTower`]): The tower whose embeddings take the noise.
 
     Returns:
-        `tuple[str, float]`: The unit, and what a scale in it is multiplied by.
+        `str`: The unit.
 
     Raises:
         ValueError: If the unit is unknown, or missing where it must be given.
@@ -83,10 +80,24 @@ def measure_noise(
             f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}: say "
             "noise_unit='rms' (--noise-unit rms), in units of the embeddings' own size, or 'absolute'."
         )
-    unit = unit or "absolute"
-    if unit not in ("absolute", "rms"):
-        raise ValueError(suggest("unit of noise", unit, ("absolute", "rms")))
+    if unit not in (None, *_UNITS):
+        raise ValueError(suggest("unit of noise", unit, _UNITS))
+    return unit or "absolute"
+
+
+def measure_noise(unit: str, text_model: RTDTextTower, processor: RTDProcessor, captions: Sequence[str]) -> float:
+    """Measure the unit of noise.
+
+    Args:
+        unit (`str`): Of [`settle_noise_unit`].
+        text_model ([`RTDTextTower`]): The frozen tower.
+        processor ([`RTDProcessor`]): Its processor.
+        captions (`list[str]`): Captions that are trained on; the first 256 are read.
+
+    Returns:
+        `float`: What a scale in this unit is multiplied by.
+    """
     if unit == "absolute":
-        return unit, 1.0
+        return 1.0
     embeds = encode_captions(text_model, processor, captions[:_NUM_CAPTIONS], desc=None)
-    return unit, embeds.square().mean().sqrt().item()
+    return embeds.square().mean().sqrt().item()

@@ -160,7 +160,7 @@ def _keep_quiet() -> Iterator[None]:
 
 def _list_parts(model: RTDModel, processor: RTDProcessor) -> dict[str, tuple[nn.Module, Callable, list[str]]]:
     """Name each file's network, what draws inputs of a batch size and one of the texts for it, and its outputs."""
-    side = processor.image_processor.crop_size["height"]
+    side, _ = processor.image_size_px
     generator = torch.Generator().manual_seed(0)
 
     def draw_images(count: int, text: int) -> dict:
@@ -183,7 +183,7 @@ def _list_parts(model: RTDModel, processor: RTDProcessor) -> dict[str, tuple[nn.
     return {
         "visual": (_Visual(model), draw_images, ["embeds", "features"]),
         "textual": (
-            _Reader(model.original_text_model),
+            _Reader(model.plain_text_model),
             lambda count, text: {"text": draw_prompts(count, text)["text"]},
             ["embeds"],
         ),
@@ -256,7 +256,7 @@ def _compare(path: Path, checks: Sequence[Mapping], expected: Sequence[Sequence[
 def _write_settings(model: RTDModel, processor: RTDProcessor, folder: Path) -> None:
     """Write the tokenizer and the settings of preprocessing as open_clip's exports and Immich have them."""
     images, text = processor.image_processor, model.config.text_config
-    side, crop = images.size.get("shortest_edge"), (images.crop_size["height"], images.crop_size["width"])
+    side, crop = images.size.get("shortest_edge"), processor.image_size_px
     if crop != (side, side):
         raise ValueError(f"the preprocessing resizes to {images.size} and crops to {crop}, which is not CLIP's.")
     preprocess = {

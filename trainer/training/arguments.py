@@ -103,8 +103,9 @@ class RTDTrainingArguments(_RecipeArguments):
         loss_type (`str`, defaults to `"nt_xent"`): `"nt_xent"` (published code) or `"info_nce"` (paper's text).
         noise_scale (`float`, defaults to 0.5):
             Scale of the noise of refined concatenation, in units of un-normalised embeddings.
-        noise_unit (`str`, *optional*): `"absolute"` or `"rms"`, see [`measure_noise`]. Defaults to `"absolute"` on a
-            CLIP, and must be given on other families.
+        noise_unit (`str`, *optional*):
+            `"absolute"` or `"rms"`, see [`settle_noise_unit`]. Defaults to `"absolute"` on a CLIP, and must be given
+            on other families.
         target_anchored (`bool`, defaults to `True`):
             Anchor to frozen captions; otherwise the trained tower encodes them too (an ablation).
         refined_batch (`bool`, defaults to `True`): Refined batch sampling, the hard negatives.
@@ -117,8 +118,9 @@ class RTDTrainingArguments(_RecipeArguments):
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
             tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
         caption_interval (`int`, defaults to 1):
-            Read the captions of every so many-th triplet of a batch for that term, such as 4 for a quarter of its
-            cost; the mean, and so the weight, keeps its meaning.
+            Read the captions of every so many-th triplet of a batch for that term, such as 8 for an eighth of its
+            cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
+            batch of each.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})

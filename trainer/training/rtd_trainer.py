@@ -30,7 +30,7 @@ from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
-from trainer.encoding.noise import draw_noise, measure_noise
+from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
 from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
@@ -174,17 +174,18 @@ class RTDTrainer(BaseTrainer):
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
+            args.noise_unit = settle_noise_unit(args.noise_unit, tower)
             train_dataset = prepare_triplets(train_dataset)
-            frozen = tower.eval() if whole is None else whole.original_text_model
-            noise = measure_noise(args.noise_unit, frozen, processing_class, train_dataset["reference_caption"])
-            args.noise_unit, run_facts["noise_size"] = noise
+            frozen = tower.eval() if whole is None else whole.plain_text_model
+            references = train_dataset["reference_caption"]
+            run_facts["noise_size"] = measure_noise(args.noise_unit, frozen, processing_class, references)
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(
-                    whole, projection, processing_class, images, conditions, args, lift_steps, noise[1]
+                    whole, projection, processing_class, images, conditions, args, lift_steps, run_facts["noise_size"]
                 )
         if token_lift is not None:
             run_facts["token_lift"] = hash_tensors(token_lift)

@@ -4,7 +4,7 @@ import torch
 from modeling_rtd import RTDModel
 from tests.factories import build_backbone, build_triplets
 from trainer.encoding.captions import encode_captions
-from trainer.encoding.noise import draw_noise, measure_noise
+from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
 
 
 def test_noise_depends_on_seed_epoch_and_row_alone():
@@ -26,24 +26,24 @@ def test_noise_is_a_uniform_times_a_normal():
     assert abs((unit**4).mean() - 3) < 0.15
 
 
-@pytest.mark.parametrize(("unit", "expected"), [(None, "absolute"), ("absolute", "absolute"), ("rms", "rms")])
-def test_a_scale_is_absolute_on_a_clip_or_in_units_of_its_embeddings(model, processor, unit, expected):
+def test_a_scale_is_absolute_on_a_clip_or_in_units_of_its_embeddings(model, processor):
     captions = ["a red dress", "the dog and the cat"]
-    found, size = measure_noise(unit, model.text_model, processor, captions)
+    assert [settle_noise_unit(unit, model.text_model) for unit in (None, "rms")] == ["absolute", "rms"]
+    sizes = [measure_noise(unit, model.text_model, processor, captions) for unit in ("absolute", "rms")]
     rms = encode_captions(model.text_model, processor, captions).square().mean().sqrt().item()
-    assert (found, size) == (expected, pytest.approx(rms if unit == "rms" else 1.0))
+    assert sizes == [1.0, pytest.approx(rms)]
 
 
 def test_the_size_does_not_depend_on_how_many_captions_there_are(model, processor):
     captions = [row["target_caption"] for row in build_triplets(300)]
-    _, size = measure_noise("rms", model.text_model, processor, captions[:256])
-    assert measure_noise("rms", model.text_model, processor, captions) == ("rms", size)
+    size = measure_noise("rms", model.text_model, processor, captions[:256])
+    assert measure_noise("rms", model.text_model, processor, captions) == size
 
 
 def test_a_unit_must_be_known_and_beside_clip_given():
     backbone, tokenizer = build_backbone("siglip")
     tower = RTDModel.from_clip(backbone, tokenizer=tokenizer).text_model
     with pytest.raises(ValueError, match="these are of siglip: say noise_unit='rms'"):
-        measure_noise(None, tower, None, [])
+        settle_noise_unit(None, tower)
     with pytest.raises(ValueError, match="did you mean 'rms'"):
-        measure_noise("rmse", tower, None, [])
+        settle_noise_unit("rmse", tower)

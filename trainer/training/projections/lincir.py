@@ -16,7 +16,7 @@ from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, load_table
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.length_groups import group_by_length, run_in_groups
-from trainer.encoding.noise import draw_noise, measure_noise
+from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.projections.objective import Objective
@@ -78,6 +78,7 @@ class LinCIRObjective(Objective):
     def __init__(self, args: LinCIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args = args
         self.text_model = model.text_model
+        args.noise_unit = settle_noise_unit(args.noise_unit, model.text_model)
         self.processor = processor
 
     def prepare(self, source) -> Dataset:
@@ -111,8 +112,7 @@ class LinCIRObjective(Objective):
             return {"text": texts, "pieces": pieces, "row": indices}
 
         table = table.select_columns(["text"]).map(mask, batched=True, with_indices=True, desc="Masking keywords")
-        reader = self.text_model, self.processor
-        self.args.noise_unit, self.noise_size = measure_noise(self.args.noise_unit, *reader, table["text"])
+        self.noise_size = measure_noise(self.args.noise_unit, self.text_model, self.processor, table["text"])
         return table
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
