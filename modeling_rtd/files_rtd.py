@@ -348,19 +348,3 @@ def _is_whole(path: Path) -> bool:
             return True
     except (OSError, SafetensorError):
         return False
-
-
-def is_utf8(text: str) -> bool:
-    """Say whether a text can be written as UTF-8.
-
-    Args:
-        text (`str`): Text.
-
-    Returns:
-        `bool`: Not of half an emoji, and not of bytes that Python took from a file name or a command line as they are.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
