@@ -14,6 +14,7 @@ from transformers import (
     SiglipTextConfig,
     SiglipVisionConfig,
 )
+from transformers.utils import cached_file
 
 
 __all__ = [
@@ -261,6 +262,8 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
         hint = "name a checkpoint of clip, metaclip_2 or siglip"
         if name is None:
             hint += ", or load an adapter with RTDModel.from_adapter"
+            if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
+                hint = "it is in the layout of open_clip: name the same model in the layout of transformers"
         if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
             hint = (
                 "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "

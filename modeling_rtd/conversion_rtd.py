@@ -96,6 +96,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
     def persistent_load(self, saved_id) -> torch.Tensor:
         _, dtype, key, _, count = saved_id
         if key not in self.storages:
+            # torch warns of buffers that cannot be written to.
             numbers = bytearray(self.archive.read(f"{self.root}data/{key}"))
             self.storages[key] = (
                 torch.frombuffer(numbers, dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
@@ -173,6 +174,7 @@ def _read_module(file: Path):
         if sum(record.file_size for record in records) > file.stat().st_size:
             raise ValueError("its records are larger than the file")
         names = [record.filename for record in records]
+        # Only a program has constants beside its data.
         if any(name.endswith("constants.pkl") for name in names):
             raise pickle.UnpicklingError("it is a TorchScript program")
         (root,) = (name.removesuffix("data.pkl") for name in names if name.endswith("data.pkl"))

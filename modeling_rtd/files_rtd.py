@@ -63,8 +63,10 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     partial = _find_partial(path)
     try:
         yield partial
+        # Before the rename: after a power cut a file system may have the new name, and no bytes.
         _sync(partial)
         partial.replace(path)
+        # A rename lasts once its folder is on the disk.
         _sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
@@ -88,12 +90,14 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
     """
     folder = Path(folder)
     backup = folder.with_name(f"{folder.name}.replaced")
+    # A process was killed between the two renames below.
     if backup.exists() and not folder.exists():
         backup.rename(folder)
     partial = _find_partial(folder)
     partial.mkdir(parents=True)
     try:
         yield partial
+        # What is in a folder goes before the folder itself.
         for path in sorted(partial.rglob("*"), reverse=True):
             _sync(path)
         _sync(partial)
@@ -226,6 +230,7 @@ def parse_json(content: bytes | str, path: str | Path, remedy: str, kind: type =
         raise ValueError(f"'{path}' is damaged, it holds a {type(content).__name__}: {remedy}.")
     for name, wanted in fields.items():
         value = content.get(name)
+        # True is an int to Python.
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is int):
             found = repr(value)[:40] if name in content else "nothing"
             raise ValueError(f"'{path}' is damaged, its `{name}` is {found}: {remedy}.")
@@ -233,6 +238,7 @@ def parse_json(content: bytes | str, path: str | Path, remedy: str, kind: type =
 
 
 def _refuse_repeats(pairs: list[tuple]) -> dict:
+    # Python's json would keep the last of two values, without a word.
     content = dict(pairs)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]

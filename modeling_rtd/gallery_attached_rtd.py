@@ -54,7 +54,9 @@ class AttachedEngine(TableEngine):
 
     name = "attached"
     is_foreign = True
+    # The distance of a zero vector is NaN, which PostgreSQL sorts above all numbers.
     distance, score = "<=>", "nullif(1 - ({}), 'NaN')"
+    # Not of zero vectors, nor of NaN.
     condition = "(embedding <#> embedding) < 0"
 
     def __init__(

@@ -201,6 +201,7 @@ class Engine:
                     usable[q] &= [row >= 0 and self._describe(row)[0] not in names for row in rows[q].tolist()]
             kept = np.where(usable, scores, -np.inf)
             last = -np.sort(-kept, axis=1)[:, top_k - 1] if kept.shape[1] >= top_k else np.full(len(kept), -np.inf)
+            # The last of the best and its rival may both err by the tolerance.
             floor = last - 2 * self.tolerance
             exhausted = (rows[:, -1] < 0) | (kept.shape[1] < count)
             if (exhausted | (scores[:, -1] < floor)).all():
@@ -244,6 +245,7 @@ def find_engine(name: str) -> type[Engine]:
     if name not in ENGINES:
         raise ValueError(suggest("engine", name, ENGINES))
     if name == "exact":
+        # Written out: transformers copies what an import statement names.
         from .gallery_exact_rtd import ExactEngine
 
         return ExactEngine

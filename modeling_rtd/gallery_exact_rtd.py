@@ -115,6 +115,7 @@ class StoredEngine(Engine):
         if self.folder is None:
             self._chunks.append(embeddings)
         else:
+            # Before the journal, which says that the rows are there.
             self._write(_EMBEDDINGS, len(self._row_ids) * self.dim * self.dtype.itemsize, embeddings.tobytes())
             entry["checksum"] = _sum_rows(embeddings, _sum_entry(entry))
         self._note(entry)
@@ -283,6 +284,7 @@ class ExactEngine(StoredEngine):
         if self.device.type == "cpu":
             return torch.from_numpy(self._load_array()[start:stop])
         if (start, stop) not in self._blocks:
+            # A block that has grown takes the place of its shorter form.
             self._blocks = {key: block for key, block in self._blocks.items() if key[0] != start}
             self._blocks[start, stop] = torch.from_numpy(self._load_array()[start:stop]).to(self.device)
         return self._blocks[start, stop]

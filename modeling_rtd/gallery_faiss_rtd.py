@@ -178,6 +178,7 @@ class FaissEngine(StoredEngine):
 
     def _set_search_parameter(self) -> None:
         if self.search_parameter is not None:
+            # HNSW knows the first and IVF the second; FAISS refuses the other.
             for name in ("efSearch", "nprobe"):
                 try:
                     self._faiss.ParameterSpace().set_index_parameter(self._index, name, self.search_parameter)

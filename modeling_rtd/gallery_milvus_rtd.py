@@ -153,6 +153,7 @@ class MilvusEngine(Engine):
         schema.add_field("metadata", kinds.JSON)
         index = self._client.prepare_index_params()
         index.add_index("embedding", index_type=kind, metric_type="IP")
+        # A search must see what was added before it, which Milvus does not promise by default.
         self._ask("create_collection", schema=schema, index_params=index, consistency_level="Strong")
 
     def close(self) -> None:
@@ -165,6 +166,7 @@ class MilvusEngine(Engine):
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added."""
+        # Without a filter Milvus wants a limit.
         entries = self._ask("query", filter="row >= 0", output_fields=["id", "row"])
         return [entry["id"] for entry in sorted(entries, key=lambda entry: entry["row"])]
 

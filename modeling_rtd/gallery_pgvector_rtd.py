@@ -83,6 +83,7 @@ class Database:
         authority, _, rest = self._uri.partition("://")[2].partition("/")
         try:
             self._psycopg.conninfo.conninfo_to_dict(self._uri)
+            # With such signs written plainly a part of a password would be read, and shown, as the host.
             is_clear = authority.count("@") < 2 and "@" not in rest.partition("?")[0]
         except self._psycopg.Error:  # which may quote a part of the password
             is_clear = False
@@ -142,6 +143,7 @@ class Database:
             if not can_write:
                 settings["statement_timeout"] = _STATEMENT
             for name, value in settings.items():
+                # Of this transaction alone: the connection goes back to the pool as it was.
                 connection.execute("SELECT set_config(%s, %s, true)", [name.replace("__", "."), str(value)])
             yield connection.cursor(binary=True)
 
@@ -281,9 +283,11 @@ class TableEngine(Engine):
     def _write_filter(self, where: dict | str | None) -> tuple[str, dict]:
         """Write a condition of SQL, and its parameters."""
         if isinstance(where, str):
+            # The bracket has a line of its own: a comment that ends the condition would swallow it.
             return f"({where.replace('%', '%%').replace('{', '{{').replace('}', '}}')}\n)", {}
         conditions, parameters = ["metadata IS NOT NULL"], {}
         for i, (name, values) in enumerate(where.items()):
+            # A field that an image lacks counts as null, as in the other engines.
             conditions.append(f"coalesce(metadata -> %(name{i})s, 'null') = ANY(%(values{i})s)")
             parameters |= {f"name{i}": name, f"values{i}": [self.database.to_json(value) for value in values]}
         return " AND ".join(conditions), parameters
@@ -448,6 +452,7 @@ class PgVectorEngine(TableEngine):
         with self.database.begin(can_write=True) as cursor:
             if not self._is_made:
                 self._make(cursor)
+            # COPY replaces nothing: the rows of these ids go first, in the same transaction.
             cursor.execute(sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self.source), [list(ids)])
             statement = sql.SQL("COPY {} (id, embedding, metadata) FROM STDIN (FORMAT BINARY)").format(self.source)
             with cursor.copy(statement) as copy:

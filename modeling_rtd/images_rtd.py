@@ -106,6 +106,7 @@ def _fetch(url: str, max_bytes: int) -> bytes:
         content = bytearray()
         for part in response.iter_bytes():
             content += part
+            # One part too many is enough: the caller refuses it.
             if len(content) > max_bytes:
                 break
     return bytes(content)
@@ -113,6 +114,7 @@ def _fetch(url: str, max_bytes: int) -> bytes:
 
 def _open(file: Path | BytesIO) -> Image.Image:
     try:
+        # By what the file holds: no other decoder is tried, whatever its name says.
         return Image.open(file, formats=tuple(IMAGE_FORMATS))
     except UnidentifiedImageError as error:
         raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from error

@@ -135,6 +135,7 @@ class RTDAdapterMixin:
             try:
                 with name_damage(name_or_path):
                     report = self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+                # transformers drops keys that it does not know, such as DoRA's magnitudes, without an error.
                 if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "

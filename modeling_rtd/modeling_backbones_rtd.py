@@ -175,7 +175,7 @@ def check_text_features(backbone: PreTrainedModel, tower: RTDTextTower, tokenize
     theirs = theirs.pooler_output.float().cpu()
     ours = tower(input_ids=batch["input_ids"].to(tower.device)).text_embeds.float().cpu()
     difference = ((ours - theirs).norm() / theirs.norm()).item()
-    if not difference < (1e-3 if backbone.dtype == torch.float32 else 5e-2):
+    if not difference < (1e-3 if backbone.dtype == torch.float32 else 5e-2):  # true of NaN too
         raise ValueError(
             f"text features differ from those of {type(backbone).__name__} by {difference:.3f} of their size: the "
             "configuration or the tokenizer of this repository does not fit its weights; name another one."

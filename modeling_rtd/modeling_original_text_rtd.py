@@ -51,6 +51,7 @@ class OriginalTextTower:
         self._config, self._where = config, where
         self._lender = None  # another of these, and the text tower beside it
         self._place = self._tower = self._moved = None
+        # Refused here, and not at the first plain text.
         _ = self.place
 
     def __getstate__(self):
@@ -145,6 +146,7 @@ class OriginalTextTower:
         Where that fails, the model can still compose; what needs the tower says so.
         """
         if self.is_kept:
+            # Without a network the model still composes; what needs this tower says so when it does.
             with contextlib.suppress(OSError):
                 self._find(force_download=self._where.get("force_download", False))
 
@@ -284,6 +286,7 @@ def _check_place(place: dict) -> None:
             f"`original_text_model` of the configuration must have the keys {sorted(needed)}, got {place!r}."
         )
     subfolder, is_here = place["subfolder"], place["repo"] is None
+    # A colon would begin a drive of Windows.
     is_plain = isinstance(subfolder, str) and ":" not in subfolder
     is_plain = is_plain and not {"", ".", ".."} & set(re.split(r"[/\\]", subfolder))
     if not is_plain and (is_here or subfolder != ""):

@@ -80,6 +80,7 @@ def hash_named(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -137,6 +138,7 @@ class RTDTextTower:
             return words, None
         if placeholder_mask is None:
             placeholder_mask = input_ids.eq(self._find_placeholder())
+        # The last word serves all further places: LinCIR's captions have several for one word.
         nth = (placeholder_mask.cumsum(-1) - 1).clamp(0, pseudo_token_embeds.shape[1] - 1)  # (B, S)
         rows = pseudo_token_embeds.to(words.dtype).gather(1, nth[..., None].expand_as(words))
         words = torch.where(placeholder_mask[..., None], rows, words)
@@ -191,6 +193,8 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
 
     config: RTDTextConfig
     config_class = RTDTextConfig
+    # The loader finds the tower in whole repositories by this prefix. A table of renames registered for this class
+    # would leave the tower of a composite at random.
     base_model_prefix = "text_model"
     _kinds = ("clip_text_model", "metaclip_2_text_model")
     _keys_to_ignore_on_load_unexpected = [
@@ -258,6 +262,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             attention_mask = (torch.ones_like(steps) if attention_mask is None else attention_mask) * ~unused
         if branch_index is not None:
             is_branch = steps == branch_index[:, None]  # (B, S)
+            # What follows the inserted end of text moves back by one, to where it is in prompt A.
             positions = positions - (steps > branch_index[:, None]).long()
         if position_ids is None:
             position_ids = positions.clamp(0, self.config.max_position_embeddings - 1)
@@ -273,6 +278,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             ends = is_end.int().argmax(-1)  # (B,)
             pooled = hidden[torch.arange(batch_size, device=hidden.device), ends]  # (B, H)
         else:
+            # CLIP's own pooling takes the first end of text, which is the inserted one.
             ends = torch.stack([(is_end & ~is_branch).int().argmax(-1), branch_index], dim=1)  # (B, 2)
             pooled = hidden.gather(1, ends[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, 2, H)
         return RTDTextOutput(text_embeds=self.text_projection(pooled), last_hidden_state=hidden, pooler_output=pooled)
@@ -287,6 +293,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             seen = (seen if attention_mask is None else seen & attention_mask[:, None].bool())[:, None]
             if self.config._attn_implementation == "sdpa":
                 return seen
+            # eager adds its mask to the scores, where sdpa takes booleans.
             return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
         if branch_index is not None:
 

@@ -68,11 +68,13 @@ class RTDSiglipTextModel(RTDTextTower, SiglipTextModel):
         if branch_index is not None:
             dropped = torch.zeros_like(input_ids, dtype=torch.bool) if dropped is None else dropped
             steps, place = torch.arange(input_ids.shape[1], device=input_ids.device), branch_index[:, None]
+            # Every token sees all others here, so that the two prompts need two rows.
             dropped = torch.cat([dropped | (steps == place), dropped | (steps > place)])  # (2B, S)
             words = words.repeat(2, 1, 1)
         hidden = self._fill(words, dropped) + self.embeddings.position_embedding.weight
         hidden = self.encoder(inputs_embeds=hidden, attention_mask=None, **kwargs).last_hidden_state
         hidden = self.final_layer_norm(hidden)
+        # SigLIP pools at the last place, padding or not, as it was trained.
         pooled = hidden[:, -1]
         if branch_index is not None:
             pooled = torch.stack(pooled.chunk(2), dim=1)  # (B, 2, H)

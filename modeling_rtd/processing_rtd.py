@@ -376,7 +376,7 @@ class RTDProcessor(ProcessorMixin):
             if not is_utf8(text):
                 raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
         if ftfy is not None and self.family == "clip":
-            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]
+            texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]  # twice, as OpenAI's own
         texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)
         # Not verbose: what is cut is warned of here, and transformers would announce "indexing errors" beside it.
         tokens = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -580,6 +580,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _find_ends(tokenizer) -> tuple[list[int], list[int]]:
     """Find the special tokens that a tokenizer puts before and behind a text."""
     word, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    # Seen from a text: a tokenizer may name a start of text, as SigLIP 2's, and never write it.
     start = next((i for i in range(len(whole)) if whole[i : i + len(word)] == word), 0)
     before, behind = whole[:start], whole[start + len(word) :]
     if tokenizer.eos_token_id not in behind:

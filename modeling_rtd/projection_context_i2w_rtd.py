@@ -23,6 +23,7 @@ class _WeightNormLinear(nn.Module):
 
     def __init__(self, size: int):
         super().__init__()
+        # Not torch's weight norm, whose names in a state differ between its versions.
         self.scale = nn.Parameter(torch.empty(size, 1))
         self.direction = nn.Parameter(torch.empty(size, size))
 
@@ -122,6 +123,7 @@ class ContextI2WProjection(RTDProjection):
         elif isinstance(module, ContextI2WProjection):
             init.normal_(module.proj, std=module.config.vision_hidden_size**-0.5)
             init.normal_(module.proj_local, std=module.config.vision_hidden_size**-0.5)
+            # As published: at first the word is the global one, and of the local path only the gate has a gradient.
             init.zeros_(module.local_gate)
 
     def project(self, image_tokens: torch.Tensor, context_embeds: torch.Tensor):

@@ -142,6 +142,7 @@ class FTI4CIRProjection(RTDProjection):
         templates = self.templates.expand(len(image_tokens), -1, -1)
         tokens = self.transformer(torch.cat([templates, image_tokens], dim=1))
         local = self.local_atte_fc(tokens[:, :_NUM_TEMPLATES])  # (B, 24, H)
+        # Not normalised, as published: the norm of the image's embedding decides how sharp the shares are.
         shares = (local @ image_embeds[..., None])[..., 0].softmax(-1)  # (B, 24)
         count = (shares > _THRESHOLD).sum(-1, keepdim=True).clamp(1, _MAX_ATTRIBUTES)  # (B, 1)
         best = shares.sort(dim=-1, descending=True, stable=True).indices[:, :_MAX_ATTRIBUTES]  # (B, 12)

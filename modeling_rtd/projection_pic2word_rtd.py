@@ -42,7 +42,7 @@ class Pic2WordProjection(RTDProjection):
         "2302.03084",
     )
     prompt_template = "a photo of $ , {condition}"
-    rtd_template = "rtd"
+    rtd_template = "rtd"  # RTD and LinCIR judge Pic2Word in their own prompt
 
     def __init__(self, config: RTDProjectionConfig):
         super().__init__(config)

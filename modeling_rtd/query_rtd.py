@@ -299,6 +299,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
         prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
         if pseudo_tokens is not None:
             words, mask = (None if part is None else part[rows] for part in pseudo_tokens)
+            # RTDTrainer judges a tower alone, with pseudo-words that are made already.
             tower = getattr(model, "text_model", model)
             return _settle(tower(**prompts, pseudo_token_embeds=words, pseudo_token_mask=mask).text_embeds)
         adapters = [owners[row].adapter or adapter for row in rows]
@@ -365,6 +366,7 @@ def name_image(image) -> list[str]:
         return []
     if str(name).startswith(("http://", "https://")):
         return [str(name)]
+    # A gallery may name a file as it was typed, from the root on, with links followed, or from this folder.
     here = Path.cwd()
     whole = [Path(os.path.abspath(name)), Path(name).resolve()]  # noqa: PTH100 - a link is a name of its own
     inside = [path.relative_to(here) for path in whole if path.is_relative_to(here)]

@@ -41,6 +41,7 @@ class RTDSentenceTransformer(InputModule):
         >>> model.encode([{"image": "dress.jpg", "text": "but in red"}, "a red dress"])  # doctest: +SKIP
     """
 
+    # The folder is a model of transformers as well, whose files are at its root.
     save_in_root = True
 
     def __init__(self, model: RTDModel, processor: RTDProcessor):

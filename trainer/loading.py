@@ -63,9 +63,11 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             with one.
     """
     for place in (name_or_path, projection):
+        # The name of a method is not a place.
         if place is not None and place not in PROJECTIONS:
             check_place(place)
     try:
+        # First of all, since an adapter has no configuration of a model.
         is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
         with name_damage(name_or_path):
             config = None if is_adapter else AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)

@@ -117,6 +117,7 @@ def find_method(name: str) -> Method:
         try:
             importlib.import_module(f"{_HOME}.{name}")
         except ModuleNotFoundError as error:
+            # A module that the method's file misses is another fault.
             if error.name != f"{_HOME}.{name}":
                 raise
             raise ValueError(f"the projection '{name}' has no method: add one with register_method.") from error

@@ -97,6 +97,7 @@ def load_start(
     if projection_from is None:
         raise ValueError(f"'{projection}' is a published file: say of which method, with --projection_from METHOD.")
     check_place(name_or_path)
+    # Once on each machine.
     with PartialState().local_main_process_first():
         file = fetch_file(projection)
     model = convert_checkpoint(file, projection_from, name_or_path).float().to(PartialState().device)

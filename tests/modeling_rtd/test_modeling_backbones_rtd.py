@@ -37,6 +37,15 @@ def test_naflex_is_refused_with_the_checkpoint_to_take_instead(tmp_path):
         RTDModel.from_clip(str(tmp_path))
 
 
+@pytest.mark.parametrize("load", [RTDModel.from_clip, RTDProcessor.from_clip])
+def test_a_repository_of_open_clip_alone_is_named(load, tmp_path):
+    with pytest.raises(ValueError, match="of the architecture None"):
+        load(str(tmp_path))
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="in the layout of open_clip: name the same model"):
+        load(str(tmp_path))
+
+
 def test_a_loaded_model_of_another_architecture_is_refused():
     backbone, tokenizer = build_backbone("siglip")
     backbone.config.text_config.model_type = "siglip2_text_model"

@@ -94,6 +94,7 @@ class SearchHistory:
         if chosen is not None:
             names = query["image"] if isinstance(query["image"], list) else [query["image"]]
             asked["image"] = [self.locate(name) for name in names]
+            # By its id, since the pipeline knows the reference by its path only.
             if options.get("exclude_reference", True):
                 asked["exclude"] = list_excluded(query) + names
         results = self.pipeline(asked, **options)

@@ -50,6 +50,7 @@ def build_page(desk: SearchDesk):
         ImportError: If gradio is not installed.
     """
     gr = _import_gradio()
+    # gradio looks every ten minutes, and removes uploads after an hour.
     with gr.Blocks(title="rtd", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         _Page(gr, desk)
     return blocks.queue(max_size=_MAX_WAITING, default_concurrency_limit=1)
@@ -247,6 +248,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
         ImportError: If gradio is not installed.
         OSError: If the port is taken, or the address is none of this machine.
     """
+    # gradio would leave uploads in the system's folder.
     folder = tempfile.mkdtemp(prefix="rtd-app-")
     os.environ["GRADIO_TEMP_DIR"] = folder
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -255,6 +257,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,
+            # Sharing would fetch a program that opens a tunnel to this machine.
             share=False,
             ssr_mode=False,
             pwa=False,

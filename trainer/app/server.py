@@ -122,6 +122,7 @@ class BatchEncoder:
             batch = [self._waiting.get()]
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get())
+            # Whoever gave up waiting is not answered.
             batch = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
             try:
                 self._answer(batch)
@@ -185,11 +186,13 @@ class _LimitBody:
             return
         refusal = HTTPException(413, f"a request may have {MAX_UPLOAD_BYTES:,} bytes: send a smaller image.")
         said = dict(scope["headers"]).get(b"content-length", b"0")
+        # Python refuses to read numbers of thousands of digits.
         if not said.isdigit() or int(said[:20]) > MAX_UPLOAD_BYTES:
             await _Answer({"detail": refusal.detail}, 413)(scope, receive, send)
             return
         count = 0
 
+        # A body may come in pieces, without a length or with a false one.
         async def receive_some():
             nonlocal count
             message = await receive()
@@ -242,6 +245,7 @@ def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = 
 
 def _route(service: _Service, token: str | None) -> APIRouter:
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
+        # In constant time: how long a refusal takes says nothing of how much was right.
         if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
             raise HTTPException(401, "this service wants its token: send the header 'Authorization: Bearer TOKEN'.")
 

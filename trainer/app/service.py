@@ -120,6 +120,7 @@ class SearchDesk:
     def __init__(self, voices: Mapping[str, Voice], root: str | Path, top_k: int = 12):
         self.voices, self.root, self.top_k = dict(voices), Path(root).resolve(), top_k
         self.gallery = next(iter(self.voices.values())).pipeline.gallery
+        # Pages of `browse` are places in this list, which must not move under a visitor.
         self._ids = self.gallery.ids
 
     def _open_history(self, turns: Sequence[dict], name: str) -> SearchHistory:
@@ -218,6 +219,7 @@ class SearchDesk:
         history = self._open_history(state["turns"], voice)
         found = {"results": self._take_turn(history, reference, query), "others": []}
         if other and other != voice:
+            # A comparison is not a turn: the history goes on with the first answer.
             found["others"] = self._take_turn(self._open_history(state["turns"], other), reference, query)
         turn = history.turns[-1] | {"voice": voice}
         turns = [*state["turns"], turn]
@@ -331,6 +333,7 @@ class SearchDesk:
         history = self._open_history((), next(iter(self.voices)))
         try:
             image = self._processor.load_image(one["path"] if "path" in one else history.locate(one["id"]))
+        # A file that was moved or damaged since must not take the page down.
         except ValueError:
             return Image.new("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX), "lightgrey")
         image = image.convert("RGB")

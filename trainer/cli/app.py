@@ -109,6 +109,7 @@ def open_desk(options: argparse.Namespace, top_k: int):
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
     compare_pictures(options, gallery, model, processor)
+    # The adapter loaded last is active: so the one that is named first answers.
     for name, _, place in reversed(adapters):
         check_place(place)
         model.load_adapter(place, name)

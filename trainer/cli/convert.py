@@ -48,6 +48,7 @@ def run(arguments: list[str]) -> None:
             check_place(place)
     model = convert_checkpoint(options.file, options.method, options.clip, options.projection)
     processor = RTDProcessor.from_clip(options.clip, model.projection)
+    # RTD trained its tower with another prompt than Pic2Word's own.
     if options.method == "rtd" and model.projection.rtd_template:
         processor = processor.with_template(model.projection.rtd_template)
     stages = [*read_stages(options.projection or ""), describe_conversion(options.file, options.method)]

@@ -41,6 +41,7 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_place(text: str) -> Path | str:
+    # A Path would fold the two slashes of an address into one.
     return text if text.startswith(("postgresql://", "postgres://")) else Path(text)
 
 

@@ -74,6 +74,7 @@ def run(arguments: list[str]) -> None:
         return
     gallery = Gallery(folder=options.output_dir, **chosen)
     known = set(gallery.ids)
+    # An image that an import has under its bare name is not encoded again under its path.
     present = {path: name for name, path in named.items() if name in known}
     gallery.add(
         model,

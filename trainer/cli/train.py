@@ -100,6 +100,7 @@ def run(arguments: list[str]) -> None:
     triplets = command.triplets
     if command.captions is not None:
         triplets = Path(args.output_dir, "triplets.jsonl")
+        # One process makes the triplets, and the others find them finished.
         with args.main_process_first():
             write_triplets(command.captions, triplets, method="rules", seed=args.seed)
     evaluator = None

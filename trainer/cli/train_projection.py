@@ -46,6 +46,7 @@ def run(arguments: list[str]) -> None:
 
     new = "the CLIP as first argument, `rtd train-projection CLIP ...`"
     refuse_old_names("train-projection", arguments, {"--clip": new, "--model": new})
+    # A recipe may name the method, on which the known options depend.
     arguments = expand_recipe(arguments, "model")
     method = find_method(find_value(arguments, "method", "lincir"))
     command, args = parse_options(

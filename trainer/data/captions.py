@@ -90,6 +90,7 @@ def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> 
         >>> split_subject("a red dress", get_tagger("rule"))
     """
     words = caption.split()
+    # BLIP, which wrote FTI4CIR's captions, ends some in a word that repeats.
     while len(words) > 1 and words[-1] == words[-2]:
         words.pop()
     caption = " ".join(words)
@@ -124,6 +125,7 @@ def read_captions(
     """
     path = Path(source)
     if path.is_file() and path.suffix.lower() == ".txt":
+        # Not splitlines, which also cuts at form feeds and the like: rows are counted as editors count them.
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
         texts = [line.decode(errors="replace") for line in lines]
     else:

@@ -33,6 +33,7 @@ def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
             numbers differ where no image is named.
     """
     paths, table = sorted(list_images(images), key=_split_numbers), _name_images(load_table(captions))
+    # Numbers count as numbers: by letters `10.png` is before `2.png`, and captions would move to other images.
     if "image" not in table.column_names:
         if len(table) != len(paths):
             raise ValueError(

@@ -69,6 +69,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(place)
         with os.scandir(folder) as entries:
             for entry in entries:
+                # macOS leaves `._x.jpg` beside `x.jpg`, which holds no picture.
                 if entry.name.startswith("."):
                     continue
                 if not entry.is_dir():

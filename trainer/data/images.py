@@ -38,10 +38,12 @@ def load_images(source: str | Path | Dataset, limit: int | None = None, columns:
         source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
     if "image" not in source.column_names:
         raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
+    # Not decoded by `datasets`, which takes any format of Pillow's: EPS would start Ghostscript.
     table = source.select_columns(["image", *columns]).cast_column("image", ImageFeature(decode=False))
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     images = tqdm(table, desc="Checking images")
+    # All are decoded once here, or a broken one would end a training after hours.
     readable = [row for row, item in enumerate(images) if decode_image(item["image"]) is not None]
     if not readable:
         raise ValueError(f"none of {len(table)} images can be read.")

@@ -87,6 +87,7 @@ def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[
         >>> get_keyword_fn("rule", determiners=False)("a red dress on a beach")
         ['red dress', 'beach']
     """
+    # LinCIR's code keeps determiners, although its paper speaks of nouns and adjectives.
     kinds = {"noun", "name", "adjective"} | ({"determiner"} if determiners else set())
     return partial(_find_keywords, get_tagger(name), kinds)
 
@@ -144,6 +145,7 @@ def _mask_words(caption: str, keywords: Sequence[str], rng: np.random.Generator)
             words = re.findall(r"\w+", caption)
             if not words:
                 break
+            # As published, a keyword that is not there letter by letter gives way to one word at random, the last one.
             pattern = _whole_words(words[rng.integers(len(words))])
         pieces = [part for piece in pieces for part in pattern.split(piece)]
         if not known:

@@ -36,7 +36,9 @@ class LanguageModel:
     """
 
     def __init__(self, name: str):
+        # A causal model goes on where a row ends, so padding belongs in front.
         self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        # GPT-Neo, which wrote SEARLE's phrases, has no token for padding.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
@@ -50,6 +52,7 @@ class LanguageModel:
         def find_line_ends(ids: torch.Tensor, scores, **kwargs) -> torch.Tensor:
             return torch.tensor(["\n" in text.lstrip() for text in self._decode(ids[:, length:])], device=ids.device)
 
+        # 0 switches off transformers' own top_k of 50, which would cut the nucleus.
         sampling = {"temperature": 0.7, "top_p": 0.95, "top_k": 0, "max_new_tokens": 64}
         ids = self._sample(prompts, seed, **sampling, stopping_criteria=[find_line_ends])
         return self._decode(ids[:, length:])
@@ -67,6 +70,7 @@ class LanguageModel:
         Returns:
             `list[str]`: Texts with their prompt.
         """
+        # transformers refuses a limit that the prompt fills already.
         max_length = max(max_tokens, self._encode([prompt])["input_ids"].shape[1] + 1)
         return self._decode(
             self._sample([prompt], seed, max_length=max_length, num_return_sequences=count, **sampling)
@@ -74,12 +78,14 @@ class LanguageModel:
 
     @torch.no_grad()
     def _sample(self, prompts: list[str], seed: int, **options) -> torch.Tensor:
+        # Draws depend on the seed alone, and the caller's random state stays.
         with torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []):
             torch.manual_seed(seed)
             options |= {"do_sample": True, "pad_token_id": self.tokenizer.pad_token_id}
             return self.model.generate(**self._encode(prompts), **options)
 
     def _encode(self, prompts: list[str]):
+        # Models without token types refuse them.
         batch = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
         return batch.to(self.model.device)
 

@@ -52,6 +52,7 @@ def load_table(source, split: str | None = None) -> Dataset:
     path = Path(source)
     kind = _FORMATS.get(path.suffix.lower())
     is_pattern = any(sign in str(source) for sign in "*?[") and not path.exists()
+    # `org/name` is an id of the Hub unless there is such a file.
     if kind is None and not path.exists() and str(source).count("/") == 1 and not is_pattern:
         return _load_from_hub(str(source), split or "train")
     if is_pattern:
@@ -140,6 +141,7 @@ def _read_header(paths: Sequence[str | Path]) -> Features:
     """Read the names of csv files' columns; all are texts: `null`, `NA` and `3` stay what they are."""
     names = None
     for path in map(Path, paths):
+        # Excel writes a byte order mark, which would belong to the name of the first column.
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.reader(file)
             header = next(rows, [])
@@ -248,6 +250,7 @@ def hash_rows(table: Dataset, columns: Iterable[str]) -> str:
     """
     digests = []
     for name in columns:
+        # Lengths apart from texts: "ab", "c" and "a", "bc" have the same bytes.
         lengths, texts = hashlib.sha256(), hashlib.sha256()
         for block in iterate_columns(table, [name]):
             column = pa.concat_arrays(block[name].cast(pa.large_string()).chunks)

@@ -65,6 +65,7 @@ def prepare_triplets(source: str | Path | Dataset, split: str | None = None) -> 
     table = load_triplets(source, split).with_format("arrow")
     prepared = table.map(_clean, batched=True, with_indices=True, batch_size=20_000, desc="Preparing triplets")
     prepared = prepared.with_format(None)
+    # Of a caption such as "$" cleaning leaves nothing.
     check_texts(prepared, ("reference_caption", "target_caption"))
     return prepared
 

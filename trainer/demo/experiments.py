@@ -42,6 +42,7 @@ def run_experiments(
     for name, scale in _NOISE_SCALES.items():
         row = train_and_judge(name, triplets, noise_scale=scale * rms)
         yield row | {"experiment": "noise", "num_triplets": len(triplets)}
+    # Called in turn: the last one loads a model.
     loaders = (lambda: triplets, lambda: make_triplets(captions), lambda: make_triplets(captions, model=str(model)))
     for name, load in zip(_SOURCES, loaders, strict=True):
         rows = Dataset.from_list([{column: row[column] for column in TRIPLET_COLUMNS} for row in load()])

@@ -97,5 +97,6 @@ def write_projection_arguments(method: str, world: World, preset: str, rms: floa
         "stage_dir": str(folder / "stages"),
         **recipe.own.get(method, {}),
     }
+    # One list for all methods, of which each takes what it knows.
     arguments = {name: value for name, value in arguments.items() if name in known}
     return arguments | (write_searle_files(world, preset, folder) if method == "searle" else {})

@@ -165,6 +165,7 @@ def _prepare_folder(folder: Path, settings: dict) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "demo.json").exists():
             raise ValueError(f"'{folder}' is not empty and holds no demo; choose another --output-dir.")
+        # An earlier demo keeps its results under a number.
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
         folder.rename(folder.with_name(f"{folder.name}.{number}"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,6 +297,7 @@ class _DemoRun:
         }
 
     def _judge(self, variant: str, model: RTDModel, projection: str | None, rtd: bool, mode: str = "composed") -> dict:
+        # RTD answers in the prompt that it was trained with, a projection alone in its own.
         template = (model.projection.rtd_template if rtd else None) or projection
         evaluator, k = self.evaluator, 5
         embeds = evaluator.encode_queries(model, mode, template)
@@ -305,6 +307,7 @@ class _DemoRun:
         metrics["wordings"] = compute_wordings(queries, target_ranks(found), k)
         if projection:
             captions = queries["target_caption"][:]
+            # By the tower of this variant: the difference is what RTD costs plain captions.
             embeds = encode_captions(model.text_model, self.processor, captions, desc=None)
             metrics["caption_recall@5"] = evaluator.score(normalize(embeds, dim=-1))["recall@5"]
         stages = ["world", "clip"] + ([projection] if projection else []) + ([variant] if rtd else [])

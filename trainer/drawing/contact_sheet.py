@@ -36,6 +36,7 @@ class SheetRow:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    # Pillow's own font: that of a system differs between machines.
     return ImageFont.load_default(size)
 
 

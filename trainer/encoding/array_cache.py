@@ -71,6 +71,7 @@ def load_array(path: Path, rows: int) -> torch.Tensor | None:
     """
     try:
         array = read_array(path, "")
+    # It is a cache: what cannot be read is computed again.
     except (OSError, ValueError):
         return None
     return torch.from_numpy(array) if array.shape[:1] == (rows,) else None

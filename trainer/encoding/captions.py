@@ -119,6 +119,7 @@ class CaptionEmbeddings:
         hashes = np.fromiter((_hash(text) for part in _cut(unique, block_size) for text in part), np.uint64)
         self._rows = np.argsort(hashes)
         self._hashes = hashes[self._rows]
+        # Among ten million captions the chance of a collision is 3 in a million.
         if (self._hashes[1:] == self._hashes[:-1]).any():
             raise RuntimeError("two captions have the same 64-bit hash; remove one of them, or use anchor_cache=never")
         reading = [model_key, describe_reading(processor)]
@@ -133,6 +134,7 @@ class CaptionEmbeddings:
         for block, part in zip(
             tqdm(blocks, desc="Encoding captions", disable=not is_long), _cut(unique, block_size), strict=True
         ):
+            # One file a block, so that a killed run goes on with the next one.
             if not block.is_file():
                 options = {"desc": None} if is_long else {}
                 save_array(block, encode_captions(text_model, processor, part, **options).numpy())
@@ -154,6 +156,7 @@ class CaptionEmbeddings:
             KeyError: If a caption is not of the data set.
         """
         hashes = np.fromiter(map(_hash, captions), np.uint64, len(captions))
+        # A hash beyond the last gets the last place, and is found to be foreign below.
         places = np.searchsorted(self._hashes, hashes).clip(max=len(self) - 1)
         foreign = np.flatnonzero(self._hashes[places] != hashes)
         if len(foreign):

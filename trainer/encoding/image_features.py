@@ -48,6 +48,7 @@ class ImageFeatures:
         batch_size: int = 64,
     ):
         keys = [image["path"] if image["bytes"] is None else image["bytes"] for image in table["image"]]
+        # Rows with several captions share their image, which is encoded once.
         place_of = {key: place for place, key in enumerate(dict.fromkeys(keys))}
         self._places = np.array([place_of[key] for key in keys])
         table = table.select(np.unique(self._places, return_index=True)[1])
@@ -57,6 +58,7 @@ class ImageFeatures:
         if "image_tokens" in model.projection.consumes:
             shapes["image_tokens"] = (len(table), 1 + (size // patch) ** 2, config.vision_config.hidden_size)
         self.padding = padding
+        # Files go by name, since hashing would read them all: size and time tell that one has changed.
         stats = [Path(image["path"]).stat() for image in table["image"] if image["bytes"] is None]
         facts = {
             "vision": [hash_tensors(model.vision_model), hash_tensors(model.visual_projection)],
@@ -67,6 +69,7 @@ class ImageFeatures:
         }
         self.paths = {name: place_result(folder, name, ".npy", **facts) for name in shapes}
         if not all(path.is_file() for path in self.paths.values()):
+            # Tokens of a ViT-L take 1 MiB an image: a full disk is found here, and not after hours.
             _check_space(folder, 4 * sum(math.prod(shape) for shape in shapes.values()))
             self._encode(model, processor, table, shapes, batch_size)
         self._arrays = {
@@ -75,6 +78,7 @@ class ImageFeatures:
 
     @torch.no_grad()
     def _encode(self, model, processor, table, shapes: dict[str, tuple], batch_size: int) -> None:
+        # Both arrays come into being together: whatever is there counts as whole.
         with contextlib.ExitStack() as stack:
             arrays = {
                 name: np.lib.format.open_memmap(

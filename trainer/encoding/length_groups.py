@@ -29,6 +29,7 @@ def group_by_length(lengths: Sequence[int], count: int) -> list[tuple[int, int, 
     cheapest: dict[int, tuple[int, tuple[int, ...]]] = {
         0: (0, ())
     }  # by rows behind us: tokens, and where groups begin
+    # Dynamic programming: exact, and cheap since a batch has few distinct lengths.
     for _ in range(min(count, len(stops))):
         cheapest = {
             stop: min(
@@ -70,6 +71,7 @@ def run_in_groups(
     parts = []
     for start, stop, longest in groups:
         part = {
+            # What runs along the text is cut; pseudo-words and branch places have other shapes.
             name: values[start:stop, :longest] if values.shape == shape else values[start:stop]
             for name, values in inputs.items()
         }

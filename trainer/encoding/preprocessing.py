@@ -74,6 +74,7 @@ def pad_to_target(image: Image.Image) -> Image.Image:
     if max(width, height) / min(width, height) < _TARGET_RATIO:
         return image
     wanted = max(width, height) / _TARGET_RATIO
+    # Halves are cut off, as published.
     right, down = (max(int((wanted - side) / 2), 0) for side in (width, height))
     padded = Image.new(image.mode, (width + 2 * right, height + 2 * down))
     padded.paste(image, (right, down))

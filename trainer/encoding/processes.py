@@ -18,6 +18,7 @@ from trainer.encoding.array_cache import load_array, save_array
 __all__ = ["gather_embeds", "join_processes", "share_batches"]
 
 
+# torch.distributed.nn's all_gather has this gradient too, but is deprecated since torch 2.13.
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, embeds):
@@ -55,6 +56,7 @@ def join_processes() -> Iterator[PartialState]:
     """
     # accelerate joins processes on a CPU only where it is told that they are.
     yield PartialState(cpu=not torch.accelerator.is_available())
+    # Without an orderly end some processes abort after their work is done.
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()

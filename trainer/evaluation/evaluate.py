@@ -142,6 +142,7 @@ def evaluate(
     system = model
     if not isinstance(model, ModelSystem | EmbeddingSystem | RankingSystem):
         system = ModelSystem(model, processing_class, mode, batch_size=batch_size, cache_dir=cache_dir)
+    # After the model, whose method decides the protocol.
     parts, folder, missing = open_parts(
         benchmark, split, root, system.method, system.needs_images, allow_missing, **switches
     )
@@ -183,6 +184,7 @@ def make_record(
     deviations = [f"{len(missing)} images are missing"] if missing else []
     deviations += [text for part in parts for text in compare_with_official(info, part)]
     deviations += _find_deviations(protocol, published, system.facts)
+    # Two releases may be of one size: an older copy of CIRCO's val lacks only the aspects.
     for file, digest in (folder.files if folder else {}).items():
         if info.digests.get(Path(file).name, digest) != digest:
             deviations.append(f"{file} is not the official file")
@@ -231,6 +233,7 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
         `Path`: The file, named by benchmark, split and a hash of system, protocol and data: only the same evaluation
         replaces it.
     """
+    # Not of the scores, so that the same evaluation replaces its record and no other does.
     facts = json.dumps([record[name] for name in _OF_A_SYSTEM], sort_keys=True)
     name = (
         f"{record['benchmark'].replace('/', '-')}-{record['split']}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"

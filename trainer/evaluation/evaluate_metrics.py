@@ -39,6 +39,7 @@ class RetrievalMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in _METRICS:
             raise ValueError(suggest("metric", self.config_name, _METRICS))
+        # evaluate keeps its input in Arrow, which needs one type: ids are texts.
         ids = datasets.List(datasets.Value("string"))
         return evaluate.MetricInfo(
             description=getattr(metrics, self.config_name).__doc__,
@@ -59,6 +60,7 @@ class RetrievalMetric(evaluate.Metric):
         if not predictions:
             raise ValueError("there are no predictions: give a list of ids for each query.")
         k = _METRICS[self.config_name][1] if k is None else k
+        # There is no gallery here: what was predicted takes its place.
         ids = sorted({name for row in predictions for name in row})
         ranking = index_rankings(predictions, ids, max(k, *map(len, predictions)))
         compute = getattr(metrics, self.config_name)

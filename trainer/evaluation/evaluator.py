@@ -64,6 +64,7 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
             f"the template {wanted!r} has {wanted.count('$')} '$', but '{name}' has {own.count('$')}: {own!r}. Write "
             "one '$' for all of them."
         )
+    # FTI4CIR has many pseudo-words and a word between them: all of that takes the place of the benchmark's one `$`.
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
 
 
@@ -100,6 +101,7 @@ class EmbeddingRanker:
             return self._rank_some(query_embeds, self.benchmark.queries[among][:], depth)
         size = len(self.gallery_ids)
         ranking = np.full((len(query_embeds), size if depth is None else depth), -1)
+        # Here and not in each block: `double()` then copies nothing in `_compare`.
         gallery = self.gallery_embeds.double()
         step = max(1, _CELLS // max(size, 1))
         starts, title = range(0, len(query_embeds), step), f"Ranking {self.benchmark.title}"
@@ -108,6 +110,7 @@ class EmbeddingRanker:
             similarities = _compare(query_embeds[rows], gallery)
             excluded = self._mark_references(rows)
             order = rank_gallery(similarities, None if excluded is None else ~excluded, self._mark_last(rows))
+            # Where the gallery is smaller than the depth, a row would end in its own reference.
             if depth is not None and excluded is not None:
                 order = np.where(np.take_along_axis(excluded, order, axis=1), -1, order)
             ranking[rows, : min(size, ranking.shape[1])] = order[:, : ranking.shape[1]]
@@ -232,6 +235,7 @@ class RetrievalEvaluator(EmbeddingRanker):
             if mode == "image":
                 return image
             text = self._read(model, queries["condition"][batch.start : batch.stop])
+            # Norms differ between the towers: not normalised, the longer embedding would decide the sum.
             return text if mode == "text" else image + normalize(text, dim=-1)
 
         title = f"Composing queries of {self.benchmark.title}"
@@ -254,6 +258,7 @@ class RetrievalEvaluator(EmbeddingRanker):
             Query(text or "", features=row) for row, texts in zip(rows, wordings, strict=True) for text in texts
         ]
         embeds = encode_composed(model, self.processor, queries, template=prompt, blank=blank)
+        # All are of norm 1, so their sum points where SEARLE's mean of FashionIQ's two orders does.
         return torch.zeros(len(wordings), embeds.shape[1]).index_add_(0, owners, embeds)
 
     def _read(self, model: RTDModel, conditions: Sequence[str]) -> torch.Tensor:

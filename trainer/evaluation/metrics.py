@@ -107,6 +107,7 @@ def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k:
         raise ValueError(f"the query in row {wrong[0]} has no target, or more hits than targets.")
     hits = relevance[:, :k]  # (num_queries, <= k)
     precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
+    # CIRCO divides by the smaller number: otherwise a perfect list of k could not reach 1.
     return (precision * hits).sum(axis=1) / np.minimum(k, num_targets)
 
 

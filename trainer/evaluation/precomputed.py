@@ -133,6 +133,7 @@ def read_rankings(path: str | Path) -> dict[str, dict[str, list[str]]]:
     path = Path(path)
     content = _read(path, ("query_ids",), ("query_id",))
     if path.suffix == ".json":
+        # A file for CIRR's server is a ranking as well, with two keys more.
         kind = "subset_ranking" if content.get("metric") == "recall_subset" else "ranking"
         content = {kind: {name: ids for name, ids in content.items() if name not in ("version", "metric")}}
     else:
@@ -198,6 +199,7 @@ def align_rankings(benchmark: Benchmark, rankings: Mapping[str, Mapping[str, Seq
 
 def _strike(row: Sequence[str], allowed: Sequence[str], reference: str | None, depth: int, what: str) -> list[str]:
     """Strike the reference out of a ranking, and refuse one that cannot be scored."""
+    # Whoever ranked the reference too loses no rank by it.
     row = [item for item in row if item != reference]
     if len(set(row)) < len(row):
         raise ValueError(f"{what} repeats ids: {len(row)} of them, {len(set(row))} distinct.")
@@ -214,10 +216,12 @@ def _read(path: Path, arrays: Sequence[str], columns: Sequence[str]) -> dict:
     """Read a file of any of the forms, and check that it has what it must have."""
     try:
         if path.suffix == ".npz":
+            # A pickle would run code of whoever wrote the file.
             file = np.load(path, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array, as np.save writes; np.savez writes several by their names")
             with file:
+                # `np.savez` keeps a single id as an array without dimensions.
                 content, needed = {name: np.atleast_1d(array) for name, array in file.items()}, arrays
         elif path.suffix == ".parquet":
             content, needed = pyarrow.parquet.read_table(path).to_pydict(), columns

@@ -99,6 +99,7 @@ def rank_gallery(
     if last is None:
         ranking = np.argsort(-similarities, axis=1, kind="stable")
     else:
+        # Ordered by `last` first: the stable sort by similarity keeps that order among equals.
         order = np.argsort(_like("last", last, similarities), axis=1, kind="stable")
         best = np.argsort(-np.take_along_axis(similarities, order, axis=1), axis=1, kind="stable")
         ranking = np.take_along_axis(order, best, axis=1)

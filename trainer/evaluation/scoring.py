@@ -86,6 +86,7 @@ def score_rankings(benchmark: Benchmark, rankings: Rankings) -> dict[str, float]
         "median_rank": lambda _: float(np.floor(np.median(target_ranks(found) - 1)) + 1),
     }
     if subset_ranking is not None:
+        # The six members of a set of CIRR hold the reference too; five are ranked.
         references = queries["reference_id"][:] if protocol.exclude_reference else None
         subset = (subset_ranking, gallery_ids, targets, queries["subset_ids"][:])
         compute["subset_recall"] = lambda k: subset_recall_at_k(*subset, k, references)
@@ -111,6 +112,7 @@ def average_parts(info: BenchmarkInfo, parts: Mapping[str, Mapping[str, float]])
     """
     rows = list(parts.values())
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0] if all(name in row for row in rows)}
+    # The mean of some categories is not the average that papers report.
     is_whole = len(rows) == len(info.counts[info.default_split])
     if is_whole and info.average_of and all(name in means for name in info.average_of):
         means["average"] = float(np.mean([means[name] for name in info.average_of]))

@@ -54,6 +54,7 @@ def write_submission(benchmark: Benchmark, rankings: Rankings, folder: str | Pat
 
     if benchmark.name == "circo":
         rows = name(rankings.whole, _DEPTH)
+        # CIRCO's script casts ids to int and stops at file names; its examples hold numbers.
         files = {"circo_test.json": {query: [int(item) for item in row] for query, row in rows.items()}}
     else:
         files = {
@@ -159,6 +160,7 @@ def _check_circo(content: Mapping[str, Any], folder: DataFolder | None, known: s
 def _check_keys(rows: Mapping[str, Any], ids: list[str], name: str) -> Iterator[str]:
     absent, foreign = [query for query in ids if query not in rows], [query for query in rows if query not in set(ids)]
     val = find_benchmark(name).counts["val"][""]["queries"]
+    # CIRCO's script averages over whatever queries a file has, without a word.
     if name == "circo" and len(rows) == val != len(ids):
         yield f"these are {val} queries, as many as the split val has: the server takes test, of {len(ids)}."
     if name == "cirr" and foreign and len(absent) == len(ids):
@@ -173,6 +175,7 @@ def _check_row(row: Any, size: int, kind: type, allowed: Container, reference: s
     """Find the first rule that a ranking breaks."""
     if not isinstance(row, list) or not all(type(item) is kind for item in row):
         return f"its images must be a list of {'names' if kind is str else 'whole numbers'}, but are {str(row)[:60]}."
+    # CIRCO's script takes lists of any length, without a word.
     if len(row) != size:
         return f"it must list {size} images, but lists {len(row)}."
     if len(set(row)) < len(row):

@@ -84,6 +84,7 @@ class ModelSystem:
             "precision": precision or str(model.dtype).removeprefix("torch."),
             "sha256": hash_parts(model),
         }
+        # After the hash, which is of the weights as they were loaded.
         self.model = model.eval().to(_PRECISIONS.get(precision, model.dtype))
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
@@ -131,6 +132,7 @@ class EmbeddingSystem:
 
     def describe_protocol(self, benchmark: Benchmark) -> dict[str, Any]:
         """See [`ModelSystem`]: only the similarity is known."""
+        # `None` marks what nobody knows; such a record is never called comparable.
         return dict.fromkeys(_UNKNOWN) | {"similarity": _SIMILARITY}
 
     def rank(self, benchmark: Benchmark) -> Rankings:

@@ -218,6 +218,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
+        # Only ids of the Hub, which the page turns into links.
         datasets=sorted({name for name in named if name.count("/") == 1}) or None,
         language="en",
         tags=[
@@ -248,6 +249,7 @@ def _write_summary(facts: CardFacts) -> str:
 
 def _describe_stage(stage: Mapping) -> dict:
     """Order the facts of a stage: what matters to all first, then its settings, then hashes."""
+    # Off, as published: two settings without effect would only puzzle.
     unused = () if stage.get("caption_weight") else ("caption_weight", "caption_interval")
     settings = [name for name in stage if name not in (*_FIRST_ROWS, *_HASHES, *_HIDDEN, *unused)]
     order = (*_FIRST_ROWS, *sorted(settings), *_HASHES)

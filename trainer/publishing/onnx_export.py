@@ -89,8 +89,9 @@ def export_onnx(
         `dict[str, float]`: For each file the largest difference, relative to the length of torch's row.
 
     Raises:
-        ValueError: If the projection reads more than the pooled embedding, the model has adapters, a precision is
-            unknown, the preprocessing is not CLIP's, or a file differs from torch by more than `ONNX_PRECISIONS`.
+        ValueError: If the backbone is not CLIP, the projection reads more than the pooled embedding, the model has
+            adapters, a precision is unknown, the preprocessing is not CLIP's, or a file differs from torch by more
+            than `ONNX_PRECISIONS`.
         ImportError: If onnx, onnxruntime or onnxscript is missing.
     """
     _check(model, precisions)
@@ -124,6 +125,11 @@ def export_onnx(
 
 
 def _check(model: RTDModel, precisions: Sequence[str]) -> None:
+    if model.config.text_config.model_type != "clip_text_model":
+        raise ValueError(
+            f"only CLIP is exported: a '{model.config.text_config.model_type}' pads its texts and writes its prompts "
+            "otherwise; use the model with torch."
+        )
     method, consumes = model.projection.config.projection_type, model.projection.consumes
     if tuple(consumes) != ("image_embeds",):
         raise ValueError(

@@ -75,6 +75,7 @@ def describe_versions() -> dict[str, str]:
         `dict[str, str]`: Of this package, where it is installed, of Python, torch and transformers.
     """
     found = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    # A clone on the path is not installed, and has no version.
     try:
         return {"rtd-cir": version("rtd-cir"), **found}
     except PackageNotFoundError:

@@ -104,6 +104,7 @@ def prepare_publication(
         raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
+    # From this package: code that lies in the folder is never published.
     files |= _list_code(ADAPTER_FACTS in names)
     recorded = _find_base(folder, names)
     base_model = base_model or recorded
@@ -163,6 +164,7 @@ def list_removals(
         names = {file.rfilename for file in found.siblings or []}
         record = api.hf_hub_download(repo, _RECORD, revision=found.sha) if _RECORD in names else None
     remedy = f"restore it in '{repo}', or publish to another repository"
+    # What somebody has removed by hand meanwhile is not there to be removed.
     earlier = names & set(map(str, read_json(record, remedy).get("files") or ())) if record else set()
     foreign = sorted(names & publication.files.keys() - earlier)
     if foreign and not overwrite_foreign:
@@ -329,6 +331,7 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     config = _read(folder, "config.json") | {"base_model": base_model, "custom_pipelines": CUSTOM_PIPELINES}
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded != base_model:
+        # A revision under the old name is none under the new one.
         config["original_text_model"] = {**original, "repo": base_model, "revision": None}
     elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
         # Nobody needs the tower; where it was is a place of this machine.
@@ -393,6 +396,7 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
                 _ = model.original_text_model  # compares its hash
         return model, RTDProcessor.from_pretrained(folder), []
     except (OSError, ValueError) as error:
+        # Our own sentences have what the Hub's client raised as their cause.
         is_away = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         if is_final or not is_away:
             raise ValueError(f"'{base_model}' is not the base of this model, or cannot be had: {error}") from error

@@ -48,6 +48,7 @@ def save_rtd_model(
             processor.save_pretrained(partial)
             write_stages(stages, partial)
             base = model.config.base_model
+            # A folder of this machine means nothing to those who read the card.
             is_public = base is not None and not Path(base).exists()
             name = folder.absolute().parent.name if folder.name in ("model", "adapter") else folder.name
             card = describe_model(model, processor, name, base_model=base if is_public else None, stages=stages)
@@ -61,6 +62,7 @@ def save_rtd_model(
 
 def _can_be_replaced(folder: Path) -> bool:
     if not folder.is_dir():
+        # What is not a model of ours may be somebody's work.
         return False
     names = {path.name for path in folder.iterdir()}
     return not names or bool(names & {"config.json", ADAPTER_FACTS})
@@ -82,6 +84,7 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
         # Nothing was trained that is not recorded.
         return read_json(folder / "training.json", "restore it, or remove it to have it written without times")
     runtime = runtime or {}
+    # In KiB on Linux.
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {
         "stage": trainer.stage,

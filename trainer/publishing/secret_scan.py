@@ -68,6 +68,7 @@ def _list_secrets() -> dict[bytes, str]:
 
 def _list_places(folder: Path) -> list[bytes]:
     places = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()), folder.absolute(), folder.resolve()}
+    # The root alone would be found in every path.
     names = [f"{place}/" for place in places if len(place.parts) > 1]
     return [text.encode() for name in names for text in (name, json.dumps(name)[1:-1])]
 
@@ -93,6 +94,7 @@ def _tells_secret(text: str) -> bool:
     if _NAMED.search(text) or _TOKENS.search(text.encode(errors="replace")):
         return True
     packed = (match.group().rstrip("=") for match in _BASE64.finditer(text))
+    # A match may end within a group of four; what is whole of it is decoded.
     return any(_TOKENS.search(base64.b64decode(part[: len(part) // 4 * 4])) for part in packed)
 
 
@@ -104,6 +106,7 @@ def _read_text(data: bytes) -> str:
 
 @contextmanager
 def _open_bytes(content: Path | bytes):
+    # mmap refuses an empty file.
     if isinstance(content, bytes) or content.stat().st_size == 0:
         yield content if isinstance(content, bytes) else b""
         return

@@ -80,6 +80,8 @@ class BaseTrainer(Trainer):
         args, kwargs: As for `transformers.Trainer`.
     """
 
+    # A mean over the batch. Left open, transformers takes the loss of a `forward` with **kwargs for a scaled one where
+    # a batch has `labels`, and does not divide it by the accumulation steps.
     loss_is_scaled_for_ga = False
     _refused: tuple[str, ...] = ("compute_metrics",)  # arguments of the stock Trainer that would be ignored
 
@@ -134,6 +136,7 @@ class BaseTrainer(Trainer):
         args = self.args
         own = {field.name for field in fields(args)} - {field.name for field in fields(TrainingArguments)}
         names = own - _PLACES | _RECIPE
+        # Of all processes together: a run may be resumed on another number of GPUs.
         batch_size = args.per_device_train_batch_size * args.world_size
         return {name: getattr(args, name) for name in sorted(names)} | {"batch_size": batch_size}
 
@@ -148,6 +151,7 @@ class BaseTrainer(Trainer):
         wants = self.args.anchor_cache
         if wants == "never" or (wants == "auto" and not self._rows_repeat):
             return None
+        # The first one encodes, and the others read what it wrote.
         with self.args.main_process_first(desc="encoding captions"):
             return CaptionEmbeddings(
                 text_model, self.processor, captions, self.run_facts["text_model"], self.args.anchor_cache_dir
@@ -155,6 +159,7 @@ class BaseTrainer(Trainer):
 
     @property
     def _epoch(self) -> int:
+        # transformers counts epochs in fractions; the noise changes with whole ones.
         return int(self.state.epoch or 0)
 
     def get_decay_parameter_names(self, model) -> list[str]:
@@ -188,6 +193,7 @@ class BaseTrainer(Trainer):
         Raises:
             ValueError: If another process holds it.
         """
+        # One lock a run: the other processes write nothing.
         if self._holds_folder or not self.is_world_process_zero():
             yield
             return
@@ -288,6 +294,7 @@ class BaseTrainer(Trainer):
             ValueError: If nothing was trained, or the rest of the model is not known.
             OSError: If it cannot be saved; the checkpoints stay.
         """
+        # The stock Trainer calls it for each checkpoint, which holds the trained network alone.
         if _internal_call:
             return super().save_model(output_dir, _internal_call=True)
         if self.train_dataset is None:

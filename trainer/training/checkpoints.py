@@ -50,6 +50,7 @@ def is_complete(checkpoint: str | Path) -> bool:
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
+    # torch writes zip archives: one that was cut short lacks the directory at its end.
     pickles = {folder / "optimizer.pt", folder / "scheduler.pt", *folder.glob("*.pt"), *folder.glob("*.pth")}
     return bool(weights) and all(zipfile.is_zipfile(path) for path in pickles)
 

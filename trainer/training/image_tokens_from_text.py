@@ -119,6 +119,7 @@ def fit_token_lift(
         chosen = [conditions[i] for i in torch.randint(len(conditions), (batch_size,), generator=rng).tolist()]
         prompts = processor.pad(processor.build_prompts(chosen)[0])
         pooled, tokens = (batch[name].to(model.device) for name in ("image_embeds", "image_tokens"))
+        # As noisy as the references will be on which RTD trains.
         share, direction = torch.rand(batch_size, 1, generator=rng), torch.randn(pooled.shape, generator=rng)
         noised = pooled + noise_scale * (share * direction).to(model.device)
         prompts = {name: tensor.to(model.device) for name, tensor in prompts.items()}
@@ -126,6 +127,7 @@ def fit_token_lift(
             context = model.encode_context(**prompts) if "context_embeds" in projection.consumes else None
             real = _encode(model, prompts, projection(pooled, tokens, context))
         lifted = _encode(model, prompts, projection(noised, lift(noised), context))
+        # In units of its own size, so that one learning rate serves every backbone.
         loss = (lifted - real).square().mean() / real.square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -58,6 +58,7 @@ def complete_config(config: PeftConfig) -> PeftConfig:
         `peft.PeftConfig`: A copy on all linear layers where it names no `target_modules`, without a task type.
     """
     config = copy.deepcopy(config)
+    # peft's FEATURE_EXTRACTION passes `inputs_embeds=None`, which collides with the encoder's own.
     config.task_type = None
     if getattr(config, "target_modules", None) is None:
         config.target_modules = TARGET_MODULES
@@ -84,6 +85,7 @@ def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     start = getattr(config, "init_lora_weights", None)
     tensors = get_peft_model_state_dict(text_model, adapter_name=names[0]) if start is not None else {}
     odd = [name for name in tensors if not re.search(r"\.lora_[AB]\.weight$", name)]
+    # Other starts, such as PiSSA and OLoRA, change the weights of the base too, whose hash then fits no base.
     if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd:
         what = f"it has a tensor '{odd[0]}'" if odd else f"init_lora_weights={start!r}" if start else "not a LoRA"
         raise ValueError(

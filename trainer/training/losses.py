@@ -75,6 +75,7 @@ def target_anchored_loss(
     if loss_type == "nt_xent":
         rows = torch.cat([targets, queries])  # (2M, D)
         logits = (rows @ rows.T / temperature).fill_diagonal_(float("-inf"))
+        # Finite at any temperature, where the published code exponentiates before it divides.
         return functional.cross_entropy(logits, torch.cat([index + num_pairs, index]))
     if loss_type == "info_nce":
         logits = queries @ targets.T / temperature

@@ -27,6 +27,7 @@ class LossBarCallback(ProgressCallback):
             trainer (`transformers.Trainer`): The trainer.
             title (`str`): Title of the bar.
         """
+        # With disable_tqdm there is no bar to replace.
         if trainer.pop_callback(ProgressCallback) is not None:
             trainer.add_callback(cls(title))
 

@@ -26,6 +26,7 @@ def _warning_once() -> Iterator[None]:
         warnings.simplefilter("always")
         yield
     for warning in caught:
+        # Counts and words differ from batch to batch; the kind of a warning does not.
         kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
         if kind not in _WARNED:
             _WARNED.add(kind)
@@ -44,6 +45,7 @@ def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns:
         `dict`: `caption_input_ids` of shape `(num_distinct, seq_len)`, by rising length; `caption_groups`, see
         [`group_by_length`]; and for each column `{name}_index` of shape `(batch_size,)`, the rows of its captions.
     """
+    # In the order of the batch: that of a set differs from run to run.
     distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
     with _warning_once():
         ids = dict(zip(distinct, processor.tokenize_texts(distinct), strict=True))
@@ -168,5 +170,6 @@ class HardNegativeTripletCollator:
             )
         if self._has_branch:
             end = self.processor.tokenizer.eos_token_id
+            # Prompt B ends behind the pseudo-word, where prompt A goes on.
             prompts = [[*ids[:head], end, *ids[head:]] for ids, head in zip(prompts, heads, strict=True)]
         return prompts, heads

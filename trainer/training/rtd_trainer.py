@@ -241,6 +241,7 @@ class RTDTrainer(BaseTrainer):
 
     def _hp_search_setup(self, trial) -> None:
         super()._hp_search_setup(trial)
+        # The trial has changed the arguments after the run's facts were taken from them.
         self.run_facts |= self._describe_recipe()
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
@@ -284,6 +285,7 @@ class RTDTrainer(BaseTrainer):
             model = whole.with_parts(tower.eval(), whole.projection)
             model.config.base_model = whole.config.base_model or settle_place(whole.name_or_path)
             return model
+        # A copy: the model that came keeps its own tower.
         model = whole.with_parts(whole.text_model, whole.projection)
         model.replace_text_model(tower, self._original_place)
         return model
@@ -331,10 +333,13 @@ class RTDTrainer(BaseTrainer):
         prompt = {name: inputs[name] for name in ("input_ids", "branch_index") if name in inputs}
         if self.args.refined_concatenation:
             prompt["placeholder_mask"] = inputs["placeholder_mask"]
+            # One draw of noise for both prompts of a triplet, as published.
             prompt |= self._make_pseudo_tokens(reference, inputs["row"], context)
+        # Through the wrapper: the published code goes around it, so that its processes never average their gradients.
         composed = embeds = run_in_groups(model, inputs.get("length_groups"), **prompt)
         drift = self._measure_drift(model, inputs["plain"], reference, target) if "plain" in inputs else None
         if not self.args.target_anchored:
+            # An ablation: captions run through the tower in training, so the anchors move too.
             captions = run_in_groups(model, inputs["caption_groups"], input_ids=inputs["caption_input_ids"])
             reference, target = captions[inputs["reference_index"]], captions[inputs["target_index"]]
         pairs = []
@@ -342,7 +347,9 @@ class RTDTrainer(BaseTrainer):
             pairs.append((composed[:, 0] if composed.ndim == 3 else composed, target))
         if self.args.refined_batch:
             pairs.append((composed[:, 1] if composed.ndim == 3 else composed, reference))
+        # Negatives are those of all processes; the published code has those of one GPU.
         composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
+        # Half precision would round cosines before they are divided by 0.07.
         with torch.autocast(composed.device.type, enabled=False):
             loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
         if drift is not None:
@@ -372,6 +379,7 @@ class RTDTrainer(BaseTrainer):
             return {name: value for metrics in parts for name, value in metrics.items()}
         tower = self.accelerator.unwrap_model(self.model).eval()
         if isinstance(data, RetrievalEvaluator):
+            # With the evaluator's vision tower, which encoded its gallery once.
             metrics = data(data.model.with_parts(tower, self.projection), template=self.processor.default_template)
         else:
             metrics = self._evaluate_text_side(tower, data)

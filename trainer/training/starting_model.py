@@ -75,6 +75,7 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
             "peft_config=."
         )
     if original_text_model is not None:
+        # In float32 as the model is, since the type of a tensor is part of its hash.
         tower = load_text_model(original_text_model, dtype=torch.float32)
         if hash_tensors(tower) != hash_tensors(model.text_model):
             raise ValueError(
@@ -155,6 +156,7 @@ def take_tower(model, whole: RTDModel | None, peft_config=None) -> RTDTextTower:
         # What peft adapted inside its wrapper is what transformers adapts in place: one kind from here on.
         tower = model.get_base_model()
         check_adapter(model)
+        # By this mark transformers knows a model with adapters when it saves and loads.
         tower._hf_peft_config_loaded = True
     else:
         tower = model if whole is None else copy.deepcopy(whole.text_model)

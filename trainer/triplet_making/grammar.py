@@ -38,6 +38,7 @@ CLOSED_CLASS = (
 PLURALS = {"man": "men", "woman": "women", "child": "children", "person": "people"}
 _OPENINGS = {f"{article} {noun} of" for article in ("a", "an") for noun in ("photo", "picture", "image", "view")}
 _MULTIWORD = sorted((text for text in DETERMINERS | PLACES | _OPENINGS if " " in text), key=len, reverse=True)
+# What has several words goes first, so that "in front of" is one token.
 TOKEN = re.compile(rf"\b(?:{'|'.join(_MULTIWORD)})\b|\w+(?:['’-]\w+)*|[^\w\s]")
 
 

@@ -33,6 +33,7 @@ class Lexicon:
         kept = Counter(word for caption in captions for run in find_keywords(caption) for word in run.split())
         self.seen = Counter(word for tokens in rows for word in tokens)
         known = (word for word in self.seen.keys() - grammar.CLOSED_CLASS if word[0].isalpha())
+        # A tagger errs in single captions: what it says of a word in most of them counts.
         self._open = {word for word in known if 2 * kept[word] >= self.seen[word]}
         self._verbs = self._find_verbs(rows)
         self._bigrams, self._uses = set(), Counter()
@@ -63,6 +64,7 @@ class Lexicon:
             if sum(side == "head" for side, _ in found) >= max(3, 0.3 * min(len(nouns), self._uses[word, role]))
             and not (self.is_noun(word) or "'" in word)
         }
+        # On the instance: on the method it would keep every lexicon alive.
         self._find_similar = cache(self._find_similar)
 
     def _find_verbs(self, rows: list[list[str]]) -> set[str]:
@@ -89,6 +91,7 @@ class Lexicon:
             totals.update(found)
         for word, found in places.items():
             scale = totals.total() / found.total()
+            # Only what is more frequent than chance says something of a word.
             vector = {place: math.log(max(1, n * scale / totals[place])) for place, n in found.items()}
             norm = math.hypot(*vector.values()) or 1
             self._vectors[word] = {place: weight / norm for place, weight in vector.items() if weight}
@@ -103,7 +106,9 @@ class Lexicon:
                 cosines[other] += weight * self._vectors[other][place]
         del cosines[word]
         for other in cosines:
+            # Few common places may be chance.
             cosines[other] *= shared[other] / (shared[other] + 3)
+        # A frequent word is faintly like many: half as like as the best one is the least.
         least = max(_MIN_SIMILARITY[word[1]], 0.5 * max(cosines.values(), default=0))
         return [other for (other, _), cosine in cosines.most_common() if cosine >= least]
 

@@ -60,6 +60,7 @@ class TripletMaker:
         if not self.rows:
             raise ValueError("there is no usable caption.")
         self.seed, self.per_caption, self.band = seed, per_caption, similarity_band
+        # A block of a language model is one batch of 16 prompts.
         self.block_size = 256 if method == "rules" else max(1, 16 // per_caption)
         self.tower, self.processor = _load(model, _load_tower) if model is not None else (None, None)
         self.lexicon = self.write = None
@@ -106,6 +107,7 @@ class TripletMaker:
         return triplets, dropped
 
     def _edit(self, slots: list[tuple]) -> list[list[tuple]]:
+        # By row, and not one draw after the other: a block can be made without those before it.
         rngs = (np.random.default_rng([self.seed, row, k]) for row, _, k in slots)
         edits = (draw_edits(self.lexicon, text, next(rngs), self._is_known) for _, text, _ in slots)
         return [list(islice(found, _ATTEMPTS)) for found in edits]
@@ -115,6 +117,7 @@ class TripletMaker:
         outputs = self.write([PROMPT.format(caption=text) for _, text, _ in slots], seed)
         parsed = [parse_output(output) for output in outputs]
         tried = min((block + 1) * self.block_size, len(self.rows))
+        # A model that errs is not refused; one that never follows the form of the prompt is.
         if not seen and not any(parsed) and tried >= min(_NOTHING_PARSED_AFTER, len(self.rows)):
             raise ValueError(
                 f"no output of the language model could be parsed after {tried} captions; it must continue the prompt "
@@ -137,6 +140,7 @@ class TripletMaker:
 
 def hash_triplet(texts: Sequence[str]) -> bytes:
     """Hash reference, condition and target, whatever their case, to twelve bytes."""
+    # Of 100 million triplets the chance that two collide is below 1 in 10^12.
     return hashlib.sha256("\0".join(texts).lower().encode()).digest()[:12]
 
 

@@ -130,6 +130,7 @@ def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> I
             form = noun if is_many == (number > 1) else other
             if form and 0 < abs(number - old) <= 2 and word in lexicon.seen:
                 new = [word, *tokens[first : end - 1], form]
+                # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
                 told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
                 fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
                 yield "count", [*tokens[:start], *new, *tokens[end:]], fields

@@ -59,6 +59,7 @@ def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in (maker.settings, *done)), encoding="utf-8")
     output.touch()
     with output.open("r+b") as file, progress_path.open("a", encoding="utf-8") as progress:
+        # What follows the last block of the progress was cut off, and is made again.
         file.truncate(done[-1]["bytes"] if done else 0)
         triplets = [json.loads(line) for line in file]
         seen = {hash_triplet([triplet[name] for name in TRIPLET_COLUMNS]) for triplet in triplets}
@@ -116,6 +117,7 @@ def _read_progress(path: Path, output: Path, settings: dict) -> list[dict]:
             f"'{output}' was begun with another {', '.join(other)}; repeat those settings to go on, or choose another "
             "output."
         )
+    # Of a later block not all bytes reached the disk.
     return [entry for entry in done if entry["bytes"] <= size]
 
 

@@ -218,9 +218,11 @@ class _PairCollator:
     """Turns row numbers into shifted, mirrored pictures, each with one of its captions; holds all images as bytes."""
 
     def __init__(self, data: WorldData, tokenizer, image_processor, seed: int, is_full: bool):
+        # As bytes: a data set would decode each picture anew at each look.
         encoded = data.images.with_format("arrow")["image"]
         pixels = [np.asarray(open_image(image["bytes"].as_py())) for image in encoded]
         shift = (_MAX_SHIFT_PX, _MAX_SHIFT_PX)
+        # Edges go on, so that a shift shows no border that no picture has.
         pixels = np.pad(np.stack(pixels), ((0, 0), shift, shift, (0, 0)), mode="edge")
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (images, 3, height + 4, width + 4), uint8
         self.captions = list(data.images["captions"])

@@ -37,6 +37,7 @@ def list_phrases(world: World, preset: str | WorldPreset = "demo") -> list[str]:
     while len(phrases) < _NUM_PHRASES:
         scene = world.draw_scene(preset, rng)
         neighbour, changed = draw_neighbour(world, preset, scene, rng, single=True)
+        # Another backdrop says nothing of the concept.
         if changed != [world.held_out_by[-1]]:
             condition = join_phrases(write_phrases(world, scene, neighbour, "A", rng))
             phrases[f"a photo of {{}} that {condition}"] = None

@@ -215,6 +215,7 @@ def _draw_queries(
         target = world.draw_scene(preset, rng, held_out=True)
         changed = _draw_changes(world, preset, target, rng)
         reference = world.change_scene(preset, target, changed, rng)
+        # By its target, so that no scene is looked for in both splits.
         if _split_of(target) != split or (reference, target) in pairs:
             continue
         pairs[reference, target] = sorted(changed)

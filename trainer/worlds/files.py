@@ -54,6 +54,7 @@ def write_world(world: WorldData, folder: str | Path, split: str = "test") -> No
 
 def _write_images(folder: Path, rows: Dataset, name: str, column: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    # The bytes as they were drawn; encoding them again could change them.
     for row in rows.select_columns([name, column]).cast_column(column, Image(decode=False)):
         (folder / f"{row[name]}.png").write_bytes(row[column]["bytes"])
 

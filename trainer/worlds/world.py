@@ -182,9 +182,11 @@ def is_held_out(*values: str) -> bool:
     Returns:
         `bool`: True for about one in five combinations, by a hash that depends on nothing else.
     """
+    # Python's own hash of a text is another one in each process.
     return int(hashlib.md5("-".join(values).encode()).hexdigest(), 16) % 5 == 0
 
 
 def pick(rng: np.random.Generator, options):
     """Draw one of several options with equal chances."""
+    # `rng.choice` would make an array of the options, and NumPy's own kinds of text and number.
     return options[int(rng.random() * len(options))]

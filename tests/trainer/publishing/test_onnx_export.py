@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from modeling_rtd import RTDModel
-from tests.factories import build_clip, build_images, build_processor, build_tokenizer, shake
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer, save_backbone, shake
 from trainer.cli.main import main
+from trainer.loading import load_model_and_processor
 from trainer.publishing import onnx_export
 from trainer.publishing.onnx_export import ONNX_PRECISIONS, export_onnx
 from trainer.training.lora import add_lora
@@ -139,6 +140,13 @@ def test_what_cannot_be_exported_is_refused_by_name(
     assert not (tmp_path / "onnx").exists()
 
 
+@pytest.mark.parametrize("family", ["siglip", "metaclip_2"])
+def test_another_family_is_refused_by_name(tmp_path, family):
+    model, processor = load_model_and_processor(save_backbone(tmp_path / family, family), "lincir")
+    with pytest.raises(ValueError, match=f"only CLIP is exported: a '{family}_text_model'"):
+        export_onnx(model, processor, tmp_path / "onnx")
+
+
 def test_another_preprocessing_is_refused(model, processor, tmp_path):
     require_onnx()
     processor = copy.deepcopy(processor)
@@ -153,12 +161,29 @@ def test_missing_packages_are_named(model, processor, tmp_path, monkeypatch):
         export_onnx(model, processor, tmp_path / "onnx")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tokenizers") is None, reason="tokenizers is missing")
-def test_the_script_prepares_pictures_as_the_processor_does(processor, tmp_path):
+@pytest.fixture
+def script():
+    """The script as a module."""
     pytest.importorskip("onnxruntime")
     spec = importlib.util.spec_from_file_location("query_onnx", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*(unknown to the tokenizer|cut off)")
+@pytest.mark.parametrize("condition", [CONDITION, "", " ", "red " * 40, "<bos> a"])
+@pytest.mark.parametrize("template", ["lincir", "fti4cir", "{condition} of $"])
+def test_the_script_writes_prompts_as_the_processor_does(script, processor, condition, template):
+    settings = onnx_export._describe_prompt(processor)
+    settings["template"] = processor.prompt_templates.get(template, template)
+    ids, mask = script.build_prompt(condition, settings, copy.deepcopy(processor.tokenizer.backend_tokenizer))
+    expected = processor.pad(processor.build_prompts([condition], template)[0])
+    np.testing.assert_array_equal(ids, expected["input_ids"])
+    np.testing.assert_array_equal(mask, expected["placeholder_mask"])
+
+
+def test_the_script_prepares_pictures_as_the_processor_does(script, processor, tmp_path):
     images = processor.image_processor
     settings = {"size": [32, 32], "mean": images.image_mean, "std": images.image_std, "interpolation": "bicubic"}
     for i, size in enumerate([(40, 61), (61, 40), (33, 32), (200, 77)]):

@@ -68,6 +68,7 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
     findings += _tell("missing", "images are not there", missing, folder)
     there = [path for path in images if folder.holds(path)]
     findings += _tell("corrupt", "images cannot be read", _find_unreadable(there), folder)
+    # Parts share their folders: files of the others would all be called extra.
     if is_read and not part:
         findings += _tell("extra", "files beside the images are in no list", _find_extra(there, images), folder)
     if images and not missing:

@@ -32,6 +32,7 @@ def read_rows(folder: DataFolder, split: str) -> list[dict]:
     labels = {"target_img_id": int, "gt_img_ids": list} if split == "val" else {}
     check_rows(rows, annotations, id=int, reference_img_id=int, relative_caption=str, **labels)
     check_values((row["gt_img_ids"] for row in rows if labels), f"{annotations}, gt_img_ids", int)
+    # CIRCO's recall counts the first ground truth alone, so their order matters.
     if wrong := [row["id"] for row in rows if labels and row["gt_img_ids"][:1] != [row["target_img_id"]]]:
         raise ValueError(f"{annotations} must name `target_img_id` first in `gt_img_ids`; query {wrong[0]} does not.")
     # An older copy of the annotations has none.
@@ -95,6 +96,7 @@ COCO2017_unlabeled/unlabeled2017/*.jpg    (123,403 images)""",
         "val": {"": {"queries": 220, "gallery": 123403}},
         "test": {"": {"queries": 800, "gallery": 123403}},
     },
+    # The reference stays in the ranking, as in CIRCO's own script; CoVR removes it.
     protocol=Protocol(),
     methods={"searle": {"crop": "published", "padding": "target"}, "pic2word": {"crop": "published"}},
     load=_load,

@@ -14,12 +14,14 @@ __all__ = ["INFO"]
 
 
 def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benchmark:
+    # The roots of the zero-shot methods, of Pic2Word, and of the official clone.
     places = ("cirr/", "", "data/cirr/")
     splits = folder.read_json(
         "annotations", *(f"{place}image_splits/split.rc2.{split}.json" for place in places), kind=dict
     )
     captions = f"captions/cap.rc2.{split}.json"
     rows = folder.read_json("annotations", *(f"{place}{captions}" for place in places))
+    # Not `target_soft`, an older metric, whose ceiling is below 100 %.
     labels = {"target_hard": str} if split == "val" else {}
     check_rows(rows, captions, pairid=int, reference=str, caption=str, img_set=dict, **labels)
     check_rows([row["img_set"] for row in rows], f"{captions}, img_set", members=list)
@@ -27,6 +29,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
     check_values([splits.values()], f"split.rc2.{split}.json", str)
     if absent := [row["reference"] for row in rows if row["reference"] not in splits]:
         raise ValueError(f"{captions} names {len(absent)} references that the split lacks, such as '{absent[0]}'.")
+    # The images of val lie in `dev`.
     images = _find_images(folder, "test1" if split == "test1" else "dev")
     paths = {name: folder.image(images, path) for name, path in splits.items()}
     queries = {
@@ -35,6 +38,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         "reference_image": [paths[row["reference"]] for row in rows],
         "condition": [row["caption"] for row in rows],
         "target_ids": [[row["target_hard"]] if labels else [] for row in rows],
+        # The ranks beside them in `img_set` are no places in this list.
         "subset_ids": [row["img_set"]["members"] for row in rows],
     }
     gallery = Dataset.from_dict({"id": list(paths), "image": list(paths.values())})

@@ -44,6 +44,7 @@ def cut_region(image: Image.Image, box: Sequence[float], size_px: int) -> Image.
     Returns:
         `PIL.Image.Image`: A square of that side.
     """
+    # Truncated as published; Pillow would round.
     return image.crop(tuple(map(int, box))).resize((size_px, size_px), Image.Resampling.BICUBIC)
 
 

@@ -156,6 +156,7 @@ class DataFolder:
                 content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"'{path}' cannot be read: {error}") from error
+        # Of the unpacked bytes: a file and its .gz have one digest.
         self.files[str(path.relative_to(self.root)).removesuffix(".gz")] = hashlib.sha256(content).hexdigest()
         try:
             return content.decode("utf-8")
@@ -176,6 +177,7 @@ class DataFolder:
         Raises:
             ValueError: If the name leads out of the directory.
         """
+        # By its text: an image may be a link into a store elsewhere.
         folder = os.path.normpath(folder)
         paths = [os.path.normpath(os.path.join(folder, f"{name}{suffix}")) for suffix in suffixes]  # noqa: PTH118
         if not paths[0].startswith(f"{folder}{os.sep}"):
@@ -195,6 +197,7 @@ class DataFolder:
         """
         parent, name = os.path.split(path)
         if parent not in self._listings:
+            # Listed once, and not asked for each of CIRCO's 123,403 images.
             self._listings[parent] = frozenset(entry.name for entry in Path(parent).glob("*"))
         return name in self._listings[parent]
 

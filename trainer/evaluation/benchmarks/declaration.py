@@ -223,5 +223,6 @@ class BenchmarkInfo:
         if unknown := [name for name in switches if name not in Protocol.__dataclass_fields__]:
             raise ValueError(suggest("switch", unknown[0], Protocol.__dataclass_fields__))
         given = {name: value for name, value in switches.items() if value is not None}
+        # A template may be of no method, such as `rtd`: then it names a protocol itself, or the common one.
         protocol = find_method(method).protocol if method in list_methods() else method
         return replace(self.protocol, **{**self.methods.get(protocol, {}), **given})

@@ -12,6 +12,7 @@ from trainer.evaluation.benchmarks.declaration import Benchmark, BenchmarkInfo, 
 
 __all__ = ["INFO", "write_conditions"]
 
+# The data set brings no images: copies of third parties have any of these.
 _SUFFIXES = (".jpg", ".png", ".jpeg")
 
 
@@ -34,6 +35,7 @@ def write_conditions(captions: Sequence[str], order: str = "both") -> list[str]:
     first, second = captions
     if order == "reversed":
         return [f"{second} and {first}"]
+    # Three rows of val have an empty first caption, and are asked as they are.
     first, second = (caption.strip(".?, ") for caption in captions)
     return [f"{first} and {second}", f"{second} and {first}"][: 2 if order == "both" else 1]
 
@@ -90,6 +92,7 @@ images/<ASIN>.jpg    (.png and .jpeg are found too, and a folder for each catego
             "toptee": {"queries": 1961, "gallery": 5373, "gallery_val": 2902},
         }
     },
+    # The reference stays in the ranking, as in all zero-shot methods; CosMo and CoVR remove it.
     protocol=Protocol(),
     methods={
         "searle": {"crop": "published", "padding": "target"},

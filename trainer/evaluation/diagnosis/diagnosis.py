@@ -262,6 +262,7 @@ class _Diagnosis:
             return {"not_available": "no triplets were given"}
         rows = self._sample_triplets()
         captions = sorted({*rows["reference_caption"], *rows["target_caption"]})
+        # By interpolation, since at 0 it gives the base of an adapter as a tower of its own.
         before, after = (
             self.encode(self.model.interpolate_text_model(alpha).text_model, captions).numpy() for alpha in (0.0, 1.0)
         )

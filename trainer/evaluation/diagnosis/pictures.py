@@ -23,6 +23,7 @@ _BINS = 40
 
 
 def _panels(count: int, width: float = 5, height: float = 4):
+    # Not pyplot, which keeps each figure open and may look for a display.
     figure = Figure(figsize=(width * count, height), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis in axes:
@@ -116,6 +117,7 @@ def draw_modality_gap(words: Mapping[str, np.ndarray], token_table: np.ndarray, 
     across = words["text"].mean(axis=0) - centre
     across /= max(np.linalg.norm(across), 1e-12)
     rest = np.concatenate([words["image"], words["text"]]) - centre
+    # Without the gap, which may be the largest direction itself.
     rest -= np.outer(rest @ across, across)
     along = np.linalg.svd(rest - rest.mean(axis=0), full_matrices=False)[2][0]
     for number, (name, rows) in enumerate(words.items()):

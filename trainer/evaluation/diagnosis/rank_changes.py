@@ -26,6 +26,7 @@ def compute_sign_test(wins: int, losses: int) -> float:
         0.0625
     """
     pairs, fewer = wins + losses, min(wins, losses)
+    # In whole numbers, which stay exact: 2**pairs is beyond a float from 1,024 pairs on.
     ways = total = 1
     for i in range(fewer):
         ways = ways * (pairs - i) // (i + 1)
@@ -83,6 +84,7 @@ def compare_ranks(before: np.ndarray, after: np.ndarray, k: int) -> dict:
         "recall_before": float((before <= k).mean()),
         "recall_after": float((after <= k).mean()),
         "recall_change": float(change.mean()),
+        # Paired: a query that is drawn again brings both of its outcomes.
         "interval": bootstrap_interval(change),
         "gained": gained,
         "lost": lost,

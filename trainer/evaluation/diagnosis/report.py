@@ -314,6 +314,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
+    # A bar would end the cell.
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 

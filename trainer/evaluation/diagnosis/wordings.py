@@ -38,6 +38,7 @@ def compute_wordings(queries: Dataset, ranks: np.ndarray, k: int) -> dict[str, d
         return {}
     groups = {column: defaultdict(list) for column in _COLUMNS}
     for kinds, wordings, rank in zip(*(queries[column][:] for column in _COLUMNS), ranks, strict=True):
+        # Of two changes nobody can tell which wording was read.
         single = len(kinds) == 1
         groups["kind"][kinds[0] if single else _TWO].append(rank <= k)
         groups["wording"][f"{kinds[0]}: {wordings[0]}" if single else _TWO].append(rank <= k)

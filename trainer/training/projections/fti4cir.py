@@ -153,6 +153,7 @@ class FTI4CIRObjective(Objective):
         slots = self.model.projection.max_pseudo_tokens - 1
         pieces = {
             "subject": [["a photo of ", f" with {row['attribute']}"] for row in rows],
+            # As many slots for all; those that an image does not use are masked.
             "attribute": [[f"a photo of {row['subject']} with ", *[" "] * (slots - 1), ""] for row in rows],
         }
         with warnings.catch_warnings():
@@ -188,6 +189,7 @@ class FTI4CIRObjective(Objective):
             text = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
             text = text[batch["text_index"]]
         contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
+        # All twelve features, used or not, as published.
         products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)
         orthogonality = (products - torch.eye(products.shape[-1], device=products.device)).square().mean()
         captions = sum(cosine_loss(embeds, text) for embeds in (whole, subject, attribute))

@@ -106,8 +106,10 @@ class LinCIRObjective(Objective):
             texts = [clean_caption(caption) for caption in rows["text"]]
             pieces = []
             for text, row in zip(texts, indices, strict=True):
+                # By row: what is masked does not depend on how `map` cuts the table.
                 rng = np.random.default_rng([self.args.seed, row])
                 masked = mask_keywords(text, find_keywords(text), rng, self.args.mask_on)
+                # Where nothing was masked, the prompt of a pseudo-word alone, as published.
                 pieces.append(masked if len(masked) > 1 else [head, ""])
             return {"text": texts, "pieces": pieces, "row": indices}
 
@@ -127,6 +129,7 @@ class LinCIRObjective(Objective):
             shape `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
+        # Truncation may have cut off every placeholder.
         cut_away = [-1 not in ids for ids in masked]
         if any(cut_away):
             fallback = self.processor.build_prompts([""])[0][0]
@@ -168,6 +171,7 @@ class LinCIRObjective(Objective):
             pseudo_token_embeds=embeds,
             pseudo_token_mask=mask,
         )
+        # Not normalised, as published: a pseudo-word must carry the norm too.
         return functional.mse_loss(masked.float(), text_embeds)
 
     def describe(self, dataset: Dataset) -> dict[str, str | float]:

@@ -134,11 +134,13 @@ class Pic2WordObjective(Objective):
         prompt = {name: self.prompt[name].expand(len(image_embeds), -1) for name in names}
         text = self.model.text_model(**prompt, pseudo_token_embeds=embeds, pseudo_token_mask=mask).text_embeds
         joined = gather_embeds(normalize(text.float(), dim=-1)), gather_embeds(normalize(image_embeds, dim=-1))
+        # Symmetric in Pic2Word's paper and in its code; RTD's code has the joint loss.
         return target_anchored_loss(*joined, self.temperature, "info_nce")
 
     @staticmethod
     def decays(name: str) -> bool:
         """Tell whether weight decay applies to a parameter: not to biases and norms, as published."""
+        # By name, as published: norms of Context-I2W's extractor are named otherwise, and decay.
         return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
@@ -174,6 +176,7 @@ def crop_randomly(image: Image.Image, size: tuple[int, int], scale: tuple[float,
     """
     area = image.width * image.height
     for _ in range(10):
+        # Of torch's own generator, which a checkpoint keeps: without workers a resumed run draws the same crops.
         share, log_ratio = torch.rand(2).tolist()
         target = area * (scale[0] + share * (scale[1] - scale[0]))
         ratio = math.exp(math.log(3 / 4) + log_ratio * (math.log(4 / 3) - math.log(3 / 4)))

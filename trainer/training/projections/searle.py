@@ -152,12 +152,14 @@ class SEARLEObjective(Objective):
             concepts = self._find_concepts(image_embeds, names)
             known, inverse = np.unique(concepts, return_inverse=True)
             concepts = inverse.reshape(concepts.shape)  # numpy 1 returns it flat
+            # Only those that some image is near: a language model writes 256 phrases about each.
             self.bank = PhraseBank(self.processor, self._find_phrases([names[i] for i in known], templates))
             usable = self.bank.usable[concepts]  # (images, num_concepts)
             kept = self._leave_out(usable.any(1))
             self.image_embeds = image_embeds[kept]
             self.concepts = [row[fits] for row, fits in zip(concepts[kept], usable[kept], strict=True)]
             near = usable[kept, : self.args.oti_num_concepts].sum(1)
+            # Where none of the nearest 15 is usable, the first one that is.
             nearest = [row[: max(1, count)] for row, count in zip(self.concepts, near, strict=True)]
             self._embed_phrases(len(kept))
             self.words = self._invert(nearest)
@@ -254,6 +256,7 @@ class SEARLEObjective(Objective):
         """
         embeds = projection(image_embeds=batch["image_embeds"])[0]  # (B, 1, H)
         joined = gather_embeds(embeds[:, 0].float()), gather_embeds(batch["words"])
+        # The joint NT-Xent of RTD, at a temperature of its own, as published.
         distillation = target_anchored_loss(*joined, self.args.temperature)
         return distillation + self.args.phrase_weight * compute_phrase_loss(self.model.text_model, embeds, batch)
 

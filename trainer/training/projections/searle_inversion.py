@@ -91,8 +91,10 @@ class TextualInversion:
         draws = [self._draw(row, own) for row, own in zip(rows, concepts, strict=True)]
         start, templates, drawn, phrases = (np.stack(parts) for parts in zip(*draws, strict=True))
         words = torch.nn.Parameter(torch.from_numpy(start).to(self.device))
+        # It starts at the first vector, without a correction, as published.
         average = words.detach().clone()
         optimizer = torch.optim.AdamW([words], lr=args.oti_learning_rate, weight_decay=_WEIGHT_DECAY)
+        # Gradients pass a tower in half precision, where small ones would vanish.
         scaler = torch.amp.GradScaler(self.device.type, enabled=args.fp16)
         half = torch.float16 if args.fp16 else torch.bfloat16
         image_embeds = image_embeds.to(self.device)
@@ -146,6 +148,7 @@ class TextualInversion:
 
     def _draw(self, row: int, concepts: np.ndarray) -> tuple[np.ndarray, ...]:
         """Draw an image's first vector, and for each step a template, a concept and a phrase about it."""
+        # By row: the result depends neither on batches nor on interruptions.
         rng, steps = np.random.default_rng([self.args.seed, row]), self.args.oti_steps
         start = (_INITIAL_STD * rng.standard_normal(self.text_model.config.hidden_size)).astype(np.float32)
         templates = rng.integers(len(self.lengths), size=steps)

@@ -130,6 +130,7 @@ def write_phrases(
         missing = [name for name in names if name not in written]
         model = _load_language_model(language_model) if missing else None
         for name in tqdm(missing, desc="Writing phrases", disable=not missing):
+            # By name: phrases do not depend on which other concepts a run has.
             own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4])
             prompt = f"a photo of {name} that"
             texts = model.continue_prompt(prompt, count, own_seed, _MAX_TOKENS, **_SAMPLING)
@@ -170,6 +171,7 @@ class PhraseBank:
         self.names = list(phrases)
         self.phrases = list(phrases.values())
         self.count = len(self.phrases[0])
+        # SEARLE leaves a concept out as soon as one of its phrases does not hold its name.
         self.usable = np.array([all(name in text for text in texts) for name, texts in phrases.items()])
         self.embeddings = None
 
@@ -206,6 +208,7 @@ class PhraseBank:
         pieces = []
         for concept, text in zip(concepts, texts, strict=True):
             head, _, tail = text.partition(self.names[concept])
+            # As published: in the training every occurrence gives way, but the first alone takes the pseudo-word.
             pieces.append([head, tail.replace(self.names[concept], " $ ") if every_occurrence else tail])
         batch = self.processor.pad(self.processor.tokenize_pieces(pieces))
         del batch["attention_mask"]  # padding is on the right and attention is causal

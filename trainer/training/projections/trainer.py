@@ -66,6 +66,7 @@ class ProjectionTrainer(BaseTrainer):
         tower = model.text_model.config
         model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
         record = find_method(method)
+        # Published code of SEARLE, Pic2Word and FTI4CIR computes gradients of CLIP's weights, and throws them away.
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)

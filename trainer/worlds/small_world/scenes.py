@@ -152,6 +152,7 @@ def change_scene(preset: SmallWorldPreset, scene: Scene, names, rng: np.random.G
             shapes = [shape for shape in preset.shapes if shape != scene.shape]
             new = "" if scene.extra else f"{pick(rng, preset.colours)} {pick(rng, shapes)}"
         else:
+            # Of another shape than the extra object, or a condition could mean either.
             taken = (getattr(scene, name), *scene.extra.split()[1:])
             new = pick(rng, [value for value in preset.values[name] if value not in taken])
         scene = scene._replace(**{name: new})

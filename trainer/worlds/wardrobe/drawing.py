@@ -56,6 +56,7 @@ def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> 
     Returns:
         `bytes`: The picture as PNG, RGB.
     """
+    # All at once and first: at another size, whose noise is larger, the picture stays the same.
     chances, n = rng.random(_CHANCES, dtype=np.float32), image_size_px
     noise = rng.standard_normal((n, n, 3), dtype=np.float32)
     cut = int(chances[0] * VARIANTS)

@@ -136,6 +136,7 @@ def change_scene(preset: WardrobePreset, scene: Scene, names: Iterable[str], rng
         old = getattr(scene, name)
         options = [value for value in preset.values[name] if value != old]
         if name == "garment":
+            # Sleeves would come or go with the garment: two changes in place of one.
             options = [value for value in options if (value in SLEEVED) == (old in SLEEVED)]
         scene = scene._replace(**{name: pick(rng, options)})
     return scene
