@@ -31,7 +31,7 @@ test: $(STAMP) ## Run the tests and the examples in docstrings
 	$(BIN)/python -m pytest -n 2
 
 test-slow: $(STAMP) ## Run the slow end-to-end tests
-	$(BIN)/python -m pytest -m "slow and not gpu and not network and not parity"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not network and not parity"
 
 reliability: $(STAMP) ## Kill runs, damage files, and print what came of it
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/reliability
