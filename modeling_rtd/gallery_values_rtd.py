@@ -15,7 +15,7 @@ from .files_rtd import is_utf8
 
 __all__ = ["check_id", "settle_ids", "settle_metadata"]
 
-_LOST = object()
+_LOST = object()  # since None is a value
 
 
 def settle_ids(values: Iterable, where: str = "") -> list[str]:

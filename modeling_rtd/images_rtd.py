@@ -22,6 +22,7 @@ IMAGE_FORMATS = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+# A PNG of 164 kB with 13,000 x 13,000 pixels took 23 seconds and 2.7 GiB.
 MAX_PIXELS = 50_000_000
 _MAX_BYTES = 20 * 2**20  # of a file with so many pixels
 _URL_SECONDS = 10

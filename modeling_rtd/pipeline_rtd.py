@@ -66,6 +66,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
         >>> pipe({"image": "dress.jpg", "text": "is red"}, top_k=5)  # doctest: +SKIP
     """
 
+    # By these transformers decides what it loads; tokenizer and image processor are parts of the processor.
     _load_processor = True
     _load_tokenizer = False
     _load_image_processor = False

@@ -182,3 +182,13 @@ def test_public_names_are_listed_and_documented(path):
     assert path.name == "__init__.py" or set(listed) <= set(bound_names(tree)), "`__all__` lists an unknown name"
     definitions = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     assert not [n.name for n in definitions if not n.name.startswith("_") and not ast.get_docstring(n)]
+
+
+@modules
+def test_no_function_is_longer_than_60_lines_without_its_docstring(path):
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            has_docstring = ast.get_docstring(node) is not None
+            lines = node.end_lineno - node.lineno + 1 - has_docstring * (first.end_lineno - first.lineno + 1)
+            assert lines <= 60, f"{node.name}: {lines} lines"

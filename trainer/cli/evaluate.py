@@ -148,6 +148,7 @@ def _find_roots(names: list[str], root: Path | None) -> dict[str, Path | None]:
     from trainer.evaluation.benchmarks import find_benchmark
     from trainer.evaluation.evaluate import find_benchmark_root
 
+    # Several benchmarks share a root, with a folder for each.
     many = len({info.name for info in map(find_benchmark, names) if info.needs_root}) > 1
     return {name: find_benchmark_root(root, name, many) for name in names}
 

@@ -25,28 +25,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If there is nothing to index, an option is not accepted, or embeddings do not match the model.
     """
     parser = argparse.ArgumentParser("rtd index", description=__doc__)
-    parser.add_argument("model", help="directory or Hub id of an RTD model")
-    parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder of the index")
-    parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
-    parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
-    parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
-    parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
-    parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
-    parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
-    parser.add_argument(
-        "--uri",
-        help="of Milvus: a server or a .db file (default: a file in the index); of PostgreSQL: postgresql://... "
-        "(default: PGHOST, PGDATABASE and so on), which is not written down",
-    )
-    parser.add_argument("--collection", help="of Milvus (default: gallery)")
-    parser.add_argument("--table", help="of PostgreSQL (default: gallery)")
-    parser.add_argument(
-        "--index",
-        help="of Milvus: FLAT (default, exact), HNSW or other; of PostgreSQL: none (default, exact) or hnsw",
-    )
-    parser.add_argument("--token", help="of a Milvus server; it is not written down")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
-    parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
+    _add_options(parser)
     refuse_old_names("index", arguments, {"--out": "--output-dir"})
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
@@ -91,6 +70,31 @@ def run(arguments: list[str]) -> None:
     if not len(gallery):
         raise ValueError(f"none of {len(paths)} images can be read.")
     print(f"index: {len(gallery)} images in {options.output_dir}, {len(gallery) - len(known)} of them new")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="directory or Hub id of an RTD model")
+    parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder of the index")
+    parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
+    parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
+    parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
+    parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
+    parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
+    parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
+    parser.add_argument(
+        "--uri",
+        help="of Milvus: a server or a .db file (default: a file in the index); of PostgreSQL: postgresql://... "
+        "(default: PGHOST, PGDATABASE and so on), which is not written down",
+    )
+    parser.add_argument("--collection", help="of Milvus (default: gallery)")
+    parser.add_argument("--table", help="of PostgreSQL (default: gallery)")
+    parser.add_argument(
+        "--index",
+        help="of Milvus: FLAT (default, exact), HNSW or other; of PostgreSQL: none (default, exact) or hnsw",
+    )
+    parser.add_argument("--token", help="of a Milvus server; it is not written down")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
+    parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
 
 
 def _name_paths(paths: list[str]) -> dict[str, str]:

@@ -49,6 +49,7 @@ def run(arguments: list[str]) -> None:
         measured = find_plain_retrieval(facts, model, options.alpha)
     model = model.interpolate_text_model(options.alpha)
     if options.one_tower:
+        # The warning that follows names the model to diagnose.
         model.name_or_path = options.model
         model = model.without_original_text_model(measured)
     stage = {

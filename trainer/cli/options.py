@@ -125,7 +125,7 @@ def _shorten_help(parser: HfArgumentParser, shows_all: bool, positional: str) ->
     rare = set() if shows_all else {field.name for field in fields(TrainingArguments)} - _USUAL
     rare.add(positional)
     output = parser._option_string_actions["--output_dir"]
-    # HfArgumentParser knows no short names.
+    # transformers gives its own arguments no short names.
     output.option_strings.append("-o")
     parser._option_string_actions["-o"] = output
     for action in parser._actions:

@@ -54,6 +54,7 @@ def run(arguments: list[str]) -> None:
         options.license,
         options.results,
         options.without,
+        # A dry run needs no network: what cannot be looked up becomes a note.
         is_final=options.push,
     )
     for name, content in publication.files.items():

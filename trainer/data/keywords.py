@@ -145,7 +145,7 @@ def _mask_words(caption: str, keywords: Sequence[str], rng: np.random.Generator)
             words = re.findall(r"\w+", caption)
             if not words:
                 break
-            # As published, a keyword that is not there letter by letter gives way to one word at random, the last one.
+            # As published: in place of a keyword that is not found one random word is masked, and no more.
             pattern = _whole_words(words[rng.integers(len(words))])
         pieces = [part for piece in pieces for part in pattern.split(piece)]
         if not known:

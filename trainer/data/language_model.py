@@ -112,6 +112,7 @@ def parse_output(text: str) -> tuple[str, str] | None:
         True
     """
     found = _OUTPUT.fullmatch(text.strip().partition("\n")[0])
+    # Longer ones are not instructions, or exceed the 77 tokens that CLIP takes.
     if not found or len(found[1].split()) > 30 or len(found[2].split()) > 75:
         return None
     return found[1], clean_caption(found[2])

@@ -90,14 +90,7 @@ def run_demo(
     Raises:
         ValueError: If world, preset, split or projections are unknown, or `seeds` is below 1.
     """
-    if seeds < 1:
-        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
-    if split not in ("validation", "test"):
-        raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
-    if projections not in ("default", "all"):
-        raise ValueError(f"`projections` must be 'default' or 'all', got {projections!r}.")
-    if world not in DEMO_WORLDS:
-        raise ValueError(suggest("world", world, DEMO_WORLDS))
+    _check_options(seeds, split, projections, world)
     drawn = find_world(DEMO_WORLDS[world])
     size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
     settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
@@ -121,6 +114,17 @@ def run_demo(
         (folder / "experiments.json").write_text(json.dumps(experiment_rows, indent=2))
     shutil.rmtree(folder / "scratch")
     return folder
+
+
+def _check_options(seeds: int, split: str, projections: str, world: str) -> None:
+    if seeds < 1:
+        raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+    if split not in ("validation", "test"):
+        raise ValueError(f"`split` must be 'validation' or 'test', got {split!r}.")
+    if projections not in ("default", "all"):
+        raise ValueError(f"`projections` must be 'default' or 'all', got {projections!r}.")
+    if world not in DEMO_WORLDS:
+        raise ValueError(suggest("world", world, DEMO_WORLDS))
 
 
 def _list_stages(methods: tuple[str, ...]) -> list[str]:

@@ -217,6 +217,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
+        # By this the Hub shows the model in the tree of its base.
         base_model_relation=None if base is None else ("adapter" if facts.is_adapter else "finetune"),
         # Only ids of the Hub, which the page turns into links.
         datasets=sorted({name for name in named if name.count("/") == 1}) or None,

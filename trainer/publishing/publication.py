@@ -331,7 +331,7 @@ def _name_base(folder: Path, names: Sequence[str], recorded: str | None, base_mo
     config = _read(folder, "config.json") | {"base_model": base_model, "custom_pipelines": CUSTOM_PIPELINES}
     original = config.get("original_text_model")
     if base_model and original and original["repo"] == recorded != base_model:
-        # A revision under the old name is none under the new one.
+        # The revision was one of the repository of the old name.
         config["original_text_model"] = {**original, "repo": base_model, "revision": None}
     elif original and not original.get("plain_text", True) and _is_on_this_machine(original["repo"] or ""):
         # Nobody needs the tower; where it was is a place of this machine.

@@ -76,6 +76,20 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
 
 
+def _check_start(model, model_init, args) -> None:
+    if not isinstance(args, RTDTrainingArguments):
+        raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
+    if (model is None) == (model_init is None):
+        raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+
+
+def _find_frozen(whole: RTDModel | None, tower: RTDTextTower):
+    """Find the tower of the anchors: `None` where the base of an adapter serves."""
+    if whole is not None:
+        return whole.plain_text_model
+    return None if has_adapters(tower) else copy.deepcopy(tower).eval().requires_grad_(False)
+
+
 def _settle_companions(
     whole: RTDModel | None, projection: RTDProjection | None, processor: RTDProcessor | None
 ) -> tuple[RTDProjection, RTDProcessor]:
@@ -160,10 +174,7 @@ class RTDTrainer(BaseTrainer):
         **kwargs,
     ):
         args = args or RTDTrainingArguments()
-        if not isinstance(args, RTDTrainingArguments):
-            raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
-        if (model is None) == (model_init is None):
-            raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+        _check_start(model, model_init, args)
         self.model_init, self._peft_config, self._original_place = model_init, peft_config, original_text_model
         self._is_for_training = train_dataset is not None
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
@@ -178,15 +189,13 @@ class RTDTrainer(BaseTrainer):
             train_dataset = prepare_triplets(train_dataset)
             frozen = tower.eval() if whole is None else whole.plain_text_model
             references = train_dataset["reference_caption"]
-            run_facts["noise_size"] = measure_noise(args.noise_unit, frozen, processing_class, references)
+            size = run_facts["noise_size"] = measure_noise(args.noise_unit, frozen, processing_class, references)
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
-                token_lift = fit_lift(
-                    whole, projection, processing_class, images, conditions, args, lift_steps, run_facts["noise_size"]
-                )
+                token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
         if token_lift is not None:
             run_facts["token_lift"] = hash_tensors(token_lift)
         super().__init__(
@@ -203,11 +212,7 @@ class RTDTrainer(BaseTrainer):
         )
         self.model_init = model_init  # the stock Trainer takes a model or this, but not both
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
-        self._frozen = None  # the base of an adapter serves
-        if whole is not None:
-            self._frozen = whole.plain_text_model
-        elif not has_adapters(tower):
-            self._frozen = copy.deepcopy(tower).eval().requires_grad_(False)
+        self._frozen = _find_frozen(whole, tower)
         if train_dataset is not None and "data_collator" not in kwargs:
             self.data_collator = self._build_collator(tower)
 

@@ -39,6 +39,7 @@ def finish_run(
     with trainer.hold_folder():
         _refuse_foreign_folder(folder, trainer.run_facts)
         if trainer.is_world_process_zero():
+            # Before the first step: from here on no other run takes this folder for its own.
             write_json(folder / RUN_FILE, trainer.run_facts, sort_keys=True)
         LossBarCallback.install(trainer, trainer.stage)
         trainer.train(resume_from_checkpoint=bool(find_checkpoints(folder)))

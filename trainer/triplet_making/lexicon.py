@@ -108,7 +108,7 @@ class Lexicon:
         for other in cosines:
             # Few common places may be chance.
             cosines[other] *= shared[other] / (shared[other] + 3)
-        # A frequent word is faintly like many: half as like as the best one is the least.
+        # A frequent word is faintly like many: at least half of the best likeness is asked for.
         least = max(_MIN_SIMILARITY[word[1]], 0.5 * max(cosines.values(), default=0))
         return [other for (other, _), cosine in cosines.most_common() if cosine >= least]
 

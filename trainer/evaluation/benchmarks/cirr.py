@@ -38,7 +38,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         "reference_image": [paths[row["reference"]] for row in rows],
         "condition": [row["caption"] for row in rows],
         "target_ids": [[row["target_hard"]] if labels else [] for row in rows],
-        # The ranks beside them in `img_set` are no places in this list.
+        # The ranks beside them in `img_set` are not places in this list.
         "subset_ids": [row["img_set"]["members"] for row in rows],
     }
     gallery = Dataset.from_dict({"id": list(paths), "image": list(paths.values())})

@@ -94,7 +94,7 @@ def _load(folder: DataFolder, split: str, part: str, protocol: Protocol) -> Benc
         "image": [path(item) for item in gallery.values()],
         "box": [item.get("instance_bbox", []) for item in gallery.values()],
     }
-    # Said outright: of empty boxes alone `datasets` infers lists of nothing.
+    # Types are given: of empty boxes alone `datasets` infers lists of null.
     text, texts, box = Value("string"), List(Value("string")), List(Value("float64"))
     features = {"id": text, "reference_id": text, "reference_image": text, "reference_box": box, "condition": text}
     features |= {"target_ids": texts, "subset_ids": texts, "candidate_ids": texts}
