@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pickle
 import platform
 import shutil
 import sys
@@ -325,6 +326,12 @@ def name_damage(place: str | Path) -> Iterator[None]:
         yield
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
+    except pickle.UnpicklingError:
+        # Without torch's own words, which advise to load the file all the same.
+        raise ValueError(
+            f"'{place}' is refused: a weights file is a pickle that holds more than tensors, and loading it could run "
+            "code. Use a repository with safetensors."
+        ) from None
     except ValueError as error:
         if str(place) in str(error):
             raise

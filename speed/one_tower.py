@@ -130,7 +130,7 @@ class _Seed:
         return _start(clip, tokenizer, image_processor, self.seed)
 
     def _train_projection(self) -> tuple[RTDModel, RTDProcessor]:
-        own = write_projection_arguments("lincir", self.preset, self.rms, self.folder / "scratch")
+        own = write_projection_arguments("lincir", self.world.world, self.preset, self.rms, self.folder / "scratch")
         args = find_method("lincir").arguments(**self._share("lincir", own.pop("max_steps")), **own)
         trainer = ProjectionTrainer(
             self.model, args, train_dataset=self.world.captions, processing_class=self.processor

@@ -101,7 +101,7 @@ def test_captions_of_targets_come_from_a_file(place, tmp_path, capsys):
     assert "lack 8 targets of cirr val" in capsys.readouterr().err
     captions.write_text("[]")
     assert main(command) == 2
-    assert "must be an object of image id to caption" in capsys.readouterr().err
+    assert "an object of image id to caption" in capsys.readouterr().err
     captions.write_text(json.dumps({name: f"a red circle {i}" for i, name in enumerate(names)}))
     assert main(command) == 0
     facts = json.loads((tmp_path / "out/diagnosis.json").read_text())
