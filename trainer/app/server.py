@@ -149,14 +149,15 @@ class _Service:
         self.encoder = BatchEncoder(self.pipeline.model, self.pipeline.processor)
 
     def encode(self, asked: _Reference, uploads: list[UploadFile]) -> torch.Tensor:
+        count = len(uploads) + len(asked.ids)
+        if count > _MOST["references"]:  # before any is decoded: a small file may hold many pixels
+            raise ValueError(f"a query may have {_MOST['references']} references, got {count}.")
         here = SearchHistory(self.pipeline, root=self.desk.root)
         images = [self.desk.read_upload(upload.file.read(), upload.filename or "upload") for upload in uploads]
         for name in asked.ids:
             if name not in self.desk.gallery:
                 raise HTTPException(404, f"the gallery has no image '{name}'.")
             images.append(here.locate(name))
-        if len(images) > _MOST["references"]:
-            raise ValueError(f"a query may have {_MOST['references']} references, got {len(images)}.")
         given = {name: getattr(asked, name) for name in _ALGEBRA}
         query = {name: value for name, value in given.items() if value is not None} | {"image": images or None}
         self.pipeline.model.check_adapters([asked.adapter])

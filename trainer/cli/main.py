@@ -137,14 +137,23 @@ def _listen_to_sigterm() -> Iterator[None]:
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:
     """Say how to continue. Tokens and connection strings are not repeated: what is printed may be kept in a log."""
-    parts = [
-        "..." if before == "--token" else re.sub(r"^(--token=|.*postgres(?:ql)?://).*", r"\1...", part)
-        for before, part in zip(["", *arguments], arguments, strict=False)
-    ]
+    parts = [_hide_secret(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
     verb = arguments[0] if arguments else ""
     again = "continue with" if verb in _RESUMING else "start again with"
     print(f"\nrtd {verb}: {what}; {again}: {shlex.join(['rtd', *parts])}", file=sys.stderr)
     return code
+
+
+def _hide_secret(before: str, part: str) -> str:
+    """Hide a token, and a URI, which may hold a password. Options may be abbreviated."""
+
+    def is_secret(option: str) -> bool:
+        return len(option) > 2 and any(name.startswith(option) for name in ("--token", "--uri"))
+
+    option, _, value = part.partition("=")
+    if is_secret(before):
+        return "..."
+    return f"{option}=..." if value and is_secret(option) else re.sub(r"(postgres(?:ql)?://).*", r"\1...", part)
 
 
 def _is_output_closed() -> bool:

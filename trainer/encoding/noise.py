@@ -95,9 +95,10 @@ def measure_noise(unit: str, text_model: RTDTextTower, processor: RTDProcessor, 
         captions (`list[str]`): Captions that are trained on; the first 256 are read.
 
     Returns:
-        `float`: What a scale in this unit is multiplied by.
+        `float`: What a scale in this unit is multiplied by, to four digits.
     """
     if unit == "absolute":
         return 1.0
     embeds = encode_captions(text_model, processor, captions[:_NUM_CAPTIONS], desc=None)
-    return embeds.square().mean().sqrt().item()
+    # Rounded: it is compared on resume, and its last digits depend on the number of threads.
+    return float(f"{embeds.square().mean().sqrt().item():.4g}")

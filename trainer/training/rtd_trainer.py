@@ -53,6 +53,7 @@ from trainer.training.starting_model import (
 
 __all__ = ["RTDTrainer"]
 
+_FIXED_IN_A_SEARCH = ("composition", "noise_unit", "template")
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 
 
@@ -76,11 +77,34 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
 
 
+def _choose_template(name: str | None, projection: RTDProjection, processor: RTDProcessor) -> RTDProcessor:
+    return processor.with_template(name or projection.rtd_template or processor.default_template)
+
+
 def _check_start(model, model_init, args) -> None:
     if not isinstance(args, RTDTrainingArguments):
         raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
     if (model is None) == (model_init is None):
         raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+
+
+@contextlib.contextmanager
+def _switch_adapter_off(tower: RTDTextTower):
+    is_training = tower.training
+    tower.eval().disable_adapters()  # dropout would make each anchor another one
+    try:
+        yield
+    finally:
+        tower.enable_adapters()
+        tower.train(is_training)
+
+
+def _measure_noise(whole: RTDModel | None, tower: RTDTextTower, unit: str, processor: RTDProcessor, captions) -> float:
+    """Measure the unit of noise on the tower of the anchors."""
+    if whole is not None:
+        return measure_noise(unit, whole.plain_text_model, processor, captions)
+    with _switch_adapter_off(tower) if has_adapters(tower) else contextlib.nullcontext():
+        return measure_noise(unit, tower.eval(), processor, captions)
 
 
 def _find_frozen(whole: RTDModel | None, tower: RTDTextTower):
@@ -177,19 +201,20 @@ class RTDTrainer(BaseTrainer):
         _check_start(model, model_init, args)
         self.model_init, self._peft_config, self._original_place = model_init, peft_config, original_text_model
         self._is_for_training = train_dataset is not None
+        self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
         projection, processing_class = _settle_companions(whole, projection, processing_class)
         projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
-        template = args.template or projection.rtd_template or processing_class.default_template
-        processing_class = processing_class.with_template(template)
+        processing_class = _choose_template(args.template, projection, processing_class)
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
             train_dataset = prepare_triplets(train_dataset)
-            frozen = tower.eval() if whole is None else whole.plain_text_model
             references = train_dataset["reference_caption"]
-            size = run_facts["noise_size"] = measure_noise(args.noise_unit, frozen, processing_class, references)
+            size = run_facts["noise_size"] = _measure_noise(
+                whole, tower, args.noise_unit, processing_class, references
+            )
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
@@ -213,7 +238,7 @@ class RTDTrainer(BaseTrainer):
         self.model_init = model_init  # the stock Trainer takes a model or this, but not both
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = _find_frozen(whole, tower)
-        if train_dataset is not None and "data_collator" not in kwargs:
+        if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
 
     def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
@@ -246,8 +271,17 @@ class RTDTrainer(BaseTrainer):
 
     def _hp_search_setup(self, trial) -> None:
         super()._hp_search_setup(trial)
-        # The trial has changed the arguments after the run's facts were taken from them.
-        self.run_facts |= self._describe_recipe()
+        # The trial has changed the arguments after the run's facts and the collator were made from them.
+        recipe = self._describe_recipe()
+        changed = [name for name in recipe if recipe[name] != self.run_facts[name]]
+        if fixed := [name for name in changed if name in _FIXED_IN_A_SEARCH]:
+            raise ValueError(
+                f"a search cannot vary {', '.join(fixed)}: the triplets are prepared with it once; start one search "
+                "for each value."
+            )
+        self.run_facts |= recipe
+        if changed and self._has_own_collator:
+            self.data_collator = self._build_collator(self.model)
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
@@ -301,13 +335,8 @@ class RTDTrainer(BaseTrainer):
         if self._frozen is not None:
             yield self._frozen
             return
-        is_training = tower.training
-        tower.eval().disable_adapters()  # dropout would make each anchor another one
-        try:
+        with _switch_adapter_off(tower):
             yield tower
-        finally:
-            tower.enable_adapters()
-            tower.train(is_training)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         # The stock Trainer knows adapters as a PeftModel only, not on the tower itself.

@@ -43,7 +43,9 @@ def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("token", [["--token", "s3cret"], ["--token=s3cret"]])
+@pytest.mark.parametrize(
+    "token", [["--token", "s3cret"], ["--token=s3cret"], ["--tok", "s3cret"], ["--uri", "host=db password=s3cret"]]
+)
 def test_a_token_is_not_repeated(monkeypatch, capsys, token):
     stop_with(monkeypatch, interrupt)
     assert main(["index", *token, "images"]) == 130

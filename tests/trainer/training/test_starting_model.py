@@ -297,3 +297,15 @@ def test_hyperparameter_search_finds_the_trial_that_trained(place, build_args):
         backend="optuna",
     )
     assert best.hyperparameters["learning_rate"] == 1e-2
+
+
+def test_a_trial_of_a_search_trains_with_its_own_arguments(place, build_args):
+    trainer = RTDTrainer(model_init=lambda: place, args=build_args(), train_dataset=ROWS)
+    assert "plain_index" not in trainer.data_collator([trainer.train_dataset[row] for row in range(4)])
+    trainer.args.caption_weight = 10.0
+    trainer._hp_search_setup(None)
+    assert trainer.run_facts["caption_weight"] == 10.0
+    assert trainer.data_collator.caption_interval == 1
+    trainer.args.noise_unit = "rms"
+    with pytest.raises(ValueError, match="noise_unit"):
+        trainer._hp_search_setup(None)
