@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def _name_paths(paths: list[str]) -> dict[str, str]:
     """Name images as an index may: by name without suffix, name, and path, where that is one image's alone."""
     named = {}
     for path in paths:
-        for name in (Path(path).stem, Path(path).name, path):
+        for name in {Path(path).stem, Path(path).name, path, os.path.relpath(path)}:
             named.setdefault(name, set()).add(path)
     return {name: found.pop() for name, found in named.items() if len(found) == 1}
 
@@ -111,7 +112,10 @@ def _compare(gallery, model, processor, named: dict[str, str]) -> None:
     ids = set(gallery.ids)
     present = {name: path for name, path in named.items() if name in ids}
     if not present:
-        raise ValueError(f"none of the ids is the name of one of the images, such as '{next(iter(named.values()))}'.")
+        raise ValueError(
+            f"none of the ids, such as '{gallery.ids[0]}', is the name of one of the images, such as "
+            f"'{next(iter(named.values()))}': an id may be a path, a name, or a name without suffix."
+        )
     chosen = dict(list(present.items())[:: max(1, len(present) // _NUM_COMPARED)][:_NUM_COMPARED])
     cosine = gallery.verify_embeddings(model, processor, chosen)
     print(f"{len(chosen)} images compared with their embeddings: smallest cosine {cosine:.4f}")

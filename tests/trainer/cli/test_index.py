@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +128,19 @@ def taken(place, photos, model, processor, tmp_path):
     command = ["index", place, "--embeddings", str(tmp_path / "made.npy"), "--ids", str(tmp_path / "ids.txt")]
     assert main([*command, "--images", str(photos), "-o", str(tmp_path / "taken")]) == 0
     return tmp_path / "taken"
+
+
+def test_embeddings_may_be_named_by_relative_paths(place, photos, model, processor, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = sorted(photos.rglob("*.png"))
+    np.save("own.npy", encode_images(model, processor, paths).numpy())
+    options = ["--embeddings", "own.npy", "--images", str(photos), "-o", "taken", "--ids", "ids.txt"]
+    Path("ids.txt").write_text("\n".join(f"x{i}" for i in range(len(paths))))
+    assert main(["index", place, *options]) == 2
+    assert "such as 'x0', is the name of one of the images" in capsys.readouterr().err
+    Path("ids.txt").write_text("\n".join(os.path.relpath(path) for path in paths))
+    assert main(["index", place, *options]) == 0
+    assert "images compared" in capsys.readouterr().out
 
 
 def test_an_index_taken_over_is_searched_as_one_of_our_own(place, photos, taken, tmp_path, capsys, monkeypatch):
