@@ -427,7 +427,7 @@ class PgVectorEngine(TableEngine):
         """`dict`: Whether the table was made."""
         return {"made": self._is_made}
 
-    def refresh(self) -> None:
+    def refresh(self, state: dict | None = None) -> None:
         """See [`Engine.refresh`]."""
         ((found,),) = self.database.fetch("SELECT to_regclass(%s) IS NOT NULL", [self.source.as_string()])
         self._is_made = found
