@@ -88,7 +88,7 @@ class AttachedEngine(TableEngine):
             if self.is_immich:
                 schema = self.database.name(self._schema).as_string() + "." if self._schema else ""
                 given = _lay_out_immich(schema) | {name: value for name, value in given.items() if value is not None}
-            owned = self._find_owner(owner, all_owners)
+            owned = self._find_owner(owner, all_owners, where)
             self.fields = sorted([*(given["metadata"] or ()), *(["path"] if given["path"] else ())])
             self.source = self._write_source(id_column, embedding_column, given, owned, volume)
             self._check_rows(id_column)
@@ -120,11 +120,19 @@ class AttachedEngine(TableEngine):
             ((dim,),) = self.database.fetch(self.database.sql.SQL(query).format(**names)) or [(0,)]
         return id_type, kind, int(dim)
 
-    def _find_owner(self, owner: str | None, all_owners: bool):
+    def _find_owner(self, owner: str | None, all_owners: bool, where: str | None):
         """Write the condition on the owner: one database holds the pictures of several people."""
         sql = self.database.sql
         if not self.is_immich:
-            if owner is not None or all_owners:
+            is_like_immich = self.table.rpartition(".")[2] == "smart_search"
+            if is_like_immich and (owner is not None or not (all_owners or where)):
+                raise ValueError(
+                    f"'{self.table}' is named as Immich's table, which holds the pictures of several people, but "
+                    f"'{self._beside('asset')}', which says whose they are, is not there or has no column 'ownerId', "
+                    "as in older versions of Immich: update Immich, write a condition on the owner as where= (and "
+                    "join=), or ask for the pictures of all by all_owners=True."
+                )
+            if owner is not None or (all_owners and not is_like_immich):
                 raise ValueError(
                     "only Immich's tables have owners that are known here; write a condition as where= for others."
                 )

@@ -203,7 +203,8 @@ class Gallery:
                 integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
 
                 In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
-                Pictures in the trash, the archive and the locked folder are left out.
+                Pictures in the trash, the archive and the locked folder are left out. A `smart_search` whose owners
+                are not found, as in older versions of Immich, needs `where` or `all_owners=True`.
 
                 `volume`: `"HERE:THERE"`, as Docker writes it, for paths that are other ones for the program.
 

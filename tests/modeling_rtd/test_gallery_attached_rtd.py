@@ -188,6 +188,20 @@ def test_another_schema_hides_no_owner(immich, attach, run):
     assert set(names(gallery.search(np.eye(1, 24), 100)[0])) == set(immich["bert"])
 
 
+def test_a_table_of_an_older_immich_gives_nobody_the_pictures_of_all(immich, attach, run):
+    run("ALTER TABLE asset RENAME TO assets")
+    for layout in ({}, {"owner": "anna@example.org"}, {"table": "public.smart_search"}):
+        with pytest.raises(ValueError, match="which says whose they are, is not there .* by all_owners=True"):
+            attach(**layout)
+    assert {*immich["anna"], *immich["bert"]} < set(attach(all_owners=True).ids)
+    gallery = attach(
+        join='JOIN assets ON assets.id = "assetId" JOIN "user" ON "user".id = "ownerId"',
+        where="email = 'anna@example.org'",
+    )
+    assert set(immich["anna"]) <= set(gallery.ids)
+    assert not set(immich["bert"]) & set(gallery.ids)
+
+
 def test_a_user_without_rights_is_told_so(immich, postgres, run):
     run("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON smart_search, asset TO reader")
     reader = postgres.replace("postgres@", "reader@")
