@@ -152,7 +152,7 @@ class Database:
 
         Args:
             query (`str` or `psycopg.sql.Composable`): Query.
-            parameters (`list` or `dict`): Its parameters.
+            parameters (`list` or `dict`): Its parameters; with `None` a % in the query is only a %.
             settings: See `begin`.
 
         Returns:

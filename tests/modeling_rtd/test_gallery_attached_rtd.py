@@ -236,6 +236,17 @@ def test_other_tables_and_types_of_ids(attach, run, id_type, kind):
         ]
 
 
+def test_signs_of_a_placeholder_are_read_as_they_are(attach, run):
+    run("CREATE EXTENSION vector", 'CREATE TABLE "100%s" ("n%" int, "v%(x)s" vector, file text)')
+    run("""INSERT INTO "100%s" VALUES (1, '[1,2]', '/a%b/{1}.jpg'), (2, '[2,1]', '/a%b/{2}.jpg')""")
+    layout = {"path": "concat(file, '{%}')", "metadata": {"part%s {}": "'50% {a}'"}, "where": "file LIKE '/a%{1}%'"}
+    table = {"table": "public.100%s", "id_column": "n%", "embedding_column": "v%(x)s"}
+    for volume, folder in ((None, "/a%b/"), ("/it's {%s}:/a%b", "/it's {%s}/")):
+        gallery = attach(**table, **layout, volume=volume)
+        hit = gallery.search(np.eye(1, 2), where={"part%s {}": "50% {a}"})[0][0]
+        assert (hit["id"], hit["metadata"]["path"]) == ("1", folder + "{1}.jpg{%}")
+
+
 def test_rows_that_a_join_repeats_are_refused(attach, run):
     run("CREATE EXTENSION vector", "CREATE TABLE mine (n int, v vector(2))", "CREATE TABLE tags (n int)")
     run("INSERT INTO mine VALUES (1, '[1,2]')", "INSERT INTO tags VALUES (1), (1)")
