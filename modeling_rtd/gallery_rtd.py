@@ -514,7 +514,8 @@ class Gallery:
             ValueError: If the gallery is empty, `top_k` is below 1, sizes differ, a query is not finite, or the filter
                 names a field that no image has or is one that the engine does not take.
         """
-        if not len(self):
+        held = len(self)  # once, since a database counts its rows for it
+        if not held:
             raise ValueError("the gallery is empty: there is nothing to search.")
         if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
@@ -535,8 +536,7 @@ class Gallery:
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
         with self._store.turn:
-            count = min(int(top_k), len(self))
-            results = self._store.engine.search(queries, count, barred, where) if count else [[] for _ in queries]
+            results = self._store.engine.search(queries, min(int(top_k), held), barred, where)
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
