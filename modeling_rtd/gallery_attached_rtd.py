@@ -88,7 +88,7 @@ class AttachedEngine(TableEngine):
             if self.is_immich:
                 schema = self.database.name(self._schema).as_string() + "." if self._schema else ""
                 given = _lay_out_immich(schema) | {name: value for name, value in given.items() if value is not None}
-            owned = self._find_owner(owner, all_owners)
+            owned = self._find_owner(owner, all_owners, where)
             self.fields = sorted([*(given["metadata"] or ()), *(["path"] if given["path"] else ())])
             self.source = self._write_source(id_column, embedding_column, given, owned, volume)
             self._check_rows(id_column)
@@ -117,14 +117,22 @@ class AttachedEngine(TableEngine):
         if not dim:  # a column that takes vectors of any size
             query = "SELECT vector_dims({column}) FROM {table} WHERE {column} IS NOT NULL LIMIT 1"
             names = {"column": self.database.name(embedding_column), "table": self.database.name(self.table)}
-            ((dim,),) = self.database.fetch(self.database.sql.SQL(query).format(**names)) or [(0,)]
+            ((dim,),) = self.database.fetch(self.database.sql.SQL(query).format(**names), None) or [(0,)]
         return id_type, kind, int(dim)
 
-    def _find_owner(self, owner: str | None, all_owners: bool):
+    def _find_owner(self, owner: str | None, all_owners: bool, where: str | None):
         """Write the condition on the owner: one database holds the pictures of several people."""
         sql = self.database.sql
         if not self.is_immich:
-            if owner is not None or all_owners:
+            is_like_immich = self.table.rpartition(".")[2] == "smart_search"
+            if is_like_immich and (owner is not None or not (all_owners or where)):
+                raise ValueError(
+                    f"'{self.table}' is named as Immich's table, which holds the pictures of several people, but "
+                    f"'{self._beside('asset')}', which says whose they are, is not there or has no column 'ownerId', "
+                    "as in older versions of Immich: update Immich, write a condition on the owner as where= (and "
+                    "join=), or ask for the pictures of all by all_owners=True."
+                )
+            if owner is not None or (all_owners and not is_like_immich):
                 raise ValueError(
                     "only Immich's tables have owners that are known here; write a condition as where= for others."
                 )
@@ -159,12 +167,12 @@ class AttachedEngine(TableEngine):
 
     def _write_source(self, id_column: str, embedding_column: str, given: dict, owned, volume: str | None):
         sql, table = self.database.sql, self.table.rpartition(".")[2]
-        entries = {name: sql.SQL(_escape(text)) for name, text in (given["metadata"] or {}).items()}
+        entries = {name: sql.SQL(text) for name, text in (given["metadata"] or {}).items()}
         if given["path"]:
             entries["path"] = self._map_path(given["path"], volume)
         pairs = [part for name, text in entries.items() for part in (sql.Literal(name), text)]
         made = sql.SQL("jsonb_strip_nulls(jsonb_build_object({}))").format(sql.SQL(", ").join(pairs))
-        return sql.SQL(
+        source = sql.SQL(
             "(SELECT {id} AS id, {id} AS place, {embedding} AS embedding, {metadata} AS metadata FROM {table} {join} "
             "WHERE {embedding} IS NOT NULL AND ({where}\n) AND {owned}) AS attached"
         ).format(
@@ -172,22 +180,23 @@ class AttachedEngine(TableEngine):
             embedding=sql.Identifier(table, embedding_column),
             metadata=made if entries else sql.SQL("NULL::jsonb"),
             table=self.database.name(self.table),
-            join=sql.SQL(_escape(given["join"] or "")),
-            where=sql.SQL(_escape(given["where"] or "true")),
+            join=sql.SQL(given["join"] or ""),
+            where=sql.SQL(given["where"] or "true"),
             owned=owned,
         )
+        return sql.SQL(source.as_string().replace("%", "%%"))  # where parameters follow, one % begins one
 
     def _map_path(self, path: str, volume: str | None):
         sql = self.database.sql
         if volume is None:
-            return sql.SQL(_escape(path))
+            return sql.SQL(path)
         here, colon, there = volume.rpartition(":")
         if not (colon and here and there):
             raise ValueError(f"`volume` must be HERE:THERE, two folders as Docker writes them, got '{volume}'.")
         here, there = here.rstrip("/") + "/", there.rstrip("/") + "/"
         moved = "CASE WHEN starts_with(p, {there}) THEN {here} || substr(p, length({there}) + 1) ELSE p END"
-        query = sql.SQL(f"(SELECT {moved} FROM (SELECT {_escape(path)} AS p) AS place)")
-        return query.format(here=sql.Literal(here), there=sql.Literal(there))
+        query = sql.SQL(f"(SELECT {moved} FROM (SELECT {{path}} AS p) AS place)")
+        return query.format(path=sql.SQL(path), here=sql.Literal(here), there=sql.Literal(there))
 
     def _check_rows(self, id_column: str) -> None:
         ((count, different),) = self._fetch("SELECT count(*), count(DISTINCT id) FROM {source}")
@@ -281,8 +290,3 @@ class AttachedEngine(TableEngine):
 
     def _settle_search(self, count: int) -> dict:
         return {} if self.exact else look_far(count)
-
-
-def _escape(text: str) -> str:
-    """Give SQL as `format` takes it, where parameters follow."""
-    return text.replace("%", "%%").replace("{", "{{").replace("}", "}}")

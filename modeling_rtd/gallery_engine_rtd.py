@@ -158,8 +158,12 @@ class Engine:
         """
         return ""
 
-    def refresh(self) -> None:
-        """Take in what another process has written since; the caller holds the lock."""
+    def refresh(self, state: dict | None = None) -> None:
+        """Take in what another process has written since; the caller holds the lock.
+
+        Args:
+            state (`dict`, *optional*): As the manifest keeps it by now.
+        """
 
     def finish(self) -> None:
         """Put all that was added where it outlives the process."""

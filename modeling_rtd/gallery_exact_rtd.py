@@ -151,7 +151,7 @@ class StoredEngine(Engine):
             self._row_metadata.append(metadata)
         self._live = None
 
-    def refresh(self) -> None:
+    def refresh(self, state: dict | None = None) -> None:
         """See [`Engine.refresh`]."""
         if self.folder is None or not (self.folder / _JOURNAL).exists():
             return

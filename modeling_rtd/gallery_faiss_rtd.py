@@ -98,6 +98,12 @@ class FaissEngine(StoredEngine):
             return None
         return index
 
+    def refresh(self, state: dict | None = None) -> None:
+        """See [`Engine.refresh`]; the checksum is that of the index that lies in the folder now."""
+        super().refresh(state)
+        if state is not None:
+            self._index_sum = state.get("index_checksum")
+
     def finish(self) -> None:
         """See [`Engine.finish`]."""
         self._catch_up()

@@ -235,12 +235,24 @@ class GalleryFolder:
             try:
                 if self.engine is not None:
                     with self.turn:
-                        self.engine.refresh()
+                        self._reread()
                 elif Manifest.is_in(self.path):  # another process was the first
                     self._open(None, None, self._wanted[2])
                 yield
             finally:
                 self._is_writing = False
+
+    def _reread(self) -> None:
+        """Take in what another process has written since; what was read at opening would undo it."""
+        if Manifest.is_in(self.path):
+            here, found = self.manifest, Manifest.read(self.path)
+            if (found.engine, found.dim, found.dtype) != (here.engine, here.dim, here.dtype):
+                raise ValueError(
+                    f"'{self.path}' holds another gallery than when it was opened: {found.engine}, {found.dim} "
+                    f"numbers in {found.dtype}, not {here.engine}, {here.dim} in {here.dtype}; open it again."
+                )
+            self.manifest = found
+        self.engine.refresh(self.manifest.state)
 
     def append(self, ids: list[str], embeddings: np.ndarray, metadata: list[dict | None]) -> None:
         """Add checked rows of norm 1; new fields of their metadata enter the manifest first."""

@@ -152,7 +152,7 @@ class Database:
 
         Args:
             query (`str` or `psycopg.sql.Composable`): Query.
-            parameters (`list` or `dict`): Its parameters.
+            parameters (`list` or `dict`): Its parameters; with `None` a % in the query is only a %.
             settings: See `begin`.
 
         Returns:
@@ -427,7 +427,7 @@ class PgVectorEngine(TableEngine):
         """`dict`: Whether the table was made."""
         return {"made": self._is_made}
 
-    def refresh(self) -> None:
+    def refresh(self, state: dict | None = None) -> None:
         """See [`Engine.refresh`]."""
         ((found,),) = self.database.fetch("SELECT to_regclass(%s) IS NOT NULL", [self.source.as_string()])
         self._is_made = found

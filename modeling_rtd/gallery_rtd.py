@@ -203,7 +203,8 @@ class Gallery:
                 integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
 
                 In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
-                Pictures in the trash, the archive and the locked folder are left out.
+                Pictures in the trash, the archive and the locked folder are left out. A `smart_search` whose owners
+                are not found, as in older versions of Immich, needs `where` or `all_owners=True`.
 
                 `volume`: `"HERE:THERE"`, as Docker writes it, for paths that are other ones for the program.
 
@@ -513,7 +514,8 @@ class Gallery:
             ValueError: If the gallery is empty, `top_k` is below 1, sizes differ, a query is not finite, or the filter
                 names a field that no image has or is one that the engine does not take.
         """
-        if not len(self):
+        held = len(self)  # once, since a database counts its rows for it
+        if not held:
             raise ValueError("the gallery is empty: there is nothing to search.")
         if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
@@ -534,8 +536,7 @@ class Gallery:
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
         with self._store.turn:
-            count = min(int(top_k), len(self))
-            results = self._store.engine.search(queries, count, barred, where) if count else [[] for _ in queries]
+            results = self._store.engine.search(queries, min(int(top_k), held), barred, where)
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]

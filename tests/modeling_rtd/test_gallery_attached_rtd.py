@@ -188,6 +188,20 @@ def test_another_schema_hides_no_owner(immich, attach, run):
     assert set(names(gallery.search(np.eye(1, 24), 100)[0])) == set(immich["bert"])
 
 
+def test_a_table_of_an_older_immich_gives_nobody_the_pictures_of_all(immich, attach, run):
+    run("ALTER TABLE asset RENAME TO assets")
+    for layout in ({}, {"owner": "anna@example.org"}, {"table": "public.smart_search"}):
+        with pytest.raises(ValueError, match="which says whose they are, is not there .* by all_owners=True"):
+            attach(**layout)
+    assert {*immich["anna"], *immich["bert"]} < set(attach(all_owners=True).ids)
+    gallery = attach(
+        join='JOIN assets ON assets.id = "assetId" JOIN "user" ON "user".id = "ownerId"',
+        where="email = 'anna@example.org'",
+    )
+    assert set(immich["anna"]) <= set(gallery.ids)
+    assert not set(immich["bert"]) & set(gallery.ids)
+
+
 def test_a_user_without_rights_is_told_so(immich, postgres, run):
     run("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON smart_search, asset TO reader")
     reader = postgres.replace("postgres@", "reader@")
@@ -220,6 +234,17 @@ def test_other_tables_and_types_of_ids(attach, run, id_type, kind):
         assert [names(hits) for hits in found] == [
             names(hits) for hits in expected.search(queries, 4, [["1"]] * 3, where=where)
         ]
+
+
+def test_signs_of_a_placeholder_are_read_as_they_are(attach, run):
+    run("CREATE EXTENSION vector", 'CREATE TABLE "100%s" ("n%" int, "v%(x)s" vector, file text)')
+    run("""INSERT INTO "100%s" VALUES (1, '[1,2]', '/a%b/{1}.jpg'), (2, '[2,1]', '/a%b/{2}.jpg')""")
+    layout = {"path": "concat(file, '{%}')", "metadata": {"part%s {}": "'50% {a}'"}, "where": "file LIKE '/a%{1}%'"}
+    table = {"table": "public.100%s", "id_column": "n%", "embedding_column": "v%(x)s"}
+    for volume, folder in ((None, "/a%b/"), ("/it's {%s}:/a%b", "/it's {%s}/")):
+        gallery = attach(**table, **layout, volume=volume)
+        hit = gallery.search(np.eye(1, 2), where={"part%s {}": "50% {a}"})[0][0]
+        assert (hit["id"], hit["metadata"]["path"]) == ("1", folder + "{1}.jpg{%}")
 
 
 def test_rows_that_a_join_repeats_are_refused(attach, run):

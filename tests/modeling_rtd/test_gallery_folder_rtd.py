@@ -142,6 +142,30 @@ def test_a_writer_sees_what_another_has_written_since(index):
     assert Gallery.load(index).search(torch.eye(24)[:3], 1)[1][0]["id"] == "y"
 
 
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+def test_a_writer_undoes_nothing_that_another_wrote_to_the_manifest(tmp_path, engine, model, processor, recwarn):
+    first, second = (Gallery.load(make(tmp_path, engine)), Gallery.load(tmp_path))
+    second.add_embeddings(draw(1)[:2], ["x", "y"], [{"place": "sea"}, None])
+    with second._store.writing():
+        second._sign(model, processor)
+    with first._store.writing():  # as `verify_embeddings`, which adds no rows
+        first._store.write_manifest()
+    assert Gallery.load(tmp_path)._store.manifest == second._store.manifest
+    first.add_embeddings(draw(1)[2:3], ["z"])
+    loaded = Gallery.load(tmp_path)
+    assert [hit["id"] for hit in loaded.search(draw(1)[:1], 5, where={"place": "sea"})[0]] == ["x"]
+    assert loaded._store.manifest.fingerprint == fingerprint_tower(model, processor)
+    assert not [w for w in recwarn if "cannot be used" in str(w.message)]
+
+
+def test_a_folder_that_holds_another_gallery_by_now_is_not_written(tmp_path):
+    gallery = Gallery.load(make(tmp_path / "gallery"))
+    shutil.rmtree(tmp_path / "gallery")
+    Gallery(torch.eye(4), list("abcd"), folder=tmp_path / "gallery")
+    with pytest.raises(ValueError, match="holds another gallery than when it was opened: exact, 4 numbers"):
+        gallery.add_embeddings(draw(1)[:1], ["x"])
+
+
 def test_threads_take_turns_at_one_gallery(tmp_path):
     gallery = Gallery(folder=tmp_path)
     rows = np.random.default_rng(0).standard_normal((4, 30, 8)).astype(np.float32)

@@ -296,3 +296,20 @@ def test_images_come_as_arrays(model, processor):
         gallery = Gallery.from_images(model, processor, arrays, ["a", "b", "c"])
         query = torch.randn(1, 24)
         assert gallery.search(query) == expected.search(query)
+
+
+@pytest.mark.parametrize("engine", ["exact", "faiss"])
+def test_a_search_counts_the_images_once(monkeypatch, engine):
+    if engine == "faiss":
+        pytest.importorskip("faiss")
+    gallery, counted = Gallery(torch.eye(3), ["a", "b", "c"], engine=engine), []
+
+    def count(self):
+        counted.append(len(self._rows))
+        if len(counted) == 1:  # another thread empties the gallery right after
+            self.remove(["a", "b", "c"])
+        return counted[-1]
+
+    monkeypatch.setattr(type(gallery._store.engine), "__len__", count)
+    assert gallery.search(torch.eye(3)[:2], 5) == [[], []]
+    assert counted == [3]
