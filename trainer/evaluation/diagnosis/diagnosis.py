@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -176,6 +176,7 @@ class _Diagnosis:
         return {
             "trained_with_rtd": self.is_tuned,
             "one_tower": self.is_tuned and self.model.plain_text_model is self.model.text_model,
+            "is_adapter": has_adapters(self.model.text_model),
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": hash_tensors(self.model.text_model),
             "projection_sha256": hash_tensors(self.model.projection),
