@@ -335,7 +335,7 @@ class _Diagnosis:
             "composed": self.find_ranks(self.composed)
         }
         groups = {"after": compute_single_modality(ranks["text"], ranks["image"], ranks["composed"], self.k)}
-        if self.is_tuned:
+        if self.has_before:
             ranks["composed before RTD"] = self.sweep[0]["composed_ranks"]
             groups["before"] = compute_single_modality(
                 ranks["text"], ranks["image"], ranks["composed before RTD"], self.k
@@ -363,7 +363,7 @@ class _Diagnosis:
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
 
     def examine_wordings(self) -> dict:
-        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.is_tuned else {}
+        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.has_before else {}
         ranks["after"] = self.find_ranks(self.composed)
         groups = {name: compute_wordings(self.queries, values, self.k) for name, values in ranks.items()}
         if not groups["after"]:

@@ -138,6 +138,8 @@ def test_a_model_of_one_tower_without_its_clip_has_no_before(diagnosed, processo
     assert found["about"]["trained_with_rtd"]
     assert "not to be had" in found["alignment"]["not_available"]
     assert found["conditions"]["variants"] == facts["conditions"]["variants"]
+    assert found["wordings"]["groups"] == {"after": facts["wordings"]["groups"]["after"]}
+    assert set(found["single_modality"]["groups"]) == {"after"}
 
 
 def test_plain_retrieval_is_found_of_the_same_tower_only(diagnosed):
