@@ -281,7 +281,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         if tower is self.text_model:
             raise ValueError(
                 "this is the model's own text tower, trained in place: train a copy of it (copy.deepcopy), or load "
-                "the tower again with RTDTextModel.from_pretrained, so that the original is kept."
+                "the tower again with load_text_model, so that the original is kept."
             )
         if self.config.original_text_model is None:
             self.set_original_text_model(self.text_model, original_repo)
