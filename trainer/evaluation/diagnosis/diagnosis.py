@@ -152,6 +152,7 @@ class _Diagnosis:
                 raise
             # A model of one tower, whose CLIP underneath cannot be had.
             self.has_before, self.missing = False, str(error).rstrip(".")
+        self.one_tower = self.is_tuned and model.plain_text_model is model.text_model
 
     def run(self, name: str, record: Mapping | None) -> dict:
         parts: dict[str, Callable[[], dict]] = {
@@ -175,7 +176,7 @@ class _Diagnosis:
         benchmark, processor = self.evaluator.benchmark, self.processor
         return {
             "trained_with_rtd": self.is_tuned,
-            "one_tower": self.is_tuned and self.model.plain_text_model is self.model.text_model,
+            "one_tower": self.one_tower,
             "is_adapter": has_adapters(self.model.text_model),
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": hash_tensors(self.model.text_model),
@@ -237,7 +238,9 @@ class _Diagnosis:
 
     @cached_property
     def composed(self) -> torch.Tensor:
-        return self.sweep[-1]["composed"] if self.has_before else self.evaluator.encode_queries(self.model)
+        if self.has_before and not self.one_tower:
+            return self.sweep[-1]["composed"]
+        return self.evaluator.encode_queries(self.model)  # one tower reads contexts too, which the sweep leaves to two
 
     def examine_alignment(self) -> dict:
         before, after = self.sweep[0], self.sweep[-1]
