@@ -223,6 +223,22 @@ class OriginalTextTower:
         twin._place = self._place and dict(twin.place)
         return twin
 
+    def restore(self, config: RTDConfig, with_measured: bool) -> OriginalTextTower:
+        """Give what a model has that keeps the tower, also where this one left it out.
+
+        Args:
+            config ([`RTDConfig`]): Of that model; the place is written to it.
+            with_measured (`bool`): Keep what was measured of plain retrieval, which is of one text tower only.
+
+        Returns:
+            [`OriginalTextTower`]: With the tower itself, where it is loaded.
+        """
+        left = {"plain_text"} if with_measured else {"plain_text", "measured"}
+        config.original_text_model = {name: value for name, value in self.place.items() if name not in left}
+        twin = self.share(config)
+        twin._place = self._place and dict(twin.place)
+        return twin
+
     def share(self, config: RTDConfig) -> OriginalTextTower:
         """Give the same tower to a model whose configuration names the same place.
 

@@ -281,7 +281,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         if tower is self.text_model:
             raise ValueError(
                 "this is the model's own text tower, trained in place: train a copy of it (copy.deepcopy), or load "
-                "the tower again with RTDTextModel.from_pretrained, so that the original is kept."
+                "the tower again with load_text_model, so that the original is kept."
             )
         if self.config.original_text_model is None:
             self.set_original_text_model(self.text_model, original_repo)
@@ -315,7 +315,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             alpha (`float`): 0 gives the tower from before RTD, 1 the one after it; see [`interpolate_towers`].
 
         Returns:
-            [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's.
+            [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's, and reads plain text.
 
         Raises:
             ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
@@ -333,8 +333,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         if has_adapters(self.text_model) or self.config.original_text_model is None:
             model.set_original_text_model(original)
         else:
-            model.config.original_text_model = self.config.original_text_model
-            model._original_text = self._original_text.share(model.config)
+            model._original_text = self._original_text.restore(model.config, with_measured=alpha == 1)
         return model
 
     def save_pretrained(self, save_directory, keep_original: bool = True, **kwargs):

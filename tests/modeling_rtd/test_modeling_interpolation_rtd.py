@@ -110,3 +110,15 @@ def test_alpha_out_of_range_is_refused(tuned, alpha):
 def test_a_model_that_rtd_has_not_trained_is_refused(model):
     with pytest.raises(ValueError, match="load a model that RTD has trained"):
         model.interpolate_text_model(0.5)
+
+
+def test_one_tower_that_is_interpolated_keeps_the_other_and_claims_nothing(tuned, tmp_path):
+    one = tuned.without_original_text_model({"after": 0.9})
+    for alpha, measured in ((0.5, None), (1.0, {"after": 0.9})):
+        model = one.interpolate_text_model(alpha)
+        assert model.config.original_text_model.get("measured") == measured
+        assert model.plain_text_model is tuned.original_text_model
+        model.save_pretrained(tmp_path / str(alpha))
+        loaded = RTDModel.from_pretrained(tmp_path / str(alpha))
+        assert hash_tensors(loaded.plain_text_model) == hash_tensors(tuned.original_text_model)
+    assert one.plain_text_model is one.text_model

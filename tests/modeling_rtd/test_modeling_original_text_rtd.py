@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from modeling_rtd import Query, RTDConfig, RTDModel, RTDTextModel, encode_composed, exclude_text, hash_tensors
-from tests.factories import build_clip, build_processor, shake
+from tests.factories import build_clip, shake
 from trainer.training.lora import add_lora
 
 
@@ -81,7 +81,7 @@ def test_another_tower_in_its_place_is_refused(tuned, tmp_path):
 
 
 def test_a_tower_trained_in_place_is_no_replacement(model):
-    with pytest.raises(ValueError, match="trained in place"):
+    with pytest.raises(ValueError, match="trained in place.* with load_text_model"):
         model.replace_text_model(model.text_model)
 
 
@@ -290,7 +290,7 @@ def test_what_was_measured_of_one_tower_is_kept_without_a_warning(tuned, tmp_pat
     assert RTDModel.from_pretrained(tmp_path).config.original_text_model["measured"] == {"after": 0.9}
 
 
-def test_one_tower_finds_the_other_in_the_clip_underneath(clip, model, read, tokenizer, tmp_path):
+def test_one_tower_finds_the_other_in_the_clip_underneath(clip, model, tmp_path):
     clip.save_pretrained(tmp_path / "clip")
     model.config.base_model = str(tmp_path / "clip")
     before = hash_tensors(model.text_model)
@@ -299,7 +299,7 @@ def test_one_tower_finds_the_other_in_the_clip_underneath(clip, model, read, tok
     loaded = RTDModel.from_pretrained(tmp_path / "one")
     assert hash_tensors(loaded.original_text_model) == before
     half = loaded.interpolate_text_model(0.5)
-    assert torch.equal(read(half), half.text_model(**build_processor()(text=["a red dress"])).text_embeds)
+    assert hash_tensors(half.plain_text_model) == before
 
 
 def test_one_tower_without_its_clip_cannot_be_interpolated(tuned, tmp_path):

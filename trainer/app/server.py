@@ -17,7 +17,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from modeling_rtd import Query, encode_composed, read_query
+from modeling_rtd import IMAGE_FORMATS, Query, encode_composed, read_query
 from trainer.app.history import SearchHistory
 from trainer.app.page import MAX_UPLOAD_BYTES, refuse_other_hosts
 from trainer.app.service import MAX_LETTERS, SearchDesk
@@ -73,7 +73,7 @@ class _Refusal(BaseModel):
     detail: str
 
 
-_Uploads = Annotated[list[UploadFile], File(description="references: JPEG, PNG, WebP, GIF or BMP")]
+_Uploads = Annotated[list[UploadFile], File(description=f"references: {', '.join(IMAGE_FORMATS)}")]
 _Form = Annotated[str, Form(description="the same as the body of the call without /upload, as JSON")]
 
 

@@ -159,7 +159,7 @@ class SearchDesk:
             `PIL.Image.Image`: Decoded.
 
         Raises:
-            ValueError: If it is no JPEG, PNG, WebP, GIF or BMP, or has more than 50 million pixels.
+            ValueError: If it is of none of `IMAGE_FORMATS`, or has more than 50 million pixels.
         """
         try:
             opened = open_image(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = ["add_gallery_options", "compare_pictures", "is_stored", "open_stored"]
 
 _LAYOUT = ("table", "id_column", "embedding_column", "path", "owner", "all_owners", "volume")
+_SERVER = ("uri", "token")
 
 
 def add_gallery_options(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,10 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--all-owners", action="store_true", default=None, help="of Immich: those of all people")
     table.add_argument("--volume", metavar="HERE:THERE", help="where the folder THERE of its paths lies, as in Docker")
     table.add_argument(
-        "--use-index", action="store_true", help="let the table's own index answer, which is quicker and may miss some"
+        "--use-index",
+        action="store_true",
+        default=None,
+        help="let the table's own index answer, which is quicker and may miss some",
     )
     table.add_argument("--table", help="default: smart_search, which is Immich's")
     table.add_argument("--id-column", help="default: assetId")
@@ -55,18 +59,25 @@ def is_stored(options: argparse.Namespace) -> bool:
         `bool`: Whether it is no folder of images.
 
     Raises:
-        ValueError: If options of a table come without one.
+        ValueError: If options of a table or of a Milvus server come without one.
     """
     from modeling_rtd import Gallery
 
-    if isinstance(options.gallery, str):
-        return True
-    wrong = next((name for name in _LAYOUT if getattr(options, name) is not None), None)
+    is_table = isinstance(options.gallery, str)
+    if not is_table:
+        hint = "is of a table of PostgreSQL: name it as --gallery postgresql://..."
+        _refuse(options, (*_LAYOUT, "use_index"), hint)
+    has_rows = is_table or Gallery.is_in(options.gallery)
+    if is_table or not has_rows:
+        hint = "is of an index on a Milvus server: name the folder of the index as --gallery, or leave it out."
+        _refuse(options, _SERVER, hint)
+    return has_rows
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], hint: str) -> None:
+    wrong = next((name for name in names if getattr(options, name) is not None), None)
     if wrong is not None:
-        raise ValueError(
-            f"--{wrong.replace('_', '-')} is of a table of PostgreSQL: name it as --gallery postgresql://..."
-        )
-    return Gallery.is_in(options.gallery)
+        raise ValueError(f"--{wrong.replace('_', '-')} {hint}")
 
 
 def open_stored(options: argparse.Namespace):
@@ -84,7 +95,7 @@ def open_stored(options: argparse.Namespace):
     from modeling_rtd import Gallery
 
     if not isinstance(options.gallery, str):
-        server = {name: value for name in ("uri", "token") if (value := getattr(options, name)) is not None}
+        server = {name: value for name in _SERVER if (value := getattr(options, name)) is not None}
         return Gallery.load(options.gallery, **server)
     layout = {name: getattr(options, name) for name in _LAYOUT}
     layout = {name: value for name, value in layout.items() if value is not None}

@@ -328,13 +328,17 @@ def _describe_alignment(facts: CardFacts) -> str | None:
     if facts.plain_tower is None or facts.alignment is None:
         return None
     before, after, recall = (facts.alignment[part] for part in ("before", "after", "recall"))
+    reader = "That is why plain text queries go to the tower from before"
+    if facts.one_tower:
+        reader = "Plain text queries still go to the tower from after RTD, the only one in this repository"
+    elif facts.is_adapter:
+        reader = "That is why plain text queries go to the base, with the adapter switched off"
     about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
     return (
         f"RTD trades plain caption retrieval for composition. On {about['benchmark']} ({about['split']}), the mean "
         f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its "
         f"margin over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their "
-        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. That is why plain text "
-        "queries go to the tower from before."
+        f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. {reader}."
     )
 
 

@@ -244,6 +244,7 @@ def test_the_description_names_all_calls(client):
         "/search/upload",
     }
     assert description["openapi"].startswith("3.")
+    assert "references: BMP, GIF, JPEG, PNG, TIFF, WEBP" in json.dumps(description)
     schema = description["components"]["schemas"]
     used = set(json.dumps(description).split("#/components/schemas/")[1:])
     assert {name.split('"')[0] for name in used} <= set(schema)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.factories import build_immich
+from tests.factories import build_images, build_immich
 from trainer.app import page
 from trainer.cli.main import main
 
@@ -78,9 +78,18 @@ def test_what_is_missing_is_said(call, options, message):
     assert message in call("search", "--text", "a dog", *options, status=2).err
 
 
-def test_options_of_a_table_need_one(tmp_path, capsys):
-    assert main(["search", "model", "--gallery", str(tmp_path), "--text", "a dog", *ANNA]) == 2
-    assert "--owner is of a table of PostgreSQL" in capsys.readouterr().err
+@pytest.mark.parametrize("options", [ANNA, ["--use-index"]])
+def test_options_of_a_table_need_one(tmp_path, capsys, options):
+    assert main(["search", "model", "--gallery", str(tmp_path), "--text", "a dog", *options]) == 2
+    assert f"{options[0]} is of a table of PostgreSQL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--uri", "--token"])
+@pytest.mark.parametrize("place", [None, "postgresql://host/db"])
+def test_options_of_a_milvus_server_need_an_index(tmp_path, capsys, place, option):
+    build_images(1)[0].save(tmp_path / "a.png")
+    assert main(["search", "model", "--gallery", place or str(tmp_path), "--text", "a dog", option, "x"]) == 2
+    assert f"{option} is of an index on a Milvus server" in capsys.readouterr().err
 
 
 def test_an_interruption_repeats_no_connection_string(monkeypatch, capsys):

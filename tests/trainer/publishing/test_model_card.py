@@ -7,7 +7,7 @@ from datasets import Dataset
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import FEW_STEPS, STAGES, build_clip, build_images, build_triplets, shake
 from trainer.methods import find_method, list_methods
-from trainer.publishing.model_card import describe_model, render_card
+from trainer.publishing.model_card import CardFacts, describe_model, render_card
 from trainer.publishing.provenance import describe_stage
 from trainer.publishing.saving import record_run
 from trainer.training.projections.trainer import ProjectionTrainer
@@ -78,6 +78,26 @@ def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_fo
     one = carrying.without_original_text_model({"k": 5, "after": 0.936})
     assert "read by the same text tower as composed ones" in render(one)
     assert "Plain captions of targets: k 5, after 93.6 %" in render(one)
+
+
+@pytest.mark.parametrize(
+    ("facts", "reader"),
+    [
+        ({}, "That is why plain text queries go to the tower from before."),
+        (
+            {"one_tower": "not measured"},
+            "Plain text queries still go to the tower from after RTD, the only one in this",
+        ),
+        ({"is_adapter": True}, "That is why plain text queries go to the base, with the adapter switched off."),
+    ],
+)
+def test_what_plain_captions_lost_tells_which_tower_reads_them(facts, reader):
+    cosines, recall = {"own": 0.3, "margin": 0.1}, {"recall_before": 0.9, "recall_after": 0.8}
+    about = {"benchmark": "cirr", "split": "val", "k": 5}
+    diagnosis = {"about": about, "alignment": {"before": cosines, "after": cosines, "recall": recall}}
+    made = CardFacts(**{"repo": REPO, "projection": "lincir", "prompt": "$", "is_adapter": False} | facts)
+    card = render_card(dataclasses.replace(made, plain_tower="some", diagnosis=diagnosis)).text
+    assert f"R@5 90.0 before and 80.0 after. {reader}" in card
 
 
 def test_a_rank_is_no_percentage(folder, processor):

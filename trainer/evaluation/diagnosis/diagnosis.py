@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hash_tensors
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -152,6 +152,7 @@ class _Diagnosis:
                 raise
             # A model of one tower, whose CLIP underneath cannot be had.
             self.has_before, self.missing = False, str(error).rstrip(".")
+        self.one_tower = self.is_tuned and model.plain_text_model is model.text_model
 
     def run(self, name: str, record: Mapping | None) -> dict:
         parts: dict[str, Callable[[], dict]] = {
@@ -175,7 +176,8 @@ class _Diagnosis:
         benchmark, processor = self.evaluator.benchmark, self.processor
         return {
             "trained_with_rtd": self.is_tuned,
-            "one_tower": self.is_tuned and self.model.plain_text_model is self.model.text_model,
+            "one_tower": self.one_tower,
+            "is_adapter": has_adapters(self.model.text_model),
             "projection": self.model.projection.config.projection_type,
             "text_model_sha256": hash_tensors(self.model.text_model),
             "projection_sha256": hash_tensors(self.model.projection),
@@ -236,7 +238,9 @@ class _Diagnosis:
 
     @cached_property
     def composed(self) -> torch.Tensor:
-        return self.sweep[-1]["composed"] if self.has_before else self.evaluator.encode_queries(self.model)
+        if self.has_before and not self.one_tower:
+            return self.sweep[-1]["composed"]
+        return self.evaluator.encode_queries(self.model)  # one tower reads contexts too, which the sweep leaves to two
 
     def examine_alignment(self) -> dict:
         before, after = self.sweep[0], self.sweep[-1]
@@ -334,7 +338,7 @@ class _Diagnosis:
             "composed": self.find_ranks(self.composed)
         }
         groups = {"after": compute_single_modality(ranks["text"], ranks["image"], ranks["composed"], self.k)}
-        if self.is_tuned:
+        if self.has_before:
             ranks["composed before RTD"] = self.sweep[0]["composed_ranks"]
             groups["before"] = compute_single_modality(
                 ranks["text"], ranks["image"], ranks["composed before RTD"], self.k
@@ -362,7 +366,7 @@ class _Diagnosis:
         return {"has_paraphrases": "paraphrases" in self.queries.column_names, "variants": facts}
 
     def examine_wordings(self) -> dict:
-        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.is_tuned else {}
+        ranks = {"before": self.sweep[0]["composed_ranks"]} if self.has_before else {}
         ranks["after"] = self.find_ranks(self.composed)
         groups = {name: compute_wordings(self.queries, values, self.k) for name, values in ranks.items()}
         if not groups["after"]:

@@ -48,6 +48,8 @@ def format_report(facts: dict) -> str:
         lines += ["", f"Not comparable with published numbers: {'; '.join(about['deviations'])}."]
     for name, (title, write) in _PARTS.items():
         part = facts[name]
+        if name == "alignment":
+            part = part | {"reader": _name_reader(about)}
         lines += ["", f"## {title}", ""]
         if "not_available" in part:
             lines.append(f"Not available: {part['not_available']}.")
@@ -55,6 +57,15 @@ def format_report(facts: dict) -> str:
             lines += write(part, k)
     lines += ["", "## How it was made", "", *_list_facts(about), ""]
     return "\n".join(lines)
+
+
+def _name_reader(about: dict) -> str:
+    """Name what reads plain text."""
+    if about.get("one_tower"):
+        return "the tower from after RTD, the only one that the model keeps"
+    if about.get("is_adapter"):
+        return "the base, with the adapter switched off"
+    return "the tower from before RTD, which the model keeps"
 
 
 def _write_alignment(part: dict, k: int) -> list[str]:
@@ -80,7 +91,7 @@ def _write_alignment(part: dict, k: int) -> list[str]:
             f"The margin changes by {margin['mean']:+.3f} ({margin['interval'][0]:+.3f} to "
             f"{margin['interval'][1]:+.3f}), R@{k} by {_change(captions['recall'])}. A caption before and the same "
             f"after have a mean cosine of {drift['mean']:.3f} (5 % of them below {drift['p5']:.3f}). Plain text "
-            "queries go to the tower from before RTD, which the model keeps.",
+            f"queries go to {part['reader']}.",
             "",
             "![Alignment](alignment.png)",
         ]

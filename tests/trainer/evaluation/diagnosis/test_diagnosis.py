@@ -131,6 +131,15 @@ def test_one_tower_is_compared_with_the_clip_underneath(diagnosed, processor, be
     assert "reads plain text too" in (tmp_path / "found/report.md").read_text()
 
 
+def test_one_tower_is_judged_as_it_reads_contexts(processor, benchmark, tmp_path):
+    template = processor.with_template("context_i2w")
+    one = tune(shake(build_model(template, "context_i2w"))).without_original_text_model({})
+    facts = run_diagnosis(one, template, benchmark, tmp_path)
+    recall = RetrievalEvaluator(one, template, benchmark)(one)["recall@5"]
+    assert {change["recall_before"] for change in facts["conditions"]["variants"].values()} == {recall}
+    assert facts["interpolation"]["rows"][-1]["composed"]["recall@5"] != recall
+
+
 def test_a_model_of_one_tower_without_its_clip_has_no_before(diagnosed, processor, benchmark, tmp_path):
     model, facts, _ = diagnosed
     model.without_original_text_model({}).save_pretrained(tmp_path / "one")
@@ -138,6 +147,8 @@ def test_a_model_of_one_tower_without_its_clip_has_no_before(diagnosed, processo
     assert found["about"]["trained_with_rtd"]
     assert "not to be had" in found["alignment"]["not_available"]
     assert found["conditions"]["variants"] == facts["conditions"]["variants"]
+    assert found["wordings"]["groups"] == {"after": facts["wordings"]["groups"]["after"]}
+    assert set(found["single_modality"]["groups"]) == {"after"}
 
 
 def test_plain_retrieval_is_found_of_the_same_tower_only(diagnosed):

@@ -1,5 +1,8 @@
+import numpy as np
 import pytest
 
+from trainer.evaluation.diagnosis.alignment import compute_alignment
+from trainer.evaluation.diagnosis.rank_changes import compare_ranks
 from trainer.evaluation.diagnosis.report import format_report, write_report
 from trainer.evaluation.diagnosis.single_modality import compute_single_modality
 
@@ -43,3 +46,20 @@ def test_queries_are_told_apart_in_percent(facts):
     assert "| composed | 50.0 |" in report
     assert "| text only | 25.0 | 0.0 |" in report
     assert "25.0 % of the queries are found by one side alone" in report
+
+
+@pytest.mark.parametrize(
+    ("about", "reader"),
+    [
+        ({}, "the tower from before RTD, which the model keeps"),
+        ({"one_tower": True}, "the tower from after RTD, the only one that the model keeps"),
+        ({"is_adapter": True}, "the base, with the adapter switched off"),
+    ],
+)
+def test_the_report_names_what_reads_plain_text(facts, about, reader):
+    captions = np.eye(4)
+    found = compute_alignment(captions, captions[::-1], captions, captions)
+    found["recall"] = compare_ranks(np.array([1, 2, 9, 9]), np.array([9, 9, 9, 1]), 5)
+    facts["alignment"] = {"target_captions": found, "triplet_captions": {"not_available": "no triplets"}}
+    facts["about"] |= about
+    assert f"Plain text queries go to {reader}." in format_report(facts)
