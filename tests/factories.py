@@ -1,7 +1,10 @@
 """Tiny models, tokenizers, images and triplets, and directories in the official layouts of the benchmarks."""
 
+import contextlib
 import hashlib
 import json
+import subprocess
+import sys
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -563,3 +566,22 @@ def build_immich(uri, folder, model, processor):
             connection.execute("INSERT INTO smart_search VALUES (%s, %s::real[]::vector)", [name, embedding])
             ids[owner if states[i] == "timeline" else "hidden"].append(name)
     return ids
+
+
+_HOLDER = """
+import sys
+from huggingface_hub.utils import WeakFileLock
+with WeakFileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def hold_in_another_process(lock):
+    """Hold a lock's file in a process of its own."""
+    command = [sys.executable, "-c", _HOLDER, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        yield
+        holder.stdin.close()

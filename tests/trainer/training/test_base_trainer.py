@@ -1,21 +1,10 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.factories import build_triplets
+from tests.factories import build_triplets, hold_in_another_process
 from trainer.training.arguments import RTDTrainingArguments
-
-
-HOLDER = """
-import sys
-from huggingface_hub.utils import WeakFileLock
-with WeakFileLock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
 
 
 def test_a_finished_run_is_not_trained_further_by_a_resume(build):
@@ -75,13 +64,9 @@ def test_train_refuses_a_folder_in_which_another_process_trains(build):
     trainer = build()
     lock = Path(trainer.args.output_dir) / ".lock"
     lock.parent.mkdir(exist_ok=True)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        holder.stdout.readline()
-        with pytest.raises(ValueError, match="another process trains in '.*run'"):
-            trainer.train()
-        holder.stdin.close()
+    refusal = pytest.raises(ValueError, match="another process trains in '.*run'")
+    with hold_in_another_process(lock), refusal:
+        trainer.train()
     assert trainer.train().global_step == 2
 
 

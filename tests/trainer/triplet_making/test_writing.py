@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.factories import TINY_CAPTIONS, write_lines
+from tests.factories import TINY_CAPTIONS, hold_in_another_process, write_lines
 from trainer.data.triplets import load_triplets
 from trainer.triplet_making import write_triplets
 
@@ -38,6 +38,14 @@ def test_an_interrupted_run_ends_with_the_same_bytes(captions, tmp_path):
     assert not broken.read_bytes().endswith(b"\n")
     assert write_triplets(source, broken, per_caption=2) == report
     assert broken.read_bytes() == straight.read_bytes()
+
+
+def test_two_at_once_are_refused(captions, tmp_path):
+    source, output = write_lines(tmp_path / "captions.txt", captions), tmp_path / "triplets.jsonl"
+    refusal = pytest.raises(ValueError, match="another process is making '.*triplets.jsonl'")
+    with hold_in_another_process(tmp_path / "triplets.jsonl.lock"), refusal:
+        write_triplets(source, output)
+    write_triplets(source, output)
 
 
 def test_a_run_with_other_settings_does_not_go_on(captions, tmp_path):
