@@ -22,3 +22,21 @@ def folder(tmp_path):
     for i, image in enumerate(build_images(6)):
         image.save(folder / ("more" if i == 5 else "") / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def place(model, processor, tmp_path):
+    """Directory of a model with its processor."""
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of six images."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(build_images(6)):
+        image.save(folder / f"{i}.png")
+    return folder

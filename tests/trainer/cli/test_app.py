@@ -6,27 +6,10 @@ import pytest
 import torch
 
 from modeling_rtd import Gallery, RTDModel, encode_images
-from tests.factories import build_images
 from trainer.app import page
 from trainer.app.service import PROJECTION_ALONE
 from trainer.cli.main import main
 from trainer.training.lora import build_lora_config
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(6)):
-        image.save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def place(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
 
 
 @pytest.fixture

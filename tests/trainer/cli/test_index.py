@@ -12,13 +12,6 @@ from trainer.cli.main import main
 
 
 @pytest.fixture
-def place(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
 def photos(tmp_path):
     """Folder of twelve images, one of them in a sub-folder."""
     folder = tmp_path / "photos"

@@ -15,28 +15,11 @@ from pathlib import Path
 import pytest
 
 from modeling_rtd import Gallery
-from tests.factories import build_images
 from trainer.cli.main import main
 
 
 uvicorn = pytest.importorskip("uvicorn")
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(6)):
-        image.save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture
-def place(model, processor, tmp_path):
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
 
 
 @pytest.fixture
