@@ -25,14 +25,6 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def place(model, processor, tmp_path):
-    """Directory of a model with its processor."""
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
 def photos(tmp_path):
     """Folder of six images."""
     folder = tmp_path / "photos"
