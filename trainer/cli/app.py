@@ -1,4 +1,4 @@
-"""`rtd app`: a page in the browser to search a folder or an index, and to refine what is found."""
+"""`rtd app`: search a folder or an index on a page in the browser, and refine the results."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def add_desk_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
         type=Path,
-        help="folder outside of which nothing is shown (default: --gallery; of an index, the one above all images)",
+        help="show only images below this folder (default: --gallery; for an index, the folder above all images)",
     )
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=PLACE", help="one more adapter of the same base"
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, localhost only)"
     )
 
 

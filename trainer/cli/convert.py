@@ -1,4 +1,4 @@
-"""`rtd convert`: a published checkpoint file, turned into a model without running anything that it holds."""
+"""`rtd convert`: turn a published checkpoint file into a model, without running anything in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`rtd demo`: the whole story on a machine with nothing but Python."""
+"""`rtd demo`: draw a world, train every part on it, and show what RTD does."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ def run(arguments: list[str]) -> None:
     parser = VerbParser("rtd demo", description=__doc__)
     parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
     parser.add_argument("--preset", default="demo", help="size of the world: demo, mini or toy")
-    parser.add_argument("--world", default="wardrobe", help="what is drawn: wardrobe (clothes) or shapes")
+    parser.add_argument("--world", default="wardrobe", help="world to draw: wardrobe (default, clothes) or shapes")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs to average over (default: 1)")
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
-    parser.add_argument("--experiments", action="store_true", help="also sweep noise and compare sources of triplets")
-    parser.add_argument("--projections", default="default", help="default: lincir and pic2word; all: all five")
+    parser.add_argument(
+        "--experiments", action="store_true", help="also vary the noise and compare sources of triplets"
+    )
+    parser.add_argument(
+        "--projections", default="default", help="projections to train: default (lincir and pic2word) or all (five)"
+    )
     options = parser.parse_args(arguments)
 
     import torch

@@ -1,4 +1,4 @@
-"""`rtd diagnose`: what a model's numbers on a benchmark mean, as a report with pictures."""
+"""`rtd diagnose`: explain a model's numbers on a benchmark, in a report with pictures."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
     parser.add_argument("--benchmark", required=True, help="benchmark, such as wardrobe or wardrobe/mini")
     parser.add_argument("--split", help="split of its queries (default: the one with public labels)")
-    parser.add_argument("--root", type=Path, help="directory of the benchmark; a drawn world needs none")
-    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
+    parser.add_argument("--root", type=Path, help="folder of the benchmark; not needed for a drawn world")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="skip missing images; results are then not comparable"
+    )
     parser.add_argument("--captions", help="json of image id to caption, for the parts that need captions of targets")
     parser.add_argument("--triplets", help="text triplets to judge too: jsonl, json, csv, parquet or Hub id")
     parser.add_argument("-o", "--output-dir", required=True, help="folder of report.md, diagnosis.json and pictures")

@@ -1,4 +1,4 @@
-"""`rtd evaluate`: judge a model, or what another system computed, on benchmarks; or check their directories."""
+"""`rtd evaluate`: judge a model or another system on benchmarks, or check their folders."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def add_system_options(parser: argparse.ArgumentParser) -> None:
         parser (`argparse.ArgumentParser`): Of the verb.
     """
     parser.add_argument("model", nargs="?", help="directory or Hub id of an RTD model, an adapter, or a CLIP")
-    parser.add_argument("--projection", help="trained projection, needed where the model is a CLIP")
+    parser.add_argument("--projection", help="trained projection; needed if the model is a CLIP")
     parser.add_argument(
-        "--embeddings", help="in place of a model: npz, parquet or json of gallery and query embeddings"
+        "--embeddings", help="instead of a model: npz, parquet or json of gallery and query embeddings"
     )
-    parser.add_argument("--rankings", nargs="+", help="in place of a model: npz, parquet or json of rankings")
+    parser.add_argument("--rankings", nargs="+", help="instead of a model: npz, parquet or json of rankings")
     parser.add_argument("--mode", help="composed (default), or a baseline: text, image or sum")
-    parser.add_argument("--precision", help="of the towers: float32 (default) or bfloat16")
+    parser.add_argument("--precision", help="precision of the towers: float32 (default) or bfloat16")
     parser.add_argument("--batch-size", type=int, default=64, help="images or queries in one pass (default: 64)")
-    parser.add_argument("--root", type=Path, help="directory of the benchmark; of several, one with a folder for each")
+    parser.add_argument("--root", type=Path, help="folder of the benchmark; for several, a folder with one for each")
     parser.add_argument(
         "-o", "--output-dir", type=Path, default=Path("runs/evaluate"), help="folder of records (default: %(default)s)"
     )
-    parser.add_argument("--cache-dir", type=Path, help="keeps embeddings of images (default: OUTPUT_DIR/cache)")
+    parser.add_argument("--cache-dir", type=Path, help="folder for embeddings of images (default: OUTPUT_DIR/cache)")
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,12 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
         parser (`argparse.ArgumentParser`): Of the verb.
     """
     reference = parser.add_mutually_exclusive_group()
-    reference.add_argument("--exclude-reference", action="store_true", default=None, help="remove it from the ranking")
-    reference.add_argument("--keep-reference", action="store_false", dest="exclude_reference", help="keep it in there")
+    reference.add_argument(
+        "--exclude-reference", action="store_true", default=None, help="remove the reference from the ranking"
+    )
+    reference.add_argument(
+        "--keep-reference", action="store_false", dest="exclude_reference", help="keep the reference in the ranking"
+    )
     for name, text in _SWITCHES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=text)
 
@@ -119,8 +123,10 @@ def run(arguments: list[str]) -> None:
     parser = VerbParser("rtd evaluate", description=__doc__)
     parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
     parser.add_argument("--split", help="split of the queries (default: the one with public labels)")
-    parser.add_argument("--check", action="store_true", help="check the directories, and load no model")
-    parser.add_argument("--allow-missing", action="store_true", help="go on without missing images; not comparable")
+    parser.add_argument("--check", action="store_true", help="only check the folders; load no model")
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="skip missing images; results are then not comparable"
+    )
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)

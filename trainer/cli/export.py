@@ -1,4 +1,4 @@
-"""`rtd export`: a model as ONNX files, which onnxruntime runs without torch."""
+"""`rtd export`: write a model as ONNX files, which onnxruntime runs without torch."""
 
 from __future__ import annotations
 

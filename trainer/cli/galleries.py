@@ -23,25 +23,29 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
         "--gallery",
         required=True,
         type=_read_place,
-        help="folder of images, with its sub-folders, an index of rtd index, or postgresql://... to search the table "
-        "of another program, such as Immich's, which is only read",
+        help="folder of images with its sub-folders, an index of rtd index, or postgresql://... "
+        "for the table of another program, such as Immich, which is only read",
     )
-    parser.add_argument("--uri", help="of a Milvus server, if the index is on one")
-    parser.add_argument("--token", help="of a Milvus server")
-    table = parser.add_argument_group("a table of PostgreSQL", "Give a password as PGPASSWORD, or in ~/.pgpass.")
-    table.add_argument("--owner", help="of Immich: whose pictures are searched, by e-mail address or id")
-    table.add_argument("--all-owners", action="store_true", default=None, help="of Immich: those of all people")
-    table.add_argument("--volume", metavar="HERE:THERE", help="where the folder THERE of its paths lies, as in Docker")
+    parser.add_argument("--uri", help="address of the Milvus server, if the index is on one")
+    parser.add_argument("--token", help="token of the Milvus server")
+    table = parser.add_argument_group("table of PostgreSQL", "Put a password into PGPASSWORD or ~/.pgpass.")
+    table.add_argument("--owner", help="Immich: owner of the searched pictures, by e-mail address or id")
+    table.add_argument(
+        "--all-owners", action="store_true", default=None, help="Immich: search the pictures of all owners"
+    )
+    table.add_argument(
+        "--volume", metavar="HERE:THERE", help="folder HERE on this machine that paths call THERE, as in Docker"
+    )
     table.add_argument(
         "--use-index",
         action="store_true",
         default=None,
-        help="let the table's own index answer, which is quicker and may miss some",
+        help="use the table's own index, which is faster and may miss some",
     )
-    table.add_argument("--table", help="default: smart_search, which is Immich's")
-    table.add_argument("--id-column", help="default: assetId")
-    table.add_argument("--embedding-column", help="default: embedding")
-    table.add_argument("--path", metavar="SQL", help="where a picture lies; of Immich, its preview or original")
+    table.add_argument("--table", help="table of embeddings (default: Immich's smart_search)")
+    table.add_argument("--id-column", help="column of ids (default: assetId)")
+    table.add_argument("--embedding-column", help="column of embeddings (default: embedding)")
+    table.add_argument("--path", metavar="SQL", help="column with the path of a picture; Immich: preview or original")
 
 
 def _read_place(text: str) -> Path | str:

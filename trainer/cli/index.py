@@ -1,4 +1,4 @@
-"""`rtd index`: encode a folder of images once, or take over embeddings that were made elsewhere."""
+"""`rtd index`: encode a folder of images once, or import embeddings that another program made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUM_COMPARED = 8
 
 
 def run(arguments: list[str]) -> None:
-    """Make or extend an index; the same command goes on where it was interrupted.
+    """Make or extend an index; the same command continues after an interruption.
 
     Args:
         arguments (`list[str]`): Options.
@@ -78,23 +78,24 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="directory or Hub id of an RTD model")
     parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder of the index")
     parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
-    parser.add_argument("--embeddings", type=Path, help="embeddings to take over: .npy, .parquet, .faiss or .index")
+    parser.add_argument("--embeddings", type=Path, help="embeddings to import: .npy, .parquet, .faiss or .index")
     parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
     parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
     parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
-    parser.add_argument("--factory", help="of FAISS, such as Flat (default) or HNSW32")
+    parser.add_argument("--factory", help="FAISS index factory string, such as HNSW32 (default: Flat)")
     parser.add_argument(
         "--uri",
-        help="of Milvus: a server or a .db file (default: a file in the index); of PostgreSQL: postgresql://... "
-        "(default: PGHOST, PGDATABASE and so on), which is not written down",
+        help="address of the database; it is not saved for PostgreSQL. Milvus: a server or a .db "
+        "file (default: a file in the index). PostgreSQL: postgresql://... (default: PGHOST, PGDATABASE and so on)",
     )
-    parser.add_argument("--collection", help="of Milvus (default: gallery)")
-    parser.add_argument("--table", help="of PostgreSQL (default: gallery)")
+    parser.add_argument("--collection", help="Milvus collection (default: gallery)")
+    parser.add_argument("--table", help="PostgreSQL table (default: gallery)")
     parser.add_argument(
         "--index",
-        help="of Milvus: FLAT (default, exact), HNSW or other; of PostgreSQL: none (default, exact) or hnsw",
+        help="index of the database. Milvus: FLAT (default, exact), HNSW or other. PostgreSQL: "
+        "none (default, exact) or hnsw",
     )
-    parser.add_argument("--token", help="of a Milvus server; it is not written down")
+    parser.add_argument("--token", help="token of a Milvus server; it is not saved")
     parser.add_argument("--batch-size", type=int, default=64, help="images in one pass (default: 64)")
     parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
 

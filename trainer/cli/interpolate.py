@@ -1,4 +1,4 @@
-"""`rtd interpolate`: save a model whose text tower lies between the ones from before and after RTD."""
+"""`rtd interpolate`: save a model whose text tower is between the ones from before and after RTD."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ def run(arguments: list[str]) -> None:
     refuse_old_names("interpolate", arguments, {"--output": "--output-dir"})
     parser = VerbParser("rtd interpolate", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of a model trained with RTD, or of an adapter")
-    parser.add_argument("--alpha", type=float, required=True, help="0: tower from before RTD; 1: the one after it")
+    parser.add_argument(
+        "--alpha",
+        type=float,
+        required=True,
+        help="weight of the tower after RTD: 0 is the tower before it, 1 the one after it",
+    )
     parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder to save the model in")
     parser.add_argument(
-        "--one-tower", action="store_true", help="leave out the tower from before RTD: this one reads plain text too"
+        "--one-tower", action="store_true", help="save no tower from before RTD; the saved one also reads plain text"
     )
-    parser.add_argument("--diagnosis", type=Path, help="diagnosis.json of the model, which says what that costs")
+    parser.add_argument("--diagnosis", type=Path, help="diagnosis.json of the model, with the cost of --one-tower")
     options = parser.parse_args(arguments)
     if options.diagnosis and not options.one_tower:
         raise ValueError("--diagnosis says what one tower costs: add --one-tower, or leave it out.")

@@ -21,29 +21,29 @@ from safetensors import SafetensorError
 __all__ = ["main"]
 
 _VERBS = {
-    "demo": "train every part on a small embedded world and show what RTD does",
+    "demo": "train every part on a small drawn world and show what RTD does",
     "triplets": "make text triplets from your captions",
     "train-projection": "train a projection on your captions or images",
     "train": "train RTD on your text triplets",
     "convert": "turn a published checkpoint file into a model",
-    "evaluate": "judge a model or another system on benchmarks, or check their directories",
+    "evaluate": "judge a model or another system on benchmarks, or check their folders",
     "submit": "write or check files for the test servers of CIRR and CIRCO",
-    "diagnose": "tell what a model's numbers on a benchmark mean",
+    "diagnose": "explain a model's numbers on a benchmark",
     "interpolate": "save a model between the text towers from before and after RTD",
-    "index": "encode a folder of images once, or take over embeddings",
+    "index": "encode a folder of images once, or import embeddings",
     "search": "find images of a folder or an index by a reference image and a sentence",
     "app": "search and refine on a page in the browser",
     "serve": "answer composed queries over HTTP",
-    "export": "write a model as ONNX files, which run without torch",
-    "publish": "put a model on the Hub, with its code and a card of recorded facts",
+    "export": "write a model as ONNX files that run without torch",
+    "publish": "upload a model to the Hub, with its code and a card of recorded facts",
 }
-# Verbs that go on where they were stopped when they are called again.
+# Verbs that continue where they were stopped when they are called again.
 _RESUMING = {"triplets", "train-projection", "train", "index"}
 
 
 def _write_help() -> str:
     verbs = "\n".join(f"  {name:<18}{text}" for name, text in _VERBS.items())
-    return f"usage: rtd VERB [options]\n\n{verbs}\n\nrtd VERB --help tells the options of a verb."
+    return f"usage: rtd VERB [options]\n\n{verbs}\n\nrtd VERB --help lists the options of a verb."
 
 
 class _Terminated(SystemExit):

@@ -1,4 +1,4 @@
-"""`rtd publish`: a model on the Hub, with its code, its pipeline and a card of recorded facts; dry run by default."""
+"""`rtd publish`: upload a model to the Hub, with its code, its pipeline and a card; dry run by default."""
 
 from __future__ import annotations
 
@@ -24,22 +24,28 @@ def run(arguments: list[str]) -> None:
     refuse_old_names("publish", arguments, {"--licence": "--license"})
     parser = VerbParser("rtd publish", description=__doc__)
     parser.add_argument("folder", type=Path, help="directory of a model or an adapter, such as runs/rtd/model")
-    parser.add_argument("repo", help="where it goes: org/name")
-    parser.add_argument("--push", action="store_true", help="do it; without, it is only listed what would go up")
+    parser.add_argument("repo", help="repository to upload to: org/name")
+    parser.add_argument(
+        "--push", action="store_true", help="upload; without this flag, only list what would be uploaded"
+    )
     parser.add_argument("--license", help="license of the weights, as the Hub names it, such as apache-2.0")
-    parser.add_argument("--base-model", help="the CLIP underneath, as it is on the Hub; none where it is not there")
+    parser.add_argument("--base-model", help="Hub id of the CLIP underneath; none if it is not on the Hub")
     parser.add_argument(
         "--results", nargs="+", default=[], help="records of rtd evaluate, and diagnosis.json of rtd diagnose"
     )
     parser.add_argument(
-        "--without", nargs="+", default=[], choices=["evaluation", "alignment"], help="say that it was not measured"
+        "--without",
+        nargs="+",
+        default=[],
+        choices=["evaluation", "alignment"],
+        help="state that this was not measured",
     )
     parser.add_argument("--card", type=Path, help="also write the card here, and its facts beside it as JSON")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
         "--overwrite-foreign",
         action="store_true",
-        help="overwrite files of the same names that rtd publish has not written; others are never touched",
+        help="overwrite files of the same names that rtd publish did not write; other files are never changed",
     )
     parser.add_argument("--endpoint", help="another Hub, such as a private one (default: that of HF_ENDPOINT)")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""`rtd search`: images of a folder or of an index, by a reference image, a sentence, or both."""
+"""`rtd search`: find images of a folder or an index by a reference image, a sentence, or both."""
 
 from __future__ import annotations
 
@@ -150,31 +150,52 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "--image",
         action="append",
         default=[],
-        help="reference image: path or URL, several times for several; without --text: find similar ones",
+        help="reference image: path or URL; repeat it for several. Without --text: find similar images",
     )
-    parser.add_argument("--text", help="condition, as in 'a photo of [the image] that ...'; alone: plain text")
-    parser.add_argument("--weight", action="append", default=[], type=float, help="of each reference, in their order")
     parser.add_argument(
-        "--strength", type=float, help="from 0, the reference alone, to 1, the condition as it is (default: 1)"
+        "--text", help="condition, as in 'a photo of [the image] that ...'; without --image: plain text"
     )
-    parser.add_argument("--negative", metavar="TEXT", help="text of what is not wanted")
-    parser.add_argument("--negative-weight", type=float, help="how much that counts (default: 0.25)")
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        type=float,
+        help="weight of a reference; repeat it in the order of --image",
+    )
+    parser.add_argument(
+        "--strength", type=float, help="strength of the condition: 0 is the reference alone (default: 1)"
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="text of what to avoid")
+    parser.add_argument("--negative-weight", type=float, help="weight of --negative (default: 0.25)")
     parser.add_argument(
         "--history",
         type=Path,
         metavar="FILE",
-        help="file of a search in turns: begun where there is none, else gone on",
+        help="file of a search in turns; a new file starts one, an existing file continues it",
     )
     parser.add_argument(
-        "--use", action="append", default=[], type=int, metavar="RANK", help="this result of the history as reference"
+        "--use",
+        action="append",
+        default=[],
+        type=int,
+        metavar="RANK",
+        help="use this result of the history as a reference",
     )
     parser.add_argument("--turn", type=int, help="turn of the history whose results --use means (default: the last)")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
-    parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
-    parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
-    parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="only images with this metadata; repeat it for several",
+    )
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="ID", help="leave this image out; repeat it for several"
+    )
+    parser.add_argument("--keep-reference", action="store_true", help="keep the reference in the results")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
     options = parser.parse_args(arguments)
     if options.top_k < 1:

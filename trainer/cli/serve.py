@@ -1,4 +1,4 @@
-"""`rtd serve`: composed search and encoding over HTTP, for other programs."""
+"""`rtd serve`: answer composed queries and encode over HTTP, for other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--with-token",
         action="store_true",
-        help=f"answer only requests that bring the token in the environment variable {_TOKEN}",
+        help=f"answer only requests with the token of the environment variable {_TOKEN}",
     )
     options = parser.parse_args(arguments)
     check_port(options.port)

@@ -1,4 +1,4 @@
-"""`rtd submit`: files for the test servers of CIRR and CIRCO, written or checked."""
+"""`rtd submit`: write or check files for the test servers of CIRR and CIRCO."""
 
 from __future__ import annotations
 

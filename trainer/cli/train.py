@@ -40,19 +40,20 @@ class TrainCommand:
     triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
     captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
     projection: str | None = field(
-        default=None, metadata={"help": "needed where model is a CLIP: trained projection, or its published file"}
+        default=None, metadata={"help": "trained projection, or its published file; needed if the model is a CLIP"}
     )
     projection_from: str | None = field(
         default=None, metadata={"help": "method of the projection; needed with a published file"}
     )
     images: str | None = field(
-        default=None, metadata={"help": "unlabelled images, needed where the projection reads image tokens"}
+        default=None, metadata={"help": "unlabelled images; needed if the projection reads image tokens"}
     )
-    lift_steps: int = field(default=2000, metadata={"help": "steps of learning to feed such a projection from text"})
+    lift_steps: int = field(default=2000, metadata={"help": "steps of the network that imitates image tokens"})
     lora_r: int = field(default=0, metadata={"help": "rank of a LoRA adapter; 0 trains all weights (published)"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the LoRA adapter"})
     original_text_model: str | None = field(
-        default=None, metadata={"help": "place of the text tower from before RTD; without it the model keeps a copy"}
+        default=None,
+        metadata={"help": "directory or Hub id of the text tower from before RTD; without it the model keeps a copy"},
     )
     benchmark: str | None = field(default=None, metadata={"help": "benchmark to judge on while training: wardrobe"})
     benchmark_root: str | None = field(default=None, metadata={"help": "directory of that benchmark"})

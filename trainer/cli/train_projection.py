@@ -22,7 +22,7 @@ class TrainProjectionCommand:
     """
 
     model: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(default="lincir", metadata={"help": "projection to train; options below are those of it"})
+    method: str = field(default="lincir", metadata={"help": "projection to train; the options below depend on it"})
     captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
     images: str | None = field(default=None, metadata={"help": "folder of images"})
 

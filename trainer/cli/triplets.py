@@ -1,4 +1,4 @@
-"""`rtd triplets`: text triplets from plain captions."""
+"""`rtd triplets`: make text triplets from plain captions."""
 
 from __future__ import annotations
 

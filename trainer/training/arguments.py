@@ -17,46 +17,55 @@ class _RecipeArguments(TrainingArguments):
     # Defaults that differ from transformers', since the published recipes do. The first four are silent differences
     # of the stock Trainer: linear decay, clipping at 1, no weight decay, and the last partial batch kept.
     lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "How the learning rate goes; published: constant."}
+        default="constant", metadata={"help": "Schedule of the learning rate; published: constant."}
     )
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Published: no clipping (0 switches it off)."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Largest norm of the gradients; published: 0, no clipping."}
+    )
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay; published, on all parameters."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Published: a partial batch is dropped."})
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Drop the last partial batch; published."})
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={
-            "help": "Processes that collate batches; 4 on a GPU, whose steps are short, and 0 elsewhere. With any, a "
-            "resumed run draws other crops and phrases than one that went through."
+            "help": "Processes that collate batches. Defaults to 4 on a GPU and 0 elsewhere. With any, "
+            "a resumed run draws other crops and phrases than an uninterrupted one."
         },
     )
     dataloader_pin_memory: bool | None = field(
-        default=None, metadata={"help": "Send batches from pinned memory; where there is an accelerator if left out."}
+        default=None,
+        metadata={"help": "Send batches from pinned memory. Defaults to whether there is an accelerator."},
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "All that is trained is used at each step, which need not be searched for."}
+        default=False, metadata={"help": "Search each step for unused weights; every trained weight is used."}
     )
     ddp_broadcast_buffers: bool | None = field(
         default=False,
-        metadata={"help": "No buffer changes, and processes may run another number of groups by length."},
+        metadata={"help": "Send buffers to all processes; no buffer changes."},
     )
     seed: int = field(default=12345, metadata={"help": "Seed; published."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collators read columns of text."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "A loss that is not finite stops the run."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Remove columns that the model does not take; collators read them."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite; here they stop the run."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two points of the loss curve."})
-    logging_first_step: bool = field(default=True, metadata={"help": "A curve for runs of a few steps, too."})
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step too."})
     anchor_cache: str = field(
         default="auto",
         metadata={
-            "help": "Keep frozen caption embeddings on disk: 'always', 'never', or 'auto', which does where rows are "
-            "visited more than once."
+            "help": "Keep frozen caption embeddings on disk: 'always', 'never', or 'auto' (if rows "
+            "are visited more than once)."
         },
     )
-    anchor_cache_dir: str | None = field(default=None, metadata={"help": "Folder of that cache."})
+    anchor_cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the anchor cache. Defaults to one in the cache of datasets."}
+    )
     length_groups: int | None = field(
         default=None,
         metadata={
-            "help": "Groups by length that the texts of a batch are run in, so that short ones are not padded to the "
-            "longest; the result is the same. 4 on a CPU and 1 elsewhere where left out."
+            "help": "Number of groups by length in which a batch of texts runs, so that short texts "
+            "are not padded to the longest. The result is the same. Defaults to 4 on a CPU and 1 elsewhere."
         },
     )
 
@@ -112,15 +121,15 @@ class RTDTrainingArguments(_RecipeArguments):
         refined_concatenation (`bool`, defaults to `True`): Refined concatenation, pseudo-words in place of captions.
         composition (`bool`, defaults to `True`):
             Otherwise train on pairs of reference prompt and reference caption alone (a control).
-        template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
+        template (`str`, *optional*): Name of the prompt template. Defaults to that of the processor.
         caption_weight (`float`, defaults to 0.0):
             Ours, not the paper's. Adds `caption_weight * mean(1 - cos(t(c), a(c)))` to the loss, where `t` is the
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
             tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
         caption_interval (`int`, defaults to 1):
-            Read the captions of every so many-th triplet of a batch for that term, such as 8 for an eighth of its
-            cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
-            batch of each.
+            Read the captions of every `caption_interval`-th triplet of a batch for that term; 8 costs an eighth. The
+            term is a mean, so the weight keeps its meaning. Several processes train as one does if the interval
+            divides the batch of each.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})
@@ -134,20 +143,22 @@ class RTDTrainingArguments(_RecipeArguments):
     noise_unit: str | None = field(
         default=None,
         metadata={
-            "help": "'absolute' (published), or 'rms' of the captions' embeddings; must be given where the backbone "
-            "is not a CLIP."
+            "help": "Unit of the noise: 'absolute' (published), or 'rms' of the captions' embeddings. Needed if the "
+            "backbone is not a CLIP."
         },
     )
     target_anchored: bool = field(default=True, metadata={"help": "Anchor to frozen captions."})
     refined_batch: bool = field(default=True, metadata={"help": "Refined batch sampling (hard negatives)."})
     refined_concatenation: bool = field(default=True, metadata={"help": "Refined concatenation (pseudo-words)."})
-    composition: bool = field(default=True, metadata={"help": "Off: a control without composed prompts."})
-    template: str | None = field(default=None, metadata={"help": "Name of the prompt template."})
+    composition: bool = field(default=True, metadata={"help": "Train on composed prompts; without them, a control."})
+    template: str | None = field(
+        default=None, metadata={"help": "Name of the prompt template. Defaults to that of the processor."}
+    )
     caption_weight: float = field(
-        default=0.0, metadata={"help": "Ours: weight of keeping plain captions where they were; 0 is published."}
+        default=0.0, metadata={"help": "Weight of the term that keeps plain captions in place. Ours; 0 is published."}
     )
     caption_interval: int = field(
-        default=1, metadata={"help": "Keep the captions of every so many-th triplet of a batch, which is cheaper."}
+        default=1, metadata={"help": "Apply that term to every Nth triplet of a batch, which is cheaper."}
     )
 
     def __post_init__(self):
@@ -186,9 +197,11 @@ class ImageProjectionTrainingArguments(ProjectionTrainingArguments):
             Folder where stages before the training keep results. Defaults to `stages` in `output_dir`.
     """
 
-    num_images: int | None = field(default=None, metadata={"help": "Train on the first so many images."})
+    num_images: int | None = field(default=None, metadata={"help": "Number of images to train on. Defaults to all."})
     padding: str = field(default="none", metadata={"help": "'target' pads long images, 'none' does not."})
-    stage_dir: str | None = field(default=None, metadata={"help": "Where stages keep results; below output_dir."})
+    stage_dir: str | None = field(
+        default=None, metadata={"help": "Folder for results of stages. Defaults to `stages` in the output folder."}
+    )
 
     def __post_init__(self):
         self._check_counts("num_images")

@@ -54,7 +54,7 @@ class FTI4CIRTrainingArguments(ImageProjectionTrainingArguments):
     per_device_train_batch_size: int = field(default=256, metadata={"help": "Rows a step, on each device; published."})
     seed: int = field(default=42, metadata={"help": "Seed; published."})
     lr_drop_epoch: int | None = field(
-        default=10, metadata={"help": "Epoch from which on a tenth of the learning rate is used; published."}
+        default=10, metadata={"help": "Epoch after which the learning rate is a tenth; published."}
     )
     temperature: float = field(default=0.2, metadata={"help": "Temperature of the contrast; published."})
     caption_weight: float = field(default=1.4, metadata={"help": "Weight of the captions; published."})

@@ -52,8 +52,8 @@ class LinCIRTrainingArguments(ProjectionTrainingArguments):
     noise_unit: str | None = field(
         default=None,
         metadata={
-            "help": "'absolute' (published), or 'rms' of the captions' embeddings; must be given where the backbone "
-            "is not a CLIP."
+            "help": "Unit of the noise: 'absolute' (published), or 'rms' of the captions' embeddings. Needed if the "
+            "backbone is not a CLIP."
         },
     )
     keyword_fn: str = field(default="lexicon", metadata={"help": "'spacy' (published), 'lexicon' or 'rule'."})

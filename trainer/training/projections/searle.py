@@ -66,10 +66,13 @@ class SEARLETrainingArguments(ImageProjectionTrainingArguments):
     num_train_epochs: float = field(default=100, metadata={"help": "Epochs; published."})
     per_device_train_batch_size: int = field(default=256, metadata={"help": "Rows a step, on each device; published."})
     seed: int = field(default=42, metadata={"help": "Seed; published."})
-    concepts: str | None = field(default=None, metadata={"help": "File of names of concepts; needed."})
+    concepts: str | None = field(default=None, metadata={"help": "File with names of concepts, one a line. Needed."})
     phrases: str | None = field(
         default=None,
-        metadata={"help": "'lm' (published), 'templates' (packaged), or a text file with {} for the concept; needed."},
+        metadata={
+            "help": "Source of phrases: 'lm' (published), 'templates' (packaged), or a text file "
+            "with {} for the concept. Needed."
+        },
     )
     phrase_model: str | None = field(default=None, metadata={"help": "Language model for --phrases lm."})
     phrases_per_concept: int = field(default=256, metadata={"help": "Phrases it writes about a concept."})
