@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow reliability cards quality style clean
+.PHONY: help install demo test test-slow reliability cards quality docs style clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,12 +39,17 @@ reliability: $(STAMP) ## Kill runs, damage files, and print what came of it
 cards: $(STAMP) ## Render the cards of model_cards again
 	$(BIN)/python -m trainer.publishing.recipes
 
-quality: $(STAMP) ## Check lint, format and architecture
+quality: $(STAMP) ## Check lint, format, spelling, types, architecture and English
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -q tests/contracts/test_architecture.py
+	$(BIN)/typos
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/contracts/test_architecture.py tests/contracts/test_english.py
 
-style: $(STAMP) ## Mend lint and format
+docs: $(STAMP) ## Build the site of the documentation; writes build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+style: $(STAMP) ## Repair lint and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

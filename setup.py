@@ -36,6 +36,7 @@ EXTRAS = {
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
     "mteb": ["mteb[image]>=2.26,<3"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"],
     "spacy": ["spacy>=3.8,<4"],  # its English model comes by `python -m spacy download en_core_web_sm`
 }
 EXTRAS["dev"] = [
@@ -49,15 +50,21 @@ EXTRAS["dev"] = [
     *EXTRAS["sentence-transformers"],
     "hypothesis>=6.150",  # damages files in tests/reliability
     *EXTRAS["onnx"],
+    *EXTRAS["docs"],
+    "build>=1.4",
+    "mypy>=2.0",
+    "nbstripout>=0.9",
+    "pre-commit-hooks>=6.0",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "ruff==0.17.5",
+    "typos==1.52.0",
     "selenium>=4.51",  # drives a Chromium that is installed; without one those tests skip
 ]
 
 setup(
     name="rtd-cir",
-    version="0.1.0.dev0",
+    version="0.1.0",
     description="Zero-shot composed image retrieval with transformers: RTD and its projections",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

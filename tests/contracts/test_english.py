@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for room in ("modeling_rtd", "trainer") for path in sorted((ROOT / room).rglob("*.py"))]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md") if (ROOT / name).exists()),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "model_cards/README.md")
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]

@@ -34,11 +34,7 @@ def run(arguments: list[str]) -> None:
         "--results", nargs="+", default=[], help="records of rtd evaluate, and diagnosis.json of rtd diagnose"
     )
     parser.add_argument(
-        "--without",
-        nargs="+",
-        default=[],
-        choices=["evaluation", "alignment"],
-        help="state that this was not measured",
+        "--without", nargs="+", default=[], choices=["evaluation", "alignment"], help="state that it was not measured"
     )
     parser.add_argument("--card", type=Path, help="also write the card here, and its facts beside it as JSON")
     parser.add_argument("--private", action="store_true", help="make a new repository private")

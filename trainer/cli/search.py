@@ -155,13 +155,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--text", help="condition, as in 'a photo of [the image] that ...'; without --image: plain text"
     )
-    parser.add_argument(
-        "--weight",
-        action="append",
-        default=[],
-        type=float,
-        help="weight of a reference; repeat it in the order of --image",
-    )
+    parser.add_argument("--weight", action="append", default=[], type=float, help="weight of each --image, in order")
     parser.add_argument(
         "--strength", type=float, help="strength of the condition: 0 is the reference alone (default: 1)"
     )
@@ -174,26 +168,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         help="file of a search in turns; a new file starts one, an existing file continues it",
     )
     parser.add_argument(
-        "--use",
-        action="append",
-        default=[],
-        type=int,
-        metavar="RANK",
-        help="use this result of the history as a reference",
+        "--use", action="append", default=[], type=int, metavar="RANK", help="result of the history as a reference"
     )
     parser.add_argument("--turn", type=int, help="turn of the history whose results --use means (default: the last)")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="only images with this metadata; repeat it for several",
-    )
-    parser.add_argument(
-        "--exclude", action="append", default=[], metavar="ID", help="leave this image out; repeat it for several"
-    )
+    parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
+    parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="image to leave out")
     parser.add_argument("--keep-reference", action="store_true", help="keep the reference in the results")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
