@@ -141,13 +141,17 @@ def read_checkpoint(file: str | Path, method: str) -> dict[str, torch.Tensor]:
     state = _rename(content if key is None else content[key])
     found = next((methods for mark, methods in _MARKS.items() if mark in state), ())
     if found and method not in found:
-        raise ValueError(f"'{file}' is no checkpoint of {method}, but of {' or '.join(found)}: name that with --from.")
+        raise ValueError(
+            f"'{file}' is not a checkpoint of {method}, but of {' or '.join(found)}: name that with --from."
+        )
     return state
 
 
 def _load_safely(file: Path, is_module: bool):
     if is_module and not zipfile.is_zipfile(file):
-        raise ValueError(f"'{file}' is refused: it is no zip file of torch.save, or it is cut short; fetch it again.")
+        raise ValueError(
+            f"'{file}' is refused: it is not a zip file of torch.save, or it is cut short; download it again."
+        )
     try:
         if not is_module:
             return torch.load(file, map_location="cpu", weights_only=True)

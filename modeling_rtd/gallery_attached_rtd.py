@@ -247,7 +247,7 @@ class AttachedEngine(TableEngine):
             raise ValueError(
                 "embeddings of another program are compared with a few of their pictures first, and none can be "
                 f"opened here, such as '{next(iter(paths.values()), None)}'; say by volume='HERE:THERE' where the "
-                "folder of its paths lies, or give images to `verify_embeddings`."
+                "folder of its paths is, or give images to `verify_embeddings`."
             )
         return images
 

@@ -127,7 +127,7 @@ def hold_lock(folder: Path):
     """
     # With a lock and no manifest, a gallery is being made or was interrupted.
     if not (Manifest.is_in(folder) or (folder / _LOCK).exists()) and any(folder.iterdir()):
-        raise ValueError(f"'{folder}' holds something that is no gallery; choose another folder.")
+        raise ValueError(f"'{folder}' holds something that is not a gallery; choose another folder.")
     refusal = f"another process is writing the gallery '{folder}'; wait until it has ended, or name another folder."
     with hold_lock_file(folder / _LOCK, refusal):
         yield

@@ -85,7 +85,7 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
     try:
         table = parquet.read_table(path)
     except (OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"'{path}' is no parquet file that pyarrow reads: {error}.") from error
+        raise ValueError(f"'{path}' is not a parquet file that pyarrow reads: {error}.") from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise ValueError(
@@ -116,7 +116,7 @@ def _read_faiss(path: Path, ids: list[str] | None) -> tuple[np.ndarray, list[str
     try:
         whole = index = faiss.read_index(str(path))  # which owns the index inside it
     except RuntimeError as error:
-        raise ValueError(f"'{path}' is no index that FAISS reads: {error}.") from error
+        raise ValueError(f"'{path}' is not an index that FAISS reads: {error}.") from error
     numbers = None
     if type(index) in (faiss.IndexIDMap, faiss.IndexIDMap2):
         numbers = faiss.vector_to_array(whole.id_map)

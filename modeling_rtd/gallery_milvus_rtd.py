@@ -110,7 +110,8 @@ class MilvusEngine(Engine):
             self._client = self._milvus.MilvusClient(uri=self.uri, token=token or "", timeout=10)
         except self._errors as error:
             raise ValueError(
-                f"Milvus at '{self.uri}' cannot be had: {_explain(error)}; is the server running, or does another "
+                f"Milvus at '{self.uri}' could not be opened: {_explain(error)}; is the "
+                "server running, or does another "
                 "process have the file open?"
             ) from error
         try:

@@ -105,7 +105,8 @@ class Database:
             yield
         except errors.InsufficientPrivilege as error:
             raise ValueError(
-                f"PostgreSQL refused: {_explain(error)}; ask whoever runs the database to grant it, or connect as "
+                f"PostgreSQL refused: {_explain(error)}; ask the administrator of the "
+                "database to grant it, or connect as "
                 "another user."
             ) from error
         except errors.QueryCanceled as error:
@@ -402,7 +403,7 @@ class PgVectorEngine(TableEngine):
             )
         value = self.search_parameter
         if not isinstance(value, int) or not 1 <= value <= _MOST_LOOKED_AT:
-            raise ValueError(f"`search_parameter` must lie between 1 and {_MOST_LOOKED_AT}, got {value!r}.")
+            raise ValueError(f"`search_parameter` must be between 1 and {_MOST_LOOKED_AT}, got {value!r}.")
 
     def _check_table(self, state: dict | None) -> None:
         if state is None and self._is_made:

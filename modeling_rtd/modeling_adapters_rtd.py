@@ -322,12 +322,12 @@ def refuse_parts(name_or_path, **kwargs) -> None:
     config = cached_file(str(name_or_path), CONFIG_NAME, **where)
     if config is not None and _read_model_type(config).endswith("text_model"):
         raise ValueError(
-            f"'{place}' holds a text tower alone, as a checkpoint does. Go on with its training, which saves a whole "
+            f"'{place}' holds a text tower alone, as a checkpoint does. Continue its training, which saves a whole "
             "model; or load it with load_text_model, and put that into its model with replace_text_model."
         )
     if config is None and cached_file(str(name_or_path), "adapter_config.json", **where):
         raise ValueError(
-            f"'{place}' holds an adapter without a projection and '{ADAPTER_FACTS}', as a checkpoint does. Go on with "
+            f"'{place}' holds an adapter without a projection and '{ADAPTER_FACTS}', as a checkpoint does. Continue "
             "its training, which saves a whole adapter; or load it on its model with model.text_model.load_adapter."
         )
 
@@ -347,7 +347,7 @@ def _check_is_adapter(name_or_path: str) -> None:
             "CLIP."
         )
     raise ValueError(
-        f"no adapter is to be had at '{name_or_path}': name a directory or Hub id that holds '{ADAPTER_FACTS}', as "
+        f"no adapter was found at '{name_or_path}': name a directory or Hub id that holds '{ADAPTER_FACTS}', as "
         "save_adapter writes it."
     )
 

@@ -147,7 +147,7 @@ def settle_text_config(config: PreTrainedConfig, tokenizer) -> dict:
     if end != ids[-1] or ids.index(end) != len(ids) - 1:
         raise ValueError(
             f"the text tower pools at the id {end}, but the tokenizer ends a text with {ids[-1]}: pass the tokenizer "
-            "of this model, or mend `eos_token_id` of its text configuration."
+            "of this model, or correct `eos_token_id` of its text configuration."
         )
     # Some text parts keep the default of 512, which the whole model does not read.
     return settled | {"projection_dim": config.projection_dim}

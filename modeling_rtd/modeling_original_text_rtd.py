@@ -129,7 +129,8 @@ class OriginalTextTower:
             )
         except OSError as error:
             raise ValueError(
-                f"the text tower from before RTD, which plain text, contexts and saving need, is not to be had at "
+                "the text tower from before RTD, which plain text, contexts and saving need, "
+                "could not be loaded from "
                 f"{place}: {error}"
             ) from error
         if hash_tensors(tower) != place["sha256"]:

@@ -136,7 +136,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 )
             except RuntimeError as error:  # shapes of a plain CLIP do not fit the defaults of RTDConfig
                 raise ValueError(
-                    f"'{pretrained_model_name_or_path}' is no RTD model; put a projection on a CLIP with from_clip."
+                    f"'{pretrained_model_name_or_path}' is not an RTD model; put a projection "
+                    "on a CLIP with from_clip."
                 ) from error
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"

@@ -374,7 +374,7 @@ class RTDProcessor(ProcessorMixin):
             return []
         for text in texts:
             if not is_utf8(text):
-                raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: mend it.")
+                raise ValueError(f"the text {ascii(text)[:80]} is not UTF-8, as half an emoji: correct it.")
         if ftfy is not None and self.family == "clip":
             texts = [html.unescape(html.unescape(ftfy.fix_text(text))) for text in texts]  # twice, as OpenAI's own
         texts = [text.lower() for text in texts] if self.family == "siglip" else list(texts)

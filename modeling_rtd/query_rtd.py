@@ -466,7 +466,7 @@ def check_strength(name: str, value: float) -> None:
         ValueError: If it is no number between 0 and 1.
     """
     if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
+        raise ValueError(f"{name} must be between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
 
 
 def check_weight(name: str, value: float) -> None:

@@ -74,7 +74,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         is_whole = is_adapter or config.model_type == RTDConfig.model_type
     except OSError as error:
         raise ValueError(
-            f"'{name_or_path}' is no directory of a model, and as a Hub id it cannot be had: {error}"
+            f"'{name_or_path}' is neither a model directory nor a repository that can be loaded from the Hub: {error}"
         ) from error
     if is_whole and projection is not None:
         raise ValueError(

@@ -45,7 +45,8 @@ def fetch_file(place: str) -> Path:
             return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the published file '{place}' cannot be had ({error}); fetch it where there is a network, and name the "
+            f"the published file '{place}' could not be loaded ({error}); download it where "
+            "there is a network, and name the "
             "file itself with --projection."
         ) from error
     raise ValueError(f"there is no file '{place}'.")

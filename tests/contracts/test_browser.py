@@ -158,7 +158,7 @@ def test_upload_search_refine_compare_and_an_error(open_page, files, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image at all")
     browser.upload(broken)
-    browser.wait_for("'broken.png' is no image that can be read")
+    browser.wait_for("'broken.png' is not an image that can be read")
     assert browser.find("#message [role=alert]")
     browser.write("negative", "is on a white background")
     browser.click("#search")

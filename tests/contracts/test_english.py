@@ -29,7 +29,7 @@ MOST = {"pages": 0, "help": 0, "errors": 130, "docstrings": 440}
 WORDS = 25  # of a sentence
 
 HABITS = {
-    "is no": r"\b(?:is|are|was|were) no\b(?! longer| more)",
+    "is no": r"(?<!there )\b(?:is|are|was|were) no\b(?! longer| more)",
     "stand": r"\b(?:stands?|stood|standing)\b(?!-| for\b)",
     "lie": r"\b(?:lies?|lay|lain|lying)\b",
     "where left out": r"\b(?:where|when|if) (?:it is |they are )?left out\b",

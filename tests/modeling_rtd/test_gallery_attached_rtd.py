@@ -205,7 +205,7 @@ def test_a_table_of_an_older_immich_gives_nobody_the_pictures_of_all(immich, att
 def test_a_user_without_rights_is_told_so(immich, postgres, run):
     run("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON smart_search, asset TO reader")
     reader = postgres.replace("postgres@", "reader@")
-    with pytest.raises(ValueError, match="permission denied for table asset_file; ask whoever runs the database"):
+    with pytest.raises(ValueError, match="permission denied for table asset_file; ask the administrator"):
         Gallery.attach(reader, owner="00000000-0000-0000-0000-000000000001").search(np.eye(1, 24))
     with pytest.raises(ValueError, match="permission denied for table user"):
         Gallery.attach(reader, owner="anna@example.org")

@@ -117,7 +117,7 @@ def test_results_that_take_several_messages(tmp_path, monkeypatch):
 def test_a_milvus_server_that_is_not_there_is_named(tmp_path):
     pytest.importorskip("pymilvus")
     rows, _, ids = draw_embeddings("random")
-    with pytest.raises(ValueError, match=r"Milvus at 'http://127.0.0.1:9' cannot be had"):
+    with pytest.raises(ValueError, match=r"Milvus at 'http://127.0.0.1:9' could not be opened"):
         Gallery(rows, ids, folder=tmp_path, engine="milvus", uri="http://127.0.0.1:9")
 
 

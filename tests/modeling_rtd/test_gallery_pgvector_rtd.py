@@ -67,7 +67,7 @@ def test_an_index_is_used_and_a_filter_leaves_it_its_results(build, dtype):
         (2001, {"index": "hnsw"}, "indexes at most 2000 dimensions in float32 and 4000 in float16, got 2001"),
         (4001, {"index": "hnsw", "dtype": "float16"}, "got 4001"),
         (16, {"index": "ivf"}, "must be 'none', which is exact, or 'hnsw', got 'ivf'"),
-        (16, {"search_parameter": 0}, "`search_parameter` must lie between 1 and 1000, got 0"),
+        (16, {"search_parameter": 0}, "`search_parameter` must be between 1 and 1000, got 0"),
         (16, {"folder": None}, "needs a folder for its manifest"),
         (16, {"device": "cpu"}, "does not take"),
         (16_001, {}, "PostgreSQL refused: dimensions for type vector cannot exceed 16000"),
@@ -159,7 +159,9 @@ def test_a_table_may_lie_in_a_schema_and_a_user_may_lack_rights(build, postgres)
         connection.execute('CREATE ROLE guest LOGIN; GRANT ALL ON SCHEMA "Mine" TO guest')
     guest = postgres.replace("postgres@", "guest@")
     assert build(table="Mine.t", uri=guest).ids == IDS
-    with pytest.raises(ValueError, match="PostgreSQL refused: permission denied for schema other; ask whoever"):
+    with pytest.raises(
+        ValueError, match="PostgreSQL refused: permission denied for schema other; ask the administrator"
+    ):
         build(table="other.t", uri=guest)
 
 

@@ -157,7 +157,7 @@ def test_what_is_not_an_adapter_is_named(save, place, model, tmp_path):
     for load in (RTDModel.from_adapter, model.load_adapter):
         with pytest.raises(ValueError, match="is not an adapter: load it with RTDModel.from_pretrained"):
             load(place)
-        with pytest.raises(ValueError, match="no adapter is to be had"):
+        with pytest.raises(ValueError, match="no adapter was found"):
             load("nowhere/nothing")
 
 

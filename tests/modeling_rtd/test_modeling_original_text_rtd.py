@@ -153,7 +153,7 @@ def test_other_parts_need_no_tower_before_plain_text_comes(tuned, tmp_path):
     (tmp_path / "original_text/model.safetensors").unlink()
     loaded = RTDModel.from_pretrained(tmp_path)
     other = loaded.with_parts(loaded.text_model, loaded.projection)
-    with pytest.raises(ValueError, match="before RTD.* not to be had"):
+    with pytest.raises(ValueError, match="before RTD.* could not be loaded"):
         _ = other.original_text_model
 
 
@@ -304,7 +304,7 @@ def test_one_tower_finds_the_other_in_the_clip_underneath(clip, model, tmp_path)
 
 def test_one_tower_without_its_clip_cannot_be_interpolated(tuned, tmp_path):
     tuned.without_original_text_model({}).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="not to be had"):
+    with pytest.raises(ValueError, match="could not be loaded"):
         RTDModel.from_pretrained(tmp_path).interpolate_text_model(0.5)
 
 

@@ -149,8 +149,8 @@ def test_all_references_are_left_out(pipe, photos):
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"strength": 1.5}, "`strength` must lie between 0 .* got 1.5"),
-        ({"strength": -0.01}, "`strength` must lie between 0"),
+        ({"strength": 1.5}, "`strength` must be between 0 .* got 1.5"),
+        ({"strength": -0.01}, "`strength` must be between 0"),
         ({"strength": 0.5, "text": None}, "the query needs `image` and `text`"),
         ({"strength": 0.5, "image": None}, "the query needs `image` and `text`"),
         ({"negative": "IS  red with the small dog "}, "is the query's own text, 'is red with the small dog'"),
@@ -281,7 +281,7 @@ def test_several_references_are_their_weighted_mean(weights):
 
 @pytest.mark.parametrize("strength", [-0.1, 1.001, float("nan"), "0.5", True, None])
 def test_a_strength_outside_is_refused(strength):
-    with pytest.raises(ValueError, match="`strength` must lie between 0"):
+    with pytest.raises(ValueError, match="`strength` must be between 0"):
         weigh_condition(torch.eye(2), torch.eye(2), strength)
 
 

@@ -35,7 +35,7 @@ def test_a_place_without_a_model_is_named_and_the_hub_not_asked(here, hub, name,
 
 
 def test_the_hub_is_asked_for_what_may_be_there(here, hub):
-    with pytest.raises(ValueError, match="'org/model' is no directory .*Hub"):
+    with pytest.raises(ValueError, match="'org/model' is neither a model directory .*Hub"):
         load_model_and_processor("org/model")
     assert hub.calls
 

@@ -122,7 +122,7 @@ class SearchHistory:
         if self.root is None:
             return place
         if self.list_outside([place], self.root):
-            raise ValueError(f"the image '{place}' does not lie in '{self.root}', and nothing outside of it is read.")
+            raise ValueError(f"the image '{place}' is not in '{self.root}', and nothing outside of it is read.")
         return str((self.root / place).resolve())
 
     @staticmethod

@@ -248,7 +248,7 @@ def _route(service: _Service, token: str | None) -> APIRouter:
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
         # In constant time: how long a refusal takes says nothing of how much was right.
         if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
-            raise HTTPException(401, "this service wants its token: send the header 'Authorization: Bearer TOKEN'.")
+            raise HTTPException(401, "this service needs its token: send the header 'Authorization: Bearer TOKEN'.")
 
     refusals = {code: {"model": _Refusal} for code in (401, 404, 413, 422, 503)}
     router = APIRouter(dependencies=[Depends(check)], responses=refusals)

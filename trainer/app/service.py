@@ -93,7 +93,7 @@ def find_root(places: Sequence[str]) -> Path:
         )
     root = Path(os.path.commonpath([Path(place).parent for place in places]))
     if root == Path(root.anchor):
-        raise ValueError(f"the images of this gallery lie all over '{root}': name one folder with --images.")
+        raise ValueError(f"the images of this gallery are all over '{root}': name one folder with --images.")
     return root
 
 
@@ -164,12 +164,12 @@ class SearchDesk:
         try:
             opened = open_image(file)
         except (OSError, ValueError) as error:
-            raise ValueError(f"'{name}' is no image that can be read: {error}.") from error
+            raise ValueError(f"'{name}' is not an image that can be read: {error}.") from error
         try:
             with opened:
                 return self._processor.load_image(opened)
         except ValueError as error:
-            raise ValueError(f"'{name}' is no whole image: it may have been cut off; send it again.") from error
+            raise ValueError(f"'{name}' is not a whole image: it may have been cut off; send it again.") from error
 
     @property
     def _processor(self) -> RTDProcessor:

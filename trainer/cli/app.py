@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> None:
 
     desk = open_desk(options, options.top_k)
     if options.host not in ("127.0.0.1", "localhost", "::1"):
-        print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
+        print(f"anyone who reaches {options.host} can search this gallery and see its images", file=sys.stderr)
     print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
     page, url = serve_page(desk, options.host, options.port)
     print(f"page: {url}", flush=True)
@@ -75,7 +75,7 @@ def check_port(port: int | None) -> None:
         ValueError: If it is none.
     """
     if port is not None and not 1 <= port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535, got {port}.")
+        raise ValueError(f"--port must be between 1 and 65535, got {port}.")
 
 
 def open_desk(options: argparse.Namespace, top_k: int):
@@ -125,7 +125,7 @@ def _report_outside(outside: list[str], count: int, root: Path) -> None:
     if not outside:
         return
     sentence = (
-        f"{len(outside)} of {count} images lie outside of '{root}', first '{outside[0]}', where a link may lead, and "
+        f"{len(outside)} of {count} images are outside of '{root}', first '{outside[0]}', where a link may lead, and "
         "nothing outside is shown or taken as a reference: name a folder above them with --images"
     )
     if len(outside) == count:

@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names of files may be no text
     if foreign := [text for text in arguments if any("\ud800" <= letter <= "\udfff" for letter in text)]:
         print(
-            f"rtd: the argument {ascii(foreign[0])} is not UTF-8; rename the file, or mend the text.", file=sys.stderr
+            f"rtd: the argument {ascii(foreign[0])} is not UTF-8; rename the file, or correct the text.",
+            file=sys.stderr,
         )
         return 2
     try:

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
     turn = history.turns[-1]
     references = _list_references(turn["query"])
     if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
-        print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
+        print("the reference is in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options)
     _draw(turn, gallery, processor).save(options.sheet)
     print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
@@ -203,7 +203,7 @@ def _split_condition(text: str) -> tuple[str, object]:
 def _check_sheet(sheet: Path) -> None:
     if sheet.suffix.lower() not in IMAGE_SUFFIXES:
         raise ValueError(
-            f"the contact sheet '{sheet}' is no image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
+            f"the contact sheet '{sheet}' is not an image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
         )
     if not sheet.parent.is_dir():
         raise ValueError(
@@ -214,7 +214,7 @@ def _check_sheet(sheet: Path) -> None:
 def _refuse_sheet_in(sheet: Path, folder: Path) -> None:
     if folder.is_dir() and sheet.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
-            f"the contact sheet '{sheet}' would lie among the images of '{folder}' and be a result the next time: "
+            f"the contact sheet '{sheet}' would be among the images of '{folder}' and be a result the next time: "
             "name another place with --sheet."
         )
 

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
     with listening:
         desk = open_desk(options, top_k=10)
         if options.host not in ("127.0.0.1", "localhost", "::1") and token is None:
-            print(f"whoever reaches {options.host} can search this gallery: --with-token asks who", file=sys.stderr)
+            print(f"anyone who reaches {options.host} can search this gallery: --with-token asks who", file=sys.stderr)
         app = build_server(desk, options.host, token)
         host = f"[{options.host}]" if ":" in options.host else options.host
         print(f"{len(desk.gallery)} images at http://{host}:{options.port}/docs; stop with Ctrl+C", flush=True)

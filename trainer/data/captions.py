@@ -140,7 +140,7 @@ def read_captions(
     skipped = {name: [row for row, flaw in enumerate(flaws, start=1) if flaw == name] for name in names}
     if len(skipped["binary"]) > len(texts) / 2:
         raise ValueError(
-            f"'{source}' looks binary: most lines are no UTF-8 text; give a text file, one caption a line."
+            f"'{source}' looks binary: most lines are not UTF-8 text; give a text file, one caption a line."
         )
     return [None if flaw else text for text, flaw in zip(texts, flaws, strict=True)], skipped
 

@@ -33,7 +33,7 @@ def list_images(folder: str | Path) -> list[Path]:
         ValueError: If there is none, or no such folder.
     """
     if not Path(folder).is_dir():
-        raise ValueError(f"'{folder}' is no folder; name a folder of images.")
+        raise ValueError(f"'{folder}' is not a folder; name a folder of images.")
     paths = sorted(path for path in _walk(Path(folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
     unnamed = [path for path in paths if not is_utf8(str(path))]
     if unnamed:

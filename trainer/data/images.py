@@ -37,7 +37,7 @@ def load_images(source: str | Path | Dataset, limit: int | None = None, columns:
     if not isinstance(source, Dataset):
         source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
     if "image" not in source.column_names:
-        raise ValueError(f"images must stand in a column 'image', found: {', '.join(source.column_names)}.")
+        raise ValueError(f"images must be in a column 'image', found: {', '.join(source.column_names)}.")
     # Not decoded by `datasets`, which takes any format of Pillow's: EPS would start Ghostscript.
     table = source.select_columns(["image", *columns]).cast_column("image", ImageFeature(decode=False))
     if limit is not None:

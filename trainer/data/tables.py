@@ -101,7 +101,7 @@ def _check_encoding(rows: list) -> None:
         try:
             "".join(text for text in texts if isinstance(text, str)).encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"row {number} holds half an emoji, which is not text: mend or remove it.") from error
+            raise ValueError(f"row {number} holds half an emoji, which is not text: correct or remove it.") from error
 
 
 def _load_files(paths: Sequence[str | Path]) -> Dataset:
@@ -110,7 +110,7 @@ def _load_files(paths: Sequence[str | Path]) -> Dataset:
         if not path.is_file():
             raise ValueError(f"'{path}' is neither a file nor a Hub data set id (org/name).")
         if path.suffix.lower() not in _FORMATS:
-            raise ValueError(f"'{path}' is no {', '.join(_FORMATS)} file; convert it to one of these.")
+            raise ValueError(f"'{path}' is not a {', '.join(_FORMATS)} file; convert it to one of these.")
         kinds.add(_FORMATS[path.suffix.lower()])
         _check_start(path, _FORMATS[path.suffix.lower()])
     if len(kinds) > 1:
@@ -205,7 +205,8 @@ def check_texts(table: Dataset, columns: Sequence[str]) -> None:
                 value = _read_value(block[name][place])
                 came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
                 raise ValueError(
-                    f"row {start + place + 1}: `{name}` must be a non-empty string, got {came}; mend or remove that "
+                    f"row {start + place + 1}: `{name}` must be a non-empty string, got "
+                    f"{came}; correct or remove that "
                     "row."
                 )
             start += len(block)

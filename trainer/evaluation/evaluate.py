@@ -93,7 +93,7 @@ def open_parts(
     if missing and not allow_missing:
         shown = ", ".join(missing[:3])
         raise ValueError(
-            f"{len(missing)} images of {info.name} are missing, such as {shown}. `rtd evaluate --check` tells what to "
+            f"{len(missing)} images of {info.name} are missing, such as {shown}. `rtd evaluate --check` says what to "
             "do; --allow-missing scores without them, and marks the result as not comparable."
         )
     return parts, folder, missing

@@ -25,7 +25,7 @@ def find_positions(gallery_ids: Sequence[Hashable]) -> dict[Hashable, int]:
     position = {}
     for index, item in enumerate(gallery_ids):
         if position.setdefault(item, index) != index:
-            raise ValueError(f"gallery ids must be unique, {item!r} stands at {position[item]} and {index}.")
+            raise ValueError(f"gallery ids must be unique, {item!r} is at {position[item]} and {index}.")
     return position
 
 
@@ -135,7 +135,9 @@ def index_rankings(
     indexed = np.full((len(rankings), depth), -1)
     for row, ids in enumerate(rankings):
         if unknown := [item for item in ids if item not in position]:
-            raise ValueError(f"{unknown[0]!r}, ranked in row {row}, is no id of the gallery ({len(position)} ids).")
+            raise ValueError(
+                f"{unknown[0]!r}, ranked in row {row}, is not an id of the gallery ({len(position)} ids)."
+            )
         indexed[row, : len(ids)] = [position[item] for item in ids[:depth]]
     return indexed
 

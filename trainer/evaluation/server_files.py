@@ -168,7 +168,7 @@ def _check_keys(rows: Mapping[str, Any], ids: list[str], name: str) -> Iterator[
     if absent:
         yield f"{len(absent)} of {len(ids)} queries are missing, such as '{absent[0]}'."
     if foreign:
-        yield f"{len(foreign)} keys are no queries of the test split, such as '{foreign[0]}'."
+        yield f"{len(foreign)} keys are not queries of the test split, such as '{foreign[0]}'."
 
 
 def _check_row(row: Any, size: int, kind: type, allowed: Container, reference: str | None = None) -> str | None:

@@ -39,14 +39,14 @@ def read_results(paths: Sequence[str | Path], hashes: Mapping[str, str], repo: s
             raise ValueError(f"'{path}' cannot be read as results: {error}") from error
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"'{path}' is no result: give records of `rtd evaluate`, diagnosis.json of `rtd diagnose` or "
+                f"'{path}' is not a result: give records of `rtd evaluate`, diagnosis.json of `rtd diagnose` or "
                 "metrics.json of `rtd demo`."
             ) from error
         if path.name in results:
             raise ValueError(f"two results are named '{path.name}', and only one of them would go up: rename one.")
         twin = next((name for name, other in results.items() if _name_subject(other) == _name_subject(content)), None)
         if twin is not None:
-            raise ValueError(f"'{twin}' and '{path.name}' tell the same of the model: give one of them.")
+            raise ValueError(f"'{twin}' and '{path.name}' state the same about the model: give one of them.")
         results[path.name] = content
     return results
 

@@ -132,7 +132,7 @@ def read_stages(name_or_path: str | Path) -> list[dict]:
     with contextlib.suppress(KeyError, TypeError):
         if all(isinstance(stage["stage"], str) for stage in stages):
             return stages
-    raise ValueError(f"'{file}' is no record of how a model was made; remove it or restore it.")
+    raise ValueError(f"'{file}' is not a record of how a model was made; remove it or restore it.")
 
 
 def write_stages(stages: Sequence[Mapping], folder: str | Path) -> None:

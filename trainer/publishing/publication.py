@@ -101,7 +101,7 @@ def prepare_publication(
     folder = Path(folder)
     validate_repo_id(repo)
     if "/" not in repo:
-        raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
+        raise ValueError(f"'{repo}' is not a repository name of the Hub: write org/name.")
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     # From this package: code that lies in the folder is never published.
@@ -244,7 +244,7 @@ def _list_files(folder: Path) -> list[str]:
     names = [name for name in names if not name.startswith(written) and name[-7:] != "_rtd.py"]
     if strange := [name for name in names if not _OURS.fullmatch(name)]:
         raise ValueError(
-            f"'{folder}' holds files that are no part of a model: {', '.join(strange[:5])}"
+            f"'{folder}' holds files that do not belong to a model: {', '.join(strange[:5])}"
             f"{', ...' if len(strange) > 5 else ''}; move them elsewhere."
         )
     if {"config.json", ADAPTER_FACTS} <= set(names):
@@ -270,7 +270,8 @@ def _find_base(folder: Path, names: Sequence[str]) -> str | None:
     config = _read(folder, "config.json")
     if config.get("model_type") != RTDConfig.model_type:
         raise ValueError(
-            f"'{folder}' is no RTD model, its config.json says '{config.get('model_type')}': put a projection on a "
+            f"'{folder}' is not an RTD model, its config.json says "
+            f"'{config.get('model_type')}': put a projection on a "
             "CLIP with `rtd train-projection`."
         )
     return config.get("base_model")
@@ -302,12 +303,12 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
     except (OSError, ValueError) as error:
         if is_final:
             raise ValueError(
-                f"the base '{base_model}' cannot be had from the Hub: name the CLIP underneath as it is there "
+                f"the base '{base_model}' could not be loaded from the Hub: name the CLIP underneath as it is there "
                 "(--base-model ID), or say --base-model none where it is not there."
             ) from error
-        return [f"'{base_model}' cannot be had here: that it is on the Hub is checked on pushing"]
+        return [f"'{base_model}' could not be loaded here: that it is on the Hub is checked on pushing"]
     if _measure(config) != _measure(model.config):
-        raise ValueError(f"'{base_model}' is not the base of this model: it is no CLIP of these sizes.")
+        raise ValueError(f"'{base_model}' is not the base of this model: it is not a CLIP of these sizes.")
     return []
 
 
@@ -366,7 +367,7 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
             needed.add(f"{original['subfolder']}/model.safetensors")
         elif original and original["repo"] and _is_on_this_machine(original["repo"]):
             raise ValueError(
-                f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
+                f"the text tower from before RTD is in '{original['repo']}' on this machine: name the CLIP that "
                 "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
                 "model carries it."
             )
@@ -399,6 +400,8 @@ def _load(folder: Path, base_model: str | None, recorded: str | None, is_final: 
         # Our own sentences have what the Hub's client raised as their cause.
         is_away = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         if is_final or not is_away:
-            raise ValueError(f"'{base_model}' is not the base of this model, or cannot be had: {error}") from error
-    note = f"'{base_model}' cannot be had here: that it is the base of this model is checked on pushing"
+            raise ValueError(
+                f"'{base_model}' is not the base of this model, or could not be loaded: {error}"
+            ) from error
+    note = f"'{base_model}' could not be loaded here: that it is the base of this model is checked on pushing"
     return *load_model_and_processor(str(folder)), [note]

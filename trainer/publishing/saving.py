@@ -40,7 +40,7 @@ def save_rtd_model(
     """
     folder = Path(folder)
     if folder.exists() and not _can_be_replaced(folder):
-        raise ValueError(f"'{folder}' holds something that is no model; choose another folder.")
+        raise ValueError(f"'{folder}' holds something that is not a model; choose another folder.")
     stages = read_stages(model.name_or_path) if stages is None else stages
     try:
         with replace_folder(folder) as partial:

@@ -309,7 +309,7 @@ class BaseTrainer(Trainer):
             self._saved = save_rtd_model(whole, self.processor, output_dir or Path(self.args.output_dir, name), stages)
         except OSError as error:
             raise OSError(
-                f"{error} Free some space and start the same run again: it goes on from the last checkpoint."
+                f"{error} Free some space and start the same run again: it continues from the last checkpoint."
             ) from error
         return self._saved
 

@@ -61,10 +61,11 @@ def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
         foreign = [name for name in run_facts if recorded.get(name) != run_facts[name]]
         if foreign:
             raise ValueError(
-                f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Go on with what it was started with, "
+                f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Continue with "
+                "what it was started with, "
                 "or choose another output_dir."
             )
     elif any(
         (folder / name).exists() for name in ("model", "adapter", "training.json", "metrics.json", "config.json")
     ):
-        raise ValueError(f"'{folder}' holds something that is no run of `rtd`; choose another output_dir.")
+        raise ValueError(f"'{folder}' holds something that is not a run of `rtd`; choose another output_dir.")

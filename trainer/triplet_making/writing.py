@@ -114,7 +114,8 @@ def _read_progress(path: Path, output: Path, settings: dict) -> list[dict]:
         raise ValueError(f"'{path}' is damaged; remove it and '{output.name}', or choose another output.")
     if other := [f"{name} ({made.get(name)!r})" for name in settings if made.get(name) != settings[name]]:
         raise ValueError(
-            f"'{output}' was begun with another {', '.join(other)}; repeat those settings to go on, or choose another "
+            f"'{output}' was begun with another {', '.join(other)}; repeat those settings to "
+            "continue, or choose another "
             "output."
         )
     # Of a later block not all bytes reached the disk.

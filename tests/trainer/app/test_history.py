@@ -88,10 +88,10 @@ def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
     shutil.copy(photos[0], tmp_path / "secret.png")
     root = Path(photos[0]).parent
     (root / "link.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
+    with pytest.raises(ValueError, match=f"'{outside}' is not in"):
         SearchHistory(pipe, root=root).locate(outside)
     pipe.gallery.add_embeddings([[1.0] * 24], ["named"], [{"path": outside}])
-    with pytest.raises(ValueError, match=f"'{outside}' does not lie in"):
+    with pytest.raises(ValueError, match=f"'{outside}' is not in"):
         SearchHistory(pipe, root=root).locate("named")
 
 
@@ -103,7 +103,7 @@ def test_nothing_outside_the_root_is_read(pipe, photos, tmp_path, outside):
         ([], {}, r"ranks 1 to 4, got \[\]"),
         (1, {"turn": 4}, "there is no turn 4: the history has 3"),
         (1, {"image": "a.png"}, "leave `image` out"),
-        (1, {"strength": 2, "text": "is red"}, "`strength` must lie between"),
+        (1, {"strength": 2, "text": "is red"}, "`strength` must be between"),
         (1, {"negtive": "a dog"}, "unknown entry of a query 'negtive'; did you mean 'negative'"),
         (1, {"exclude": 5}, "`exclude` of a query must be an id or a list of ids, got 5"),
         (1, {"exclude": {"a.png"}}, "kept as JSON, which cannot hold `exclude`={'a.png'}"),

@@ -75,7 +75,7 @@ def test_mistakes_are_told_on_the_page(url):
     assert "choose an image first" in str(visit.ask("use"))
     status, answer = upload(url, b"nonsense", "<b>x.png")
     shown = str(visit.ask("upload", as_file(json.loads(answer)[0])))
-    assert "is no image that can be read" in shown
+    assert "is not an image that can be read" in shown
     assert "<b>" not in shown
 
 

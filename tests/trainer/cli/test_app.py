@@ -42,7 +42,7 @@ def test_a_folder_is_served_on_this_machine_alone(place, photos, served, capsys)
 
 def test_another_address_is_served_when_asked_for_and_said(place, photos, served, capsys):
     assert main(["app", place, "--gallery", str(photos), "--host", "0.0.0.0", "--port", "8000"]) == 0
-    assert "whoever reaches 0.0.0.0 can search this gallery" in capsys.readouterr().err
+    assert "anyone who reaches 0.0.0.0 can search this gallery" in capsys.readouterr().err
     assert (served["host"], served["port"]) == ("0.0.0.0", 8000)
 
 
@@ -72,14 +72,14 @@ def test_images_behind_links_are_counted_or_refused(place, photos, served, tmp_p
     for i in range(3):
         (links / f"{i}.png").symlink_to(photos / f"{i}.png")
     assert main(["app", place, "--gallery", str(links)]) == 2
-    assert f"3 of 3 images lie outside of '{links}', first '{links / '0.png'}'" in capsys.readouterr().err
+    assert f"3 of 3 images are outside of '{links}', first '{links / '0.png'}'" in capsys.readouterr().err
     assert main(["app", place, "--gallery", str(links), "--images", str(photos)]) == 0
     picture, _ = served["desk"].draw([{"id": str(photos / "0.png")}])[0]
     assert len(picture.getcolors(10**6)) > 1
     (photos / "5.png").rename(links / "5.png")
     capsys.readouterr()
     assert main(["app", place, "--gallery", str(links)]) == 0
-    assert "3 of 4 images lie outside of" in capsys.readouterr().err
+    assert "3 of 4 images are outside of" in capsys.readouterr().err
 
 
 def test_further_adapters_become_voices(clip, tokenizer, processor, photos, served, tmp_path):
@@ -101,7 +101,7 @@ def test_further_adapters_become_voices(clip, tokenizer, processor, photos, serv
         (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
         (["--images", "nowhere"], "'nowhere' is none"),
         (["--top-k", "0"], "--top-k must be at least 1, got 0"),
-        (["--port", "99999"], "--port must lie between 1 and 65535, got 99999"),
+        (["--port", "99999"], "--port must be between 1 and 65535, got 99999"),
     ],
 )
 def test_bad_options_are_refused_with_a_sentence(place, photos, flags, message, capsys):

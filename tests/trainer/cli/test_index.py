@@ -41,7 +41,7 @@ def test_an_index_answers_as_its_folder_does(place, photos, index, tmp_path, cap
     for gallery in (photos, index):
         status, out, err = search(place, gallery, tmp_path, capsys, *query)
         assert status == 0
-        assert "the reference lies in the gallery and is left out" in err
+        assert "the reference is in the gallery and is left out" in err
         answers.append(json.loads(out)["results"])
     assert [hit["id"] for hit in answers[0]] == [hit["id"] for hit in answers[1]]
     assert [hit["rank"] for hit in answers[1]] == list(range(1, 11))
@@ -79,7 +79,7 @@ def test_a_sheet_among_the_images_is_refused(place, photos, index, tmp_path, cap
     gallery = photos if kind == "folder" else index
     status, _, err = search(place, gallery, tmp_path, capsys, "--text", "a dog", "--sheet", str(photos / "sheet.png"))
     assert status == 2
-    assert "would lie among the images" in err
+    assert "would be among the images" in err
     assert not (photos / "sheet.png").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_folder_with_the_manifest_of_another_program_is_a_folder_of_images(pla
     status, out, _ = search(place, photos, tmp_path, capsys, "--text", "a dog", "--top-k", "3")
     assert (status, len(out.splitlines())) == (0, 5)
     assert main(["index", place, "--images", str(photos), "-o", str(photos)]) == 2
-    assert f"'{photos}' holds something that is no gallery; choose another folder" in capsys.readouterr().err
+    assert f"'{photos}' holds something that is not a gallery; choose another folder" in capsys.readouterr().err
     assert (photos / "manifest.json").read_text() == '{"name": "site"}'
 
 
@@ -184,11 +184,11 @@ def test_counts_below_one_are_refused(place, photos, tmp_path, capsys, option):
     ("arguments", "message"),
     [
         (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "nowhere/a.png"], "no folder 'nowhere' for the"),
-        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "a.txt"], "'a.txt' is no image"),
+        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "a.txt"], "'a.txt' is not an image"),
         (["index", "M", "-o", "O"], "nothing to index: give --images, --embeddings"),
-        (["index", "M", "-o", "O", "--images", "nowhere"], "'nowhere' is no folder"),
+        (["index", "M", "-o", "O", "--images", "nowhere"], "'nowhere' is not a folder"),
         (["search", "M", "--gallery", "G"], "nothing to search for: give --image, --text or both"),
-        (["search", "M", "--gallery", "nowhere", "--text", "x"], "'nowhere' is no folder"),
+        (["search", "M", "--gallery", "nowhere", "--text", "x"], "'nowhere' is not a folder"),
     ],
 )
 def test_bad_commands_are_refused_with_a_sentence(arguments, message, capsys):
@@ -213,7 +213,7 @@ def test_pictures_that_are_links_have_their_own_names(place, photos, tmp_path, c
     assert sorted(Gallery.load(tmp_path / "index").ids) == ids
     status, out, err = search(place, linked, tmp_path, capsys, "--image", ids[0], "--json")
     assert status == 0
-    assert "the reference lies in the gallery and is left out" in err
+    assert "the reference is in the gallery and is left out" in err
     assert ids[0] not in [hit["id"] for hit in json.loads(out)["results"]]
 
 

@@ -71,14 +71,14 @@ def test_a_search_in_turns_is_kept(search, pipe, photos, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--image 0 --text red --strength 1.2", "`strength` must lie between 0"),
+        ("--image 0 --text red --strength 1.2", "`strength` must be between 0"),
         ("--image 0 --text red --negative RED", "the negative text is the query's own text, 'red'"),
         ("--image 0 --weight 1 --weight 2", "`weights` needs one number for each of 1 images"),
         ("--text red --negative-weight 1", "`negative_weight` comes without `negative`"),
         ("--use 1 --text red", "--use means a result of a search before this one"),
         ("--use 1 --text red --history new.json", "the history 'new.json' does not exist yet"),
         ("--use 1 --image 0 --history new.json", "give either --image, a new reference, or --use"),
-        ("--text red --history none/new.json", "there is no folder 'none' for the history"),
+        ("--text red --history none/new.json", "there is not a folder 'none' for the history"),
         ("--text red --top-k -1", "--top-k must be at least 1, got -1"),
         ("--history FILE --use 1 --use 2 --weight 1 --text red", "`weights` needs one number for each of 2 images"),
     ],
@@ -142,7 +142,7 @@ def test_search_leaves_the_reference_out(place, folder, tmp_path, capsys):
 def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mistake):
     if mistake == "no images":
         assert search_folder(place, tmp_path / "nowhere", tmp_path) == 2
-        assert "is no folder" in capsys.readouterr().err
+        assert "is not a folder" in capsys.readouterr().err
     else:
         assert main(["search", place, "--gallery", str(folder), "--image", str(tmp_path / "none.png")]) == 2
         assert "none.png' cannot be read: there is no such file" in capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_a_folder_is_served_on_this_machine_alone(place, photos, port, served, c
 def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, served, capsys, monkeypatch):
     arguments = ["serve", place, "--gallery", str(photos), "--port", port, "--host", "0.0.0.0"]
     assert main(arguments) == 0
-    assert "whoever reaches 0.0.0.0 can search this gallery: --with-token" in capsys.readouterr().err
+    assert "anyone who reaches 0.0.0.0 can search this gallery: --with-token" in capsys.readouterr().err
     assert main([*arguments, "--with-token"]) == 2
     assert "--with-token needs a token in the environment variable RTD_TOKEN" in capsys.readouterr().err
     monkeypatch.setenv("RTD_TOKEN", "sesame")
@@ -60,7 +60,7 @@ def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, s
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--port", "0"], "--port must lie between 1 and 65535, got 0"),
+        (["--port", "0"], "--port must be between 1 and 65535, got 0"),
         (["--host", "192.0.2.1"], "that address is not of this machine"),
         (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
     ],

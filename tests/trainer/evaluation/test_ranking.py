@@ -18,13 +18,13 @@ def test_any_number_type_is_ranked(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: membership([["a"]], ["a", "b", "a"]), "unique, 'a' stands at 0 and 2"),
+        (lambda: membership([["a"]], ["a", "b", "a"]), "unique, 'a' is at 0 and 2"),
         (lambda: membership([["a"], "ab"], ["a", "b"]), "the string 'ab' in row 1"),
         (lambda: rank_gallery([0.1, 0.2]), r"\(num_queries, num_gallery\), got \(2,\)"),
         (lambda: rank_gallery([[0.1], [np.nan]]), "1 queries .* first in row 1"),
         (lambda: rank_gallery([[0.1, 0.2]], allowed=[[True]]), r"\(1, 2\), got \(1, 1\)"),
         (lambda: rank_gallery([[0.1, 0.2]], last=[[True]]), r"`last` .* \(1, 2\), got \(1, 1\)"),
-        (lambda: index_rankings([["a"], ["z"]], ["a"]), "'z', ranked in row 1, is no id of the gallery"),
+        (lambda: index_rankings([["a"], ["z"]], ["a"]), "'z', ranked in row 1, is not an id of the gallery"),
     ],
 )
 def test_bad_input(call, message):

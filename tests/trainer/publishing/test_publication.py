@@ -187,7 +187,7 @@ def test_models_made_of_others_tell_how_they_were_made(folder, adapter_folder, p
 def test_what_is_no_part_of_a_model_is_refused_by_name(folder, hub, capsys, name):
     put_text(folder, name, "x")
     assert publish(folder, *WAYS, "--push") == 2
-    assert f"no part of a model: {name};" in capsys.readouterr().err
+    assert f"do not belong to a model: {name};" in capsys.readouterr().err
     assert hub.repos == {}
 
 
@@ -256,8 +256,8 @@ def test_a_base_that_cannot_be_had_is_noted_in_a_dry_run_and_refused_on_pushing(
         ("clip", "made of 'clip' on this machine"),
         ("../x/y", "made of '../x/y' on this machine"),
         ("org/clip name", "Repo id must use alphanumeric chars"),
-        ("runs/clip", "the base 'runs/clip' cannot be had from the Hub"),
-        ("org/small", "'org/small' is not the base of this model: it is no CLIP of these sizes"),
+        ("runs/clip", "the base 'runs/clip' could not be loaded from the Hub"),
+        ("org/small", "'org/small' is not the base of this model: it is not a CLIP of these sizes"),
     ],
 )
 def test_a_base_that_is_none_is_refused(folder, clip_on_hub, capsys, base, complaint):
@@ -283,7 +283,7 @@ def test_a_tower_of_another_place_needs_its_base(saved, processor, clip_on_hub, 
     model.replace_text_model(shake(copy.deepcopy(model.text_model)), str(saved / "clip"))
     folder = save_with_stages(model.save_pretrained, processor, tmp_path / "model")
     assert publish(folder, *WAYS) == 2
-    assert "the text tower from before RTD lies in" in capsys.readouterr().err
+    assert "the text tower from before RTD is in" in capsys.readouterr().err
     assert publish(folder, *ADAPTER_WAYS, "--push") == 0
     assert json.loads(clip_on_hub.repos[REPO]["config.json"])["original_text_model"]["repo"] == "org/clip"
 
@@ -308,7 +308,7 @@ def test_a_model_of_one_tower_is_published_without_the_place_of_the_other(
         ("no processor", "processor_config.json is missing"),
         ("no original tower", "original_text/model.safetensors is missing"),
         ("no organisation", "write org/name"),
-        ("no RTD model", "is no RTD model, its config.json says 'clip'"),
+        ("no RTD model", "is not an RTD model, its config.json says 'clip'"),
         ("no JSON", "config.json' is damaged"),
         ("both kinds", "holds a model and an adapter"),
     ],

@@ -10,6 +10,6 @@ def test_saving_replaces_a_model_and_nothing_else(folder, processor):
     model = RTDModel.from_pretrained(folder)
     save_rtd_model(model, processor, folder)
     assert read_stages(folder) == STAGES
-    with pytest.raises(ValueError, match="holds something that is no model"):
+    with pytest.raises(ValueError, match="holds something that is not a model"):
         save_rtd_model(model, processor, folder.parent)
     assert folder.is_dir()

@@ -11,7 +11,7 @@ def test_a_folder_with_something_else_is_never_written_over(build, tmp_path, nam
     file = tmp_path / "run" / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")
-    with pytest.raises(ValueError, match="run' holds something that is no run"):
+    with pytest.raises(ValueError, match="run' holds something that is not a run"):
         finish_run(build())
     assert file.read_text() == "mine"
 

@@ -87,9 +87,7 @@ def check_root(info: BenchmarkInfo, root: Path | None) -> None:
         ValueError: If it was not; says what it must hold.
     """
     if info.needs_root and root is None:
-        raise ValueError(
-            f"{info.name} lies in a directory, its root, which was not named. It must hold\n{info.layout}"
-        )
+        raise ValueError(f"{info.name} needs a folder, its root, which was not named. It must hold\n{info.layout}")
 
 
 def load_benchmark(

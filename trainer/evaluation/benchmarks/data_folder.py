@@ -42,7 +42,7 @@ class DataFolder:
         # Not as it was named: below `.` or `..` no name of an image could be told from one that leads out of it.
         self.root, self.steps, self.needs_images = Path(os.path.abspath(root)), steps, needs_images  # noqa: PTH100
         if not self.root.is_dir():
-            raise ValueError(f"the root '{root}' is no directory; name the one that holds the benchmark's files.")
+            raise ValueError(f"the root '{root}' is not a directory; name the one that holds the benchmark's files.")
         self.files: dict[str, str] = {}
         self.absent: list[str] = []
         self._listings: dict[str, frozenset[str]] = {}
@@ -127,7 +127,7 @@ class DataFolder:
             reader = csv.DictReader(io.StringIO(self._read(path)))
             names, rows = reader.fieldnames, list(reader)
         except csv.Error as error:
-            raise ValueError(f"'{path}' is no CSV: {error}") from error
+            raise ValueError(f"'{path}' is not a CSV file: {error}") from error
         if names != list(header):
             raise ValueError(f"'{path}' must have the columns {', '.join(header)}, got {names}.")
         if broken := [i for i, row in enumerate(rows) if None in row.values() or None in row]:
@@ -161,7 +161,7 @@ class DataFolder:
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"'{path}' is no text in UTF-8: {error}") from error
+            raise ValueError(f"'{path}' is not text in UTF-8: {error}") from error
 
     def image(self, folder: Path, name: str, suffixes: Sequence[str] = ("",)) -> str:
         """Find an image.

@@ -52,7 +52,7 @@ def cut_dilated(image: Image.Image, box: Sequence[float], size_px: int) -> Image
     """
     image = image.crop(crop_box(image.size, box))
     if not min(image.size):
-        raise ValueError(f"{image.width} x {image.height} pixels lie in it.")
+        raise ValueError(f"{image.width} x {image.height} pixels are in it.")
     long = max(image.size)
     square = Image.new(image.mode, (long, long))
     square.paste(image, ((long - image.width) // 2, (long - image.height) // 2))

@@ -88,7 +88,7 @@ def run_diagnosis(
     """
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not (folder / _FILE).exists()):
-        raise ValueError(f"'{folder}' holds something that is no diagnosis; choose another folder.")
+        raise ValueError(f"'{folder}' holds something that is not a diagnosis; choose another folder.")
     if not 1 <= k <= len(benchmark.gallery):
         raise ValueError(f"`k` must be between 1 and the size of the gallery ({len(benchmark.gallery)}), got {k}.")
     if not any(benchmark.queries["target_ids"][:]):
@@ -370,7 +370,7 @@ class _Diagnosis:
         ranks["after"] = self.find_ranks(self.composed)
         groups = {name: compute_wordings(self.queries, values, self.k) for name, values in ranks.items()}
         if not groups["after"]:
-            raise _NotAvailableError("the benchmark does not tell how its conditions are worded")
+            raise _NotAvailableError("the benchmark does not name the wording of its conditions")
         return {"groups": groups}
 
     def _compose(self, queries: Dataset) -> torch.Tensor:

@@ -95,10 +95,12 @@ class LinCIRObjective(Objective):
         """
         table = load_table(source)
         if "text" not in table.column_names:
-            raise ValueError(f"captions must stand in a column 'text', found: {', '.join(table.column_names)}.")
+            raise ValueError(f"captions must be in a column 'text', found: {', '.join(table.column_names)}.")
         for row, caption in enumerate(table["text"], start=1):
             if not isinstance(caption, str) or not clean_caption(caption):
-                raise ValueError(f"row {row}: `text` must be a non-empty string, got {caption!r}; mend or remove it.")
+                raise ValueError(
+                    f"row {row}: `text` must be a non-empty string, got {caption!r}; correct or remove it."
+                )
         find_keywords = get_keyword_fn(self.args.keyword_fn)
         head, _, _ = self.processor.prompt_templates[self.processor.default_template].partition("$")
 

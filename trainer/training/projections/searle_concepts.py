@@ -58,7 +58,7 @@ def read_lines(source: str | Path, what: str, columns: Sequence[str]) -> list[st
     lines, skipped = read_captions(source, columns)
     if bad := sorted(skipped["too_long"] + skipped["binary"]):
         rows = ", ".join(map(str, bad[:20]))
-        warnings.warn(f"{len(bad)} rows of '{source}' are no {what} and are left out: {rows}.", stacklevel=3)
+        warnings.warn(f"{len(bad)} rows of '{source}' are not {what} and are left out: {rows}.", stacklevel=3)
     found = list(dict.fromkeys(line.strip() for line in lines if line is not None))
     if not found:
         raise ValueError(f"'{source}' holds no {what}; give a text file with one a line.")

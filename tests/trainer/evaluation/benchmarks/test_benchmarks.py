@@ -51,7 +51,7 @@ def test_a_benchmark_of_parts_gives_one_by_its_name(name, tmp_path):
     [
         (lambda: load_benchmark("cir"), "cirr"),
         (lambda: load_benchmark("cirr"), "its root, which was not named"),
-        (lambda: load_benchmark("cirr", root="/nowhere"), "'/nowhere' is no directory"),
+        (lambda: load_benchmark("cirr", root="/nowhere"), "'/nowhere' is not a directory"),
         (lambda: load_benchmark("cirr", "test"), "test1"),
         (lambda: load_benchmark("fashioniq/skirt", root="."), "shirt"),
         (lambda: Protocol(padding="yes"), "`padding`: 'yes'"),

@@ -21,7 +21,7 @@ def test_prompts_of_coco(load, oracle, digest):
         (lambda r: (r / "coco_eval.csv").write_text("a,b\n"), "must have the columns id, query_regions"),
         (lambda r: (r / "val2017_masked").rename(r / "m"), "run data/coco/prepare_data.py"),
         (lambda r: (r / "coco_eval.csv").write_text(COCO + "a.jpg,inf;3;9;9 ,dog,\n"), "no region .* a.jpg"),
-        (lambda r: (r / "coco_eval.csv").write_text(COCO + "a" * 200_000), "coco_eval.csv' is no CSV"),
+        (lambda r: (r / "coco_eval.csv").write_text(COCO + "a" * 200_000), "coco_eval.csv' is not a CSV"),
     ],
 )
 def test_annotations_that_are_not_what_they_claim_are_refused(refuse, spoil, message):

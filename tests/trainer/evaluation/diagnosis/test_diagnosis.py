@@ -145,7 +145,7 @@ def test_a_model_of_one_tower_without_its_clip_has_no_before(diagnosed, processo
     model.without_original_text_model({}).save_pretrained(tmp_path / "one")
     found = run_diagnosis(RTDModel.from_pretrained(tmp_path / "one"), processor, benchmark, tmp_path / "found")
     assert found["about"]["trained_with_rtd"]
-    assert "not to be had" in found["alignment"]["not_available"]
+    assert "could not be loaded" in found["alignment"]["not_available"]
     assert found["conditions"]["variants"] == facts["conditions"]["variants"]
     assert found["wordings"]["groups"] == {"after": facts["wordings"]["groups"]["after"]}
     assert set(found["single_modality"]["groups"]) == {"after"}
@@ -203,7 +203,7 @@ def test_a_benchmark_without_captions_or_paraphrases_says_so(processor, benchmar
     assert "no captions of its targets, and no triplets" in facts["alignment"]["not_available"]
     assert all(row["captions"] is None for row in facts["interpolation"]["rows"])
     report = (tmp_path / "bare/report.md").read_text()
-    assert facts["wordings"] == {"not_available": "the benchmark does not tell how its conditions are worded"}
+    assert facts["wordings"] == {"not_available": "the benchmark does not name the wording of its conditions"}
     for part in ("Paraphrases: not available", "Plain captions: not available", "no triplets were given"):
         assert part in report
     facts = run_diagnosis(model, processor, bare, tmp_path / "triplets", triplets)
@@ -247,7 +247,7 @@ def test_an_adapter_is_diagnosed_between_its_base_and_itself(processor, benchmar
 
 def test_a_folder_with_something_else_is_left_alone(model, processor, benchmark, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something that is no diagnosis"):
+    with pytest.raises(ValueError, match="holds something that is not a diagnosis"):
         run_diagnosis(model, processor, benchmark, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

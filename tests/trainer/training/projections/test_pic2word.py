@@ -106,7 +106,7 @@ def test_images_of_which_none_can_be_read_are_refused(build):
 
 
 def test_a_folder_without_images_is_refused(build, tmp_path):
-    with pytest.raises(ValueError, match="is no folder"):
+    with pytest.raises(ValueError, match="is not a folder"):
         build(source=tmp_path / "nowhere")
 
 
