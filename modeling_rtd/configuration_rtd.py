@@ -36,7 +36,7 @@ _CONTEXT_WORD = "jekyll"
 
 
 def find_placeholder_token_id(tokenizer) -> int:
-    """Find the id whose embedding pseudo-words replace: that of a `$` standing alone (259 in CLIP's vocabulary).
+    """Find the id whose embedding pseudo-words replace: that of a lone `$` (259 in CLIP's vocabulary).
 
     Tokenizers that delete or split a `$`, as SigLIP's and XLM-R's do, lend their mask token or unknown token. Any id
     does: its embedding is not read, and the mask of [`RTDProcessor`] says where pseudo-words are.
@@ -64,7 +64,7 @@ def find_placeholder_token_id(tokenizer) -> int:
 
 
 def find_context_token_id(tokenizer) -> int:
-    """Find the id that stands in a context's text where the pseudo-word will stand in the prompt.
+    """Find the id that is in a context's text where the pseudo-word will be in the prompt.
 
     Context-I2W publishes the id 49405, CLIP's word "jekyll". A vocabulary without that word uses the placeholder.
 
@@ -145,12 +145,12 @@ class RTDProjectionConfig(PreTrainedConfig):
         vision_hidden_size (`int`, defaults to 1024):
             Size V of the vision tower's tokens, for projections that read them.
         hidden_size (`int`, *optional*):
-            Width of the hidden layers; the method's published width where left out (4D for SEARLE and LinCIR).
+            Width of the hidden layers; the method's published width by default (4D for SEARLE and LinCIR).
         dropout (`float`, *optional*):
-            Dropout of the hidden layers in training; the method's published value where left out (0.5 for SEARLE
+            Dropout of the hidden layers in training; the method's published value by default (0.5 for SEARLE
             and LinCIR).
         num_hidden_layers, num_attention_heads (`int`, *optional*):
-            Of projections that attend to image tokens; the method's published values where left out.
+            For projections that attend to image tokens. Defaults to the method's published values.
     """
 
     model_type = "rtd_projection"

@@ -149,7 +149,7 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; tell whether this system can."""
+    """Let two folders change places in one step; return whether this system can."""
     if sys.platform != "linux":
         return False
     try:
@@ -294,7 +294,7 @@ def is_utf8(text: str) -> bool:
 
 
 def sum_file(path: str | Path) -> int:
-    """Compute the CRC-32 of a file: what it holds by chance is told from what was written.
+    """Compute the CRC-32 of a file: so that random content is distinguished from what was written.
 
     Args:
         path (`str` or `Path`): The file.
@@ -320,7 +320,7 @@ def name_damage(place: str | Path) -> Iterator[None]:
         place (`str` or `Path`): Directory or Hub id of the model that the block loads.
 
     Raises:
-        ValueError: In place of what is no error of the system or of memory; it names the place.
+        ValueError: In place of what is not an error of the system or of memory; it names the place.
     """
     try:
         yield

@@ -39,13 +39,13 @@ def encode_pixels(model, pixel_values: torch.Tensor) -> torch.Tensor:
 def load_ahead(
     processor, images: Sequence, batches: Iterable[Sequence[int]], num_workers: int | None = None
 ) -> Iterator[tuple[Sequence[int], list[torch.Tensor | ValueError]]]:
-    """Load and preprocess images in threads, ahead of whoever takes them.
+    """Load and preprocess images in threads, ahead of their use.
 
     Args:
         processor ([`RTDProcessor`]): Whose preprocessing is used.
         images (sequence of images, paths or URLs): Read by position, in the threads.
         batches (iterable of sequences of `int`): Positions of each batch.
-        num_workers (`int`, *optional*): Threads; the number of CPUs, at most 8, where left out.
+        num_workers (`int`, *optional*): Threads. Defaults to the number of CPUs, at most 8.
 
     Returns:
         Iterator of `tuple`: The positions of a batch, and for each the pixels of shape `(channels, height, width)` or
@@ -81,7 +81,7 @@ def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc
         processor ([`RTDProcessor`]): Its processor.
         images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
         batch_size (`int`, defaults to 64): Images in one pass.
-        desc (`str`, *optional*): Title of the progress bar; none is shown where left out.
+        desc (`str`, *optional*): Title of the progress bar. Defaults to no bar.
 
     Returns:
         `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.

@@ -35,7 +35,7 @@ class Engine:
     Attributes:
         name (`str`): As written in a manifest.
         own_options (`dict`):
-            Options that belong to the gallery, with their defaults; all others belong to whoever opens it.
+            Options that belong to the gallery, with their defaults; all others belong to the process that opens it.
         dtypes (`tuple[str, ...]`): Types in which it stores embeddings.
         takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
         is_foreign (`bool`): Whether another program makes the embeddings; it has a method `sample` then.

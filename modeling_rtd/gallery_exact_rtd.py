@@ -25,7 +25,7 @@ _CPU_BLOCK, _DEVICE_BLOCK = 32_768, 262_144  # rows at a time
 class StoredEngine(Engine):
     """Rows that are appended, and never changed.
 
-    A batch is written to `embeddings.bin` first and is there once its line stands in `journal.jsonl`: a process that
+    A batch is written to `embeddings.bin` first and is there once its line is in `journal.jsonl`: a process that
     is killed leaves whole batches only. The line has a checksum of the batch. It is compared at the first search after
     opening, which reads the file once: about 0.1 seconds a gigabyte of what is in memory. A removed or replaced row
     stays in the file and is passed over, until the gallery is saved to another folder.
@@ -33,11 +33,11 @@ class StoredEngine(Engine):
     Args:
         dim (`int`): Size of an embedding.
         dtype (`str`, defaults to `"float32"`): `"float32"`, or `"float16"` for half the memory.
-        folder (`Path`, *optional*): Where the files lie; all is kept in memory where left out.
+        folder (`Path`, *optional*): Folder of the files. Defaults to memory.
         state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
 
     Raises:
-        ValueError: If a file is cut short or is no journal, or files lie where a gallery is being made.
+        ValueError: If a file is cut short or is not a journal, or files are where a gallery is being made.
     """
 
     def __init__(self, dim: int, dtype: str = "float32", folder: Path | None = None, state: dict | None = None):

@@ -42,7 +42,7 @@ class FaissEngine(StoredEngine):
         factory (`str`, defaults to `"Flat"`):
             What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`.
         search_parameter (`int`, *optional*):
-            How far an approximate index looks: `efSearch` of HNSW, `nprobe` of IVF; FAISS's own where left out.
+            How far an approximate index looks: `efSearch` of HNSW, `nprobe` of IVF. Defaults to FAISS's own.
 
     Raises:
         ImportError: If FAISS is not installed.
@@ -99,7 +99,7 @@ class FaissEngine(StoredEngine):
         return index
 
     def refresh(self, state: dict | None = None) -> None:
-        """See [`Engine.refresh`]; the checksum is that of the index that lies in the folder now."""
+        """See [`Engine.refresh`]; the checksum is that of the index that is in the folder now."""
         super().refresh(state)
         if state is not None:
             self._index_sum = state.get("index_checksum")

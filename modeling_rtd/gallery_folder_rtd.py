@@ -90,7 +90,7 @@ class Manifest:
             folder (`Path`): Folder.
 
         Raises:
-            ValueError: If another program's manifest lies there.
+            ValueError: If another program's manifest is there.
         """
         if (folder / _MANIFEST).exists() and not self.is_in(folder):
             raise ValueError(f"'{folder / _MANIFEST}' is not that of a gallery; choose another folder.")
@@ -98,7 +98,7 @@ class Manifest:
 
     @staticmethod
     def is_in(folder: Path) -> bool:
-        """Tell whether a folder holds a gallery.
+        """Check whether a folder holds a gallery.
 
         Args:
             folder (`Path`): Folder.
@@ -123,7 +123,7 @@ def hold_lock(folder: Path):
         folder (`Path`): Folder.
 
     Raises:
-        ValueError: If another process holds it, or the folder holds something that is no gallery.
+        ValueError: If another process holds it, or the folder holds something that is not a gallery.
     """
     # With a lock and no manifest, a gallery is being made or was interrupted.
     if not (Manifest.is_in(folder) or (folder / _LOCK).exists()) and any(folder.iterdir()):

@@ -50,7 +50,7 @@ class MilvusEngine(Engine):
     Args:
         dim (`int`): Size of an embedding.
         dtype (`str`, defaults to `"float32"`): Only `"float32"`.
-        folder (`Path`): Where the manifest lies, and the embedded file.
+        folder (`Path`): Where the manifest is, and the embedded file.
         state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
         uri (`str`, *optional*):
             A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`; `milvus.db` in the

@@ -219,7 +219,7 @@ class TableEngine(Engine):
 
     Attributes:
         database ([`Database`]): Where the relation is.
-        source (`psycopg.sql.Composable`): The relation, as it stands in a FROM.
+        source (`psycopg.sql.Composable`): The relation, as it is in a FROM.
         distance (`str`): Operator of pgvector by which rows are ordered.
         score (`str`): From a distance, `{}`, to the score.
         kind (`str`): `"vector"` or `"halfvec"`, to which a query is cast.
@@ -348,7 +348,7 @@ class PgVectorEngine(TableEngine):
     Args:
         dim (`int`): Size of an embedding; at most 2,000 with an index on float32 and 4,000 on float16.
         dtype (`str`, defaults to `"float32"`): `"float32"` (`vector`) or `"float16"` (`halfvec`).
-        folder (`Path`): Where the manifest lies.
+        folder (`Path`): Where the manifest is.
         state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
         uri (`str`, *optional*): See [`Database`].
         table (`str`, defaults to `"gallery"`):

@@ -42,7 +42,7 @@ class Gallery:
         metadata (`list[dict]`, *optional*): For each row a dictionary, or `None`: NaN becomes `None`, dates
             become ISO strings, and what JSON cannot hold is left out with a warning.
         folder (`str` or `Path`, *optional*):
-            Where the gallery lies: opened where there is one, made where there is none. In memory where left out.
+            Where the gallery is: opened where there is one, made where there is none. Defaults to memory.
         engine (`str`, *optional*):
             `"exact"` (torch; the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
             is a gallery.
@@ -51,8 +51,7 @@ class Gallery:
         options:
             Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
             and `token` (Milvus), `uri`, `table`, `index` and `search_parameter` (pgvector). `device`, `token`,
-            `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
-            it.
+            `search_parameter` and the `uri` of pgvector are given at each opening and are not stored.
 
     Threads may share a gallery. Its engine does one search, or one batch of an `add`, at a time, so that a search sees
     whole batches; the others wait. Encoding is not waited for, `save` and `measure_recall` are. One thread writes at a
@@ -115,13 +114,13 @@ class Gallery:
             return set() if self._store.engine is None else self._store.engine.find(list(ids))
 
     def locate(self, ids: Sequence[str] | None = None) -> list[str]:
-        """Tell where images are: the `path` in an image's metadata, or else its id.
+        """Find where images are: the `path` in an image's metadata, or else its id.
 
         Args:
-            ids (`list[str]`, *optional*): Ids; all where left out. One that is not here is taken for a place.
+            ids (`list[str]`, *optional*): Ids. Defaults to all. One that is not here is taken for a place.
 
         Returns:
-            `list[str]`: Of each id a path or URL; nothing tells whether an image is there.
+            `list[str]`: Of each id a path or URL; nothing checks whether an image is there.
         """
         ids = self.ids if ids is None else list(ids)
         with self._store.turn:
@@ -155,7 +154,7 @@ class Gallery:
         columns: tuple[str, str] = ("id", "embedding"),
         **kwargs,
     ) -> Gallery:
-        """Take over embeddings that the same CLIP image tower made elsewhere.
+        """Import embeddings that the same CLIP image tower made elsewhere.
 
         Args:
             source (array, `str` or `Path`):
@@ -164,10 +163,10 @@ class Gallery:
             ids (`list[str]`, `str` or `Path`, *optional*):
                 One a row: a list, or a `.json`, `.npy` or text file. A parquet file has its own. Where a FAISS index
                 has numbers of its own, they are the ids, or places in this list.
-            metadata (`dict[str, dict]`, *optional*): By id, added to that of a parquet file; other ids are no error.
+            metadata (`dict[str, dict]`, *optional*): By id, added to that of a parquet file; other ids are ignored.
             columns (`tuple[str, str]`, defaults to `("id", "embedding")`):
                 Of a parquet file; all others become metadata.
-            kwargs: See [`Gallery`]. A `path` in metadata tells where an image is, if its id does not.
+            kwargs: See [`Gallery`]. A `path` in metadata says where an image is, if its id does not.
 
         Returns:
             [`Gallery`]: Without a fingerprint of its image tower, until `verify_embeddings` has compared a few images.
@@ -245,17 +244,17 @@ class Gallery:
     ) -> None:
         """Encode images and add them, while the next ones are decoded; those that cannot be read are `skipped`.
 
-        In a folder each batch is kept as soon as it is done: after an interruption the same call goes on where it was
-        and ends with the gallery that one call would have made.
+        In a folder each batch is kept as soon as it is done. After an interruption the same call continues there, and
+        ends with the gallery that one call would have made.
 
         Args:
             model ([`RTDModel`]): Whose vision tower encodes.
             processor ([`RTDProcessor`]): Its processor.
             images (sequence of images, paths or URLs): Anything [`RTDProcessor`] loads.
-            ids (`list[str]`, *optional*): One an image; its path or URL where left out.
+            ids (`list[str]`, *optional*): One an image. Defaults to its path or URL.
             metadata (`list[dict]`, *optional*): For each image a dictionary that JSON can hold, or `None`.
             batch_size (`int`, defaults to 64): Images in one pass.
-            num_workers (`int`, *optional*): Threads that decode; the number of CPUs, at most 8, where left out.
+            num_workers (`int`, *optional*): Threads that decode. Defaults to the number of CPUs, at most 8.
             if_exists (`str`, defaults to `"skip"`):
                 What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
 
@@ -499,7 +498,7 @@ class Gallery:
         Args:
             query_embeds (`torch.Tensor` or `np.ndarray` of shape `(num_queries, dim)`): Of any norm.
             top_k (`int`, defaults to 10): Results a query; fewer where the gallery is smaller.
-            exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are no error.
+            exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are ignored.
             where (`dict` or `str`, *optional*):
                 Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
                 for any of its values. With Milvus and pgvector also an expression in their own language, such as
@@ -601,9 +600,9 @@ class Gallery:
 
         Args:
             folder (`str` or `Path`): Folder, made where it does not exist.
-            engine (`str`, *optional*): Another engine to move to; this one's where left out.
+            engine (`str`, *optional*): Another engine to move to. Defaults to this one's.
             dtype (`str`, *optional*): Another type to store in; this one's where left out and the engine has it.
-            options: Of the engine, see [`Gallery`]; with the same engine this one's where left out.
+            options: Options of the engine, see [`Gallery`]. Defaults to this one's if the engine is the same.
 
         Raises:
             ValueError: If the gallery is empty, the folder holds a gallery or something else, or there is a gallery
@@ -639,7 +638,7 @@ class Gallery:
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:
-        """Tell whether a folder holds a gallery, be it one that cannot be read.
+        """Check whether a folder holds a gallery, be it one that cannot be read.
 
         Args:
             folder (`str` or `Path`): Folder.

@@ -293,7 +293,7 @@ class RTDAdapterMixin:
 
 
 def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
-    """Hash the tensors of an adapter, under whatever name and in whatever type of floats it is loaded."""
+    """Hash the tensors of an adapter, under any name and in any type of floats."""
     tensors = {
         name.replace(f".{adapter_name}.", ".", 1): tensor.float()
         for name, tensor in tower.state_dict().items()
@@ -310,7 +310,7 @@ def refuse_parts(name_or_path, **kwargs) -> None:
         kwargs: Of `from_pretrained`; those that say where to look are followed.
 
     Raises:
-        ValueError: If one lies there; says how it is loaded.
+        ValueError: If one is there; says how it is loaded.
     """
     if name_or_path is None:
         return
@@ -337,7 +337,7 @@ def _read_model_type(config: str) -> str:
 
 
 def _check_is_adapter(name_or_path: str) -> None:
-    """Refuse what is no adapter repository, and say what it is."""
+    """Refuse what is not an adapter repository, and say what it is."""
     if cached_file(name_or_path, ADAPTER_FACTS, **_QUIET):
         return
     refuse_parts(name_or_path)

@@ -42,7 +42,7 @@ class Backbone(NamedTuple):
         vision_model (`type`): transformers' vision tower.
         text_model (`type`): Our text tower.
         has_visual_projection (`bool`, defaults to `True`): Whether a linear layer leads from it to the joint space.
-        has_logit_bias (`bool`, defaults to `False`): Whether a bias stands beside the temperature, of shape `(1,)`.
+        has_logit_bias (`bool`, defaults to `False`): Whether a bias is beside the temperature, of shape `(1,)`.
         has_class_token (`bool`, defaults to `True`): Whether the first of the vision tower's tokens is of no patch.
     """
 

@@ -1,4 +1,4 @@
-"""The text tower from before RTD, which reads plain text: where it lies, its hash, its loading and its copies."""
+"""The text tower from before RTD, which reads plain text: where it is, its hash, its loading and its copies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class OriginalTextTower:
         """`dict`: Where the tower is, see [`RTDConfig`]; `None` where the model's text tower is CLIP's own.
 
         Raises:
-            ValueError: If it cannot be a place, or lies outside the repository.
+            ValueError: If it cannot be a place, or is outside the repository.
         """
         place = self._config.original_text_model
         if place is not None:
@@ -88,7 +88,7 @@ class OriginalTextTower:
             tower itself before RTD, and the tower from before RTD after it.
 
         Raises:
-            ValueError: If the tower cannot be had, or has another hash.
+            ValueError: If the tower could not be loaded, or has another hash.
         """
         if has_adapters(text_model):
             return AdaptersDisabled(text_model)
@@ -113,7 +113,7 @@ class OriginalTextTower:
             [`RTDTextModel`]: Frozen.
 
         Raises:
-            ValueError: If the tower cannot be had, or has another hash.
+            ValueError: If the tower could not be loaded, or has another hash.
         """
         place = self.place
         if self._place == place:
@@ -200,7 +200,7 @@ class OriginalTextTower:
             folder (`str` or `Path`): Of the model.
 
         Raises:
-            ValueError: If the tower cannot be had, has another hash, or its place is outside the folder.
+            ValueError: If the tower could not be loaded, has another hash, or its place is outside the folder.
         """
         place = self.place
         if self.is_kept and place["repo"] is None:

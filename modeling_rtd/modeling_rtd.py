@@ -307,7 +307,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         return model
 
     def interpolate_text_model(self, alpha: float) -> RTDModel:
-        """Give a model whose text tower lies between the one from before RTD and the one after it.
+        """Give a model whose text tower is between the one from before RTD and the one after it.
 
         RTD trades plain caption retrieval for composition; this chooses a point between the two. An adapter is
         merged. The other parts are shared with this model, which stays as it is; the result is saved as a whole model.

@@ -38,7 +38,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
     image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
     `image` alone it asks for similar images. A query may also hold
 
-    - `image` as a list of references, and `weights`, one number each (equal ones where left out);
+    - `image` as a list of references, and `weights`, one number each (equal ones by default);
     - `strength`, from 0 (the reference alone) to 1 (the query as it is; the default);
     - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
     - `exclude`, a list of ids to leave out, or one id;
@@ -169,7 +169,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
             query (`dict`): See the class.
 
         Returns:
-            `dict`: With the one key `query`, so that queries of several kinds stand in one batch.
+            `dict`: With the one key `query`, so that queries of several kinds fit in one batch.
 
         Raises:
             ValueError: If the query is none, an image cannot be read, or an entry is not accepted.

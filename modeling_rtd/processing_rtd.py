@@ -59,7 +59,7 @@ class RTDProcessor(ProcessorMixin):
         image_processor (`transformers.CLIPImageProcessorPil` or `transformers.SiglipImageProcessorPil`):
             Preprocessing of the backbone.
         tokenizer (`transformers.PreTrainedTokenizerBase`):
-            Tokenizer of the backbone, unchanged; it says what stands before and behind a text.
+            Tokenizer of the backbone, unchanged; it says what is before and behind a text.
         prompt_templates (`dict[str, str]`, *optional*):
             Templates by name; each projection's own, and `"rtd"`, by default.
         default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
@@ -197,7 +197,7 @@ class RTDProcessor(ProcessorMixin):
             text (`str` or `list[str]`, *optional*): Plain texts, for `get_text_features`.
             conditions (`str` or `list[str]`, *optional*):
                 Conditions of composed queries. An empty one asks for the reference alone and gives a warning.
-            template (`str`, *optional*): Name of the prompt template; `default_template` where left out.
+            template (`str`, *optional*): Name of the prompt template. Defaults to `default_template`.
             return_tensors (`str`, defaults to `"pt"`): Only PyTorch tensors are made.
             kwargs:
                 As every processor of transformers takes them, alone or in the dictionaries `text_kwargs`,
@@ -242,7 +242,7 @@ class RTDProcessor(ProcessorMixin):
         return BatchFeature(data)
 
     def _sort_arguments(self, kwargs: Mapping) -> tuple[dict, dict]:
-        """Tell arguments of texts from those of images, and refuse what nothing would follow."""
+        """Separate arguments of texts from those of images, and refuse what nothing would follow."""
         known = {
             "text_kwargs": set(TextKwargs.__annotations__),
             "images_kwargs": set(self.image_processor.valid_kwargs.__annotations__),
@@ -320,7 +320,7 @@ class RTDProcessor(ProcessorMixin):
                 tensor of shape `(channels, height, width)`, `(height, width, channels)` or `(height, width)`. Images
                 of 16 bits are scaled, and so are images of floats from 0 to 1.
             input_data_format (`str`, *optional*):
-                `"channels_first"` or `"channels_last"` of an array; seen from its shape where left out.
+                `"channels_first"` or `"channels_last"` of an array. Defaults to what its shape shows.
 
         Returns:
             `PIL.Image.Image`: The whole image, decoded.

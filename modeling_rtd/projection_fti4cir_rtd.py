@@ -81,7 +81,7 @@ class FTI4CIRProjection(RTDProjection):
 
     The subject word comes from the pooled embedding. Attribute words come from learned templates that attend to the
     image's tokens; a template becomes a word where its share of a softmax over all templates, by their similarity to
-    the pooled embedding, exceeds 0.05. Words stand in the order of their templates.
+    the pooled embedding, exceeds 0.05. Words are in the order of their templates.
 
     Args:
         config ([`RTDProjectionConfig`]):

@@ -13,7 +13,7 @@ __all__ = ["Pic2WordProjection", "build_narrow_layers"]
 
 
 def build_narrow_layers(in_features: int, width: int, dropout: float) -> nn.Sequential:
-    """Build Pic2Word's two hidden layers, in which dropout stands before the ReLU, as published.
+    """Build Pic2Word's two hidden layers, in which dropout is before the ReLU, as published.
 
     Args:
         in_features, width (`int`): Sizes.

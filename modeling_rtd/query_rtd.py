@@ -350,7 +350,7 @@ def _settle(embeds: torch.Tensor) -> torch.Tensor:
 
 
 def name_image(image) -> list[str]:
-    """Name the ids under which an image may stand in a gallery.
+    """Name the ids under which an image may be in a gallery.
 
     Args:
         image (path, URL, PIL image, or an undecoded one of the library `datasets`): Reference of a query.
@@ -431,7 +431,7 @@ def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None
 
     Args:
         embeds (`torch.Tensor` of shape `(num_references, dim)`): Of each reference with the condition.
-        weights (`list[float]`, *optional*): One a reference; equal ones where left out.
+        weights (`list[float]`, *optional*): One a reference. Defaults to equal ones.
 
     Returns:
         `torch.Tensor` of shape `(dim,)`: L2-normalised, as the embeddings are before they are joined.
@@ -463,7 +463,7 @@ def check_strength(name: str, value: float) -> None:
         value (`float`): What came.
 
     Raises:
-        ValueError: If it is no number between 0 and 1.
+        ValueError: If it is not a number between 0 and 1.
     """
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
@@ -477,7 +477,7 @@ def check_weight(name: str, value: float) -> None:
         value (`float`): What came.
 
     Raises:
-        ValueError: If it is no finite number of at least 0.
+        ValueError: If it is not a finite number of at least 0.
     """
     if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")

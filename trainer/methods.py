@@ -100,7 +100,7 @@ def list_methods() -> list[str]:
 def find_method(name: str) -> Method:
     """Look up a method.
 
-    The file of a method lies with its objective, on a higher floor, and is imported when it is asked for.
+    The file of a method is with its objective, on a higher floor, and is imported when it is asked for.
 
     Args:
         name (`str`): Name of a projection.

@@ -29,7 +29,7 @@ def fetch_file(place: str) -> Path:
         `Path`: The file on this machine.
 
     Raises:
-        ValueError: If it is none of these, or cannot be had.
+        ValueError: If it is none of these, or could not be loaded.
     """
     if Path(place).is_file():
         return Path(place)
@@ -58,7 +58,7 @@ def describe_conversion(file: str | Path, method: str, place: str | None = None)
     Args:
         file (`str` or `Path`): The published file.
         method (`str`): Its method.
-        place (`str`, *optional*): Where it was published; the file's name where left out.
+        place (`str`, *optional*): Where it was published. Defaults to the file's name.
 
     Returns:
         `dict`: A stage, see [`read_stages`].

@@ -25,18 +25,18 @@ PAGES = [
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 # How many are left in the sources. Lower a number when you correct one; never raise it.
-MOST = {"pages": 0, "help": 0, "errors": 130, "docstrings": 440}
+MOST = {"pages": 0, "help": 0, "errors": 60, "docstrings": 190}
 WORDS = 25  # of a sentence
 
 HABITS = {
     "is no": r"(?<!there )\b(?:is|are|was|were) no\b(?! longer| more)",
     "stand": r"\b(?:stands?|stood|standing)\b(?!-| for\b)",
-    "lie": r"\b(?:lies?|lay|lain|lying)\b",
+    "lie": r"\b(?:lies?|lay(?! out)|lain|lying)\b",
     "where left out": r"\b(?:where|when|if) (?:it is |they are )?left out\b",
     "of ...": r"(?:^|\): |\n *[-*|] *|\S {2,})(?:Of|of) (?!course)",
     "tell": r"\b(?:tells?|told|telling)\b",
     "go on": r"\b(?:go|goes|went|gone|going) on\b",
-    "whoever": r"\b(?:whoever|whatever|who of)\b",
+    "whoever": r"\b(?:whoever|who of)\b",
     "be had": r"\bbe had\b",
     "want": r"(?<!you )\bwants?\b",
     "take over": r"\b(?:take|takes|took|taken|taking) (?:\w+ )?over\b",

@@ -21,7 +21,7 @@ class SearchHistory:
 
     Args:
         pipeline ([`ComposedImageRetrievalPipeline`]): Answers.
-        turns (`list[dict]`, *optional*): Turns of an earlier history over the same gallery, to go on with.
+        turns (`list[dict]`, *optional*): Turns of an earlier history over the same gallery, to continue.
         root (`str` or `Path`, *optional*):
             Folder of the gallery's images. Where given, ids and the `path` in metadata may be paths in it, and a
             result outside is not read.
@@ -63,7 +63,7 @@ class SearchHistory:
 
         Args:
             ranks (`int` or `list[int]`): Ranks of one result or of several, from 1.
-            turn (`int`, *optional*): Whose results, from 1; the last turn's where left out.
+            turn (`int`, *optional*): Whose results, from 1. Defaults to the last turn's.
             query: Further entries of the query, such as `text` and `weights`.
 
         Returns:
@@ -108,10 +108,10 @@ class SearchHistory:
             name (`str`): Id of the gallery.
 
         Returns:
-            `str`: Its path, which lies below `root` where there is one.
+            `str`: Its path, which is below `root` where there is one.
 
         Raises:
-            ValueError: If it lies elsewhere, or is a URL, which nobody but the gallery has named.
+            ValueError: If it is elsewhere, or is a URL, which nobody but the gallery has named.
         """
         place = self.pipeline.gallery.locate([name])[0]
         if is_url(place):
@@ -134,7 +134,7 @@ class SearchHistory:
             root (`str` or `Path`): The folder.
 
         Returns:
-            `list[str]`: Those that lie elsewhere.
+            `list[str]`: Those that are elsewhere.
         """
         root = Path(root).resolve()
         return [place for place in places if not _lies_in(root, place)]
@@ -208,7 +208,7 @@ def _write_plain(value):
 
 
 def _is_turn(turn, earlier: int) -> bool:
-    """Tell whether a turn of a file is one that `ask` or `refine` made, after so many others."""
+    """Check whether a turn of a file is one that `ask` or `refine` made, after so many others."""
     try:
         query, chosen, options, results = turn["query"], turn["chosen"], turn["options"], turn["results"]
         _check_entries(query)

@@ -233,13 +233,13 @@ def refuse_other_hosts(host: str) -> dict:
 def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None):
     """Serve the page, in threads of its own.
 
-    Small pictures and uploads lie in a folder of their own, which is removed at the end; no other file is served.
+    Small pictures and uploads are in a folder of their own, which is removed at the end; no other file is served.
 
     Args:
         desk ([`SearchDesk`]): Answers.
         host (`str`, defaults to `"127.0.0.1"`): Address to listen at; at this one no other machine is let in.
             A request must name it, `localhost`, `127.0.0.1` or `::1` as its host, unless it is `0.0.0.0` or `::`.
-        port (`int`, *optional*): Port; the first free one from 7860 on where left out.
+        port (`int`, *optional*): Port. Defaults to the first free one from 7860 on.
 
     Returns:
         `tuple`: The page, to be waited for (`block_thread`) or closed, and its URL.

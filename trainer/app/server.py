@@ -79,7 +79,7 @@ _Form = Annotated[str, Form(description="the same as the body of the call withou
 
 class _Answer(JSONResponse):
     def render(self, content: Any) -> bytes:
-        """Write ASCII: an id may be the path of a file whose name is no valid text."""
+        """Write ASCII: an id may be the path of a file whose name is not a valid text."""
         return json.dumps(content, allow_nan=False).encode()
 
 
@@ -212,7 +212,7 @@ def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = 
         desk ([`SearchDesk`]): Has the gallery, the folder of its images, and the model with its adapters.
         host (`str`, defaults to `"127.0.0.1"`): Address it will listen at. Requests for a host of another name are
             refused, unless it is `0.0.0.0` or `::`.
-        token (`str`, *optional*): What requests must bring as `Authorization: Bearer`; anybody may ask where left out.
+        token (`str`, *optional*): What requests must bring as `Authorization: Bearer`. By default anybody may ask.
 
     Returns:
         `fastapi.FastAPI`: The application, for uvicorn.

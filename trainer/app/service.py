@@ -85,7 +85,7 @@ def find_root(places: Sequence[str]) -> Path:
         `Path`: The lowest folder above all of them.
 
     Raises:
-        ValueError: If one is no absolute path, or only the root of the file system is above all.
+        ValueError: If one is not an absolute path, or only the root of the file system is above all.
     """
     if not places or not all(Path(place).is_absolute() for place in places):
         raise ValueError(
@@ -131,11 +131,11 @@ class SearchDesk:
         return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
 
     def take_upload(self, state: dict, path: str | None) -> dict:
-        """Take an uploaded file as the reference; without one, go on without a reference.
+        """Take an uploaded file as the reference; without one, continue without a reference.
 
         Args:
             state (`dict`): See [`new_state`].
-            path (`str`, *optional*): Where the upload lies.
+            path (`str`, *optional*): Where the upload is.
 
         Returns:
             `dict`: The next state.
@@ -194,7 +194,7 @@ class SearchDesk:
                 How much it counts, see [`weigh_condition`]; nothing where either is missing.
             negative (`str`): What is not wanted.
             negative_weight (`float`, defaults to 0.25): How much that counts, see [`exclude_text`].
-            voice (`str`, *optional*): Who answers; the first voice where left out.
+            voice (`str`, *optional*): Who answers. Defaults to the first voice.
             other (`str`, *optional*): Who answers too, to compare; that is not part of the history.
 
         Returns:
@@ -310,7 +310,7 @@ class SearchDesk:
 
         Returns:
             `list[tuple[PIL.Image.Image, str]]`: Pictures with rank and score, or their name; grey where there is no
-            image, or it lies outside of the root.
+            image, or it is outside of the root.
         """
         pictures = []
         for rank, result in enumerate(results, start=1):

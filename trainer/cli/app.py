@@ -66,7 +66,7 @@ def add_desk_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_port(port: int | None) -> None:
-    """Refuse what is no port.
+    """Refuse what is not a port.
 
     Args:
         port (`int`, *optional*): As it was given.

@@ -11,7 +11,7 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Diagnose a model, and tell where the report is.
+    """Diagnose a model, and print where the report is.
 
     Args:
         arguments (`list[str]`): Options.

@@ -68,7 +68,7 @@ def read_switches(options: argparse.Namespace) -> dict:
         options (`argparse.Namespace`): Parsed.
 
     Returns:
-        `dict`: By name; `None` where left out.
+        `dict`: By name; `None` if not given.
     """
     return {name: getattr(options, name) for name in ("exclude_reference", *_SWITCHES)}
 

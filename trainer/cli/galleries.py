@@ -54,13 +54,13 @@ def _read_place(text: str) -> Path | str:
 
 
 def is_stored(options: argparse.Namespace) -> bool:
-    """Tell whether `--gallery` holds embeddings already, in an index or a table.
+    """Check whether `--gallery` holds embeddings already, in an index or a table.
 
     Args:
         options (`argparse.Namespace`): With those of `add_gallery_options`.
 
     Returns:
-        `bool`: Whether it is no folder of images.
+        `bool`: Whether it is not a folder of images.
 
     Raises:
         ValueError: If options of a table or of a Milvus server come without one.

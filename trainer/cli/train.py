@@ -60,7 +60,7 @@ class TrainCommand:
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with the run in the output folder, and save the result there in `model` or `adapter`.
+    """Train, or continue the run in the output folder, and save the result there in `model` or `adapter`.
 
     Args:
         arguments (`list[str]`): Options: those of [`TrainCommand`] and [`RTDTrainingArguments`].

@@ -28,7 +28,7 @@ class TrainProjectionCommand:
 
 
 def run(arguments: list[str]) -> None:
-    """Train, or go on with the run in the output folder, and save CLIP and projection in its folder `model`.
+    """Train, or continue the run in the output folder, and save CLIP and projection in its folder `model`.
 
     Args:
         arguments (`list[str]`): Options: those of [`TrainProjectionCommand`] and of the method's arguments.

@@ -10,7 +10,7 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Make triplets, or go on with the run that began the output, and tell where they and the report are.
+    """Make triplets, or continue the run that began the output, and print where they and the report are.
 
     Args:
         arguments (`list[str]`): Options.

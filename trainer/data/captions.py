@@ -55,7 +55,7 @@ def clean_captions(captions: pa.ChunkedArray) -> pa.Array:
 
 
 def has_words(tokenizer, text: str) -> bool:
-    """Tell whether a tokenizer has all words of a text; word-level ones may not, byte-pair ones always do.
+    """Check whether a tokenizer has all words of a text; word-level ones may not, byte-pair ones always do.
 
     Args:
         tokenizer (`transformers.PreTrainedTokenizerBase`): The tokenizer.
@@ -108,13 +108,13 @@ _MAX_CHARACTERS = 2000  # of a caption; longer lines are something else
 def read_captions(
     source: str | Path, columns: Sequence[str] = ("text", "caption")
 ) -> tuple[list[str | None], dict[str, list[int]]]:
-    """Read captions, one a row; rows that are no caption become `None`.
+    """Read captions, one a row; rows without a caption become `None`.
 
     Args:
         source (`str` or `Path`):
             A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with one of
             `columns`.
-        columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may stand in.
+        columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may be in.
 
     Returns:
         `tuple`: Captions, and for each reason the rows that were skipped, counted from 1: `blank`, `too_long` (over

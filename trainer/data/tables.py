@@ -213,7 +213,7 @@ def check_texts(table: Dataset, columns: Sequence[str]) -> None:
 
 
 def _find_no_text(column: pa.ChunkedArray) -> int | None:
-    """Find the first value that is no string or holds nothing but white space."""
+    """Find the first value that is not a string or holds nothing but white space."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return 0 if len(column) else None
     try:

@@ -94,7 +94,7 @@ class CaptionEmbeddings:
     """Embeddings of the distinct captions of a data set, looked up by caption and mapped from disk.
 
     The folder is keyed by the tower's fingerprint, the tokenizer and the captions: with any other it is not read. It
-    is written in blocks, so that a run that was stopped goes on. No caption is held: a lookup goes by the hash of the
+    is written in blocks, so that a stopped run continues. No caption is held: a lookup goes by the hash of the
     caption, 16 bytes a distinct caption in memory.
 
     Args:

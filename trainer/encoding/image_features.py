@@ -30,7 +30,7 @@ class ImageFeatures:
         processor ([`RTDProcessor`]): Its processor.
         table (`datasets.Dataset`): Images of [`load_images`].
         folder (`str` or `Path`): Where the features are kept; files are named by what they are made of. An image that
-            stands in several rows is encoded and kept once.
+            is in several rows is encoded and kept once.
         padding (`str`, defaults to `"none"`): `"target"` pads long images first, see [`pad_to_target`].
         batch_size (`int`, defaults to 64): Images in one pass.
 

@@ -78,7 +78,7 @@ def share_batches(
         total (`int`): Number of rows.
         batch_size (`int`): Rows in a batch.
         desc (`str`, *optional*): Title of the progress bar; none is shown where left out, nor in the first second.
-        folder (`Path`, *optional*): Keeps each batch, so that a run that was stopped goes on.
+        folder (`Path`, *optional*): Keeps each batch, so that a run that was stopped continues.
 
     Returns:
         `torch.Tensor` of shape `(total, projection_dim)`: Float32, on the CPU.

@@ -72,7 +72,7 @@ def open_parts(
         root (`str` or `Path`, *optional*): Its directory; a drawn world needs none.
         method (`str`): Whose published protocol is followed.
         needs_images (`bool`, defaults to `True`): Whether images will be read.
-        allow_missing (`bool`, defaults to `False`): Whether to go on without those that are missing.
+        allow_missing (`bool`, defaults to `False`): Whether to continue without those that are missing.
         switches: Positions of switches that differ from the published ones.
 
     Returns:

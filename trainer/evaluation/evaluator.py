@@ -44,8 +44,8 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
 
     Args:
         processor ([`RTDProcessor`]): Its templates are those of the methods.
-        wanted (`str`, *optional*): Template of the benchmark with one `$`; the method's own where left out.
-        name (`str`, *optional*): Name of the method's template; the processor's default where left out.
+        wanted (`str`, *optional*): Template of the benchmark with one `$`. Defaults to the method's own.
+        name (`str`, *optional*): Name of the method's template. Defaults to the processor's default.
 
     Returns:
         `str`: Template with as many `$` as the method has pseudo-words.
@@ -69,7 +69,7 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
 
 
 class EmbeddingRanker:
-    """Rank and score embeddings, whoever made them, on one benchmark.
+    """Rank and score embeddings of any system on one benchmark.
 
     Args:
         benchmark ([`Benchmark`]): Gallery, queries and protocol.
@@ -86,7 +86,7 @@ class EmbeddingRanker:
 
         Args:
             query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): L2-normalised.
-            depth (`int`, *optional*): Ranks to keep; all where left out.
+            depth (`int`, *optional*): Ranks to keep. Defaults to all.
             among (`str`, *optional*):
                 Column of the queries with the ids to rank, such as `"subset_ids"`; where left out `"candidate_ids"`,
                 and where there is no such column all of the gallery.

@@ -41,7 +41,7 @@ def relevance(
         `np.ndarray` of shape `(num_queries, depth)`: Whether the item at each rank is a target.
 
     Raises:
-        ValueError: If the numbers of queries differ, or an id stands in the gallery twice.
+        ValueError: If the numbers of queries differ, or an id is in the gallery twice.
 
     Examples:
         >>> relevance(np.array([[2, 0, 1]]), gallery_ids=["a", "b", "c"], target_ids=[["a"]])
@@ -83,7 +83,7 @@ def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k:
 
     Args:
         relevance (`np.ndarray` of shape `(num_queries, depth)`):
-            See [`relevance`]. May be shallower than `k`: what is not listed is no hit.
+            See [`relevance`]. May be shallower than `k`: what is not listed is not a hit.
         num_targets (`Sequence[int]` of length `num_queries`): All correct items of each query, found or not.
         k (`int`): Ranks that count, 1 or more.
 

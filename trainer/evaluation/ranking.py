@@ -11,7 +11,7 @@ __all__ = ["find_positions", "index_rankings", "membership", "rank_gallery"]
 
 
 def find_positions(gallery_ids: Sequence[Hashable]) -> dict[Hashable, int]:
-    """Find where each id stands in a gallery.
+    """Find where each id is in a gallery.
 
     Args:
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
@@ -20,7 +20,7 @@ def find_positions(gallery_ids: Sequence[Hashable]) -> dict[Hashable, int]:
         `dict`: Position by id.
 
     Raises:
-        ValueError: If an id stands in the gallery twice.
+        ValueError: If an id is in the gallery twice.
     """
     position = {}
     for index, item in enumerate(gallery_ids):
@@ -41,7 +41,7 @@ def membership(ids_per_query: Sequence[Iterable[Hashable]], gallery_ids: Sequenc
         `np.ndarray` of shape `(num_queries, num_gallery)`: Booleans in the order of the gallery.
 
     Raises:
-        ValueError: If an id stands in the gallery twice, or a query brings a string in place of a list.
+        ValueError: If an id is in the gallery twice, or a query brings a string in place of a list.
 
     Examples:
         >>> membership([["b"], ["c", "a"]], gallery_ids=["a", "b", "c"]).astype(int)
@@ -117,7 +117,7 @@ def index_rankings(
     Args:
         rankings (`Sequence[Sequence[Hashable]]` of length `num_queries`): Ids, best first; of any length.
         gallery_ids (`Sequence[Hashable]` of length `num_gallery`): Ids of the gallery, unique.
-        depth (`int`, *optional*): Ranks to keep; those of the longest ranking where left out.
+        depth (`int`, *optional*): Ranks to keep. Defaults to those of the longest ranking.
 
     Returns:
         `np.ndarray` of shape `(num_queries, depth)`: Positions in the gallery, -1 where a ranking has ended.

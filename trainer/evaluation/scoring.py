@@ -40,7 +40,7 @@ class Rankings(NamedTuple):
 
 
 def find_depth(benchmark: Benchmark) -> int:
-    """Tell how many ranks the metrics of a benchmark look at.
+    """Find how many ranks the metrics of a benchmark look at.
 
     Args:
         benchmark ([`Benchmark`]): The benchmark.

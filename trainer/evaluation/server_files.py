@@ -82,14 +82,14 @@ def check_submission(
         root (`str` or `Path`, *optional*):
             Directory of the benchmark, of which annotations are read. Needed for CIRR; without it, or without the list
             of its gallery in it, CIRCO's image ids are not compared with the gallery.
-        benchmark (`str`, *optional*): `"cirr"` or `"circo"`; told from the file where left out.
+        benchmark (`str`, *optional*): `"cirr"` or `"circo"`. Defaults to what the file shows.
 
     Returns:
         `tuple`: What kind of file it is (and that ids were not compared, if so), and a sentence for each rule that it
         breaks.
 
     Raises:
-        ValueError: If it is no JSON object, or the annotations cannot be read.
+        ValueError: If it is not a JSON object, or the annotations cannot be read.
     """
     path = Path(path)
     content = read_json(path, "give an object of query id to a list of images")
@@ -108,7 +108,7 @@ def check_submission(
 
 
 def _tell_benchmark(content: Mapping[str, Any]) -> str:
-    """Tell CIRR's files by their extra keys, or by the names of images, which CIRCO numbers."""
+    """Recognise CIRR's files by their extra keys, or by the names of images, which CIRCO numbers."""
     row = next(iter(content.values()), None)
     first = row[0] if isinstance(row, list) and row else None
     is_name = isinstance(first, str) and not first.strip()[:1].isdecimal()

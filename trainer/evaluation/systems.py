@@ -42,7 +42,7 @@ class ModelSystem:
         projection (`str`, *optional*): Directory or Hub id of a projection; needed with the place of a CLIP only.
 
     Attributes:
-        method (`str`): Name of its prompt template, which tells whose published protocol is followed.
+        method (`str`): Name of its prompt template, which decides the published protocol.
         facts (`dict`): What a result records of it.
 
     Raises:

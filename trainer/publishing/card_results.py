@@ -23,13 +23,13 @@ def read_results(paths: Sequence[str | Path], hashes: Mapping[str, str], repo: s
         paths (`Sequence[str | Path]`):
             Records of `rtd evaluate`, `diagnosis.json` of `rtd diagnose`, `metrics.json` of `rtd demo`.
         hashes (`Mapping[str, str]`): Of the parts of the model, see [`hash_parts`].
-        repo (`str`): Hub id that stands in them for the model's place.
+        repo (`str`): Hub id that is in them for the model's place.
 
     Returns:
         `dict[str, dict | list]`: By name of the file.
 
     Raises:
-        ValueError: If a file is none of these or judges other weights, or two have one name or tell the same.
+        ValueError: If a file is none of these or judges other weights, or two have one name or state the same.
     """
     results: dict[str, dict | list] = {}
     for path in map(Path, paths):
@@ -99,7 +99,7 @@ def _require(content: Mapping, names: set[str]) -> None:
 
 
 def _name_subject(content: dict | list) -> tuple:
-    """Name what a card tells once: the demo's table, a diagnosis, a benchmark in one protocol."""
+    """Name what a card states once: the demo's table, a diagnosis, a benchmark in one protocol."""
     if isinstance(content, list) or "about" in content:
         return (type(content),)
     return (content["benchmark"], content["split"], json.dumps(content["protocol"], sort_keys=True))

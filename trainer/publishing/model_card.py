@@ -29,7 +29,7 @@ _NOTES = {"caption_weight": "ours: times the mean of 1 - cosine of plain caption
 
 @dataclass(frozen=True)
 class CardFacts:
-    """All that a card tells.
+    """All facts of a card.
 
     Args:
         repo (`str`): Hub id, or the directory's name before it has one.
@@ -94,7 +94,7 @@ class CardFacts:
 
 
 def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts) -> CardFacts:
-    """Take from a model what its card tells of it.
+    """Take from a model what its card states.
 
     Args:
         model ([`RTDModel`]): The model.
@@ -144,7 +144,7 @@ def _describe_one_tower(model: RTDModel) -> str | None:
 
 
 def render_card(facts: CardFacts) -> ModelCard:
-    """Render a card; facts that are missing stand in it as `[unfilled: ...]`.
+    """Render a card; facts that are missing appear in it as `[unfilled: ...]`.
 
     Args:
         facts ([`CardFacts`]): What is known.

@@ -1,4 +1,4 @@
-"""What made a model, stage by stage: kept beside its weights, so that a card can tell it without asking anyone."""
+"""What made a model, stage by stage: kept beside its weights, so that a card can state it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CURVES = ("losses", "evaluations")  # too long to keep beside the weights
 
 
 def name_source(place: str | Path) -> str:
-    """Name data or a model without telling where on this machine they lie.
+    """Name data or a model without its path on this machine.
 
     Args:
         place (`str` or `Path`): File, directory or Hub id.

@@ -54,8 +54,8 @@ class Publication:
 
     Args:
         repo (`str`): Hub id.
-        files (`dict[str, Path | bytes]`): By path in the repository: a file as it lies there, or what is written anew.
-        card ([`CardFacts`]): What the card tells.
+        files (`dict[str, Path | bytes]`): By path in the repository: a file as it is there, or what is written anew.
+        card ([`CardFacts`]): Facts of the card.
         notes (`list[str]`): What could not be checked here, and is on pushing.
     """
 
@@ -94,7 +94,7 @@ def prepare_publication(
         [`Publication`]: Checked.
 
     Raises:
-        ValueError: If the folder is no complete model or holds more than one, the base is none,
+        ValueError: If the folder is not a complete model or holds more than one, the base is none,
             results are of another model or come twice, facts of the card are missing, or a file holds a secret or a
             path of this machine.
     """

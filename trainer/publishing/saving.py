@@ -35,7 +35,7 @@ def save_rtd_model(
         `Path`: The folder.
 
     Raises:
-        ValueError: If the folder holds anything that is no model.
+        ValueError: If the folder holds anything that is not a model.
         OSError: If it cannot be saved; what was there stays.
     """
     folder = Path(folder)

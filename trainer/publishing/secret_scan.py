@@ -90,7 +90,7 @@ def _examine(name: str, content: Path | bytes, secrets: dict[bytes, str], places
 
 
 def _tells_secret(text: str) -> bool:
-    """Tell whether a text holds a token once escapes or base64 are undone, or a value that is named a password."""
+    """Check whether a text holds a token once escapes or base64 are undone, or a value that is named a password."""
     if _NAMED.search(text) or _TOKENS.search(text.encode(errors="replace")):
         return True
     packed = (match.group().rstrip("=") for match in _BASE64.finditer(text))

@@ -32,7 +32,7 @@ def find_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def is_complete(checkpoint: str | Path) -> bool:
-    """Tell whether every file that a resume needs was written to its end.
+    """Check whether every file that a resume needs was written to its end.
 
     Args:
         checkpoint (`str` or `Path`): Folder of the checkpoint.

@@ -22,7 +22,7 @@ __all__ = ["TokenLift", "fit_token_lift"]
 class TokenLift(nn.Module):
     """From a pooled embedding to a few tokens that a projection reads as it reads an image's.
 
-    RTD trains on text: in place of an image's embedding stands that of a caption. Some projections also read the
+    RTD trains on text: in place of an image's embedding is that of a caption. Some projections also read the
     vision tower's tokens, which a caption does not have. What the published RTD did about it is not known; this is
     our proposal. See [`fit_token_lift`].
 

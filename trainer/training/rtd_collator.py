@@ -70,7 +70,7 @@ class HardNegativeTripletCollator:
 
     Args:
         processor ([`RTDProcessor`]): Tokenizer and prompt templates.
-        template (`str`, *optional*): Name of the prompt template; the processor's default where left out.
+        template (`str`, *optional*): Name of the prompt template. Defaults to the processor's default.
         refined_batch (`bool`, defaults to `True`): Add the hard negatives.
         refined_concatenation (`bool`, defaults to `True`):
             Write placeholders for pseudo-words. Otherwise write the reference caption itself (an ablation).
@@ -83,7 +83,7 @@ class HardNegativeTripletCollator:
         length_groups (`int`, defaults to 1):
             Groups to run a batch in, so that short prompts are not padded to the longest.
         caption_interval (`int`, *optional*):
-            Tokenise the captions of every so many-th triplet, for the tower in training to read; none where left out.
+            Tokenise the captions of every Nth triplet, for the tower in training to read. Defaults to none.
     """
 
     def __init__(

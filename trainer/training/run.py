@@ -19,7 +19,7 @@ __all__ = ["finish_run"]
 def finish_run(
     trainer: BaseTrainer, data: Mapping[str, str] | None = None, earlier: Sequence[Mapping] | None = None
 ) -> Path | None:
-    """Train, or go on with the run in the output folder, and save the whole model or its adapter, with its card.
+    """Train, or continue the run in the output folder, and save the whole model or its adapter, with its card.
 
     The folder is held from the first look at it until the model is saved, see [`BaseTrainer.hold_folder`].
 

@@ -48,7 +48,7 @@ def join_tokens(tokens: Sequence[str]) -> str:
 
 
 def is_plural(noun: str) -> bool:
-    """Tell a plural by its form: "dogs" and "women", but not "dress"."""
+    """Recognise a plural by its form: "dogs" and "women", but not "dress"."""
     # Not -ss, -is and -us: dress, tennis, cactus.
     return noun in PLURALS.values() or re.fullmatch(r"\w{2,}[^siu\W]s", noun) is not None
 

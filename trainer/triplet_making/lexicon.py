@@ -1,4 +1,4 @@
-"""Lexicon of captions: what they tell about their own words."""
+"""Lexicon of captions: what they show about their own words."""
 
 import math
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ _MIN_SIMILARITY = {"modifier": 0.1, "singular": 0.2, "plural": 0.2}
 
 
 class Lexicon:
-    """Which words are nouns or adjectives, which stand in the same places, and which phrases follow a noun.
+    """Which words are nouns or adjectives, which are in the same places, and which phrases follow a noun.
 
     Args:
         captions (`list[str]`): Captions.
@@ -68,7 +68,7 @@ class Lexicon:
         self._find_similar = cache(self._find_similar)
 
     def _find_verbs(self, rows: list[list[str]]) -> set[str]:
-        """Find verbs: they stand behind words that end a phrase, and hardly ever behind determiner or preposition."""
+        """Find verbs: they are behind words that end a phrase, and hardly ever behind determiner or preposition."""
         bound, followed, behind, agreeing = Counter(), Counter(), Counter(), defaultdict(Counter)
         for left, word in (pair for tokens in rows for pair in zip(tokens, tokens[1:], strict=False)):
             bound[word] += left in grammar.DETERMINERS or left in grammar.PREPOSITIONS
@@ -134,11 +134,11 @@ class Lexicon:
         return phrases
 
     def is_noun(self, word: str) -> bool:
-        """Tell whether a word stands at the end of noun phrases more often than before a noun."""
+        """Check whether a word is at the end of noun phrases more often than before a noun."""
         return self._uses[word, "singular"] + self._uses[word, "plural"] > self._uses[word, "modifier"]
 
     def has(self, *words: str) -> bool:
-        """Tell whether the captions hold each two of these words side by side; "^" is where captions begin."""
+        """Check whether the captions hold each two of these words side by side; "^" is where captions begin."""
         words = ["a" if word == "an" else word for word in words]
         return all(pair in self._bigrams for pair in zip(words, words[1:], strict=False))
 

@@ -82,7 +82,7 @@ def _be(noun: str) -> str:
 
 
 def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
-    """Replace a noun or an adjective by one that stands in the same places, add an adjective, or remove one."""
+    """Replace a noun or an adjective by one that is in the same places, add an adjective, or remove one."""
     for start, first, end in phrases:
         determiner = tokens[first - 1] if first > start else None
         for i in range(first, end):
@@ -99,7 +99,7 @@ def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> It
 
 
 def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
-    """Find what may stand at a place of a noun phrase: template, new words, and where the old ones go on."""
+    """Find what may be at a place of a noun phrase: template, new words, and where the old ones go on."""
     left, right = tokens[i - 1] if i else "^", tokens[i + 1 : end][:1]
     is_object = lexicon.is_noun(tokens[i])
     is_same = lexicon.is_noun if is_object else lexicon.adjectives.__contains__

@@ -22,8 +22,8 @@ __all__ = ["write_triplets"]
 def write_triplets(source: str | Path, output: str | Path, method: str = "rules", **options) -> dict:
     """Make triplets of a file of captions and write them as jsonl, with a report on their quality beside them.
 
-    An interrupted run goes on where it stopped when it is called again, and ends with the same bytes: of a kill, or of
-    a full disk, it loses the block that it was in. `output` gets companions: `.progress.jsonl` (settings, and where
+    An interrupted run continues where it stopped when it is called again, and ends with the same bytes. A kill or a
+    full disk loses the block that it was in. `output` gets companions: `.progress.jsonl` (settings, and where
     each finished block ends), `.report.json`, `.report.md` and `.lock`.
 
     Args:

@@ -58,7 +58,7 @@ def join_phrases(phrases: Iterable[Phrase]) -> str:
 
 
 def tell_order(wording: str) -> str:
-    """Tell which of the old and the new value a wording names, and in which order.
+    """Find which of the old and the new value a wording names, and in which order.
 
     Args:
         wording (`str`): Template with `{old}`, `{new}` or both.

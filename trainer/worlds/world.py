@@ -161,7 +161,7 @@ class World:
         return self.presets[preset]
 
     def holds_out(self, scene: NamedTuple) -> bool:
-        """Tell whether a scene has a held-out combination.
+        """Check whether a scene has a held-out combination.
 
         Args:
             scene (`NamedTuple`): A scene of this world.
@@ -174,7 +174,7 @@ class World:
 
 @functools.cache
 def is_held_out(*values: str) -> bool:
-    """Tell whether a combination is kept out of all training data and is what queries look for.
+    """Check whether a combination is kept out of all training data and is what queries look for.
 
     Args:
         values (`str`): A value of each attribute that takes part, in one order.

@@ -37,8 +37,8 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
     Args:
         info ([`BenchmarkInfo`]): The declaration.
         root (`str` or `Path`): The directory.
-        split (`str`, *optional*): Split to check; all where left out.
-        part (`str`, defaults to `""`): Part to check; all where left out.
+        split (`str`, *optional*): Split to check. Defaults to all.
+        part (`str`, defaults to `""`): Part to check. Defaults to all.
 
     Returns:
         `list[Finding]`: The directory is in order where all are `"ok"` or `"extra"`.

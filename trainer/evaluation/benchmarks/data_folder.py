@@ -48,7 +48,7 @@ class DataFolder:
         self._listings: dict[str, frozenset[str]] = {}
 
     def find(self, thing: str, *places: str) -> Path:
-        """Find a file or directory that may lie at several places.
+        """Find a file or directory that may be at several places.
 
         Args:
             thing (`str`): Which of `steps` brings it.
@@ -68,7 +68,7 @@ class DataFolder:
         raise MissingError(f"'{self.root}' holds no {places[0]}{also}. The step that brings it: {self.steps[thing]}")
 
     def find_images(self, thing: str, *places: str) -> Path:
-        """Find a directory of images that may lie at several places.
+        """Find a directory of images that may be at several places.
 
         Args:
             thing (`str`): Which of `steps` brings it.
@@ -187,7 +187,7 @@ class DataFolder:
         return next((path for path in paths if self.holds(path)), paths[0])
 
     def holds(self, path: str) -> bool:
-        """Tell whether an image exists, by one look at its directory.
+        """Check whether an image exists, by one look at its directory.
 
         Args:
             path (`str`): Path of the image.
@@ -211,7 +211,7 @@ def check_rows(rows: Sequence, where: str, **fields: type | tuple[type, ...]) ->
         fields: Type of each field.
 
     Raises:
-        ValueError: If they are no list, or a row is no object, or lacks a field, or has another type there.
+        ValueError: If they are not a list, or a row is not an object, or lacks a field, or has another type there.
     """
     if not isinstance(rows, list):
         raise ValueError(f"{where} must hold a list of objects, got {str(rows)[:40]!r}.")

@@ -149,7 +149,7 @@ class BenchmarkInfo:
         metrics (`tuple[str]`, *optional*): Names of metrics, see `trainer.evaluation.scoring`.
         average_of (`tuple[str]`, *optional*): Metrics whose mean is reported as `average`.
         digests (`Mapping[str, str]`, *optional*): SHA-256 of the official annotation files, by file name.
-        needs_root (`bool`, defaults to `True`): Whether it lies in a directory.
+        needs_root (`bool`, defaults to `True`): Whether it is in a directory.
     """
 
     name: str
@@ -175,7 +175,7 @@ class BenchmarkInfo:
         """Check the name of a split.
 
         Args:
-            split (`str`, *optional*): Name; the default split where left out.
+            split (`str`, *optional*): Name. Defaults to the benchmark's own.
 
         Returns:
             `str`: The name.

@@ -48,7 +48,7 @@ def cut_dilated(image: Image.Image, box: Sequence[float], size_px: int) -> Image
         `PIL.Image.Image`: A square.
 
     Raises:
-        ValueError: If not one pixel lies in the box.
+        ValueError: If not one pixel is in the box.
     """
     image = image.crop(crop_box(image.size, box))
     if not min(image.size):

@@ -216,7 +216,7 @@ class _Diagnosis:
 
     @cached_property
     def target_places(self) -> list[int | None]:
-        """Where the first target of each query stands in the gallery."""
+        """Where the first target of each query is in the gallery."""
         place = {item: i for i, item in enumerate(self.evaluator.gallery_ids)}
         return [next((place[item] for item in ids if item in place), None) for ids in self.target_ids]
 

@@ -1,4 +1,4 @@
-"""Quality of text triplets: what can be told from the texts, and from their embeddings."""
+"""Quality of text triplets: what can be seen from the texts, and from their embeddings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measure_triplets(references: Sequence[str], conditions: Sequence[str], targe
     Returns:
         `dict`: `count`; as shares of all triplets: `duplicates` (repeats of an earlier triplet), `ambiguous` (same
         reference and condition, several targets), `unchanged` (reference equals target), `copied` (condition equals
-        target), `condition_in_target` (the whole condition stands in the target); means over triplets:
+        target), `condition_in_target` (the whole condition is in the target); means over triplets:
         `condition_covered` (share of the condition's words that the target has), `overlap` (common words of reference
         and target over all of theirs), `unexplained` (share of the target's words that neither reference nor condition
         has); `words`, summaries of lengths by column; `distinct`, shares of distinct texts by column;

@@ -139,7 +139,7 @@ class Pic2WordObjective(Objective):
 
     @staticmethod
     def decays(name: str) -> bool:
-        """Tell whether weight decay applies to a parameter: not to biases and norms, as published."""
+        """Check whether weight decay applies to a parameter: not to biases and norms, as published."""
         # By name, as published: norms of Context-I2W's extractor are named otherwise, and decay.
         return not any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
 

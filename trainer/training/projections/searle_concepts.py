@@ -47,13 +47,13 @@ def read_lines(source: str | Path, what: str, columns: Sequence[str]) -> list[st
     Args:
         source (`str` or `Path`): A txt file, one a line; or a table with one of `columns`, see [`read_captions`].
         what (`str`): What they are, for messages.
-        columns (sequence of `str`): Columns they may stand in.
+        columns (sequence of `str`): Columns they may be in.
 
     Returns:
-        `list[str]`: In order, each once. Rows that are no text are left out, with a warning where they are not blank.
+        `list[str]`: In order, each once. Rows that are not text are left out, with a warning where they are not blank.
 
     Raises:
-        ValueError: If there is no such file, it is no text, or nothing is left.
+        ValueError: If there is no such file, it is not text, or nothing is left.
     """
     lines, skipped = read_captions(source, columns)
     if bad := sorted(skipped["too_long"] + skipped["binary"]):
@@ -75,7 +75,7 @@ def read_concepts(source: str | Path) -> list[str]:
         `list[str]`: Names in order, each once.
 
     Raises:
-        ValueError: If there is no such file, it is no text, or it holds no name.
+        ValueError: If there is no such file, it is not text, or it holds no name.
     """
     return read_lines(source, "concept", ("DisplayName", "concept", "text"))
 

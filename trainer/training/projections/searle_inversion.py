@@ -116,7 +116,7 @@ class TextualInversion:
         return average.cpu()
 
     def invert_all(self, image_embeds: torch.Tensor, concepts: list[np.ndarray], path: Path) -> np.ndarray:
-        """Invert images batch by batch, and go on after an interruption with those that are left.
+        """Invert images batch by batch, and continue after an interruption with those that are left.
 
         Args:
             image_embeds (`torch.Tensor` of shape `(num_images, projection_dim)`): Of any norm.

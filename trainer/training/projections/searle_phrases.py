@@ -66,7 +66,7 @@ def read_templates(source: str | Path) -> list[str]:
         `list[str]`: Templates in order, each once.
 
     Raises:
-        ValueError: If there is no such file, it is no text, or a template lacks `{}`.
+        ValueError: If there is no such file, it is not text, or a template lacks `{}`.
     """
     if source == "templates":
         return list(PHRASE_TEMPLATES)
@@ -99,8 +99,8 @@ def write_phrases(
 
     Sampled at temperature 0.5, up to 35 tokens with the prompt, no pair of tokens twice in a phrase
     (https://huggingface.co/papers/2303.15247; published with EleutherAI/gpt-neo-2.7B). What is written is kept in the
-    folder as it comes, and an interrupted call goes on with the concepts that are left. The draws of a concept do not
-    depend on the other concepts.
+    folder as it comes, and an interrupted call continues with the concepts that are left. The draws of a concept do
+    not depend on the other concepts.
 
     Args:
         names (`list[str]`): Names of concepts.

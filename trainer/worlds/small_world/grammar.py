@@ -107,7 +107,7 @@ def write_caption(
         scene ([`Scene`]): What to describe.
         rng (`numpy.random.Generator`): Source of randomness, which picks the wording.
         omitted (collection of `str`, defaults to none): Attributes that are not mentioned.
-        opening (`str`, *optional*): How the caption begins, such as `"a photo of "`; drawn where left out.
+        opening (`str`, *optional*): How the caption begins, such as `"a photo of "`. Defaults to a drawn one.
 
     Returns:
         `str`: Words in lower case, the main objects first, then the extra object and the background.
@@ -134,7 +134,7 @@ def write_caption(
 
 
 def tell_kind(name: str, reference: Scene, target: Scene) -> str:
-    """Tell the kind of change of an attribute: an extra object is added or removed."""
+    """Find the kind of change of an attribute: an extra object is added or removed."""
     return name if name != "extra" else "added" if target.extra else "removed"
 
 

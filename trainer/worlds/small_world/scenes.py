@@ -165,7 +165,7 @@ def list_changeable(preset: SmallWorldPreset, scene: Scene, rng: np.random.Gener
 
 
 def is_sound(scene: Scene) -> bool:
-    """Tell whether the extra object has a shape of its own."""
+    """Check whether the extra object has a shape of its own."""
     return scene.shape not in scene.extra.split()
 
 

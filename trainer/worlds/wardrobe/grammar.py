@@ -107,7 +107,7 @@ WORDINGS = {
 
 
 def tell_kind(name: str, reference: Scene, target: Scene) -> str:
-    """Tell the kind of change of an attribute.
+    """Find the kind of change of an attribute.
 
     Args:
         name (`str`): The attribute, which differs.
@@ -141,7 +141,7 @@ def write_caption(
         scene ([`Scene`]): What to describe.
         rng (`numpy.random.Generator`): Source of randomness, which picks the wording.
         omitted (collection of `str`, defaults to none): Attributes that are not mentioned.
-        opening (`str`, *optional*): How the caption begins, such as `"a photo of "`; drawn where left out.
+        opening (`str`, *optional*): How the caption begins, such as `"a photo of "`. Defaults to a drawn one.
 
     Returns:
         `str`: Words in lower case: length, colour, pattern and garment, then sleeves, detail and backdrop.

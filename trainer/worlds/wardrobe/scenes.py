@@ -152,5 +152,5 @@ def list_changeable(preset: WardrobePreset, scene: Scene, rng: np.random.Generat
 
 
 def is_sound(scene: Scene) -> bool:
-    """Tell whether a scene has sleeves if and only if its garment can have them."""
+    """Check whether a scene has sleeves if and only if its garment can have them."""
     return (scene.garment in SLEEVED) == bool(scene.sleeves)
