@@ -78,7 +78,7 @@ def test_a_search_in_turns_is_kept(search, pipe, photos, tmp_path):
         ("--use 1 --text red", "--use means a result of a search before this one"),
         ("--use 1 --text red --history new.json", "the history 'new.json' does not exist yet"),
         ("--use 1 --image 0 --history new.json", "give either --image, a new reference, or --use"),
-        ("--text red --history none/new.json", "there is not a folder 'none' for the history"),
+        ("--text red --history none/new.json", "there is no folder 'none' for the history"),
         ("--text red --top-k -1", "--top-k must be at least 1, got -1"),
         ("--history FILE --use 1 --use 2 --weight 1 --text red", "`weights` needs one number for each of 2 images"),
     ],
