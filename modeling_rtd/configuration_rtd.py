@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 
 __all__ = [
+    "OPEN_CLIP_CONFIG",
     "PLACEHOLDER",
     "RTDConfig",
     "RTDMetaClip2TextConfig",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 PLACEHOLDER = "$"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 # Context-I2W's tokenizer has its own token in place of CLIP's last merge: the text tower reads this word there.
 _CONTEXT_WORD = "jekyll"
 
@@ -262,8 +264,11 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
         hint = "name a checkpoint of clip, metaclip_2 or siglip"
         if name is None:
             hint += ", or load an adapter with RTDModel.from_adapter"
-            if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
-                hint = "it is in the layout of open_clip: name the same model in the layout of transformers"
+            if cached_file(place, OPEN_CLIP_CONFIG, _raise_exceptions_for_missing_entries=False, **where):
+                hint = (
+                    f"it is in the layout of open_clip: write it in that of transformers with `rtd convert {place} "
+                    "--from open_clip -o DIR`, and name that directory"
+                )
         if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
             hint = (
                 "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "
