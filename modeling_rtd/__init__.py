@@ -11,6 +11,7 @@ from modeling_rtd.configuration_rtd import (
     RTDProjectionConfig,
     RTDSiglipTextConfig,
     RTDTextConfig,
+    name_family,
     read_backbone_config,
 )
 from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
@@ -111,6 +112,7 @@ __all__ = [
     "load_text_model",
     "measure_edits",
     "name_damage",
+    "name_family",
     "name_image",
     "open_image",
     "parse_json",

@@ -27,6 +27,7 @@ __all__ = [
     "RTDTextConfig",
     "find_context_token_id",
     "find_placeholder_token_id",
+    "name_family",
     "read_backbone_config",
     "read_text_config",
 ]
@@ -153,6 +154,9 @@ class RTDProjectionConfig(PreTrainedConfig):
             and LinCIR).
         num_hidden_layers, num_attention_heads (`int`, *optional*):
             Of projections that attend to image tokens; the method's published values where left out.
+        family (`str`, *optional*):
+            Family of the backbone that it is made for, see [`name_family`]; [`RTDModel.from_clip`] records it. A
+            projection that does not say it is taken on every family of its sizes.
     """
 
     model_type = "rtd_projection"
@@ -166,6 +170,7 @@ class RTDProjectionConfig(PreTrainedConfig):
     dropout: float | None = None
     num_hidden_layers: int | None = None
     num_attention_heads: int | None = None
+    family: str | None = None
 
 
 class RTDConfig(PreTrainedConfig):
@@ -242,6 +247,22 @@ class RTDConfig(PreTrainedConfig):
     def placeholder_token_id(self) -> int | None:
         """`int`: Id that stands for a pseudo-word."""
         return self.text_config.placeholder_token_id
+
+
+def name_family(text_config: PreTrainedConfig) -> str:
+    """Name the family of a backbone.
+
+    Args:
+        text_config (`transformers.PreTrainedConfig`): Of its text tower, ours or transformers' own.
+
+    Returns:
+        `str`: `"clip"`, `"metaclip_2"` or `"siglip"`.
+
+    Examples:
+        >>> name_family(RTDSiglipTextConfig())
+        'siglip'
+    """
+    return text_config.model_type.removesuffix("_text_model")
 
 
 def read_backbone_config(place: str, **where) -> PreTrainedConfig:
