@@ -14,7 +14,7 @@ from transformers.utils import cached_file
 
 from .configuration_rtd import OPEN_CLIP_CONFIG
 from .conversion_rtd import load_safely
-from .files_rtd import read_json
+from .files_rtd import name_damage, read_json
 
 
 __all__ = ["convert_open_clip"]
@@ -63,6 +63,11 @@ def convert_open_clip(place: str | Path, **where) -> tuple[CLIPModel, PreTrained
         ValueError: If files are missing or damaged, the file holds more than tensors, or the network is another one
             than `CLIPModel`; names the setting, before weights are fetched.
     """
+    with name_damage(place):
+        return _convert(place, where)
+
+
+def _convert(place, where: dict) -> tuple:
     settings = _read_settings(place, where)
     config = _build_config(settings["model_cfg"], place)
     image_processor = _build_image_processor(settings.get("preprocess_cfg") or {}, config, place)
@@ -218,6 +223,14 @@ def _rename(state: dict) -> dict[str, torch.Tensor]:
 
 
 def _build_model(config: CLIPConfig, state: dict[str, torch.Tensor], place) -> CLIPModel:
+    for tower in ("text", "vision"):
+        held = sum(name.startswith(f"{tower}_model.") and name.endswith(".layer_norm1.weight") for name in state)
+        wanted = getattr(config, f"{tower}_config").num_hidden_layers
+        if held != wanted:  # before a network of so many is built
+            raise ValueError(
+                f"the weights of '{place}' are not those of its {OPEN_CLIP_CONFIG}, which says {wanted} layers of "
+                f"{tower}: they have {held}; fetch them again, or name another checkpoint."
+            )
     with torch.device("meta"):
         needed = {name: tuple(tensor.shape) for name, tensor in CLIPModel(config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -83,10 +83,14 @@ def test_settings_that_are_off_or_usual_are_no_other_network(tmp_path):
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
-    cfg = build_cfg()
-    cfg["text_cfg"]["layers"] = 1
-    with pytest.raises(ValueError, match=r"text_model\.encoder\.layers\.1\.\S+ left over.*16 in"):
-        convert_open_clip(write_repository(tmp_path, build_plain_clip(), cfg=cfg))
+    for name, value, message in (
+        ("layers", 1, "says 1 layers of text: they have 2"),
+        ("width", 64, r"text_model\S+ \(20, 32\); .*in all"),
+    ):
+        cfg = build_cfg()
+        cfg["text_cfg"][name] = value
+        with pytest.raises(ValueError, match=message):
+            convert_open_clip(write_repository(tmp_path, build_plain_clip(), cfg=cfg))
 
 
 def test_a_tokenizer_with_larger_ids_than_its_end_of_text_is_refused(tmp_path):
@@ -109,8 +113,8 @@ class Runs:
         (lambda folder: (folder / BIN).write_bytes(b"nothing"), r"more than tensors \(it is no plain pickle"),
         (lambda folder: (folder / SAFE).write_bytes(b"nothing"), "is damaged"),
         (lambda folder: torch.save({"visual.proj": Runs()}, folder / BIN), "holds more than tensors"),
-        (lambda folder: torch.save([1], folder / BIN), "missing"),
-        (lambda folder: torch.save({"visual.proj": 3}, folder / BIN), "missing"),
+        (lambda folder: torch.save([1], folder / BIN), "they have 0"),
+        (lambda folder: torch.save({"visual.proj": 3}, folder / BIN), "they have 0"),
         (lambda folder: (folder / "open_clip_config.json").unlink(), "holds no open_clip_config.json"),
         (lambda folder: (folder / "open_clip_config.json").write_text("{"), "is not JSON"),
         (lambda folder: (folder / "open_clip_config.json").write_text("{}"), "`model_cfg` is nothing"),
