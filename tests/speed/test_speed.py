@@ -106,6 +106,12 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+def test_train_step_compares_a_siglip_with_the_published_way_of_two_rows(compare):
+    rows = compare("train_step", "--family", "siglip", "--arms", "anchors cached", "anchors on the fly")
+    assert [row["ours"] for row in rows] == ["published", "anchors cached", "anchors on the fly"]
+    assert all(row["difference"] < 1e-4 for row in rows)
+
+
 def test_train_step_compares_steps_that_keep_captions_with_our_own(compare):
     arms = ["anchors cached", "captions kept", "captions kept, every 4th"]
     rows = compare("train_step", "--without_published", "--arms", *arms)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from modeling_rtd import RTDProcessor, RTDTextTower, suggest
+from modeling_rtd import RTDProcessor, RTDTextTower, name_family, suggest
 from trainer.encoding.captions import encode_captions
 
 
@@ -74,7 +74,7 @@ def settle_noise_unit(unit: str | None, text_model: RTDTextTower) -> str:
     Raises:
         ValueError: If the unit is unknown, or missing where it must be given.
     """
-    family = text_model.config.model_type.removesuffix("_text_model")
+    family = name_family(text_model.config)
     if unit is None and family != "clip":
         raise ValueError(
             f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}: say "

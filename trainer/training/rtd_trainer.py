@@ -212,7 +212,7 @@ class RTDTrainer(BaseTrainer):
         self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
         projection, processing_class = _settle_companions(whole, projection, processing_class)
-        projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
+        projection.check_text_tower(tower.config)
         processing_class = _choose_template(args.template, projection, processing_class)
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
