@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 
 from modeling_rtd import (
-    PLACEHOLDER,
     Query,
     RTDModel,
     RTDProcessor,
@@ -26,6 +27,7 @@ from modeling_rtd import (
     hash_tensors,
     settle_place,
 )
+from trainer.data.captions import has_words
 from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
@@ -38,9 +40,10 @@ from trainer.evaluation.ranking import rank_gallery
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
+from trainer.training.condition_augmentation import ConditionAugmentation, count_unread
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import cosine_loss, target_anchored_loss
-from trainer.training.rtd_collator import HardNegativeTripletCollator
+from trainer.training.rtd_collator import HardNegativeTripletCollator, write_contexts
 from trainer.training.starting_model import (
     check_untrained,
     find_processor,
@@ -57,13 +60,8 @@ _FIXED_IN_A_SEARCH = ("composition", "noise_unit", "template")
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 
 
-def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
-    """Write each triplet's prompt as the context that a projection reads, without pseudo-words."""
-    template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
-    if not composition:
-        template = template[: template.index(processor.context_word) + len(processor.context_word)]
-    contexts = [template.replace("{condition}", text) for text in triplets["conditioning_caption"]]
-    return triplets.add_column("context", contexts)
+def _add_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
+    return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
 
 
 def _prepare_evaluation(data, compute_metrics: Callable | None = None):
@@ -86,6 +84,13 @@ def _check_start(model, model_init, args) -> None:
         raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
     if (model is None) == (model_init is None):
         raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+
+
+class _AugmentationCallback(TrainerCallback):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # Before workers are started: the collator draws by epoch, as the noise is drawn.
+        if augmentation := getattr(train_dataloader.collate_fn, "augmentation", None):
+            augmentation.begin_epoch(int(state.epoch or 0))
 
 
 @contextlib.contextmanager
@@ -217,7 +222,7 @@ class RTDTrainer(BaseTrainer):
             )
             conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
-                train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
+                train_dataset = _add_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
@@ -240,6 +245,7 @@ class RTDTrainer(BaseTrainer):
         self._frozen = _find_frozen(whole, tower)
         if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
+            self.add_callback(_AugmentationCallback)
 
     def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
@@ -285,9 +291,12 @@ class RTDTrainer(BaseTrainer):
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
-        with self._frozen_tower(tower) as frozen:
-            columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
-            embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
+        augmentation, embeddings = self._build_augmentation(), None
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
+        # A cache cannot know the contexts of conditions that are yet to be drawn.
+        if augmentation is None or "context" not in columns:
+            with self._frozen_tower(tower) as frozen:
+                embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
             self.processor,
             refined_batch=args.refined_batch,
@@ -297,7 +306,20 @@ class RTDTrainer(BaseTrainer):
             with_captions=not args.target_anchored,
             length_groups=args.num_length_groups,
             caption_interval=args.caption_interval if args.caption_weight else None,
+            augmentation=augmentation,
         )
+
+    def _build_augmentation(self) -> ConditionAugmentation | None:
+        names, rows = self.args.condition_augmentation, self.train_dataset
+        if not names:
+            return None
+        if (unread := count_unread(rows)) and self.is_world_process_zero():
+            warnings.warn(
+                f"{unread} of {len(rows)} triplets are not in English, which is all that condition_augmentation "
+                "knows: their conditions stay as they are.",
+                stacklevel=2,
+            )
+        return ConditionAugmentation(names, self.args.seed, partial(has_words, self.processor.tokenizer))
 
     @property
     def rtd_model(self) -> RTDModel:
@@ -425,7 +447,7 @@ class RTDTrainer(BaseTrainer):
     def _evaluate_text_side(self, tower, triplets: Dataset, batch_size: int = 256) -> dict[str, float]:
         """Rank the target captions for each reference caption and condition, both as text."""
         if "context_embeds" in self.projection.consumes:
-            triplets = _write_contexts(triplets, self.processor)
+            triplets = _add_contexts(triplets, self.processor)
         columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in triplets.column_names]
         with self._frozen_tower(tower) as frozen:
             embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]
