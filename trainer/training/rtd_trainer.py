@@ -216,11 +216,10 @@ class RTDTrainer(BaseTrainer):
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
             train_dataset = prepare_triplets(train_dataset)
-            references = train_dataset["reference_caption"]
+            references, conditions = train_dataset["reference_caption"], train_dataset["conditioning_caption"][:]
             size = run_facts["noise_size"] = _measure_noise(
                 whole, tower, args.noise_unit, processing_class, references
             )
-            conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
                 train_dataset = _add_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
