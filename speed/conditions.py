@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.functional import cosine_similarity
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from modeling_rtd import write_json
+from modeling_rtd import Query, RTDModel, encode_composed, measure_edits, write_json
 from speed.one_tower import Seed
 from trainer.demo.recipes import RECIPES
 from trainer.evaluation.diagnosis.condition_edits import CONDITION_EDITS, edit_queries
@@ -29,7 +30,7 @@ from trainer.training.condition_augmentation import CONDITION_AUGMENTATIONS
 from trainer.training.rtd_trainer import RTDTrainer
 
 
-__all__ = ["VARIANTS", "format_table", "main"]
+__all__ = ["VARIANTS", "format_moves", "format_table", "main"]
 
 _BASE = "RTD as published"
 _RECOMMENDED = "rewording,negation,irrelevant_clause,dropped_words,typo"
@@ -47,8 +48,9 @@ _EDITS = {
     "as it is": list,
     "notes": lambda texts: [" ".join(word for word in text.split() if word not in _SMALL) for text in texts],
     "with a clause": lambda texts: [f"{text}, and have a nice evening" for text in texts],
-    **CONDITION_EDITS,
+    **{name: edit for name, edit in CONDITION_EDITS.items() if name != "of another query"},
 }
+_LITTLE = 0.05  # from which on the page says no more that a condition changed little
 
 
 class _Conditions(Seed):
@@ -69,8 +71,22 @@ class _Conditions(Seed):
             self.rows[name]["ranks"][edit] = target_ranks(found).tolist()
         for edit, rows in embeds.items():
             self.rows[name]["to_reference"][edit] = cosine_similarity(rows, embeds["empty"]).mean().item()
+        moved = (1 - cosine_similarity(embeds["as it is"], embeds["empty"])).tolist()
+        self.rows[name]["moved"] = {"asked": moved, "fulfilled": self._ask_of_targets(model)}
         write_json(self.file, self.rows)
         print(self.seed, name, {edit: _recall(ranks) for edit, ranks in self.rows[name]["ranks"].items()}, flush=True)
+
+    @torch.no_grad()
+    def _ask_of_targets(self, model: RTDModel) -> list[float]:
+        """Ask each condition of its target, which fulfils it already, and measure how far that moves the query."""
+        queries, place = self.evaluator.benchmark.queries, {n: i for i, n in enumerate(self.evaluator.gallery_ids)}
+        rows = [place[ids[0]] for ids in queries["target_ids"]]
+        images = self.evaluator.images.gallery[rows][:, None]
+        asked = [
+            Query(text, features=BaseModelOutputWithPooling(pooler_output=image))
+            for text, image in zip(queries["condition"], images, strict=True)
+        ]
+        return measure_edits(model, self.processor, asked, encode_composed(model, self.processor, asked))
 
 
 def _recall(ranks: list[int]) -> float:
@@ -89,7 +105,7 @@ def format_table(seeds: list[dict[str, dict]], base: str = _BASE) -> str:
     Returns:
         `str`: Markdown; percent, and the 95 % interval of the change over the queries of all seeds that have a row.
     """
-    edits = list(seeds[0][base]["ranks"])
+    edits = [edit for edit in seeds[0][base]["ranks"] if edit not in ("empty", "of another query")]
     lines = [
         "| training | " + " | ".join(edits) + " | contradictory: cosine with the reference alone | time | seeds |"
     ]
@@ -107,6 +123,27 @@ def format_table(seeds: list[dict[str, dict]], base: str = _BASE) -> str:
         cells.append(f"{np.mean([rows[name]['to_reference']['contradictory'] for rows in found]):.2f}")
         cells.append(f"{np.mean([rows[name]['seconds'] / rows[base]['seconds'] for rows in found]):.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {len(found)} |")
+    return "\n".join(lines)
+
+
+def format_moves(seeds: list[dict[str, dict]]) -> str:
+    """Write how far conditions moved the query, of references that do not fulfil them and of targets, which do.
+
+    Args:
+        seeds (`list[dict]`): Of each seed its rows by name: `moved`, `edit_magnitude` of `asked` and of `fulfilled`.
+
+    Returns:
+        `str`: Markdown: medians, percent of either below 0.05, and of the queries whose target moves less.
+    """
+    lines = ["| training | asked | fulfilled | asked below 0.05 | fulfilled below 0.05 | target moves less |"]
+    lines.append("|---" * 6 + "|")
+    for name in VARIANTS:
+        if found := [rows[name]["moved"] for rows in seeds if name in rows]:
+            asked, fulfilled = (np.concatenate([moved[key] for moved in found]) for key in ("asked", "fulfilled"))
+            shares = (asked < _LITTLE, fulfilled < _LITTLE, fulfilled < asked)
+            cells = [f"{np.median(asked):.2f}", f"{np.median(fulfilled):.2f}"]
+            cells += [f"{100 * share.mean():.0f}" for share in shares]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -133,7 +170,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name in missing:
             seed.measure(name)
         left -= len(missing)
-    print(format_table([seed.rows for seed in seeds if _BASE in seed.rows]))
+    measured = [seed.rows for seed in seeds if _BASE in seed.rows]
+    print(format_table(measured), format_moves(measured), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ PROJECTION_ALONE = "projection alone"
 MAX_TURNS = 50  # of a visit
 MAX_LETTERS = 1000  # of a text; a prompt takes 77 tokens
 _THUMBNAIL_PX = 256
-_LITTLE = 0.1  # of `edit_magnitude`; ours, see docs/conditions.md
+_LITTLE = 0.05  # of `edit_magnitude`; ours, see docs/conditions.md
 
 
 @dataclass(frozen=True)
