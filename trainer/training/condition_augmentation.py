@@ -89,7 +89,9 @@ _NOTHING = (
 _FIELDS = {
     "{verb} ": r"(?:(?P<verb>is|are|has|have|shows|comes as|comes in) )?",
     "{noun} ": r"(?:(?P<noun>(?!make )(?:(?! and ).)+?) )??",
-    "{it} ": r"(?P<noun>(?:(?! and ).)+) (?!not )",
+    # What is made so is one word: in "make the dog on grass brown" nobody can tell where the noun ends.
+    "{it} {new}": r"(?P<noun>(?:(?! and ).)+) (?P<new>\S+)",
+    "{it} ": r"(?P<noun>(?:(?! and ).)+) ",
     "{be}": r"(?P<be>is|are)",
     "{old}": r"(?P<old>.+)",
     "{new}": r"(?P<new>(?:(?! added| removed| changed| as well| instead).)+)",
@@ -107,12 +109,9 @@ _OTHERS = frozenset(
 
 
 def _compile(template: str) -> re.Pattern:
-    pattern = template
     for field, expression in _FIELDS.items():
-        pattern = pattern.replace(field, expression)
-    pattern = pattern.replace(r"(?!not )", "" if " not " in template else r"(?!not )")
-    # What is made so is one word: in "make the dog on grass brown" nobody can tell where the noun ends.
-    return re.compile(pattern.replace(r"(?P<new>(?:", r"(?P<new>(?:(?! )") if "{it}" in template else pattern, re.I)
+        template = template.replace(field, expression)
+    return re.compile(template, re.IGNORECASE)
 
 
 _PATTERNS = [(kind, template, _compile(template)) for kind, group in _WORDINGS.items() for template in group]
@@ -289,12 +288,13 @@ class ConditionAugmentation:
         names (`str` or sequence of `str`): See [`parse_augmentations`].
         seed (`int`): Seed of the run.
         is_known (callable, *optional*):
-            Tells whether the tokenizer has all words of a text. Wordings with other words are not used. All words are
-            known by default.
+            Tells whether the tokenizer has a word. Wordings with other words are not used. All words are known by
+            default.
     """
 
     def __init__(self, names: str | Sequence[str], seed: int, is_known: _IsKnown | None = None):
-        self.names, self.seed, self.is_known = parse_augmentations(names), seed, is_known or (lambda _: True)
+        self.names, self.seed = parse_augmentations(names), seed
+        self._is_known, self._known = is_known, {}
         # Shared, since workers that persist were started in an earlier epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -305,6 +305,14 @@ class ConditionAugmentation:
             epoch (`int`): Number of passes over the data before this one.
         """
         self._epoch.fill_(epoch)
+
+    def _knows(self, text: str) -> bool:
+        if self._is_known is None:
+            return True
+        words = text.split()
+        # Kept by word: a call of a tokenizer takes longer than all the rest.
+        self._known |= {word: self._is_known(word) for word in words if word not in self._known}
+        return all(self._known[word] for word in words)
 
     def __call__(self, rows: Sequence[dict]) -> list[dict]:
         """Change rows.
@@ -325,7 +333,7 @@ class ConditionAugmentation:
             for row, is_read, rng in zip(rows, read, generators, strict=True):
                 if not is_read or rng.random() >= augmentation.share:
                     continue
-                text = augmentation.write(row, rng, self.is_known)
+                text = augmentation.write(row, rng, self._knows)
                 if text is not None:
                     row["conditioning_caption"] = text
                     if augmentation.changes_nothing:

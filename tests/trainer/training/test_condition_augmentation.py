@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 
 from trainer.data.triplets import TRIPLET_COLUMNS
@@ -94,7 +96,8 @@ def test_each_augmentation_takes_its_share_of_the_visits():
 
 
 def test_wordings_beyond_the_tokenizer_are_not_used():
-    texts = conditions(draw("rewording", is_known=lambda text: "instead" in text or "not" in text), 0)
+    words = "is not red but blue instead of".split()
+    texts = conditions(draw("rewording", is_known=words.__contains__), 0)
     assert texts == {"is not red but blue"}
 
 
@@ -111,6 +114,17 @@ def test_another_language_is_left_alone_and_counted(texts):
     row = dict(zip(TRIPLET_COLUMNS, texts, strict=True)) | {"row": 0}
     assert count_unread([row, *ROWS]) == 1
     assert not draw(list(CONDITION_AUGMENTATIONS), [row], epochs=20)
+
+
+@pytest.mark.parametrize("world", ["small_world", "wardrobe"])
+def test_no_rule_writes_a_held_out_wording_of_a_world(world):
+    wordings = importlib.import_module(f"trainer.worlds.{world}.grammar").WORDINGS
+    training, held_out = (
+        {text.format(old="red", new="blue") for group in wordings[split].values() for text in group}
+        for split in ("A", "B")
+    )
+    rows = [ROWS[0] | {"conditioning_caption": text, "row": row} for row, text in enumerate(sorted(training))]
+    assert not held_out & {new["conditioning_caption"] for new in draw("rewording,negation", rows, epochs=60)}
 
 
 def test_an_unknown_name_is_refused():
