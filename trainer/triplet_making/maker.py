@@ -202,7 +202,7 @@ def make_triplets(captions: Sequence[str | None], method: str = "rules", **optio
         ... ]
         >>> triplets = list(make_triplets(captions, seed=1))
         >>> [triplets[0][name] for name in ("reference_caption", "conditioning_caption", "target_caption")]
-        ['a big red dog on sand', 'has snow instead of sand', 'a big red dog on snow']
+        ['a big red dog on sand', 'the big dog is not red but blue', 'a big blue dog on sand']
     """
     maker, seen = TripletMaker(captions, method, **options), set()
     return (triplet for block in range(len(maker)) for triplet in maker.make_block(block, seen)[0])
