@@ -48,12 +48,13 @@ def _list_next(folder: Path) -> str:
     world = folder / "world"
     query = json.loads((world / "queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
     place, gallery, captions = (shlex.quote(str(path)) for path in (folder, world / "gallery", world / "captions.txt"))
+    examples = shlex.quote(str(world / "examples.jsonl"))
     image = shlex.quote(str(world / "references" / query["reference"]))
     return f"""Search for what one of its queries asks for; right is {" or ".join(query["targets"])}:
   rtd search {place}/model --gallery {gallery} --image {image} --text "{query["condition"]}"
 
 Search and refine on a page in the browser, until Ctrl-C:
-  rtd app {place}/model --gallery {gallery}
+  rtd app {place}/model --gallery {gallery} --examples {examples}
 
 Train RTD on nothing but the world's captions; it finds less than with the demo's triplets (a minute):
   rtd train {place}/clip --projection {place}/model --captions {captions} --output-dir {place}-captions \

@@ -79,15 +79,6 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
 
 
-def _check_best_metric(name: str | None, data, own_metrics: bool) -> None:
-    """Refuse a metric that no evaluation gives before training, where transformers would stop in the middle of it."""
-    if name is None or data is None or own_metrics:
-        return
-    known = _name_metrics(data)
-    if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
-        raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
-
-
 def _name_metrics(data) -> set[str]:
     if isinstance(data, dict):
         return {f"{part}_{name}" for part, inner in data.items() for name in _name_metrics(inner)}
@@ -252,12 +243,21 @@ class RTDTrainer(BaseTrainer):
             data=data,
             **kwargs,
         )
-        _check_best_metric(args.metric_for_best_model, self.eval_dataset, self.compute_metrics is not None)
         self.model_init = model_init  # the stock Trainer takes a model or this, but not both
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = _find_frozen(whole, tower)
         if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        name = self.args.metric_for_best_model
+        if name is None or self.eval_dataset is None or self.compute_metrics is not None:
+            return
+        # Before training: transformers would stop in the middle of it.
+        known = _name_metrics(self.eval_dataset)
+        if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
+            raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
 
     def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
