@@ -112,8 +112,9 @@ def run_demo(
             facts = run.facts
             write_world(run.data, folder / "world", split)
             experiment_rows = run.run_experiments() if experiments else []
-    _draw_losses(losses, methods, folder)
-    write_report(rows, facts, folder / "report.md", experiment_rows)
+        # Not at the end alone: a seed takes minutes, and a run that stops shows those that are done.
+        _draw_losses(losses, methods, folder)
+        write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:
         (folder / "experiments.json").write_text(json.dumps(experiment_rows, indent=2))
     shutil.rmtree(folder / "scratch")

@@ -233,10 +233,11 @@ class _PairCollator:
     def __init__(self, data: WorldData, tokenizer, image_processor, seed: int, is_full: bool):
         # As bytes: a data set would decode each picture anew at each look.
         encoded = data.images.with_format("arrow")["image"]
-        pixels = [np.asarray(open_image(image["bytes"].as_py())) for image in encoded]
-        shift = (_MAX_SHIFT_PX, _MAX_SHIFT_PX)
-        # Edges go on, so that a shift shows no border that no picture has.
-        pixels = np.pad(np.stack(pixels), ((0, 0), shift, shift, (0, 0)), mode="edge")
+        shift, side = (_MAX_SHIFT_PX, _MAX_SHIFT_PX), data.preset.image_size_px + 2 * _MAX_SHIFT_PX
+        pixels = np.empty((len(encoded), side, side, 3), dtype=np.uint8)
+        for row, image in zip(pixels, encoded, strict=True):
+            # Edges go on, so that a shift shows no border that no picture has.
+            row[:] = np.pad(np.asarray(open_image(image["bytes"].as_py())), (shift, shift, (0, 0)), mode="edge")
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (images, 3, height + 4, width + 4), uint8
         self.captions = list(data.images["captions"])
         # SigLIP sees its padding, and learns with rows of full length.

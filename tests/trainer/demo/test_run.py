@@ -137,6 +137,19 @@ def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
     assert json.loads((folder / "demo.json").read_text())["world"] == "wardrobe"
 
 
+@pytest.mark.slow
+def test_a_demo_that_stops_leaves_the_report_of_the_seeds_that_are_done(tmp_path, monkeypatch):
+    def build(world, preset, seed):
+        if seed:
+            raise ValueError("enough")
+        return build_world(world, preset, seed)
+
+    monkeypatch.setattr("trainer.demo.run.build_world", build)
+    assert main(["demo", "--preset", "toy", "--seeds", "2", "--output-dir", str(tmp_path / "runs")]) == 2
+    assert "1 seed(s)" in (tmp_path / "runs/report.md").read_text()
+    assert {row["seed"] for row in json.loads((tmp_path / "runs/metrics.json").read_text())} == {0}
+
+
 def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
     (tmp_path / "photo.jpg").write_text("mine")
     assert main(["demo", "--preset", "toy", "--output-dir", str(tmp_path)]) == 2
