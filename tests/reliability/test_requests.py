@@ -20,7 +20,7 @@ uvicorn = pytest.importorskip("uvicorn")
 pytestmark = pytest.mark.slow
 
 ROUNDS, REQUESTS = 3, 200
-QUERY = ["is red", 1, "", 0.25, "RTD", "nobody"]
+QUERY = ["is red", 1, "", 0.25, "projection alone", "nobody"]
 
 
 @pytest.fixture
@@ -82,7 +82,8 @@ BAD = [
     (lambda url: (fetch(f"{url}page/config", host="evil.example:80")[0], ""), 400, ""),
     (lambda url: announce(url, 30_000_000), 413, "send a smaller image"),
     (lambda url: ask_page(url, as_file("/etc/passwd"), name="upload"), 400, ""),
-    (lambda url: ask_page(url, 7, name="turn"), 200, "there is no turn 7"),
+    (lambda url: ask_page(url, 7, name="turn"), 400, ""),
+    (lambda url: ask_page(url, "", *QUERY[1:]), 200, "a query needs `image`, `text` or both"),
     (lambda url: ask_page(url, "x" * 2000, *QUERY[1:]), 400, ""),
 ]
 
