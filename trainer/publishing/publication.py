@@ -108,7 +108,8 @@ def prepare_publication(
     files |= _list_code(ADAPTER_FACTS in names)
     recorded = _find_base(folder, names)
     base_model = base_model or recorded
-    _check_base(base_model, ADAPTER_FACTS in names)
+    if problem := _find_base_problem(folder, names, base_model, recorded):
+        base_model = None
     files |= _name_base(folder, names, recorded, None if base_model == "none" else base_model)
     _check_complete(files)
     model, processor, notes = _load(folder, base_model, recorded, is_final)
@@ -126,9 +127,9 @@ def prepare_publication(
         without=without,
         **sort_results(own),
     )
-    if card.unfilled:
-        missing = "\n".join(f"  {name}: {text}" for name, text in card.unfilled.items())
-        raise ValueError(f"the card lacks facts:\n{missing}")
+    if missing := card.unfilled | ({"base_model": problem} if problem else {}):
+        lines = "\n".join(f"  {name}: {text}" for name, text in missing.items())
+        raise ValueError(f"the card lacks facts; give all of them:\n{lines}")
     files["README.md"] = str(render_card(card)).encode()
     files[_RECORD] = _to_bytes({"files": sorted({*files, _RECORD})})
     if leaks := find_leaks(files, folder):
@@ -280,19 +281,32 @@ def _is_on_this_machine(name: str) -> bool:
     return name.count("/") != 1 or Path(name).exists()
 
 
-def _check_base(base_model: str | None, is_adapter: bool) -> None:
-    if base_model is None:
-        return  # the card says what is missing
+def _find_base_problem(folder: Path, names: Sequence[str], base_model: str | None, recorded: str | None) -> str | None:
+    """Say why a base cannot be named on a card, together with what else the card lacks."""
+    is_adapter = ADAPTER_FACTS in names
     if base_model == "none":
         if is_adapter:
-            raise ValueError("an adapter is nothing without its base: publish that first, and name it (--base-model).")
-        return
-    if _is_on_this_machine(base_model):
-        raise ValueError(
+            return "an adapter is nothing without its base: publish that first, and name it; --base-model ID"
+    elif base_model is not None and _is_on_this_machine(base_model):
+        return (
             f"the model was made of '{base_model}' on this machine, which nobody else has: name the same CLIP as it "
-            "is on the Hub (--base-model ID), or say --base-model none where it is not there."
+            "is on the Hub; --base-model ID, or none where it is not there"
         )
-    validate_repo_id(base_model)
+    elif base_model is not None:
+        try:
+            validate_repo_id(base_model)
+        except ValueError as error:
+            return f"{error}; --base-model ID"
+    original = None if is_adapter else _read(folder, "config.json").get("original_text_model")
+    if not original or not original.get("plain_text", True) or not original["repo"]:
+        return None
+    is_renamed = base_model not in (None, "none") and original["repo"] == recorded
+    if is_renamed or not _is_on_this_machine(original["repo"]):
+        return None
+    return (
+        f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that holds it as "
+        "it is on the Hub; --base-model ID, or train without --original_text_model, so that the model carries it"
+    )
 
 
 def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]:
@@ -364,12 +378,6 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         is_kept = original and original.get("plain_text", True)
         if is_kept and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and original["repo"] and _is_on_this_machine(original["repo"]):
-            raise ValueError(
-                f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
-                "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
-                "model carries it."
-            )
     if missing := sorted(needed - files.keys()):
         raise ValueError(
             f"the directory is not complete, {', '.join(missing)} is missing: load the model and its processor with "

@@ -215,6 +215,18 @@ def test_no_byte_that_goes_up_holds_a_place_of_this_machine(folder, hub, tmp_pat
         assert b"hf_loopback" not in content, name
 
 
+def test_all_that_a_card_lacks_is_named_at_once_with_the_option_that_gives_it(folder, capsys):
+    edit_json(folder / "config.json", base_model="/data/clip")
+    assert publish(folder) == 2
+    lines = re.findall(r"^  (\w+): .*?(--[a-z-]+ \w+)", capsys.readouterr().err, re.MULTILINE)
+    assert lines == [
+        ("license", "--license ID"),
+        ("base_model", "--base-model ID"),
+        ("evaluation", "--results FILE"),
+        ("alignment", "--results diagnosis"),
+    ]
+
+
 def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder, hub, capsys):
     folder, base = adapter_folder
     ways = ["--license", "mit", "--without", "evaluation", "alignment"]
