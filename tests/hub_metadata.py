@@ -5,6 +5,7 @@ After https://huggingface.co/docs/hub: model cards, data set cards, the referenc
 
 from __future__ import annotations
 
+import json
 import re
 
 import yaml
@@ -12,7 +13,7 @@ from huggingface_hub import EvalResultEntry, ModelCardData, parse_eval_result_en
 from huggingface_hub.utils import validate_repo_id
 
 
-__all__ = ["check_card", "check_eval_results"]
+__all__ = ["check_card", "check_eval_results", "write_snippets"]
 
 LICENSES = set(
     "apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m afl-3.0 artistic-2.0 bsl-1.0 bsd "
@@ -70,6 +71,32 @@ def check_eval_results(content: str) -> list[str]:
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         return [f"an evaluation result is not valid: {error!r}"]
     return [] if entries else ["evaluation results are empty"]
+
+
+def write_snippets(repo: str, files: dict[str, bytes]) -> dict[str, str]:
+    """Write what the page of a model offers under "Use this model", after huggingface.js.
+
+    It goes by the task of the card, the class in `auto_map`, and the libraries among the tags.
+    """
+    card = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    config = json.loads(files.get("config.json", b"{}"))
+    names, remote = {}, ", trust_remote_code=True" * ("auto_map" in config)
+    if card["library_name"] == "transformers" and config:
+        names["pipeline"] = f"""from transformers import pipeline
+
+pipe = pipeline("{card["pipeline_tag"]}", model="{repo}"{remote})"""
+        auto = next(name for name in config["auto_map"] if name.startswith("AutoModel"))
+        names[auto] = f"""from transformers import {auto}
+
+model = {auto}.from_pretrained("{repo}"{remote}, dtype="auto")"""
+    if "sentence-transformers" in card["tags"]:
+        names["sentence-transformers"] = f"""from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("{repo}"{remote})
+sentences = ["a red dress", "a blue dress", "a small dog", "a green car"]
+embeddings = model.encode(sentences)
+similarities = model.similarity(embeddings, embeddings)"""
+    return names
 
 
 def _as_list(value) -> list:

@@ -1,4 +1,9 @@
-"""`rtd publish`: a model on the Hub, with its code, its pipeline and a card of recorded facts; dry run by default."""
+"""`rtd publish`: put a model, a data set or a Space on the Hub. Without --push it only lists what would go up.
+
+A model comes with its code, its pipeline and a card of recorded facts. With --dataset the first argument is a file of
+text triplets or a folder of images. With --space it is the Hub id of a model, and the Space is a page that searches a
+gallery with it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +27,10 @@ def run(arguments: list[str]) -> None:
         ValueError: If the card lacks facts, or anything must not be published, see `prepare_publication`.
     """
     refuse_old_names("publish", arguments, {"--licence": "--license"})
-    parser = argparse.ArgumentParser("rtd publish", description=__doc__)
-    parser.add_argument("folder", type=Path, help="directory of a model or an adapter, such as runs/rtd/model")
+    parser = argparse.ArgumentParser(
+        "rtd publish", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="directory of a model or an adapter, such as runs/rtd/model")
     parser.add_argument("repo", help="where it goes: org/name")
     parser.add_argument("--push", action="store_true", help="do it; without, it is only listed what would go up")
     parser.add_argument("--license", help="license of the weights, as the Hub names it, such as apache-2.0")
@@ -34,6 +41,18 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--without", nargs="+", default=[], choices=["evaluation", "alignment"], help="say that it was not measured"
     )
+    parser.add_argument("--picture", type=Path, help="PNG that the card shows, such as results.png of rtd demo")
+    parser.add_argument(
+        "--benchmark-data",
+        action="append",
+        default=[],
+        metavar="NAME=ID",
+        help="Hub data set that a benchmark is, as org/name or org/name:task; its results go to .eval_results",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--dataset", action="store_true", help="publish text triplets or a folder of images")
+    kinds.add_argument("--space", action="store_true", help="publish the page of rtd app over the images of --gallery")
+    parser.add_argument("--gallery", type=Path, help="folder of images of a Space; everybody can see them")
     parser.add_argument("--card", type=Path, help="also write the card here, and its facts beside it as JSON")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(
@@ -45,23 +64,14 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
 
     from trainer.publishing.model_card import write_card
-    from trainer.publishing.publication import list_removals, prepare_publication, push
+    from trainer.publishing.publication import list_removals, push
 
-    publication = prepare_publication(
-        options.folder,
-        options.repo,
-        options.base_model,
-        options.license,
-        options.results,
-        options.without,
-        # A dry run needs no network: what cannot be looked up becomes a note.
-        is_final=options.push,
-    )
+    publication = _prepare(options)
     for name, content in publication.files.items():
         is_new = isinstance(content, bytes)
         size = len(content) if is_new else content.stat().st_size
         print(f"{size:>13,}  {name}{'  (written from recorded facts)' if is_new else ''}")
-    if options.card:
+    if options.card and publication.card:
         write_card(publication.card, options.card)
     for note in publication.notes:
         print(f"Note: {note}.")
@@ -75,3 +85,32 @@ def run(arguments: list[str]) -> None:
     for name in removed:
         print(f"removed from the Hub: {name}")
     print(f"published: {address}")
+
+
+def _prepare(options: argparse.Namespace):
+    if options.dataset:
+        from trainer.publishing.data_set import prepare_data_set
+
+        return prepare_data_set(options.folder, options.repo, options.license)
+    if options.space:
+        from trainer.publishing.space import prepare_space
+
+        return prepare_space(options.folder, options.repo, options.gallery, options.license)
+
+    from trainer.publishing.publication import prepare_publication
+
+    pairs = [text.partition("=") for text in options.benchmark_data]
+    if wrong := next((text for text, pair in zip(options.benchmark_data, pairs, strict=True) if not all(pair)), None):
+        raise ValueError(f"--benchmark-data takes NAME=ID, such as cirr=org/cirr; got '{wrong}'.")
+    return prepare_publication(
+        options.folder,
+        options.repo,
+        options.base_model,
+        options.license,
+        options.results,
+        options.without,
+        # A dry run needs no network: what cannot be looked up becomes a note.
+        is_final=options.push,
+        picture=options.picture,
+        benchmark_data={name: place for name, _, place in pairs},
+    )
