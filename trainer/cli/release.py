@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+from trainer.cli.parser import VerbParser
+
 
 __all__ = ["run"]
 
@@ -56,9 +58,7 @@ def _read_request(arguments: list[str]):
     from trainer.release.steps import Request
 
     place = arguments.index("--") if "--" in arguments else len(arguments)
-    parser = argparse.ArgumentParser(
-        "rtd release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = VerbParser("rtd release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name of a packaged recipe, such as rtd-vitl")
     parser.add_argument("repo", help="organisation or user on the Hub, or org/name (default name: the recipe's)")
     parser.add_argument("--triplets", help="text triplets: jsonl, json, csv, parquet or Hub id")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-import modeling_rtd
-import trainer
-from modeling_rtd import open_image
+from modeling_rtd import RTDModel, open_image
 from trainer.data.image_files import list_images
 from trainer.publishing.pictures import refuse_places
 from trainer.publishing.publication import Publication, add_record, check_repo, refuse_leaks
@@ -35,7 +35,8 @@ from trainer.loading import load_model_and_processor
 root = Path(__file__).parent / "gallery"
 model, processor = load_model_and_processor("{model}")
 gallery = Gallery.from_images(model, processor, [name_file(path) for path in list_images(root)])
-desk = SearchDesk(list_voices(model, processor, gallery), root, 12)
+examples = [(str(root.parent / image), text) for image, text in {examples!r}]
+desk = SearchDesk(list_voices(model, processor, gallery), root, examples=examples)
 page, url = serve_page(desk, "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", 7860)))
 print(f"page: {{url}}", flush=True)
 page.block_thread()
@@ -65,7 +66,13 @@ The pages of `rtd app` and `rtd-cir` are in this Space; nothing that you upload 
 """
 
 
-def prepare_space(model: str, repo: str, gallery: str | Path, license: str | None = None) -> Publication:
+def prepare_space(
+    model: str,
+    repo: str,
+    gallery: str | Path | None,
+    license: str | None = None,
+    examples: Sequence[tuple[str, str]] = (),
+) -> Publication:
     """Gather what goes up of a Space.
 
     Args:
@@ -73,6 +80,7 @@ def prepare_space(model: str, repo: str, gallery: str | Path, license: str | Non
         repo (`str`): Hub id of the Space, `org/name`.
         gallery (`str` or `Path`): Folder of at most 1,000 images, which everybody can see and download.
         license (`str`, *optional*): License of the images, as the Hub names it.
+        examples (`Sequence[tuple[str, str]]`, defaults to none): Path of an image and condition of queries to click.
 
     Returns:
         [`Publication`]: Page, requirements, images, and the files of this package that the page imports.
@@ -91,13 +99,15 @@ def prepare_space(model: str, repo: str, gallery: str | Path, license: str | Non
     paths = list_images(gallery)
     if len(paths) > _MOST_IMAGES:
         raise ValueError(f"'{gallery}' holds {len(paths):,} images, and a Space takes {_MOST_IMAGES:,}: name fewer.")
-    refuse_places(paths)
+    shown = {f"examples/{number}{Path(path).suffix}": Path(path) for number, (path, _) in enumerate(examples)}
+    refuse_places([*paths, *shown.values()])
     for path in paths:
         with open_image(path) as image:
             image.load()
     facts = {"model": model, "title": repo.rpartition("/")[2], "license": license, "count": len(paths)}
+    facts["examples"] = list(zip(shown, (text for _, text in examples), strict=True))
     files: dict[str, Path | bytes] = {f"gallery/{path.relative_to(gallery).as_posix()}": path for path in paths}
-    files |= _list_code()
+    files |= shown | _list_code()
     files["app.py"] = _APP.format(**facts).encode()
     files["requirements.txt"] = "".join(f"{name}=={_find_version(name)}\n" for name in _NEEDS).encode()
     files["README.md"] = _README.format(gradio=_find_version("gradio"), **facts).encode()
@@ -112,17 +122,17 @@ def _find_version(name: str) -> str:
 
 def _list_code() -> dict[str, Path]:
     """List the room of models, and of the other room what the page imports, however deep."""
-    rooms = {"modeling_rtd": Path(modeling_rtd.__file__).parent, "trainer": Path(trainer.__file__).parent}
-    files = {f"modeling_rtd/{path.name}": path for path in sorted(rooms["modeling_rtd"].glob("*.py"))}
+    root, models = Path(__file__).parents[2], Path(inspect.getfile(RTDModel)).parent
+    files = {f"modeling_rtd/{path.name}": path for path in sorted(models.glob("*.py"))}
     waiting, seen = list(_PAGE), set()
     while waiting:
         name = waiting.pop()
         if name in seen:
             continue
         seen.add(name)
-        place = rooms["trainer"].parent / name.replace(".", "/")
+        place = root / name.replace(".", "/")
         path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-        files[path.relative_to(rooms["trainer"].parent).as_posix()] = path
+        files[path.relative_to(root).as_posix()] = path
         waiting += [name.rpartition(".")[0]] if "." in name else []
         tree = ast.parse(path.read_text(encoding="utf-8"))
         # Not of the package itself, which imports by name what somebody asks for.

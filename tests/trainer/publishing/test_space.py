@@ -25,11 +25,14 @@ def publish(photos, *more):
 
 
 def test_a_space_goes_up_with_its_page_its_images_and_its_code(photos, hub):
-    assert publish(photos, "--license", "mit", "--push") == 0
+    (photos.parent / "examples.jsonl").write_text('{"image": "photos/1.png", "text": "is red"}')
+    assert publish(photos, "--license", "mit", "--examples", str(photos.parent / "examples.jsonl"), "--push") == 0
     stored = hub.repos["spaces/org/search"]
     facts = yaml.safe_load(stored["README.md"].decode().split("---")[1])
     assert (facts["sdk"], facts["models"], facts["app_file"]) == ("gradio", ["org/rtd-tiny"], "app.py")
     assert stored["gallery/2.png"] == (photos / "2.png").read_bytes()
+    assert stored["examples/0.png"] == (photos / "1.png").read_bytes()
+    assert b"[('examples/0.png', 'is red')]" in stored["app.py"]
     assert {"modeling_rtd/gallery_rtd.py", "trainer/app/page.py", "trainer/loading.py"} <= set(stored)
     assert not [name for name in stored if name.startswith(("trainer/training", "trainer/evaluation", "trainer/cli"))]
     assert all("==" in line and "+" not in line for line in stored["requirements.txt"].decode().split())
@@ -41,8 +44,8 @@ def test_a_space_serves_its_page_with_nothing_but_its_own_files(photos, hub, cli
     save_model(tmp_path / "model", "lincir", clip, processor)
     files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*.*")}
     hub.repos["org/rtd-tiny"] = {name: path.read_bytes() for name, path in files.items()}
-    folder = tmp_path / "space"
-    for name, content in prepare_space("org/rtd-tiny", "org/search", photos, "mit").files.items():
+    folder, examples = tmp_path / "space", [(str(photos / "1.png"), "is red")]
+    for name, content in prepare_space("org/rtd-tiny", "org/search", photos, "mit", examples).files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
