@@ -63,6 +63,8 @@ def _build_parser() -> VerbParser:
         "--push", action="store_true", help="upload; without this flag, only list what would be uploaded"
     )
     parser.add_argument("--license", help="license of the weights, as the Hub names it, such as apache-2.0")
+    parser.add_argument("--license-name", help="where --license is other: its name")
+    parser.add_argument("--license-link", help="where --license is other: its address")
     parser.add_argument("--base-model", help="the CLIP underneath, as it is on the Hub; none where it is not there")
     parser.add_argument(
         "--results", nargs="+", default=[], help="records of rtd evaluate, and diagnosis.json of rtd diagnose"
@@ -122,5 +124,7 @@ def _prepare(options: argparse.Namespace):
         # A dry run needs no network: what cannot be looked up becomes a note.
         is_final=options.push,
         picture=options.picture,
+        license_name=options.license_name,
+        license_link=options.license_link,
         benchmark_data={name: place for name, _, place in pairs},
     )

@@ -6,7 +6,6 @@ Run the same command again to continue where it stopped. Options after `--` go t
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import gc
 import importlib
 import shlex
@@ -133,14 +132,14 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
     """Try every step with little of everything, and write what came of it to one file that can be sent."""
     from modeling_rtd import read_json, write_json
     from trainer.release.machine import SMOKE_RECORD, describe_machine
-    from trainer.release.steps import plan_steps
+    from trainer.release.steps import plan_steps, take_few
 
     record = {"recipe": request.recipe, **describe_machine(), "findings": [one._asdict() for one in findings]}
     try:
         if lacking:
             raise ValueError(f"not ready: {', '.join(lacking)}")
         with tempfile.TemporaryDirectory(prefix="smoke-", dir=request.folder) as folder:
-            tried = dataclasses.replace(request, folder=Path(folder))
+            tried = take_few(request, Path(folder))
             record["seconds"] = _do_steps(tried, plan_steps(tried, {}))
             training = read_json(tried.folder / "rtd/training.json", "try again")
         record["seconds_per_step"] = training["seconds"] / training["steps"]

@@ -47,6 +47,8 @@ class CardFacts:
         comparison (`Sequence[Mapping]`): Rows of the demo's `metrics.json`.
         without (`Sequence[str]`): What the publisher says was not measured: `"evaluation"`, `"alignment"`.
         picture (`str`, *optional*): File of the repository that shows queries and what is found.
+        license_name (`str`, *optional*): Name of a license that the Hub does not list (`license` is `"other"`).
+        license_link (`str`, *optional*): Address of that license.
         exports_onnx (`bool`, defaults to `False`): Whether `rtd export` writes the model as ONNX files.
     """
 
@@ -64,6 +66,8 @@ class CardFacts:
     comparison: Sequence[Mapping] = ()
     without: Sequence[str] = ()
     picture: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     exports_onnx: bool = False
 
     @cached_property
@@ -79,6 +83,10 @@ class CardFacts:
         nameless = [stage["stage"] for stage in self.stages if not (stage.get("data") or "converted_from" in stage)]
         missing = {
             "license": (self.license is None, "the license of the weights; --license ID"),
+            "license_name": (
+                self.license == "other" and not (self.license_name and self.license_link),
+                "the name and the address of that license; --license-name NAME and --license-link URL",
+            ),
             "base_model": (self.base_model is None, "the CLIP underneath; --base-model ID, or none"),
             "stages": (
                 not self.stages,
@@ -179,7 +187,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         one_tower=facts.one_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
-        license=facts.license,
+        license=f"[{facts.license_name}]({facts.license_link})" if facts.license_name else facts.license,
         unfilled={name: _UNFILLED.format(text) for name, text in facts.unfilled.items()},
         data_licenses=sorted(
             f"Results on {record['benchmark']}: {record['data']['license'].rstrip('.')}."
@@ -222,6 +230,8 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,

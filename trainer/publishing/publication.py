@@ -85,6 +85,8 @@ def prepare_publication(
     without: Sequence[str] = (),
     is_final: bool = False,
     picture: str | Path | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
     benchmark_data: Mapping[str, str] | None = None,
 ) -> Publication:
     """Gather what goes up, render its card, and refuse what must not be published.
@@ -103,6 +105,7 @@ def prepare_publication(
         without (`Sequence[str]`, defaults to none): What was not measured: `"evaluation"`, `"alignment"`.
         is_final (`bool`, defaults to `False`): Whether what cannot be checked is refused instead of noted.
         picture (`str` or `Path`, *optional*): PNG of queries and what is found, which the card shows.
+        license_name, license_link (`str`, *optional*): Where the license is `"other"`, its name and address.
         benchmark_data (`Mapping[str, str]`, *optional*):
             By name of a benchmark the Hub data set that it is, `org/name` or `org/name:task`. Its results also go to
             `.eval_results`, from where the Hub shows them on its leaderboard.
@@ -141,6 +144,8 @@ def prepare_publication(
         repo,
         base_model=base_model,
         license=license,
+        license_name=license_name,
+        license_link=license_link,
         stages=read_stages(folder),
         without=without,
         picture=PICTURE if picture else None,

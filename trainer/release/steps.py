@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from modeling_rtd import PROJECTIONS, read_json, write_json
+from trainer.data.tables import load_table
 from trainer.evaluation.benchmarks import BENCHMARKS, find_benchmark
 from trainer.evaluation.evaluate import find_benchmark_root, open_parts
 from trainer.methods import find_method
 from trainer.publishing.recipes import find_recipe, write_projection_command
 
 
-__all__ = ["Ledger", "Request", "Step", "find_benchmarks", "plan_steps"]
+__all__ = ["Ledger", "Request", "Step", "find_benchmarks", "plan_steps", "take_few"]
 
-_FEW_STEPS = ["--max-steps", "10"]
+_FEW_STEPS, _FEW_ROWS = ["--max-steps", "10"], 2000
 # Of all benchmarks only drawn worlds have plain captions of their images, which tell what RTD did to plain text.
 _WORLD, _TOY_WORLD = "wardrobe/demo", "wardrobe/toy"
 
@@ -62,7 +63,9 @@ class Request:
     needs_gpu: bool = True
 
     def __post_init__(self):
-        needed = {} if self.license or self.is_smoke else {"--license": "the license of the weights, such as mit"}
+        needed = {}
+        if self.license in (None, "other") and not self.is_smoke:
+            needed["--license"] = "the license of the weights, by its name on the Hub, such as mit"
         if self.triplets is None and self.captions is None:
             needed["--triplets"] = "text triplets, or --captions to make some by rules"
         record = find_method(self.method)
@@ -179,6 +182,24 @@ def plan_steps(request: Request, benchmarks: dict[str, Path]) -> list[Step]:
     return steps
 
 
+def take_few(request: Request, folder: Path) -> Request:
+    """Take the first rows of the data, so that a try does not read all of them.
+
+    Args:
+        request ([`Request`]): What is asked for.
+        folder (`Path`): Folder of the try.
+
+    Returns:
+        [`Request`]: The same for this folder and these rows.
+    """
+    places = {}
+    for name in ("triplets", "captions"):
+        if place := getattr(request, name):
+            rows, places[name] = load_table(place), str(folder / f"{name}.jsonl")
+            rows.select(range(min(_FEW_ROWS, len(rows)))).to_json(places[name])
+    return replace(request, folder=folder, **places)
+
+
 def _train_projection(request: Request) -> list[str]:
     reads = find_method(request.method).reads
     named = {name: getattr(request, name) for name in ("images", "captions") if reads in (name, "pairs")}
@@ -209,7 +230,7 @@ def _diagnose(request: Request, world: str) -> list[str]:
 
 def _publish(request: Request) -> list[str]:
     records, card = sorted(map(str, request.folder.glob("evaluation/*.json"))), str(request.folder / "card.md")
-    license = request.license or "other"  # of a try, which nobody sees
+    license = request.license or "mit"  # of a try, which nobody sees
     command = ["publish", str(request.model), request.repo, "--license", license, "--card", card]
     command += ["--results", *records, str(request.folder / "diagnosis/diagnosis.json")]
     command += [] if records else ["--without", "evaluation"]

@@ -384,6 +384,16 @@ def test_what_the_hub_shows_first_for_the_tags_runs(folder, hub, tmp_path, monke
     assert names["similarities"].shape == (4, 4)
 
 
+def test_a_license_that_the_hub_does_not_list_has_a_name_and_an_address(folder, hub, capsys):
+    ways = ["--license", "other", *WAYS[2:], "--push"]
+    assert publish(folder, *ways) == 2
+    assert "--license-name NAME and --license-link URL" in capsys.readouterr().err
+    assert publish(folder, *ways, "--license-name", "house", "--license-link", "https://example.org/l") == 0
+    card = ModelCard(hub.repos[REPO]["README.md"].decode())
+    assert card.data.license_name == "house"
+    assert "under [house](https://example.org/l)" in card.text
+
+
 def test_a_picture_is_on_the_card_and_its_thumbnail(folder, hub, tmp_path):
     build_images(1)[0].save(tmp_path / "results.png")
     assert publish(folder, *WAYS, "--push", "--picture", str(tmp_path / "results.png")) == 0

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from tests.factories import build_stand_in
-from trainer.release.steps import Ledger, Request, Step, find_benchmarks, plan_steps
+from trainer.release import steps as steps_module
+from trainer.release.steps import Ledger, Request, Step, find_benchmarks, plan_steps, take_few
 
 
 def ask(folder, recipe="rtd-vitl", **options):
@@ -79,3 +80,11 @@ def test_a_step_is_skipped_where_the_same_command_left_its_result(tmp_path, chan
     elif change == "the first begins again":
         ledger.forget(steps[0], steps)
     assert [Ledger(tmp_path).is_done(step) for step in steps] == done
+
+
+def test_a_try_reads_the_first_rows_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps_module, "_FEW_ROWS", 2)
+    (tmp_path / "c.txt").write_text("a dog\na cat\na car")
+    few = take_few(ask(tmp_path / "release", triplets=None, captions=str(tmp_path / "c.txt")), tmp_path)
+    assert (few.folder, few.triplets) == (tmp_path, None)
+    assert Path(few.captions).read_text().splitlines() == ['{"text":"a dog"}', '{"text":"a cat"}']
