@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from trainer.training.condition_augmentation import parse_augmentations
+
 
 __all__ = ["ImageProjectionTrainingArguments", "ProjectionTrainingArguments", "RTDTrainingArguments"]
 
@@ -127,9 +129,12 @@ class RTDTrainingArguments(_RecipeArguments):
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
             tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
         caption_interval (`int`, defaults to 1):
-            Read the captions of every `caption_interval`-th triplet of a batch for that term; 8 costs an eighth. The
-            term is a mean, so the weight keeps its meaning. Several processes train as one does if the interval
-            divides the batch of each.
+            Read the captions of every Nth triplet of a batch for that term, such as 8 for an eighth of its
+            cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
+            batch of each.
+        condition_augmentation (`str` or sequence of `str`, *optional*):
+            Ours, not the paper's. Names of `CONDITION_AUGMENTATIONS`, with commas: conditions are changed as people
+            write them, see [`ConditionAugmentation`]. Without it conditions stay as they are, as published.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})
@@ -160,6 +165,10 @@ class RTDTrainingArguments(_RecipeArguments):
     caption_interval: int = field(
         default=1, metadata={"help": "Apply that term to every Nth triplet of a batch, which is cheaper."}
     )
+    condition_augmentation: str | None = field(
+        default=None,
+        metadata={"help": "Ways to change conditions, such as 'typo,negation'. Ours; none by default."},
+    )
 
     def __post_init__(self):
         if not 0 <= self.caption_weight < float("inf"):
@@ -168,6 +177,9 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError(f"`caption_interval` must be 1 or more, got {self.caption_interval}.")
         if self.loss_type not in ("nt_xent", "info_nce"):
             raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
+        self.condition_augmentation = ",".join(parse_augmentations(self.condition_augmentation)) or None
+        if self.condition_augmentation and not self.composition:
+            raise ValueError("`condition_augmentation` has no effect without `composition`: leave one of them out.")
         if not self.composition and not self.refined_batch:
             raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
         if not self.refined_concatenation and not self.composition:
