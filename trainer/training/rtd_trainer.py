@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from modeling_rtd import (
     hash_tensors,
     settle_place,
 )
-from trainer.data.tables import hash_rows, iterate_columns
+from trainer.data.streams import RowStream, identify_rows, sample_rows
+from trainer.data.tables import iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -57,13 +59,20 @@ _FIXED_IN_A_SEARCH = ("composition", "noise_unit", "template")
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 
 
-def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
+def _write_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, composition: bool = True):
     """Write each triplet's prompt as the context that a projection reads, without pseudo-words."""
     template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
     if not composition:
         template = template[: template.index(processor.context_word) + len(processor.context_word)]
+    if isinstance(triplets, RowStream):
+        triplets.finish = partial(_add_contexts, template)
+        return triplets
     contexts = [template.replace("{condition}", text) for text in triplets["conditioning_caption"]]
     return triplets.add_column("context", contexts)
+
+
+def _add_contexts(template: str, rows: list[dict]) -> list[dict]:
+    return [row | {"context": template.replace("{condition}", row["conditioning_caption"])} for row in rows]
 
 
 def _prepare_evaluation(data, compute_metrics: Callable | None = None):
@@ -146,8 +155,9 @@ class RTDTrainer(BaseTrainer):
             trained in place, and needs `projection` and `processing_class`. Not needed with `model_init`.
         args ([`RTDTrainingArguments`], *optional*): Defaults to the published recipe.
         projection ([`RTDProjection`], *optional*): The trained projection whose pseudo-words a tower alone reads.
-        train_dataset (`str`, `Path` or `datasets.Dataset`, *optional*):
-            Text triplets, see [`load_triplets`]. Without it the trainer only evaluates, also a model after RTD.
+        train_dataset (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`], *optional*):
+            Text triplets, see [`load_triplets`], or a stream of them, see [`RowStream`]. Without it the trainer only
+            evaluates, also a model after RTD.
         eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
             Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
             best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
@@ -210,15 +220,14 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
-            train_dataset = prepare_triplets(train_dataset)
-            references = train_dataset["reference_caption"]
+            train_dataset = prepare_triplets(train_dataset, None, args.bad_rows, args.joined_batch_size)
+            references, conditions = map(sample_rows(train_dataset).__getitem__, TRIPLET_COLUMNS[:2])
             size = run_facts["noise_size"] = _measure_noise(
                 whole, tower, args.noise_unit, processing_class, references
             )
-            conditions = train_dataset["conditioning_caption"][:]
+            run_facts["triplets"] = identify_rows(train_dataset, TRIPLET_COLUMNS)
             if "context_embeds" in projection.consumes:
                 train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
-            run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
         if token_lift is not None:
@@ -284,10 +293,11 @@ class RTDTrainer(BaseTrainer):
             self.data_collator = self._build_collator(self.model)
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
-        args, rows = self.args, self.train_dataset
-        with self._frozen_tower(tower) as frozen:
-            columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
-            embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
+        args, rows, embeddings = self.args, self.train_dataset, None
+        if not self._streams:
+            with self._frozen_tower(tower) as frozen:
+                columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
+                embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
             self.processor,
             refined_batch=args.refined_batch,

@@ -82,7 +82,7 @@ def test_a_shard_that_is_missing_or_cut_is_named(tmp_path):
     with pytest.raises(ValueError, match="absent.parquet"):
         load_table([*paths, tmp_path / "absent.parquet"])
     paths[1].write_bytes(paths[1].read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"not whole: \S*1.parquet"):
+    with pytest.raises(ValueError, match=r"1.parquet. cannot be read .* cut off"):
         load_table(paths)
     with pytest.raises(ValueError, match="matches no file"):
         load_table(f"{tmp_path}/*.csv")
