@@ -25,6 +25,7 @@ from datasets import (
     load_from_disk,
 )
 from datasets import config as datasets_config
+from datasets.exceptions import DatasetsError
 
 
 __all__ = [
@@ -129,9 +130,12 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
             saved = take_split(saved, split) if isinstance(saved, DatasetDict) else saved
             return saved.to_iterable_dataset() if streaming else saved
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, DatasetsError) as error:
+        if _is_full(error):
+            raise
         if folder.is_dir():
-            raise ValueError(f"the folder '{name}' cannot be read as a data set: {error}") from error
+            cause = error.__cause__ or error
+            raise ValueError(f"the folder '{name}' cannot be read as a data set: {cause}") from error
         if "split" not in str(error).lower():
             raise
         raise ValueError(f"'{name}' has no split '{split or 'train'}': {error}") from error
@@ -203,12 +207,17 @@ def word_full_disk() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not {getattr(cause, "errno", None) for cause in (error, error.__cause__)} & {errno.ENOSPC, errno.EDQUOT}:
+        if not _is_full(error):
             raise
         raise OSError(
             f"the disk is full: rows are kept in '{datasets_config.HF_DATASETS_CACHE}' before they are trained on. "
             "Free some space, set HF_DATASETS_CACHE to another disk, or read the rows as a stream (--streaming)."
         ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    codes = {getattr(cause, "errno", None) for cause in (error, error.__cause__)}
+    return bool(codes & {errno.ENOSPC, errno.EDQUOT})
 
 
 def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | IterableDataset:
@@ -233,10 +242,10 @@ def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | Iter
         files = list(map(str, paths))
         table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
     except Exception as error:
-        cause = error.__cause__ or error
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if _is_full(error):
             raise
         watch.check()
+        cause = error.__cause__ or error
         source = "', '".join(map(str, paths[:3]))
         raise ValueError(f"'{source}' cannot be read as {kind}: {cause}") from error
     if streaming:

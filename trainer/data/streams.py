@@ -21,10 +21,10 @@ from trainer.data.row_files import (
     load_repository,
     take_split,
 )
-from trainer.data.tables import check_columns, hash_rows, mark_rows, refuse_no_text
+from trainer.data.tables import check_columns, hash_rows, load_table, mark_rows, refuse_no_text
 
 
-__all__ = ["BrokenStreamError", "RowStream", "identify_rows", "open_stream", "sample_rows"]
+__all__ = ["BrokenStreamError", "RowStream", "identify_rows", "open_rows", "open_stream", "sample_rows"]
 
 _BLOCK = 1000  # rows at once
 _SHUFFLED = 10_000  # rows among which the next one is drawn
@@ -59,6 +59,24 @@ def open_stream(
     watch = FileWatch(files if isinstance(files, list) else ())
     rows = load_files(files, streaming=True) if watch.sizes else load_repository(files, split, streaming=True)
     return FileStream(rows if seed is None else rows.shuffle(seed, buffer_size=_SHUFFLED), watch)
+
+
+def open_rows(places: Sequence[str | Path], split: str | None = None, streaming: bool = False, seed: int = 0):
+    """Open what a command line names, for `train_dataset` of a trainer.
+
+    Args:
+        places (`list[str]`): Files, patterns, a folder or a Hub id.
+        split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
+        streaming (`bool`, defaults to `False`): As a stream, which is shuffled.
+        seed (`int`, defaults to 0): Of that.
+
+    Returns:
+        [`FileStream`], `datasets.Dataset`, or `places` themselves, which trainers read.
+    """
+    source = places[0] if len(places) == 1 else list(places)
+    if streaming:
+        return open_stream(source, split, seed)
+    return source if split is None else load_table(source, split)
 
 
 def sample_rows(rows: Dataset | RowStream) -> Dataset:
