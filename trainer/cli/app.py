@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
 
@@ -23,7 +24,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If there is nothing to search, or an option is not accepted.
         ImportError: If gradio is not installed.
     """
-    parser = argparse.ArgumentParser("rtd app", description=__doc__)
+    parser = VerbParser("rtd app", description=__doc__)
     add_desk_options(parser)
     parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")

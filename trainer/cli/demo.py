@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 from pathlib import Path
+
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> None:
     Args:
         arguments (`list[str]`): Options.
     """
-    parser = argparse.ArgumentParser("rtd demo", description=__doc__)
+    parser = VerbParser("rtd demo", description=__doc__)
     parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
     parser.add_argument("--preset", default="demo", help="size of the world: demo, mini or toy")
     parser.add_argument("--world", default="wardrobe", help="what is drawn: wardrobe (clothes) or shapes")

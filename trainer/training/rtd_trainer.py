@@ -26,6 +26,7 @@ from modeling_rtd import (
     has_adapters,
     hash_tensors,
     settle_place,
+    suggest,
 )
 from trainer.data.streams import RowStream, identify_rows, sample_rows
 from trainer.data.tables import iterate_columns
@@ -57,6 +58,7 @@ __all__ = ["RTDTrainer"]
 
 _FIXED_IN_A_SEARCH = ("composition", "noise_unit", "template")
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
+_TEXT_METRICS = {"text_recall@1": 1, "text_recall@10": 10}
 
 
 def _write_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, composition: bool = True):
@@ -84,6 +86,21 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
             "benchmark: leave one of the two out."
         )
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
+
+
+def _check_best_metric(name: str | None, data, own_metrics: bool) -> None:
+    """Refuse a metric that no evaluation gives before training, where transformers would stop in the middle of it."""
+    if name is None or data is None or own_metrics:
+        return
+    known = _name_metrics(data)
+    if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
+        raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
+
+
+def _name_metrics(data) -> set[str]:
+    if isinstance(data, dict):
+        return {f"{part}_{name}" for part, inner in data.items() for name in _name_metrics(inner)}
+    return set(data.benchmark.metrics if isinstance(data, RetrievalEvaluator) else _TEXT_METRICS)
 
 
 def _choose_template(name: str | None, projection: RTDProjection, processor: RTDProcessor) -> RTDProcessor:
@@ -244,6 +261,7 @@ class RTDTrainer(BaseTrainer):
             data=data,
             **kwargs,
         )
+        _check_best_metric(args.metric_for_best_model, self.eval_dataset, self.compute_metrics is not None)
         self.model_init = model_init  # the stock Trainer takes a model or this, but not both
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = _find_frozen(whole, tower)
@@ -453,7 +471,7 @@ class RTDTrainer(BaseTrainer):
         similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
         ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
-        recall = {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
+        recall = {name: recall_at_k(hits, min(k, len(hits))) for name, k in _TEXT_METRICS.items()}
         return recall | self._compute_own_metrics(torch.cat(composed), target)
 
     def _compute_own_metrics(self, composed: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
