@@ -198,8 +198,11 @@ def is_stream(source) -> bool:
 
 
 @contextlib.contextmanager
-def word_full_disk() -> Iterator[None]:
-    """Say which disk is full where a cache cannot be written; the libraries that write it leave nothing behind.
+def word_full_disk(folder: str | Path | None = None) -> Iterator[None]:
+    """Say which disk is full where a cache cannot be written; what writes it leaves nothing behind.
+
+    Args:
+        folder (`str` or `Path`, *optional*): Folder of the cache; defaults to that of `datasets`.
 
     Raises:
         OSError: If the disk is full.
@@ -210,8 +213,9 @@ def word_full_disk() -> Iterator[None]:
         if not _is_full(error):
             raise
         raise OSError(
-            f"the disk is full: rows are kept in '{datasets_config.HF_DATASETS_CACHE}' before they are trained on. "
-            "Free some space, set HF_DATASETS_CACHE to another disk, or read the rows as a stream (--streaming)."
+            f"the disk is full: what is trained on is kept in '{folder or datasets_config.HF_DATASETS_CACHE}'. Free "
+            "some space, set HF_DATASETS_CACHE to another disk, or read rows as a stream, of which nothing is kept "
+            "(--streaming)."
         ) from error
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, read_json, write_json
+from trainer.data.row_files import word_full_disk
 from trainer.data.streams import RowStream
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
@@ -172,10 +173,9 @@ class BaseTrainer(Trainer):
         if wants == "never" or self._streams or (wants == "auto" and not self._rows_repeat):
             return None
         # The first one encodes, and the others read what it wrote.
-        with self.args.main_process_first(desc="encoding captions"):
-            return CaptionEmbeddings(
-                text_model, self.processor, captions, self.run_facts["text_model"], self.args.anchor_cache_dir
-            )
+        folder = self.args.anchor_cache_dir
+        with self.args.main_process_first(desc="encoding captions"), word_full_disk(folder):
+            return CaptionEmbeddings(text_model, self.processor, captions, self.run_facts["text_model"], folder)
 
     @property
     def _epoch(self) -> int:

@@ -28,6 +28,7 @@ from modeling_rtd import (
     settle_place,
     suggest,
 )
+from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
 from trainer.data.tables import iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
@@ -84,6 +85,10 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
         raise ValueError(
             "`compute_metrics` is for evaluation on text triplets, but a RetrievalEvaluator has the metrics of its "
             "benchmark: leave one of the two out."
+        )
+    if is_stream(data):
+        raise ValueError(
+            "an evaluation goes through all triplets, and a stream has no end: load them streaming=False."
         )
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
 

@@ -128,6 +128,16 @@ def test_half_an_emoji_is_refused(tmp_path):
         load_table([{"text": "a"}, {"text": "\ud83d"}])
 
 
+def test_rows_without_text_are_left_out_with_one_warning():
+    texts = ["a", " ", "b", None, "$"]
+    rows = [dict(zip(TRIPLET_COLUMNS, (text, "c", "d"), strict=True)) for text in texts]
+    with pytest.warns(UserWarning, match="2 of 5 rows lack a text and are left out, the first of them row 2"):
+        prepared = prepare_triplets(Dataset.from_list(rows), bad_rows="skip")
+    assert prepared["reference_caption"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match="none of 1 rows"):
+        prepare_triplets(Dataset.from_list(rows[1:2]), bad_rows="skip")
+
+
 def test_a_stream_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match="streaming=False"):
         load_table(IterableDataset.from_generator(lambda: iter(ROWS)))
