@@ -107,10 +107,11 @@ def measure(size: str, counts: list[int], data: list[str]) -> list[dict]:
         for kind, count in itertools.product(data, (_LOADING, *counts)):
             file = folder / f"{kind}-{count}.jsonl"
             _write_rows(kind, count, file)
-            for state, options in _STATES.items():
+            states = ["cold"] if count == _LOADING else _STATES
+            for state, options in ((state, _STATES[state]) for state in states):
                 run = folder / f"{kind}-{count}-{state}"
                 row = _train(beginnings[kind], file, run, folder / f"cache-{kind}-{count}", options)
-                loading = row["cpu"] if (count, state) == (_LOADING, "cold") else loading
+                loading = row["cpu"] if count == _LOADING else loading
                 rows.append({kind: count, "state": state, **row, "beyond loading": row["cpu"] - loading})
                 print(
                     " ".join(

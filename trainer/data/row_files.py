@@ -221,7 +221,8 @@ def word_full_disk(folder: str | Path | None = None) -> Iterator[None]:
 
 def _is_full(error: Exception) -> bool:
     codes = {getattr(cause, "errno", None) for cause in (error, error.__cause__)}
-    return bool(codes & {errno.ENOSPC, errno.EDQUOT})
+    # numpy gives no code: "192000 requested and 16352 written".
+    return bool(codes & {errno.ENOSPC, errno.EDQUOT}) or " requested and " in str(error)
 
 
 def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | IterableDataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "iterate_columns",
     "keep_texts",
     "load_table",
+    "map_blocks",
     "mark_rows",
     "mark_texts",
     "refuse_no_text",
@@ -249,6 +250,36 @@ def _read_value(value: pa.Scalar):
         return value.as_py()
     except UnicodeDecodeError:
         return value.cast(pa.binary()).as_py()
+
+
+def map_blocks(table: Dataset, function: Callable[[pa.Table, list[int]], pa.Table], desc: str) -> Dataset:
+    """Make a table of another, in blocks of rows; kept in the cache of `datasets` where the rows are.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        function (callable): From a block of rows (`pyarrow.Table`) and their numbers to the new block.
+        desc (`str`): Title of the progress bar.
+
+    Returns:
+        `datasets.Dataset`: The new rows.
+
+    Raises:
+        OSError: If the disk is full; what was written is removed.
+    """
+
+    def find_partial() -> set[Path]:
+        return {path for file in table.cache_files for path in Path(file["filename"]).parent.glob("tmp*")}
+
+    before = find_partial()
+    try:
+        with word_full_disk():
+            options = {"with_indices": True, "batched": True, "batch_size": 20_000, "desc": desc}
+            mapped = table.with_format("arrow").map(function, **options)
+    except OSError:
+        for path in find_partial() - before:  # which `datasets` leaves behind
+            path.unlink(missing_ok=True)
+        raise
+    return mapped.with_format(None)
 
 
 def hash_rows(table: Dataset, columns: Iterable[str]) -> str:

@@ -8,9 +8,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.data.captions import clean_captions
-from trainer.data.row_files import is_stream, word_full_disk
+from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream
-from trainer.data.tables import keep_texts, load_table
+from trainer.data.tables import keep_texts, load_table, map_blocks
 
 
 __all__ = ["TRIPLET_COLUMNS", "load_triplets", "prepare_triplets"]
@@ -71,12 +71,7 @@ def prepare_triplets(
     """
     if is_stream(source):
         return RowStream(source, TRIPLET_COLUMNS, _clean, batch_size, bad_rows)
-    table = load_triplets(source, split, bad_rows).with_format("arrow")
-    with word_full_disk():
-        prepared = table.map(
-            _clean_and_number, batched=True, with_indices=True, batch_size=20_000, desc="Preparing triplets"
-        )
-    prepared = prepared.with_format(None)
+    prepared = map_blocks(load_triplets(source, split, bad_rows), _clean_and_number, "Preparing triplets")
     # Of a caption such as "$" cleaning leaves nothing.
     return keep_texts(prepared, ("reference_caption", "target_caption"), bad_rows)
 

@@ -130,12 +130,19 @@ def test_a_file_that_goes_is_a_change(tmp_path):
         watch.check()
 
 
-@pytest.mark.parametrize("wrap", [lambda e: e, datasets.exceptions.DatasetGenerationError])
-def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch, wrap):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("192000 requested and 16352 written"),
+        datasets.exceptions.DatasetGenerationError("An error occurred"),
+    ],
+)
+def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch, error):
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}')
 
     def fill(*args, **kwargs):
-        raise wrap(OSError(errno.ENOSPC, "No space left on device")) from OSError(errno.ENOSPC, "")
+        raise error from OSError(errno.ENOSPC, "")
 
     monkeypatch.setattr(row_files, "load_dataset", fill)
     with pytest.raises(OSError, match="the disk is full.*HF_DATASETS_CACHE"):

@@ -1,5 +1,7 @@
+import errno
 import json
 import random
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -7,7 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from tests.factories import build_triplets
 from trainer.data.captions import clean_caption, clean_captions
-from trainer.data.tables import check_texts, hash_rows, load_table
+from trainer.data.tables import check_texts, hash_rows, load_table, map_blocks
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets
 
 
@@ -136,6 +138,21 @@ def test_rows_without_text_are_left_out_with_one_warning():
     assert prepared["reference_caption"][:] == ["a", "b"]
     with pytest.raises(ValueError, match="none of 1 rows"):
         prepare_triplets(Dataset.from_list(rows[1:2]), bad_rows="skip")
+
+
+def test_a_disk_that_fills_leaves_no_part_of_a_table(tmp_path):
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
+    table = load_table(tmp_path / "rows.parquet")
+    folder = Path(table.cache_files[0]["filename"]).parent
+    before = set(folder.iterdir())
+
+    def fill(rows, indices):
+        (folder / "tmpab12").write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        map_blocks(table, fill, "Filling")
+    assert set(folder.iterdir()) == before
 
 
 def test_a_stream_is_refused_with_what_to_do():

@@ -14,9 +14,9 @@ from torch.nn import functional
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import clean_captions
 from trainer.data.keywords import get_keyword_fn, mask_keywords
-from trainer.data.row_files import is_stream, word_full_disk
+from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
-from trainer.data.tables import keep_texts, load_table
+from trainer.data.tables import keep_texts, load_table, map_blocks
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.length_groups import group_by_length, run_in_groups
 from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
@@ -105,11 +105,10 @@ class LinCIRObjective(Objective):
         table = load_table(source)
         if "text" not in table.column_names:
             raise ValueError(f"captions must stand in a column 'text', found: {', '.join(table.column_names)}.")
-        table = keep_texts(table, ["text"], args.bad_rows).select_columns(["text"]).with_format("arrow")
-        with word_full_disk():
-            table = table.map(_clean_and_number, batched=True, with_indices=True, batch_size=20_000, desc="Cleaning")
+        table = keep_texts(table, ["text"], args.bad_rows).select_columns(["text"])
+        table = map_blocks(table, _clean_and_number, "Cleaning captions")
         # Of a caption such as "$" cleaning leaves nothing.
-        return self._measure(keep_texts(table.with_format(None), ["text"], args.bad_rows))
+        return self._measure(keep_texts(table, ["text"], args.bad_rows))
 
     def _measure(self, rows: Dataset | RowStream) -> Dataset | RowStream:
         captions = sample_rows(rows)["text"]
