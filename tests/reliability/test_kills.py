@@ -150,17 +150,20 @@ def train_rtd(base, folder, rows=None):
     finish_run(trainer)
 
 
+def check_records(folder):
+    for name in ("run.json", "training.json"):
+        assert not (folder / name).exists() or json.loads((folder / name).read_text())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("streams", [False, True])
-def test_training(base, tmp_path, streams):
-    rows = Dataset.from_list(build_triplets(48))
-    rows = rows.to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=20) if streams else rows
+def test_training(base, tmp_path):
+    assert check_kills(lambda folder: train_rtd(base, folder), tmp_path, read_weights, 3, check_records) > 10
 
-    def check(folder):
-        for name in ("run.json", "training.json"):
-            assert not (folder / name).exists() or json.loads((folder / name).read_text())
 
-    assert check_kills(lambda folder: train_rtd(base, folder, rows), tmp_path, read_weights, 3, check) > 10
+@pytest.mark.slow
+def test_training_on_a_stream(base, tmp_path):
+    rows = Dataset.from_list(build_triplets(48)).to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=20)
+    assert check_kills(lambda folder: train_rtd(base, folder, rows), tmp_path, read_weights, 3, check_records) > 10
 
 
 def test_a_run_whose_first_checkpoint_was_cut_starts_again(base, tmp_path, monkeypatch):

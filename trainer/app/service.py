@@ -28,6 +28,7 @@ PROJECTION_ALONE = "projection alone"
 MAX_TURNS = 50  # of a visit
 MAX_LETTERS = 1000  # of a text; a prompt takes 77 tokens
 _THUMBNAIL_PX = 256
+_LITTLE = 0.05  # of `edit_magnitude`; ours, see docs/conditions.md
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,19 @@ class SearchDesk:
         voices (`dict[str, Voice]`): Ways to answer, by name, over one gallery.
         root (`str` or `Path`): Folder of the gallery's images. Nothing outside of it is ever opened, but uploads.
         top_k (`int`, defaults to 12): Results of a search, and images of the gallery shown at a time.
+        examples (list of `tuple[str, str]`, *optional*): Path of a reference image and condition of queries to
+            click. Defaults to none.
     """
 
-    def __init__(self, voices: Mapping[str, Voice], root: str | Path, top_k: int = 12):
+    def __init__(
+        self,
+        voices: Mapping[str, Voice],
+        root: str | Path,
+        top_k: int = 12,
+        examples: Sequence[tuple[str, str]] = (),
+    ):
         self.voices, self.root, self.top_k = dict(voices), Path(root).resolve(), top_k
+        self.examples = list(examples)
         self.gallery = next(iter(self.voices.values())).pipeline.gallery
         # Pages of `browse` are places in this list, which must not move under a visitor.
         self._ids = self.gallery.ids
@@ -127,7 +137,8 @@ class SearchDesk:
         if name not in self.voices:
             raise ValueError(suggest("way to answer", name, self.voices))
         voice = self.voices[name]
-        kept = {"top_k": self.top_k} | ({} if voice.adapter is None else {"adapter": voice.adapter})
+        kept = {"top_k": self.top_k, "with_measures": True}
+        kept |= {} if voice.adapter is None else {"adapter": voice.adapter}
         return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
 
     def take_upload(self, state: dict, path: str | None) -> dict:
@@ -147,6 +158,31 @@ class SearchDesk:
             return state | {"reference": None}
         self.read_upload(path, Path(path).name)
         return state | {"reference": {"path": path}}
+
+    def take_example(self, state: dict, number: int) -> dict:
+        """Take the reference of an example.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            number (`int`): Position of the example, from 0.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If there is no such example.
+        """
+        if number not in range(len(self.examples)):
+            raise ValueError(f"there is no example {number}: the page has {len(self.examples)}.")
+        return state | {"reference": {"path": self.examples[number][0]}}
+
+    def draw_examples(self) -> list[tuple[Image.Image, str]]:
+        """Draw the examples.
+
+        Returns:
+            `list[tuple[PIL.Image.Image, str]]`: Small pictures of the references, each with its condition.
+        """
+        return [(self._shrink({"path": path}), text) for path, text in self.examples]
 
     def read_upload(self, file: str | bytes, name: str) -> Image.Image:
         """Read an upload whole, once its header says that it may be read.
@@ -342,6 +378,18 @@ class SearchDesk:
             return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
         return image
+
+    def hint(self, state: dict) -> str:
+        """Say of the last turn what a visitor may want to know beside its results.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `str`: A sentence where the condition moved the query little, a heuristic; otherwise nothing.
+        """
+        moved = state["turns"][-1].get("edit_magnitude") if state["turns"] else None
+        return "" if moved is None or moved >= _LITTLE else "This condition changed little: say it in other words."
 
     def describe_turns(self, state: dict) -> list[tuple[str, int]]:
         """Describe the history.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 
 from modeling_rtd import (
-    PLACEHOLDER,
     Query,
     RTDModel,
     RTDProcessor,
@@ -28,6 +28,7 @@ from modeling_rtd import (
     settle_place,
     suggest,
 )
+from trainer.data.captions import has_words
 from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
 from trainer.data.tables import iterate_columns
@@ -42,9 +43,10 @@ from trainer.evaluation.ranking import rank_gallery
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
+from trainer.training.condition_augmentation import ConditionAugmentation, count_unread
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import cosine_loss, target_anchored_loss
-from trainer.training.rtd_collator import HardNegativeTripletCollator
+from trainer.training.rtd_collator import HardNegativeTripletCollator, write_contexts
 from trainer.training.starting_model import (
     check_untrained,
     find_processor,
@@ -62,20 +64,16 @@ _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 _TEXT_METRICS = {"text_recall@1": 1, "text_recall@10": 10}
 
 
-def _write_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, composition: bool = True):
-    """Write each triplet's prompt as the context that a projection reads, without pseudo-words."""
-    template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
-    if not composition:
-        template = template[: template.index(processor.context_word) + len(processor.context_word)]
+def _add_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, composition: bool = True):
     if isinstance(triplets, RowStream):
-        triplets.finish = partial(_add_contexts, template)
+        triplets.finish = partial(_add_contexts_to_rows, processor, composition)
         return triplets
-    contexts = [template.replace("{condition}", text) for text in triplets["conditioning_caption"]]
-    return triplets.add_column("context", contexts)
+    return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
 
 
-def _add_contexts(template: str, rows: list[dict]) -> list[dict]:
-    return [row | {"context": template.replace("{condition}", row["conditioning_caption"])} for row in rows]
+def _add_contexts_to_rows(processor: RTDProcessor, composition: bool, rows: list[dict]) -> list[dict]:
+    contexts = write_contexts(processor, [row["conditioning_caption"] for row in rows], composition)
+    return [row | {"context": context} for row, context in zip(rows, contexts, strict=True)]
 
 
 def _prepare_evaluation(data, compute_metrics: Callable | None = None):
@@ -88,18 +86,9 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
         )
     if is_stream(data):
         raise ValueError(
-            "an evaluation goes through all triplets, and a stream has no end: load them streaming=False."
+            "an evaluation goes through all triplets, and a stream has no end: load them with streaming=False."
         )
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
-
-
-def _check_best_metric(name: str | None, data, own_metrics: bool) -> None:
-    """Refuse a metric that no evaluation gives before training, where transformers would stop in the middle of it."""
-    if name is None or data is None or own_metrics:
-        return
-    known = _name_metrics(data)
-    if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
-        raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
 
 
 def _name_metrics(data) -> set[str]:
@@ -117,6 +106,13 @@ def _check_start(model, model_init, args) -> None:
         raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
     if (model is None) == (model_init is None):
         raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+
+
+class _AugmentationCallback(TrainerCallback):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # Before workers are started: the collator draws by epoch, as the noise is drawn.
+        if augmentation := getattr(train_dataloader.collate_fn, "augmentation", None):
+            augmentation.begin_epoch(int(state.epoch or 0))
 
 
 @contextlib.contextmanager
@@ -236,7 +232,7 @@ class RTDTrainer(BaseTrainer):
         self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
         projection, processing_class = _settle_companions(whole, projection, processing_class)
-        projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
+        projection.check_text_tower(tower.config)
         processing_class = _choose_template(args.template, projection, processing_class)
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
@@ -249,7 +245,7 @@ class RTDTrainer(BaseTrainer):
             )
             run_facts["triplets"] = identify_rows(train_dataset, TRIPLET_COLUMNS)
             if "context_embeds" in projection.consumes:
-                train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
+                train_dataset = _add_contexts(train_dataset, processing_class, args.composition)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
         if token_lift is not None:
@@ -266,12 +262,22 @@ class RTDTrainer(BaseTrainer):
             data=data,
             **kwargs,
         )
-        _check_best_metric(args.metric_for_best_model, self.eval_dataset, self.compute_metrics is not None)
         self.model_init = model_init  # the stock Trainer takes a model or this, but not both
         self.projection, self.token_lift = (_copy_frozen(part, args.device) for part in (projection, token_lift))
         self._frozen = _find_frozen(whole, tower)
         if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
+            self.add_callback(_AugmentationCallback)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        name = self.args.metric_for_best_model
+        if name is None or self.eval_dataset is None or self.compute_metrics is not None:
+            return
+        # Before training: transformers would stop in the middle of it.
+        known = _name_metrics(self.eval_dataset)
+        if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
+            raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
 
     def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
@@ -316,10 +322,12 @@ class RTDTrainer(BaseTrainer):
             self.data_collator = self._build_collator(self.model)
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
-        args, rows, embeddings = self.args, self.train_dataset, None
-        if not self._streams:
+        args, rows = self.args, self.train_dataset
+        augmentation, embeddings = self._build_augmentation(), None
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in sample_rows(rows).column_names]
+        # A cache cannot know the contexts of conditions that are yet to be drawn, and a stream has none.
+        if not self._streams and (augmentation is None or "context" not in columns):
             with self._frozen_tower(tower) as frozen:
-                columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
                 embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
             self.processor,
@@ -330,7 +338,20 @@ class RTDTrainer(BaseTrainer):
             with_captions=not args.target_anchored,
             length_groups=args.num_length_groups,
             caption_interval=args.caption_interval if args.caption_weight else None,
+            augmentation=augmentation,
         )
+
+    def _build_augmentation(self) -> ConditionAugmentation | None:
+        names, rows = self.args.condition_augmentation, sample_rows(self.train_dataset)
+        if not names:
+            return None
+        if (unread := count_unread(rows)) and self.is_world_process_zero():
+            warnings.warn(
+                f"{unread} of {len(rows)} triplets are not in English, which is all that condition_augmentation "
+                "knows: their conditions stay as they are.",
+                stacklevel=2,
+            )
+        return ConditionAugmentation(names, self.args.seed, partial(has_words, self.processor.tokenizer))
 
     @property
     def rtd_model(self) -> RTDModel:
@@ -458,7 +479,7 @@ class RTDTrainer(BaseTrainer):
     def _evaluate_text_side(self, tower, triplets: Dataset, batch_size: int = 256) -> dict[str, float]:
         """Rank the target captions for each reference caption and condition, both as text."""
         if "context_embeds" in self.projection.consumes:
-            triplets = _write_contexts(triplets, self.processor)
+            triplets = _add_contexts(triplets, self.processor)
         columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in triplets.column_names]
         with self._frozen_tower(tower) as frozen:
             embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]

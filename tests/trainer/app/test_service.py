@@ -49,6 +49,17 @@ def test_a_visit_from_upload_to_a_refined_result(desk, upload):
     assert json.loads(json.dumps(state)) == state
 
 
+def test_a_condition_that_moves_the_query_little_is_told(desk, upload):
+    state = desk.take_upload(new_state(), upload)
+    assert desk.hint(state) == ""
+    asked = desk.search(state, "is red")
+    assert asked["turns"][0]["edit_magnitude"] > 0
+    for moved, hint in ((0.01, "This condition changed little"), (0.5, ""), (None, "")):
+        asked["turns"][0]["edit_magnitude"] = moved
+        assert desk.hint(asked).startswith(hint)
+        assert bool(desk.hint(asked)) == bool(hint)
+
+
 def test_strength_without_a_reference_is_no_mistake_of_the_visitor(desk):
     state = desk.search(new_state(), "a small dog", strength=0.5)
     assert "strength" not in state["turns"][0]["query"]
@@ -106,6 +117,15 @@ def test_the_gallery_is_paged_through_and_picked_from(desk, photos):
     state = desk.search(desk.use_chosen(desk.choose(state, 1)), "is red")
     expected = desk.voices["RTD"].pipeline({"image": str(photos / "01.png"), "text": "is red"}, top_k=5)
     assert state["results"] == expected
+
+
+def test_an_example_gives_its_reference(desk, upload):
+    desk.examples = [(upload, "is red")]
+    state = desk.search(desk.take_example(new_state(), 0), "is red")
+    assert state["results"] == desk.voices["RTD"].pipeline({"image": upload, "text": "is red"}, top_k=5)
+    assert [text for _, text in desk.draw_examples()] == ["is red"]
+    with pytest.raises(ValueError, match="no example 1"):
+        desk.take_example(new_state(), 1)
 
 
 def test_images_may_be_where_the_metadata_says(model, processor, photos, upload):

@@ -21,8 +21,8 @@ def served(monkeypatch):
         def block_thread(self):
             served["waited"] = True
 
-    def serve_page(desk, host, port):
-        served.update(desk=desk, host=host, port=port)
+    def serve_page(desk, host, port, hosts):
+        served.update(desk=desk, host=host, port=port, hosts=hosts)
         return Closed(), "http://127.0.0.1:1/"
 
     monkeypatch.setattr(page, "serve_page", serve_page)
@@ -41,9 +41,10 @@ def test_a_folder_is_served_on_this_machine_alone(place, photos, served, capsys)
 
 
 def test_another_address_is_served_when_asked_for_and_said(place, photos, served, capsys):
-    assert main(["app", place, "--gallery", str(photos), "--host", "0.0.0.0", "--port", "8000"]) == 0
+    address = ["--host", "0.0.0.0", "--port", "8000", "--allowed-hosts", "photos.example"]
+    assert main(["app", place, "--gallery", str(photos), *address]) == 0
     assert "whoever reaches 0.0.0.0 can search this gallery" in capsys.readouterr().err
-    assert (served["host"], served["port"]) == ("0.0.0.0", 8000)
+    assert (served["host"], served["port"], served["hosts"]) == ("0.0.0.0", 8000, ["photos.example"])
 
 
 def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, processor, tmp_path, capsys):
@@ -93,6 +94,22 @@ def test_further_adapters_become_voices(clip, tokenizer, processor, photos, serv
     further = f"other={tmp_path / 'one'}"
     assert main(["app", str(tmp_path / "one"), "--gallery", str(photos), "--adapter", further]) == 0
     assert set(served["desk"].voices) == {"RTD (default)", "RTD (other)", PROJECTION_ALONE}
+
+
+def test_examples_are_read_from_a_file(place, photos, served, tmp_path, capsys):
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"image": "photos/2.png", "text": "is red"}\n')
+    flags = ["app", place, "--gallery", str(photos), "--examples", str(file)]
+    assert main(flags) == 0
+    assert served["desk"].examples == [(str(photos.resolve() / "2.png"), "is red")]
+    for content, message in [
+        ('{"image": "photos/9.png", "text": ""}', "9.png"),
+        ('{"image": 1}', "line 1"),
+        ("x", "line 1"),
+    ]:
+        file.write_text(content)
+        assert main(flags) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

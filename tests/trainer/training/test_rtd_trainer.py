@@ -19,7 +19,7 @@ from trainer.encoding.noise import draw_noise
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.training.checkpoints import find_last_complete_checkpoint
 from trainer.training.lora import add_lora
-from trainer.training.rtd_trainer import _write_contexts
+from trainer.training.rtd_trainer import _add_contexts
 
 
 ROWS = build_triplets(48)
@@ -181,8 +181,8 @@ def test_accumulated_batches_do_not_see_each_others_negatives(build, model):
 
 
 def test_contexts_of_a_stream_are_those_of_the_table(processor):
-    table = _write_contexts(prepare_triplets(ROWS[:4]), processor)
-    stream = _write_contexts(
+    table = _add_contexts(prepare_triplets(ROWS[:4]), processor)
+    stream = _add_contexts(
         prepare_triplets(Dataset.from_list(ROWS[:4]).to_iterable_dataset(), batch_size=4), processor
     )
     assert [row for row, _ in zip(stream, range(4), strict=False)] == table.to_list()
@@ -277,9 +277,9 @@ def test_an_interval_without_a_weight_changes_nothing(build):
     assert hash_tensors(trainers[0].model) == hash_tensors(trainers[1].model)
 
 
-@pytest.mark.parametrize("caption_weight", [0.0, 10.0])
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, caption_weight):
-    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "caption_weight": caption_weight}
+@pytest.mark.parametrize("ours", [{}, {"caption_weight": 10.0, "condition_augmentation": "typo,rewording"}])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, ours):
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2} | ours
     straight = build(name="straight", **settings)
     straight.train()
     build(name="broken", callbacks=[StopAt(5)], **settings).train()
@@ -366,12 +366,40 @@ def test_a_step_never_waits_for_its_device(build, monkeypatch):
         loss.item()
 
 
-def test_processes_that_tokenise_change_no_result(build):
-    trainers = [build(name=str(count), dataloader_num_workers=count, max_steps=4) for count in (None, 2)]
+@pytest.mark.parametrize("names", [None, "typo,rewording"])
+def test_processes_that_tokenise_change_no_result(build, names):
+    workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
+    trainers = [
+        build(name=f"{place}", max_steps=7, condition_augmentation=names, **options)
+        for place, options in enumerate(workers)
+    ]
     for trainer in trainers:
         trainer.train()
     assert [trainer.args.dataloader_num_workers for trainer in trainers] == [0, 2]
     assert get_losses(trainers[0]) == get_losses(trainers[1])
+
+
+def test_conditions_are_changed_on_request_and_anew_in_each_epoch(build, monkeypatch):
+    trainer, seen = build(max_steps=6, condition_augmentation="typo"), []
+    build_prompts = type(trainer.data_collator)._build_prompts
+
+    def record(self, rows):
+        seen.extend((row["row"], row["conditioning_caption"]) for row in rows)
+        return build_prompts(self, rows)
+
+    monkeypatch.setattr(type(trainer.data_collator), "_build_prompts", record)
+    trainer.train()
+    changed = [
+        {row for row, text in epoch if text != ROWS[row]["conditioning_caption"]} for epoch in (seen[:48], seen[48:])
+    ]
+    assert all(3 < len(rows) < 24 for rows in changed)
+    assert changed[0] != changed[1]
+
+
+def test_triplets_in_another_language_are_counted(build):
+    rows = [*ROWS, dict.fromkeys(("reference_caption", "conditioning_caption", "target_caption"), "der hund")]
+    with pytest.warns(UserWarning, match="1 of 49 triplets are not in English"):
+        build(rows, condition_augmentation="typo")
 
 
 def test_groups_by_length_change_no_result(build, model):
