@@ -95,7 +95,11 @@ def test_a_stream_trains_as_the_table_of_its_rows(build):
     assert get_losses(streamed)[1] != pytest.approx(get_losses(held)[1], abs=1e-6)  # noise goes by pass in both
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"condition_augmentation": "rewording,typo"}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 2}],
+    ids=str,
+)
 def test_a_resumed_stream_goes_on_bit_for_bit(build, settings):
     settings = settings | {"max_steps": 8, "save_strategy": "steps", "save_steps": 5}
     straight = build(rows=build_stream(), name="a", **settings)
