@@ -32,9 +32,11 @@ if mode == "lora":
 model.text_model.double()
 args = RTDTrainingArguments(output_dir=folder, max_steps=6, per_device_train_batch_size=batch_size, learning_rate=1e-3,
     logging_steps=1, save_strategy="steps", save_steps=2, use_cpu=True, disable_tqdm=True, optim="sgd",
-    anchor_cache="always", anchor_cache_dir=folder + "/anchors")
+    anchor_cache="never" if mode == "stream" else "always", anchor_cache_dir=folder + "/anchors")
+rows = Dataset.from_list(build_triplets(64))
+rows = rows.to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=20) if mode == "stream" else rows
 trainer = RTDTrainer(model.text_model, args, projection=model.projection, processing_class=processor,
-    train_dataset=Dataset.from_list(build_triplets(64)))
+    train_dataset=rows)
 trainer.data_collator.length_groups = 1 + 2 * args.process_index  # processes call the tower as often as they need
 if mode == "dies":
     step = trainer.training_step
@@ -101,7 +103,10 @@ def launch(folder, processes, batch_size, mode="all weights", text=SCRIPT):
     )
 
 
-@pytest.mark.parametrize("mode", ["all weights", pytest.param("lora", marks=pytest.mark.slow)])
+SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("lora", "stream")]
+
+
+@pytest.mark.parametrize("mode", ["all weights", *SLOW_MODES])
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path, mode):
     results = {}
     for processes, batch_size in ((1, 16), (2, 8)):
