@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 __all__ = ["AppendedArray", "RowNames"]
 
 _RECORD = np.dtype([("hash", "<u8"), ("id", "<u8"), ("metadata", "<u8")])  # of an id; where both end
+_NONE = b"null\n"
 _BLOCK = 8192  # rows whose metadata are parsed at a time
 _FILTERS = 8  # whose rows are remembered
 
@@ -128,7 +129,7 @@ class RowNames:
         """
         records = np.empty(len(ids), _RECORD)
         records["hash"], start = _hash(ids), self.count
-        lines = [json.dumps(row).encode() + b"\n" for row in metadata]
+        lines = [_NONE if row is None else json.dumps(row).encode() + b"\n" for row in metadata]
         texts = {"id": [name.encode() for name in ids], "metadata": lines}
         parts = []
         for name, column in self._texts.items():
@@ -180,7 +181,7 @@ class RowNames:
         hashes, found = _hash(ids), np.full(len(ids), -1)
         for run, rows in self._runs:
             starts, ends = np.searchsorted(run, hashes, "left"), np.searchsorted(run, hashes, "right")
-            for i in np.flatnonzero(ends > starts):
+            for i in np.flatnonzero(ends > starts).tolist():
                 same = rows[starts[i] : ends[i]]
                 same = same[~self._flags[same]]
                 # Other ids may have the same hash.
@@ -212,7 +213,7 @@ class RowNames:
         Returns:
             `list[str]`: Ids.
         """
-        return [str(text, "utf-8") for text in self._read("id", rows)]
+        return [text.decode() for text in self._read("id", rows)]
 
     def read_metadata(self, rows: np.ndarray) -> list[dict | None]:
         """Read metadata.
@@ -223,7 +224,28 @@ class RowNames:
         Returns:
             `list[dict]`: Of each row a dictionary, or `None`.
         """
-        return [json.loads(bytes(text)) for text in self._read("metadata", rows)]
+        return [_parse(text) for text in self._read("metadata", rows)]
+
+    def describe(self, row: int) -> tuple[str, dict | None]:
+        """Read id and metadata of a row.
+
+        Args:
+            row (`int`): Row number.
+
+        Returns:
+            `tuple[str, dict]`: The dictionary may be `None`.
+        """
+        records = self._read_records()
+        (_, *starts), (_, *ends) = records[row - 1].item() if row else (0, 0, 0), records[row].item()
+        parts = zip(self._texts.values(), starts, ends, strict=True)
+        name, line = (column.read(end)[start:].tobytes() for column, start, end in parts)
+        return name.decode(), _parse(line)
+
+    def _read(self, name: str, rows: np.ndarray) -> Iterator[bytes]:
+        ends, column = self._read_records()[name], self._texts[name]
+        for row in rows.tolist():
+            stop = ends[row].item()
+            yield column.read(stop)[ends[row - 1].item() if row else 0 :].tobytes()
 
     def _read_records(self) -> np.ndarray:
         self._check()
@@ -231,12 +253,6 @@ class RowNames:
 
     def _find_end(self, name: str, count: int) -> int:
         return int(self._records.read(count)[name][-1]) if count else 0
-
-    def _read(self, name: str, rows: np.ndarray) -> list[memoryview]:
-        ends = self._read_records()[name]
-        text = memoryview(self._texts[name].read(self._find_end(name, self.count)))
-        starts = np.where(rows > 0, ends[rows - 1], 0)
-        return [text[start:end] for start, end in zip(starts.tolist(), ends[rows].tolist(), strict=True)]
 
     def match(self, where: dict[str, list]) -> np.ndarray:
         """Mark the rows whose metadata have certain values; the last eight filters are remembered.
@@ -293,6 +309,10 @@ class RowNames:
                     "images again into a new one."
                 )
         self._num_checked = len(self._sums)
+
+
+def _parse(line: bytes) -> dict | None:
+    return None if line == _NONE else json.loads(line)
 
 
 def _hash(ids: Sequence[str]) -> np.ndarray:

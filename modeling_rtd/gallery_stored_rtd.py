@@ -242,8 +242,7 @@ class StoredEngine(Engine):
         return np.asarray(self._load_array()[rows])
 
     def _describe(self, row: int) -> tuple[str, dict | None]:
-        rows = np.array([row])
-        return self._names.read_ids(rows)[0], self._names.read_metadata(rows)[0]
+        return self._names.describe(row)
 
     def _find_allowed(self, where: dict | None) -> np.ndarray | None:
         """Mark the rows that count, of shape `(num_rows,)`; `None` where all do."""
