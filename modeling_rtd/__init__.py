@@ -24,7 +24,7 @@ from modeling_rtd.files_rtd import (
     replace_folder,
     write_json,
 )
-from modeling_rtd.gallery_encoding_rtd import encode_images
+from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
@@ -92,6 +92,7 @@ __all__ = [
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
+    "encode_batches",
     "encode_composed",
     "encode_images",
     "exclude_text",
