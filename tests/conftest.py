@@ -16,6 +16,7 @@ os.environ |= {
 }
 
 import copy  # noqa: E402
+import gc  # noqa: E402
 import shutil  # noqa: E402
 import uuid  # noqa: E402
 
@@ -30,6 +31,12 @@ from tests.hub_stand_in import HubStandIn  # noqa: E402
 
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    # Each training ends in `gc.collect()`, and most of its time went into looking at what the imports had made.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish():

@@ -21,6 +21,9 @@ _CSS = """
 .grid-wrap { max-height: none !important; height: auto !important; min-height: 0 !important; padding-top: 2rem;
   overflow: visible !important }
 @media (max-width: 640px) { .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important } }
+#examples .caption-label { white-space: normal; text-overflow: clip }
+@media (max-width: 640px) { #examples .grid-wrap { overflow-x: auto !important }
+  #examples .grid-container { grid: auto / auto-flow 9rem !important } }
 .thumbnail-item:focus-visible, .thumbnail-item.selected { outline: 3px solid #c2410c; outline-offset: 2px }
 #message [role=alert] { color: #b91c1c; font-weight: 600 }
 """
@@ -52,23 +55,39 @@ def build_page(desk: SearchDesk):
     gr = _import_gradio()
     # gradio looks every ten minutes, and removes uploads after an hour.
     with gr.Blocks(title="rtd", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
-        _Page(gr, desk)
+        _Page(gr, desk, blocks)
     return blocks.queue(max_size=_MAX_WAITING, default_concurrency_limit=1)
 
 
 class _Page:
     """Components, and what each of them does: a method takes their values and gives those that change."""
 
-    def __init__(self, gr, desk: SearchDesk):
+    def __init__(self, gr, desk: SearchDesk, blocks):
         self.gr, self.desk = gr, desk
         self.state = gr.State(new_state, time_to_live=24 * 3600)
-        gr.Markdown("# Find an image by an image and a sentence")
+        gr.Markdown("# Find an image by an image and a sentence\nChoose an image, and write what should be different.")
+        self._lay_out_examples()
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 self._lay_out_query()
             with gr.Column(scale=3, min_width=300):
                 self._lay_out_results()
         self._connect()
+        self._on(blocks.load, self._browse, [], None)
+
+    def _lay_out_examples(self) -> None:
+        self.examples = self.gr.Gallery(
+            # Drawn once: the examples are the same for every visitor.
+            self.desk.draw_examples(),
+            label="Examples: click one",
+            visible=bool(self.desk.examples),
+            interactive=False,
+            elem_id="examples",
+            columns=max(1, len(self.desk.examples)),
+            object_fit="contain",
+            allow_preview=False,
+            buttons=[],
+        )
 
     def _lay_out_query(self) -> None:
         gr, voices = self.gr, list(self.desk.voices)
@@ -81,29 +100,42 @@ class _Page:
         self.text = gr.Textbox(
             label="Condition", placeholder="is blue instead of red", max_length=MAX_LETTERS, elem_id="text"
         )
-        self.strength = gr.Slider(
-            0, 1, 1, step=0.05, label="Strength of the condition", info="0: the reference alone", elem_id="strength"
-        )
-        self.negative = gr.Textbox(
-            label="Not wanted", placeholder="a striped one", max_length=MAX_LETTERS, elem_id="negative"
-        )
-        self.weight = gr.Slider(
-            0, 1, NEGATIVE_WEIGHT, step=0.05, label="How much that counts", elem_id="negative_weight"
-        )
-        _fill_blanks(self.strength)
-        _fill_blanks(self.weight)
-        with gr.Row():
-            self.voice = gr.Dropdown(voices, value=voices[0], label="Answered by", elem_id="voice")
-            self.other = gr.Dropdown([_NOBODY, *voices], value=_NOBODY, label="Compared with", elem_id="other")
         self.search = gr.Button("Search", variant="primary", elem_id="search")
+        with gr.Accordion("More", open=False, elem_id="more"):
+            self.strength = gr.Slider(
+                0,
+                1,
+                1,
+                step=0.05,
+                label="Strength of the condition",
+                info="1: the image as changed by the condition. 0: images like the reference.",
+                elem_id="strength",
+            )
+            self.negative = gr.Textbox(
+                label="Not wanted", placeholder="a striped one", max_length=MAX_LETTERS, elem_id="negative"
+            )
+            self.weight = gr.Slider(
+                0,
+                1,
+                NEGATIVE_WEIGHT,
+                step=0.05,
+                label="Weight of what is not wanted",
+                info="0: no effect. Higher values push such images further down.",
+                elem_id="negative_weight",
+            )
+            _fill_blanks(self.strength)
+            _fill_blanks(self.weight)
+            with gr.Row():
+                self.voice = gr.Dropdown(voices, value=voices[0], label="Answered by", elem_id="voice")
+                self.other = gr.Dropdown([_NOBODY, *voices], value=_NOBODY, label="Compared with", elem_id="other")
         self.start = gr.Button("Start a new search", size="sm", elem_id="start")
 
     def _lay_out_results(self) -> None:
         gr = self.gr
         look = {"columns": 6, "object_fit": "contain", "allow_preview": False, "buttons": []}
         self.message = gr.HTML(elem_id="message")
-        self.use = gr.Button("Use the chosen image as the next reference", size="sm", elem_id="use")
-        self.results = gr.Gallery(label="Results", interactive=False, elem_id="results", **look)
+        self.use = gr.Button("Use the chosen image as the next reference", size="sm", visible=False, elem_id="use")
+        self.results = gr.Gallery(label="Gallery", interactive=False, elem_id="results", **look)
         self.others = gr.Gallery(interactive=False, visible=False, elem_id="others", **look)
         self.turns = gr.Radio([], label="History: choose a turn to see its results again", elem_id="turns")
 
@@ -120,6 +152,7 @@ class _Page:
         self._on(self.use.click, self._use_chosen, [], "use")
         for grid, column in ((self.results, "results"), (self.others, "others")):
             self._on(grid.select, self._make_choose(column), [], None)
+        self._on(self.examples.select, self._make_take_example(), [], None)
 
     def _on(self, event, step, inputs: list, api_name: str | None) -> None:
         @functools.wraps(step)
@@ -132,7 +165,10 @@ class _Page:
         event(
             answer,
             [self.state, *inputs],
-            [self.state, self.preview, self.results, self.others, self.turns, self.message],
+            [
+                *(self.state, self.preview, self.text),
+                *(self.use, self.results, self.others, self.turns, self.message),
+            ],
             api_name=api_name,
             api_visibility="private" if api_name is None else "public",
             show_progress="minimal",
@@ -144,9 +180,13 @@ class _Page:
     def _show(self, state: dict, sentence: str, other: str = "") -> dict:
         gr, desk = self.gr, self.desk
         shown = {"visible": bool(state["others"]), "label": f"Compared with {other}", "selected_index": None}
+        is_answer = state["turn"] is not None  # and not a page of the gallery, where a click is enough
         return {
             self.state: state,
-            self.results: gr.Gallery(desk.draw(state["results"]), selected_index=None),
+            self.use: gr.Button(visible=is_answer),
+            self.results: gr.Gallery(
+                desk.draw(state["results"]), label="Results" if is_answer else "Gallery", selected_index=None
+            ),
             self.others: gr.Gallery(desk.draw(state["others"]), **shown),
             self.turns: gr.Radio(desk.describe_turns(state), value=state["turn"]),
             self.message: _tell(sentence),
@@ -164,10 +204,11 @@ class _Page:
         return self._set_reference(self.desk.take_upload(state, None), "There is no reference.")
 
     def _start(self, state: dict) -> dict:
-        return self._set_reference(new_state(), "") | self._show(new_state(), "A new search.")
+        return self._set_reference(new_state(), "") | self._browse(new_state()) | {self.text: ""}
 
     def _browse(self, state: dict) -> dict:
-        return self._show(self.desk.browse(state), "Images of the gallery: choose one; once more for the next ones.")
+        sentence = "Images of the gallery. Click the one to start from; “From gallery” shows the next ones."
+        return self._show(self.desk.browse(state), sentence)
 
     def _search(self, state: dict, text, strength, negative, weight, voice, other) -> dict:
         compared = None if other == _NOBODY else other
@@ -180,9 +221,19 @@ class _Page:
     def _make_choose(self, column: str):
         def choose(state: dict, event: self.gr.SelectData):
             state = self.desk.choose(state, event.index, column)
+            if state["turn"] is None:  # of the gallery, where a click can mean nothing else
+                return self._use_chosen(state)
             return {self.state: state, self.message: _tell(f"Image {event.index + 1} is chosen.")}
 
         return choose
+
+    def _make_take_example(self):
+        def take(state: dict, event: self.gr.SelectData):
+            state, text = self.desk.take_example(state, event.index), self.desk.examples[event.index][1]
+            shown = self._set_reference(state, "")
+            return shown | self._search(state, text, None, "", None, None, None) | {self.text: text}
+
+        return take
 
     def _use_chosen(self, state: dict) -> dict:
         state = self.desk.use_chosen(state)

@@ -115,10 +115,19 @@ class SearchDesk:
         voices (`dict[str, Voice]`): Ways to answer, by name, over one gallery.
         root (`str` or `Path`): Folder of the gallery's images. Nothing outside of it is ever opened, but uploads.
         top_k (`int`, defaults to 12): Results of a search, and images of the gallery shown at a time.
+        examples (list of `tuple[str, str]`, *optional*): Path of a reference image and condition of queries to
+            click. Defaults to none.
     """
 
-    def __init__(self, voices: Mapping[str, Voice], root: str | Path, top_k: int = 12):
+    def __init__(
+        self,
+        voices: Mapping[str, Voice],
+        root: str | Path,
+        top_k: int = 12,
+        examples: Sequence[tuple[str, str]] = (),
+    ):
         self.voices, self.root, self.top_k = dict(voices), Path(root).resolve(), top_k
+        self.examples = list(examples)
         self.gallery = next(iter(self.voices.values())).pipeline.gallery
         # Pages of `browse` are places in this list, which must not move under a visitor.
         self._ids = self.gallery.ids
@@ -147,6 +156,31 @@ class SearchDesk:
             return state | {"reference": None}
         self.read_upload(path, Path(path).name)
         return state | {"reference": {"path": path}}
+
+    def take_example(self, state: dict, number: int) -> dict:
+        """Take the reference of an example.
+
+        Args:
+            state (`dict`): See [`new_state`].
+            number (`int`): Position of the example, from 0.
+
+        Returns:
+            `dict`: The next state.
+
+        Raises:
+            ValueError: If there is no such example.
+        """
+        if number not in range(len(self.examples)):
+            raise ValueError(f"there is no example {number}: the page has {len(self.examples)}.")
+        return state | {"reference": {"path": self.examples[number][0]}}
+
+    def draw_examples(self) -> list[tuple[Image.Image, str]]:
+        """Draw the examples.
+
+        Returns:
+            `list[tuple[PIL.Image.Image, str]]`: Small pictures of the references, each with its condition.
+        """
+        return [(self._shrink({"path": path}), text) for path, text in self.examples]
 
     def read_upload(self, file: str | bytes, name: str) -> Image.Image:
         """Read an upload whole, once its header says that it may be read.

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
 
@@ -23,24 +24,45 @@ def run(arguments: list[str]) -> None:
         ValueError: If there is nothing to search, or an option is not accepted.
         ImportError: If gradio is not installed.
     """
-    parser = argparse.ArgumentParser("rtd app", description=__doc__)
+    parser = VerbParser("rtd app", description=__doc__)
     add_desk_options(parser)
     parser.add_argument("--top-k", type=int, default=12, help="number of results (default: %(default)s)")
     parser.add_argument("--port", type=int, help="port (default: the first free one from 7860 on)")
+    parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FILE",
+        help="jsonl of queries to click: image, a path relative to the file, and text (default: none)",
+    )
     options = parser.parse_args(arguments)
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     check_port(options.port)
+    examples = [] if options.examples is None else _read_examples(options.examples)
 
     from trainer.app.page import serve_page
 
     desk = open_desk(options, options.top_k)
+    desk.examples = examples
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
     print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
     page, url = serve_page(desk, options.host, options.port)
     print(f"page: {url}", flush=True)
     page.block_thread()
+
+
+def _read_examples(path: Path) -> list[tuple[str, str]]:
+    from modeling_rtd import parse_json
+
+    examples, remedy = [], "write {'image': PATH, 'text': CONDITION} on each line"
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        row = parse_json(line, f"{path}, line {number}", remedy, image=str, text=str)
+        image = path.parent / row["image"]
+        if not image.is_file():
+            raise ValueError(f"'{path}', line {number}, names the image '{image}', which is missing: {remedy}.")
+        examples.append((str(image.resolve()), row["text"]))
+    return examples
 
 
 def add_desk_options(parser: argparse.ArgumentParser) -> None:

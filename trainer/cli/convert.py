@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from trainer.cli.folders import check_new_folder
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If the file is refused (see `convert_checkpoint`), or the output folder is not empty.
     """
     refuse_old_names("convert", arguments, {"--output": "--output-dir"})
-    parser = argparse.ArgumentParser("rtd convert", description=__doc__)
+    parser = VerbParser("rtd convert", description=__doc__)
     parser.add_argument("file", help="checkpoint file as the method's authors publish it")
     parser.add_argument(
         "--from",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
 from pathlib import Path
+
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -18,7 +19,7 @@ def run(arguments: list[str]) -> None:
     Args:
         arguments (`list[str]`): Options.
     """
-    parser = argparse.ArgumentParser("rtd demo", description=__doc__)
+    parser = VerbParser("rtd demo", description=__doc__)
     parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
     parser.add_argument("--preset", default="demo", help="size of the world: demo, mini or toy")
     parser.add_argument("--world", default="wardrobe", help="what is drawn: wardrobe (clothes) or shapes")
@@ -47,12 +48,13 @@ def _list_next(folder: Path) -> str:
     world = folder / "world"
     query = json.loads((world / "queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
     place, gallery, captions = (shlex.quote(str(path)) for path in (folder, world / "gallery", world / "captions.txt"))
+    examples = shlex.quote(str(world / "examples.jsonl"))
     image = shlex.quote(str(world / "references" / query["reference"]))
     return f"""Search for what one of its queries asks for; right is {" or ".join(query["targets"])}:
   rtd search {place}/model --gallery {gallery} --image {image} --text "{query["condition"]}"
 
 Search and refine on a page in the browser, until Ctrl-C:
-  rtd app {place}/model --gallery {gallery}
+  rtd app {place}/model --gallery {gallery} --examples {examples}
 
 Train RTD on nothing but the world's captions; it finds less than with the demo's triplets (a minute):
   rtd train {place}/clip --projection {place}/model --captions {captions} --output-dir {place}-captions \

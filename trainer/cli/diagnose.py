@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -22,7 +23,7 @@ def run(arguments: list[str]) -> None:
     from trainer.cli.old_names import refuse_old_names
 
     refuse_old_names("diagnose", arguments, {"--output": "--output-dir"})
-    parser = argparse.ArgumentParser("rtd diagnose", description=__doc__)
+    parser = VerbParser("rtd diagnose", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model or of an adapter")
     parser.add_argument("--benchmark", required=True, help="benchmark, such as wardrobe or wardrobe/mini")
     parser.add_argument("--split", help="split of its queries (default: the one with public labels)")

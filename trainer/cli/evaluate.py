@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["add_switches", "add_system_options", "build_system", "read_switches", "run"]
@@ -115,7 +116,7 @@ def run(arguments: list[str]) -> None:
     from trainer.evaluation.benchmarks import BENCHMARKS, check_request
 
     refuse_old_names("evaluate", arguments, {"--alpha": "rtd interpolate MODEL --alpha A -o DIR, then evaluate DIR"})
-    parser = argparse.ArgumentParser("rtd evaluate", description=__doc__)
+    parser = VerbParser("rtd evaluate", description=__doc__)
     parser.add_argument("--benchmark", required=True, help=f"one or several, with commas: {', '.join(BENCHMARKS)}")
     parser.add_argument("--split", help="split of the queries (default: the one with public labels)")
     parser.add_argument("--check", action="store_true", help="check the directories, and load no model")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from trainer.cli.folders import check_new_folder
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If the model cannot be exported or a file differs too much (see `export_onnx`), or the output
             folder is not empty.
     """
-    parser = argparse.ArgumentParser("rtd export", description=__doc__)
+    parser = VerbParser("rtd export", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of a model")
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="format of the files (default: onnx)")
     parser.add_argument(

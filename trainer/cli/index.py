@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
 
@@ -28,7 +29,7 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If there is nothing to index, an option is not accepted, or embeddings do not match the model.
     """
-    parser = argparse.ArgumentParser("rtd index", description=__doc__)
+    parser = VerbParser("rtd index", description=__doc__)
     _add_options(parser)
     refuse_old_names("index", arguments, {"--out": "--output-dir"})
     options = parser.parse_args(arguments)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from trainer.cli.folders import check_new_folder
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
             the output folder is not empty.
     """
     refuse_old_names("interpolate", arguments, {"--output": "--output-dir"})
-    parser = argparse.ArgumentParser("rtd interpolate", description=__doc__)
+    parser = VerbParser("rtd interpolate", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of a model trained with RTD, or of an adapter")
     parser.add_argument("--alpha", type=float, required=True, help="0: tower from before RTD; 1: the one after it")
     parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder to save the model in")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from pathlib import Path
 
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If the card lacks facts, or anything must not be published, see `prepare_publication`.
     """
     refuse_old_names("publish", arguments, {"--licence": "--license"})
-    parser = argparse.ArgumentParser("rtd publish", description=__doc__)
+    parser = VerbParser("rtd publish", description=__doc__)
     parser.add_argument("folder", type=Path, help="directory of a model or an adapter, such as runs/rtd/model")
     parser.add_argument("repo", help="where it goes: org/name")
     parser.add_argument("--push", action="store_true", help="do it; without, it is only listed what would go up")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.cli.parser import VerbParser
 from trainer.data.image_files import IMAGE_SUFFIXES, list_images, name_file
 
 
@@ -142,7 +143,7 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("rtd search", description=__doc__)
+    parser = VerbParser("rtd search", description=__doc__)
     parser.add_argument("model", help="directory or Hub id of an RTD model")
     add_gallery_options(parser)
     parser.add_argument(

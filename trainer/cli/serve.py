@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import sys
 
 from trainer.cli.app import add_desk_options, check_port, open_desk
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         OSError: If the port is taken, or the address is none of this machine.
         ImportError: If FastAPI or uvicorn is not installed.
     """
-    parser = argparse.ArgumentParser("rtd serve", description=__doc__)
+    parser = VerbParser("rtd serve", description=__doc__)
     add_desk_options(parser)
     parser.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
     parser.add_argument(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trainer.cli.parser import VerbParser
+
 
 __all__ = ["run"]
 
@@ -22,7 +24,7 @@ def run(arguments: list[str]) -> None:
     """
     from trainer.cli.evaluate import add_switches, add_system_options
 
-    parser = argparse.ArgumentParser("rtd submit", description=__doc__)
+    parser = VerbParser("rtd submit", description=__doc__)
     parser.add_argument("--benchmark", help="cirr or circo")
     parser.add_argument("--check", nargs="+", metavar="FILE", help="check files, and write none")
     add_system_options(parser)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
-
 from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import VerbParser
 
 
 __all__ = ["run"]
@@ -20,7 +19,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If an option or a file is not accepted.
     """
     refuse_old_names("triplets", arguments, {"--model": "--similarity-model"})
-    parser = argparse.ArgumentParser("rtd triplets", description=__doc__)
+    parser = VerbParser("rtd triplets", description=__doc__)
     parser.add_argument("captions", help="txt (a caption a line), or jsonl, json, csv, parquet, Hub id: column text")
     parser.add_argument("-o", "--output", required=True, help="jsonl file to write; its reports come beside it")
     parser.add_argument("--method", default="rules", help="rules: edits by templates; lm: a language model's")

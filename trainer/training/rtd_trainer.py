@@ -25,6 +25,7 @@ from modeling_rtd import (
     has_adapters,
     hash_tensors,
     settle_place,
+    suggest,
 )
 from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
@@ -55,6 +56,7 @@ __all__ = ["RTDTrainer"]
 
 _FIXED_IN_A_SEARCH = ("composition", "noise_unit", "template")
 _ENCODED_COLUMNS = ("reference_caption", "target_caption")
+_TEXT_METRICS = {"text_recall@1": 1, "text_recall@10": 10}
 
 
 def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
@@ -75,6 +77,12 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
             "benchmark: leave one of the two out."
         )
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
+
+
+def _name_metrics(data) -> set[str]:
+    if isinstance(data, dict):
+        return {f"{part}_{name}" for part, inner in data.items() for name in _name_metrics(inner)}
+    return set(data.benchmark.metrics if isinstance(data, RetrievalEvaluator) else _TEXT_METRICS)
 
 
 def _choose_template(name: str | None, projection: RTDProjection, processor: RTDProcessor) -> RTDProcessor:
@@ -240,6 +248,16 @@ class RTDTrainer(BaseTrainer):
         self._frozen = _find_frozen(whole, tower)
         if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        name = self.args.metric_for_best_model
+        if name is None or self.eval_dataset is None or self.compute_metrics is not None:
+            return
+        # Before training: transformers would stop in the middle of it.
+        known = _name_metrics(self.eval_dataset)
+        if name.removeprefix("eval_").partition("/")[0] not in known:  # `semantic_map@10/cardinality` has a part
+            raise ValueError(f"metric_for_best_model: {suggest('metric', name, known)}")
 
     def _start(self, model, device: torch.device) -> tuple[RTDModel | None, RTDTextTower]:
         """Settle the whole model, if there is one, and the tower to train."""
@@ -443,7 +461,7 @@ class RTDTrainer(BaseTrainer):
         similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
         ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
-        recall = {f"text_recall@{k}": recall_at_k(hits, min(k, len(hits))) for k in (1, 10)}
+        recall = {name: recall_at_k(hits, min(k, len(hits))) for name, k in _TEXT_METRICS.items()}
         return recall | self._compute_own_metrics(torch.cat(composed), target)
 
     def _compute_own_metrics(self, composed: torch.Tensor, target: torch.Tensor) -> dict[str, float]:

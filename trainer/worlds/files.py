@@ -13,6 +13,7 @@ from trainer.worlds.data import WorldData
 
 __all__ = ["write_world"]
 
+_EXAMPLES = 6
 _TRAINING_IMAGES = 2000
 
 
@@ -20,7 +21,8 @@ def write_world(world: WorldData, folder: str | Path, split: str = "test") -> No
     """Write a world to files that all commands take.
 
     `gallery/`, `references/` and `queries.jsonl` (`id`, `reference` and `targets` as file names, `condition`) are the
-    benchmark's; `images/` with `images.jsonl` (`image`, `text`), `captions.txt` and `triplets.jsonl` are for training.
+    benchmark's. `examples.jsonl` (`image`, `text`) lists six evenly spaced queries, which `rtd app` shows. `images/`
+    with `images.jsonl` (`image`, `text`), `captions.txt` and `triplets.jsonl` are for training.
     Of the training images only the first 2,000 are written.
 
     Args:
@@ -45,6 +47,11 @@ def write_world(world: WorldData, folder: str | Path, split: str = "test") -> No
             }
             for row in queries
         ),
+    )
+    steps = range(0, len(queries), -(-len(queries) // _EXAMPLES))
+    _write_rows(
+        folder / "examples.jsonl",
+        ({"image": f"references/{queries[i]['reference_id']}.png", "text": queries[i]["condition"]} for i in steps),
     )
     pairs = images.select_columns(["id", "captions"])
     _write_rows(folder / "images.jsonl", ({"image": f"{row['id']}.png", "text": row["captions"][0]} for row in pairs))

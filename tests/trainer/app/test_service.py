@@ -108,6 +108,15 @@ def test_the_gallery_is_paged_through_and_picked_from(desk, photos):
     assert state["results"] == expected
 
 
+def test_an_example_gives_its_reference(desk, upload):
+    desk.examples = [(upload, "is red")]
+    state = desk.search(desk.take_example(new_state(), 0), "is red")
+    assert state["results"] == desk.voices["RTD"].pipeline({"image": upload, "text": "is red"}, top_k=5)
+    assert [text for _, text in desk.draw_examples()] == ["is red"]
+    with pytest.raises(ValueError, match="no example 1"):
+        desk.take_example(new_state(), 1)
+
+
 def test_images_may_be_where_the_metadata_says(model, processor, photos, upload):
     paths = sorted(str(path) for path in photos.iterdir())
     ids, places = [f"image {i}" for i in range(15)], [{"path": path} for path in paths]

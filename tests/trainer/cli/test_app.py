@@ -95,6 +95,22 @@ def test_further_adapters_become_voices(clip, tokenizer, processor, photos, serv
     assert set(served["desk"].voices) == {"RTD (default)", "RTD (other)", PROJECTION_ALONE}
 
 
+def test_examples_are_read_from_a_file(place, photos, served, tmp_path, capsys):
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"image": "photos/2.png", "text": "is red"}\n')
+    flags = ["app", place, "--gallery", str(photos), "--examples", str(file)]
+    assert main(flags) == 0
+    assert served["desk"].examples == [(str(photos.resolve() / "2.png"), "is red")]
+    for content, message in [
+        ('{"image": "photos/9.png", "text": ""}', "9.png"),
+        ('{"image": 1}', "line 1"),
+        ("x", "line 1"),
+    ]:
+        file.write_text(content)
+        assert main(flags) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

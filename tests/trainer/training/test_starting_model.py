@@ -226,6 +226,7 @@ def test_own_metrics_read_composed_and_target_embeddings(place, build_args):
         ({"compute_loss_func": print}, {}, "compute_loss_func"),
         ({}, {"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({}, {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}, "metric_for_best"),
+        ({}, {"metric_for_best_model": "text_recal@10"}, "did you mean 'text_recall@10'"),
         ({"images": "folder"}, {}, "leave images out"),
         ({"model_init": print}, {}, "one of the two"),
     ],

@@ -1,0 +1,46 @@
+"""The command-line parser of the verbs."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+
+
+__all__ = ["VerbParser"]
+
+
+class VerbParser(argparse.ArgumentParser):
+    """An `ArgumentParser` that names a misspelt option before anything else, with the nearest known one.
+
+    Examples:
+        >>> parser = VerbParser("rtd search")
+        >>> _ = parser.add_argument("--gallery", required=True)
+        >>> parser.parse_args(["--galery", "index"])
+        Traceback (most recent call last):
+        ValueError: unknown option '--galery'; did you mean '--gallery'? `rtd search --help` lists the options.
+    """
+
+    def parse_args(self, args: Sequence[str], namespace: argparse.Namespace | None = None) -> argparse.Namespace:
+        """Parse the options of a verb.
+
+        Args:
+            args (`list[str]`): Options.
+            namespace (`argparse.Namespace`, *optional*): Object that takes the values. Defaults to a new one.
+
+        Returns:
+            `argparse.Namespace`: Values by name.
+
+        Raises:
+            ValueError: If an option is unknown.
+        """
+        known = self._option_string_actions
+        for option in (text.partition("=")[0] for text in args if text.startswith("--") and " " not in text):
+            if option == "--":
+                break
+            # argparse accepts unique beginnings. It would name a missing option before a misspelt one.
+            if not any(name.startswith(option) for name in known):
+                close = difflib.get_close_matches(option, known, n=1)
+                hint = f" did you mean '{close[0]}'?" if close else ""
+                raise ValueError(f"unknown option '{option}';{hint} `{self.prog} --help` lists the options.")
+        return super().parse_args(args, namespace)
