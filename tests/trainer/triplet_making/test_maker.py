@@ -1,8 +1,11 @@
+import pickle
+
 import pytest
 
 from tests.factories import TINY_CAPTIONS
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.triplet_making import make_triplets
+from trainer.triplet_making.maker import TripletMaker
 
 
 def test_the_same_seed_gives_the_same_triplets(captions, triplets):
@@ -47,3 +50,16 @@ def test_a_random_language_model_is_stopped_with_one_of_its_outputs(language_mod
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         list(make_triplets(TINY_CAPTIONS, **options))
+
+
+def test_any_number_of_processes_gives_the_same(captions, triplets):
+    assert list(make_triplets(captions, per_caption=4, num_proc=2)) == triplets
+    with pytest.raises(ValueError, match="num_proc must be 1 or, for the method 'rules', more, got 0"):
+        list(make_triplets(captions, num_proc=0))
+
+
+def test_a_lexicon_goes_to_another_process(captions):
+    lexicon = TripletMaker(captions).lexicon
+    copied = pickle.loads(pickle.dumps(lexicon))
+    assert copied.find_adjectives("a", "dog") == lexicon.find_adjectives("a", "dog")
+    assert copied.adjectives == lexicon.adjectives
