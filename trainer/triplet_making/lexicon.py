@@ -40,11 +40,12 @@ class Lexicon:
         # A tagger errs in single captions: what it says of a word in most of them counts.
         self._open = {word for word in known if 2 * kept[word] >= self.seen[word]}
         self._verbs = self._find_verbs(rows)
-        self._bigrams, self._uses = set(), Counter()
+        self._after, self._uses = defaultdict(set), Counter()
         places, following = defaultdict(Counter), defaultdict(dict)
         for tokens in rows:
             plain = ["^", *("a" if word == "an" else word for word in tokens), "$"]
-            self._bigrams.update(zip(plain, plain[1:], strict=False))
+            for left, word in zip(plain, plain[1:], strict=False):
+                self._after[left].add(word)
             phrases = self.find_noun_phrases(tokens)
             for i, end in ((i, stop) for _, first, stop in phrases for i in range(first, stop)):
                 word = _find_role(tokens[i:end])
@@ -156,11 +157,12 @@ class Lexicon:
     def has(self, *words: str) -> bool:
         """Tell whether the captions hold each two of these words side by side; "^" is where captions begin."""
         words = ["a" if word == "an" else word for word in words]
-        return all(pair in self._bigrams for pair in zip(words, words[1:], strict=False))
+        return all(word in self._after.get(left, ()) for left, word in zip(words, words[1:], strict=False))
 
     def find_adjectives(self, left: str, right: str) -> list[str]:
         """Find the adjectives that the captions hold behind one word and before another."""
-        return [word for word in self.adjectives if self.has(left, word, right)]
+        behind = self._after.get("a" if left == "an" else left, ())
+        return [word for word in self.adjectives if word in behind and self.has(word, right)]
 
 
 def _find_role(words: Sequence[str]) -> tuple[str, str]:
