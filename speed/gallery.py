@@ -5,15 +5,18 @@
 `ratio` is what the batch of 64 queries takes in the exact engine in units of one matrix product and one `topk` over
 all rows in memory; both take turns and must find the same rows. Rows are in float32; on a GPU, rows that are stored in
 float16 are multiplied in it, where a few of the last places may differ. `same` is the share that both have found.
-Beyond two million rows there is neither `recall` nor `ratio`, since all rows in float32 would not fit in memory.
-`open_mib` is what a process has resident more once the gallery is open, `own_mib` what it holds of its own after two
-searches, beside mapped files.
+`held_mib` is what the searching process holds beside files that are mapped, which the system may drop, and `open_mib`
+what it has resident once the gallery is open. Beyond two million rows there is neither `recall` nor `ratio`, since all
+rows in float32 would not fit in memory.
+
+With `--clusters 1000` rows and queries lie around so many centres, as images and what is asked for do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -31,16 +34,27 @@ from speed.comparing import relate, report, summarise, time_call
 __all__ = ["build", "search"]
 
 _TOP_K, _BATCH, _ROWS, _CHANGED = 10, 64, 50_000, 1000
-_MOST_IN_MEMORY = 2_000_000
+_MOST_IN_MEMORY = 2_000_000  # rows
+_CLUSTERS = int(os.environ.get("RTD_SPEED_CLUSTERS", 0))  # what --clusters gives to the processes
 _COLUMNS = (
     *("engine", "size", "build_s", "save_s", "load_s", f"search_{_BATCH}_s", "search_1_s"),
     *(f"add_{_CHANGED}_s", f"remove_{_CHANGED}_s"),
-    *("open_mib", "own_mib", "added_peak_mib", "disk_mib", "recall", "same", "ratio"),
+    *("open_mib", "held_mib", "added_peak_mib", "disk_mib", "recall", "same", "ratio"),
 )
 
 
 def _draw(count: int, dim: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((count, dim), dtype=np.float32)
+    if _CLUSTERS:
+        rows += np.random.default_rng(0).standard_normal((_CLUSTERS, dim), dtype=np.float32)[
+            rng.integers(0, _CLUSTERS, count)
+        ]
+    return rows
+
+
+def _read_held_mib() -> float:
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
 
 
 def _peak_mib() -> float:
@@ -76,7 +90,8 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     """Measure how an engine builds and saves.
 
     Args:
-        engine (`str`): `"exact"`, `"exact float16"`, `"faiss FACTORY"` or `"milvus"`.
+        engine (`str`): `"exact"`, `"faiss FACTORY"` or `"milvus"`; a type of stored rows and, with the exact engine, a
+            precision may follow, as in `"exact float16 int8"`.
         size (`int`): Rows.
         dim (`int`): Size of a row.
         folder (`str`): Where the gallery is left, in `a`.
@@ -86,9 +101,7 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     """
     from modeling_rtd import Gallery
 
-    name, _, rest = engine.partition(" ")
-    options = {"engine": name}
-    options |= {"dtype": rest} if name == "exact" and rest else {"factory": rest} if rest else {}
+    options, _ = _read_options(engine)
 
     def add() -> Gallery:
         gallery = Gallery(folder=f"{folder}/a", **options)
@@ -117,12 +130,12 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     """
     from modeling_rtd import Gallery
 
-    name, _, rest = engine.partition(" ")
+    kept, opened = _read_options(engine)
+    name, half = kept["engine"], kept.get("dtype") == "float16"
+    opened |= {"device": device} if name == "exact" else {}
     queries = _draw(_BATCH, dim, seed=1)
-    before, resident, own = _peak_mib(), _read_status("VmRSS"), _read_status("RssAnon")
-    seconds_load, gallery = time_call(
-        lambda: Gallery.load(f"{folder}/a", **({"device": device} if name == "exact" else {}))
-    )
+    before, held_before, resident = _peak_mib(), _read_held_mib(), _read_status("VmRSS")
+    seconds_load, gallery = time_call(lambda: Gallery.load(f"{folder}/a", **opened))
     row = {"load_s": seconds_load, "open_mib": _read_status("VmRSS") - resident}
     hits = gallery.search(queries, _TOP_K)
     calls = {
@@ -130,15 +143,16 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
         "search_1_s": lambda: gallery.search(queries[:1], _TOP_K),
     }
     calls["search_1_s"]()
-    row |= {"own_mib": _read_status("RssAnon") - own, "added_peak_mib": _peak_mib() - before}
+    row |= {"held_mib": _read_held_mib() - held_before, "added_peak_mib": _peak_mib() - before}
     found = [{hit["id"] for hit in ours} for ours in hits]
     if size <= _MOST_IN_MEMORY:
         row["recall"] = _share(found, _rank_by_brute_force(queries, size))
     if name == "exact" and size <= _MOST_IN_MEMORY:
-        calls["plain"] = _prepare_product(queries, size, device, half=rest == "float16")
+        calls["plain"] = _prepare_product(queries, size, device, half)
         plain = [{f"{place}" for place in places} for places in calls["plain"]()]
         row["same"] = _share(found, plain)
-        row["agrees"] = row["same"] >= (0.99 if device == "cpu" or not rest else 0.9)
+        if opened.get("precision") != "binary":
+            row["agrees"] = row["same"] >= (0.99 if device == "cpu" or not half else 0.9)
     seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -150,6 +164,18 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     row[f"remove_{_CHANGED}_s"], _ = time_call(lambda: gallery.remove(new))
     gallery.close()
     return row | {name: summarise(values) for name, values in seconds.items()}
+
+
+def _read_options(engine: str) -> tuple[dict, dict]:
+    """Give the options of a gallery that is made, and more of one that is opened."""
+    name, *words = engine.split()
+    kept, opened = {"engine": name}, {}
+    for word in words:
+        if word in ("int8", "binary"):
+            opened["precision"] = word
+        else:
+            kept["dtype" if word in ("float16", "float32") else "factory"] = word
+    return kept, opened
 
 
 def _share(found: list[set[str]], expected: list[set[str]]) -> float:
@@ -174,7 +200,8 @@ def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
             command = [sys.executable, __file__, "--step", step, engine, str(size), folder]
             command += ["--dim", str(options.dim), "--device", options.device]
             command += ["--repeats", str(options.repeats)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            environment = os.environ | {"RTD_SPEED_CLUSTERS": str(options.clusters)}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             row |= json.loads(done.stdout.splitlines()[-1])
     return row
 
@@ -185,6 +212,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=engines)
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--clusters", type=int, default=0, help="centres of rows and queries (default: none)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="timed searches, after one that is not")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")

@@ -47,7 +47,13 @@ WORDINGS = {
     "remove_part": ("remove {the_phrase}", "without {phrase}", "no longer has {phrase}", "is without {phrase}"),
     "add_place": ("put the {noun} {phrase}", "the {noun} {be} now {phrase}", "{phrase}", "the {noun} {be} {phrase}"),
     "remove_place": ("the {noun} {be} no longer {phrase}", "the {noun} {be} not {phrase}", "is not {phrase}"),
+    "negate_object": ("not {a_old} but {a_new}", "is not {a_old} but {a_new}", "no {bare_old} but {a_new}"),
+    "negate_attribute": ("not {old} but {new}", "is not {old} but {new}", "the {noun} {be} not {old} but {new}"),
+    "negate_part": ("no {bare}", "has no {bare}", "with no {bare}"),
+    "more": ("more {plural}", "has more {plural}", "there are more {plural}"),
+    "fewer": ("fewer {plural}", "has fewer {plural}", "there are fewer {plural}"),
 }
+_NEGATIONS = {"object": "negate_object", "attribute": "negate_attribute"}
 _NEIGHBOURS = 6  # most similar words that a replacement is drawn from
 _AGREEING = frozenset("is are was were has have he she it his its they their them each".split())  # with a number
 
@@ -89,7 +95,10 @@ def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> It
         _, first, end = phrase
         for i in range(first, end):
             for template, new, stop in _find_swaps(lexicon, tokens, first, i, end):
-                yield template, partial(_write_swap, lexicon, tokens, phrase, i, new, stop)
+                write = partial(_write_swap, lexicon, tokens, phrase, i, new, stop)
+                yield template, write
+                if template in _NEGATIONS:
+                    yield _NEGATIONS[template], write
 
 
 def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new: list[str], stop: int) -> tuple:
@@ -100,6 +109,7 @@ def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new:
     fields = {"a_old": a_old, "the_old": the_old, "a_new": a_new, "be": _be(tokens[end - 1])}
     fields |= {"old": grammar.join_tokens(tokens[i:stop]), "new": grammar.join_tokens(new)}
     fields["noun"] = grammar.join_tokens([*tokens[first:i], *tokens[stop:end]])
+    fields["bare_old"] = grammar.join_tokens(tokens[i:end])
     edited = [*tokens[:i], *new, *tokens[stop:]]
     if i and edited[i - 1] in ("a", "an"):
         edited[i - 1] = grammar.find_article(edited[i])
@@ -137,15 +147,19 @@ def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> I
         for word, number in grammar.NUMBERS.items():
             form = noun if is_many == (number > 1) else other
             if form and 0 < abs(number - old) <= 2 and word in lexicon.seen:
-                yield "count", partial(_write_count, tokens, (start, first, end), word, form)
+                many = form if number > 1 else noun if old > 1 else other
+                write = partial(_write_count, tokens, (start, first, end), word, form, many)
+                yield "count", write
+                yield "more" if number > old else "fewer", write
 
 
-def _write_count(tokens: list[str], phrase: tuple, word: str, form: str) -> tuple:
+def _write_count(tokens: list[str], phrase: tuple, word: str, form: str, many: str) -> tuple:
     start, first, end = phrase
     new = [word, *tokens[first : end - 1], form]
     # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
     told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
     fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
+    fields["plural"] = grammar.join_tokens([*tokens[first : end - 1], many])
     return [*tokens[:start], *new, *tokens[end:]], fields
 
 
@@ -155,8 +169,12 @@ def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> 
         return
     _, first, end = phrases[0]
     for movable in grammar.find_movable(tokens, phrases):
-        kind = "place" if tokens[movable[0][2]] in grammar.PLACES else "part"
-        yield f"remove_{kind}", partial(_write_removal, lexicon, tokens, phrases[0], movable, kind)
+        (*_, begin), (start, inner, stop) = movable
+        kind = "place" if tokens[begin] in grammar.PLACES else "part"
+        write = partial(_write_removal, lexicon, tokens, phrases[0], movable, kind)
+        yield f"remove_{kind}", write
+        if kind == "part" and tokens[start:inner] in ([], ["a"], ["an"]):
+            yield "negate_part", write
     for phrase in lexicon.phrases.get(tokens[end - 1], ()) if tokens[end : end + 1] != ["of"] else ():
         kind, kin = ("place", grammar.PLACES) if phrase[0] in grammar.PLACES else ("part", {"with"})
         if phrase[-1] not in tokens and not kin & set(tokens):  # nothing is in two places
@@ -167,6 +185,7 @@ def _write_removal(lexicon: Lexicon, tokens: list[str], subject: tuple, movable:
     (*_, begin), (start, inner, stop) = movable
     _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
     fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
+    fields["bare"] = grammar.join_tokens(tokens[inner:stop])
     return [*tokens[:begin], *tokens[stop:]], _name_subject(tokens, subject) | fields
 
 

@@ -138,6 +138,7 @@ def _report(output: Path, count: int, maker: TripletMaker, skipped: dict[str, li
         starts = [f"{edge:.3f}" for edge in edges[:-1]]
         mean = round(float(np.mean(values)), 4)
         similarity = {"mean": mean, "from": dict(zip(starts, counts.tolist(), strict=True))}
+    skipped = skipped | {"other_script": maker.other_script}
     skipped = {name: {"count": len(rows), "rows": rows[:20]} for name, rows in skipped.items()}
     return {
         "settings": maker.settings,
