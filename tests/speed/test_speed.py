@@ -17,6 +17,7 @@ from speed import comparing, conditions, one_tower, query_algebra, train_memory,
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
+from speed.triplets import measure as measure_triplets
 from tests.factories import build_clip, build_image_processor
 from trainer.worlds.small_world import build_tokenizer
 
@@ -218,3 +219,10 @@ def test_a_part_without_time_is_recorded_and_named(tmp_path):
 def test_lengths_are_of_the_real_triplets(shared):
     triplets, merges = "data/text_triplets/real_triplets.jsonl", "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz"
     assert json.loads(LENGTHS.read_text()) == count_lengths(shared / triplets, shared / merges)
+
+
+def test_triplets_are_made_and_counted():
+    row = measure_triplets(300, 1)
+    assert (row["captions"], row["num_proc"]) == (300, 1)
+    assert 0 < row["triplets"] <= 300
+    assert row["seconds"] > row["lexicon_s"] > 0
