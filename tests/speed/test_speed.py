@@ -135,6 +135,7 @@ def test_the_table_of_one_tower_has_means_and_spreads():
     assert "| RTD as published | 30.0 ± 14.1 |" in one_tower.format_table(rows)
 
 
+@pytest.mark.slow
 def test_conditions_are_judged_as_they_are_and_edited(tmp_path, capsys):
     conditions.main(
         ["--preset", "toy", "--seeds", "0", "--variants", "typo", "--at_most", "2", "--output_dir", str(tmp_path)]
@@ -143,7 +144,7 @@ def test_conditions_are_judged_as_they_are_and_edited(tmp_path, capsys):
     assert list(rows) == ["RTD as published", "typo"]
     assert {"as it is", "notes", "typo", "training wording"} <= set(rows["typo"]["ranks"])
     assert len(rows["typo"]["moved"]["asked"]) == len(rows["typo"]["moved"]["fulfilled"])
-    assert capsys.readouterr().out.count("| typo |") == 2
+    assert capsys.readouterr().out.count("\n| typo |") == 2
 
 
 def test_the_checkpointing_arm_checkpoints(tmp_path):
