@@ -20,7 +20,13 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, Proces
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
 
-from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
+from .configuration_rtd import (
+    PLACEHOLDER,
+    find_context_token_id,
+    find_placeholder_token_id,
+    name_family,
+    read_backbone_config,
+)
 from .errors_rtd import pick_where, suggest
 from .files_rtd import is_utf8, name_damage
 from .images_rtd import open_image
@@ -152,7 +158,7 @@ class RTDProcessor(ProcessorMixin):
             tokenizer,
             default_template=name,
             max_length=min(tokenizer.model_max_length, text_config.max_position_embeddings),
-            family=text_config.model_type.removesuffix("_text_model"),
+            family=name_family(text_config),
         )
 
     def with_template(self, name: str) -> RTDProcessor:

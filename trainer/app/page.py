@@ -226,7 +226,8 @@ class _Page:
     def _search(self, state: dict, text, strength, negative, weight, voice, other) -> dict:
         compared = None if other == _NOBODY else other
         state = self.desk.search(state, text, strength, negative, weight, voice, compared)
-        return self._show(state, f"{len(state['results'])} results, best first: rank and score.", other)
+        sentence = f"{len(state['results'])} results, best first: rank and score. {self.desk.hint(state)}"
+        return self._show(state, sentence.rstrip(), other)
 
     def _show_turn(self, state: dict, number: int) -> dict:
         return self._show(self.desk.show_turn(state, number), f"Results of turn {number}.")

@@ -11,7 +11,7 @@ from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
 
-__all__ = ["add_desk_options", "check_port", "open_desk", "run"]
+__all__ = ["add_desk_options", "check_port", "open_desk", "read_examples", "run"]
 
 
 def run(arguments: list[str]) -> None:
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     check_port(options.port)
-    examples = [] if options.examples is None else _read_examples(options.examples)
+    examples = [] if options.examples is None else read_examples(options.examples)
 
     from trainer.app.page import serve_page
 
@@ -52,7 +52,18 @@ def run(arguments: list[str]) -> None:
     page.block_thread()
 
 
-def _read_examples(path: Path) -> list[tuple[str, str]]:
+def read_examples(path: Path) -> list[tuple[str, str]]:
+    """Read queries to click.
+
+    Args:
+        path (`Path`): jsonl of `image`, a path relative to the file, and `text`.
+
+    Returns:
+        `list[tuple[str, str]]`: Path of each image from the root on, and its condition.
+
+    Raises:
+        ValueError: If a line is damaged, or an image is missing.
+    """
     from modeling_rtd import parse_json
 
     examples, remedy = [], "write {'image': PATH, 'text': CONDITION} on each line"
