@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> None:
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
     print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
-    page, url = serve_page(desk, options.host, options.port)
+    page, url = serve_page(desk, options.host, options.port, options.allowed_hosts)
     print(f"page: {url}", flush=True)
     page.block_thread()
 
@@ -77,7 +77,7 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
 
 
 def add_desk_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `open_desk`, and `--host`.
+    """Add the options of `open_desk`, `--host` and `--allowed-hosts`.
 
     Args:
         parser (`argparse.ArgumentParser`): Of a verb that serves.
@@ -94,6 +94,14 @@ def add_desk_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of this machine that requests may ask for, such as photos.example.com; '*' is any name "
+        "(default: localhost, and addresses)",
     )
 
 

@@ -18,7 +18,7 @@ _IN_A_ROW = 10  # of the contact sheet
 
 
 def run(arguments: list[str]) -> None:
-    """Search, print a table or JSON, and draw a contact sheet.
+    """Search, and print a table with a contact sheet, or JSON.
 
     Args:
         arguments (`list[str]`): Options.
@@ -28,9 +28,10 @@ def run(arguments: list[str]) -> None:
     """
     options = _parse(arguments)
     where = dict(_split_condition(text) for text in options.where)
-    _check_sheet(options.sheet)
-    if isinstance(options.gallery, Path):
-        _refuse_sheet_in(options.sheet, options.gallery)
+    if options.sheet is not None:
+        _check_sheet(options.sheet)
+        if isinstance(options.gallery, Path):
+            _refuse_sheet_in(options.sheet, options.gallery)
 
     from modeling_rtd import ComposedImageRetrievalPipeline, name_image
     from trainer.loading import load_model_and_processor
@@ -57,8 +58,9 @@ def run(arguments: list[str]) -> None:
     if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
         print("the reference lies in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options)
-    _draw(turn, gallery, processor).save(options.sheet)
-    print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
+    if options.sheet is not None:
+        _draw(turn, gallery, processor).save(options.sheet)
+        print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
 
 def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str]):
@@ -67,7 +69,7 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
     if not paths:
         gallery = open_stored(options)
         compare_pictures(options, gallery, model, processor)
-        if isinstance(options.gallery, Path):
+        if options.sheet is not None and isinstance(options.gallery, Path):
             for folder in {Path(place).parent for place in gallery.locate() if Path(place).is_absolute()}:
                 _refuse_sheet_in(options.sheet, folder)
         return gallery
@@ -175,8 +177,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="leave this image out")
     parser.add_argument("--keep-reference", action="store_true", help="do not leave the reference out of the results")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--sheet", type=Path, default=Path("search.png"), help="contact sheet (default: search.png)")
+    parser.add_argument("--sheet", type=Path, help="contact sheet (default: search.png; with --json: none)")
     options = parser.parse_args(arguments)
+    if options.sheet is None and not options.json:
+        options.sheet = Path("search.png")
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     if options.use and options.history is None:

@@ -35,7 +35,7 @@ from trainer.worlds.data import WorldData
 from trainer.worlds.world import World, WorldPreset
 
 
-__all__ = ["build_tokenizer", "train_clip"]
+__all__ = ["build_tokenizer", "count_steps", "train_clip"]
 
 _SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<eos>"}
 # Ids from 0 on, and what stands around a text. An end of text of 2 is what the released MetaCLIP 2 has.
@@ -81,6 +81,19 @@ def build_tokenizer(world: World, preset: str | WorldPreset = "demo", family: st
     )
 
 
+def count_steps(preset: WorldPreset, family: str = "clip") -> int:
+    """Count the steps of a backbone's training.
+
+    Args:
+        preset ([`WorldPreset`]): Sets the steps with the loss of CLIP.
+        family (`str`, defaults to `"clip"`): See [`train_clip`].
+
+    Returns:
+        `int`: With those of SigLIP's own loss, a third as many.
+    """
+    return preset.clip_steps + (preset.clip_steps // 3 if family == "siglip" else 0)
+
+
 def train_clip(
     data: WorldData,
     seed: int = 0,
@@ -113,7 +126,7 @@ def train_clip(
     image_processor = _build_image_processor(preset, family)
     set_seed(seed)
     model = _build_model(preset, tokenizer, family)
-    steps = preset.clip_steps + (preset.clip_steps // 3 if family == "siglip" else 0)
+    steps = count_steps(preset, family)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,
@@ -220,10 +233,11 @@ class _PairCollator:
     def __init__(self, data: WorldData, tokenizer, image_processor, seed: int, is_full: bool):
         # As bytes: a data set would decode each picture anew at each look.
         encoded = data.images.with_format("arrow")["image"]
-        pixels = [np.asarray(open_image(image["bytes"].as_py())) for image in encoded]
-        shift = (_MAX_SHIFT_PX, _MAX_SHIFT_PX)
-        # Edges go on, so that a shift shows no border that no picture has.
-        pixels = np.pad(np.stack(pixels), ((0, 0), shift, shift, (0, 0)), mode="edge")
+        shift, side = (_MAX_SHIFT_PX, _MAX_SHIFT_PX), data.preset.image_size_px + 2 * _MAX_SHIFT_PX
+        pixels = np.empty((len(encoded), side, side, 3), dtype=np.uint8)
+        for row, image in zip(pixels, encoded, strict=True):
+            # Edges go on, so that a shift shows no border that no picture has.
+            row[:] = np.pad(np.asarray(open_image(image["bytes"].as_py())), (shift, shift, (0, 0)), mode="edge")
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (images, 3, height + 4, width + 4), uint8
         self.captions = list(data.images["captions"])
         # SigLIP sees its padding, and learns with rows of full length.

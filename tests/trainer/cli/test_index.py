@@ -141,10 +141,12 @@ def test_an_index_taken_over_is_searched_as_one_of_our_own(place, photos, taken,
     query = ["--gallery", str(taken), "--image", str(photos / "2.png"), "--top-k", "12", "--json"]
     capsys.readouterr()
     assert main(["search", place, *query]) == 0
+    assert not (tmp_path / "search.png").exists()  # JSON is for programs
     found = json.loads(capsys.readouterr().out)["results"]
     assert sorted(hit["id"] for hit in found) == sorted(f"{i}" for i in range(12) if i != 2)
     assert {hit["metadata"]["path"] for hit in found} == {str(path) for path in photos.rglob("*.png")} - {query[3]}
-    with Image.open(tmp_path / "search.png") as sheet:
+    assert main(["search", place, *query, "--sheet", "sheet.png"]) == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
         assert len({colour for _, colour in sheet.getcolors(1 << 20)}) > 1000  # images, and not grey places for them
     turns = ["--gallery", str(taken), "--history", "turns.json", "--top-k", "3", "--json"]
     assert main(["search", place, *turns, "--text", "a dog"]) == 0
