@@ -6,7 +6,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow reliability cards quality style clean
+.PHONY: help install demo release test test-slow reliability cards quality style clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,11 @@ $(STAMP): requirements/dev.txt setup.py
 
 demo: $(STAMP) ## Train and judge everything on a drawn wardrobe; writes runs/demo
 	$(BIN)/rtd demo
+
+# make release RECIPE=rtd-vitl ORG=org TRIPLETS=triplets.jsonl LICENSE=mit; first with SMOKE=1. More: OPTIONS="--dry-run"
+release: $(STAMP) ## Train, judge and publish: RECIPE= ORG= TRIPLETS= LICENSE=; with SMOKE=1 only try it
+	$(BIN)/rtd release $(or $(RECIPE),rtd-vitl) $(or $(ORG),$(error name where it is published: make release ORG=org)) \
+		$(if $(TRIPLETS),--triplets "$(TRIPLETS)") $(if $(LICENSE),--license $(LICENSE)) $(if $(SMOKE),--smoke) $(OPTIONS)
 
 test: $(STAMP) ## Run the tests and the examples in docstrings
 	$(BIN)/python -m pytest -n 2

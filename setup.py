@@ -25,6 +25,7 @@ EXTRAS = {
         "matplotlib>=3.8",
         "peft>=0.19",
         "pyyaml>=6.0",
+        "regex>=2024.4",  # its letters are those of all scripts; transformers needs it too
         "textblob>=0.20.1,<0.21",  # `textblob.en.tag` is little documented: one minor, and tested
     ],
     "faiss": ["faiss-cpu>=1.9"],

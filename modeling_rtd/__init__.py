@@ -4,13 +4,17 @@ from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_rtd.configuration_rtd import (
+    OPEN_CLIP_CONFIG,
     PLACEHOLDER,
     RTDConfig,
     RTDMetaClip2TextConfig,
     RTDProjectionConfig,
     RTDSiglipTextConfig,
     RTDTextConfig,
+    name_family,
+    read_backbone_config,
 )
+from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
 from modeling_rtd.errors_rtd import settle_place, suggest
 from modeling_rtd.files_rtd import (
@@ -64,6 +68,7 @@ __all__ = [
     "IMAGE_FORMATS",
     "MAX_PIXELS",
     "NEGATIVE_WEIGHT",
+    "OPEN_CLIP_CONFIG",
     "PLACEHOLDER",
     "PROJECTIONS",
     "QUERY_ENTRIES",
@@ -92,6 +97,7 @@ __all__ = [
     "SEARLEProjection",
     "build_projection",
     "convert_checkpoint",
+    "convert_open_clip",
     "encode_composed",
     "encode_images",
     "exclude_text",
@@ -106,10 +112,12 @@ __all__ = [
     "load_text_model",
     "measure_edits",
     "name_damage",
+    "name_family",
     "name_image",
     "open_image",
     "parse_json",
     "read_array",
+    "read_backbone_config",
     "read_checkpoint",
     "read_json",
     "read_query",

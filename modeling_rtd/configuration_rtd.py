@@ -18,6 +18,7 @@ from transformers.utils import cached_file
 
 
 __all__ = [
+    "OPEN_CLIP_CONFIG",
     "PLACEHOLDER",
     "RTDConfig",
     "RTDMetaClip2TextConfig",
@@ -26,11 +27,13 @@ __all__ = [
     "RTDTextConfig",
     "find_context_token_id",
     "find_placeholder_token_id",
+    "name_family",
     "read_backbone_config",
     "read_text_config",
 ]
 
 PLACEHOLDER = "$"
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 # Context-I2W's tokenizer has its own token in place of CLIP's last merge: the text tower reads this word there.
 _CONTEXT_WORD = "jekyll"
 
@@ -151,6 +154,9 @@ class RTDProjectionConfig(PreTrainedConfig):
             and LinCIR).
         num_hidden_layers, num_attention_heads (`int`, *optional*):
             Of projections that attend to image tokens; the method's published values where left out.
+        family (`str`, *optional*):
+            Family of the backbone that it is made for, see [`name_family`]; [`RTDModel.from_clip`] records it. A
+            projection that does not say it is taken on every family of its sizes.
     """
 
     model_type = "rtd_projection"
@@ -164,6 +170,7 @@ class RTDProjectionConfig(PreTrainedConfig):
     dropout: float | None = None
     num_hidden_layers: int | None = None
     num_attention_heads: int | None = None
+    family: str | None = None
 
 
 class RTDConfig(PreTrainedConfig):
@@ -242,6 +249,22 @@ class RTDConfig(PreTrainedConfig):
         return self.text_config.placeholder_token_id
 
 
+def name_family(text_config: PreTrainedConfig) -> str:
+    """Name the family of a backbone.
+
+    Args:
+        text_config (`transformers.PreTrainedConfig`): Of its text tower, ours or transformers' own.
+
+    Returns:
+        `str`: `"clip"`, `"metaclip_2"` or `"siglip"`.
+
+    Examples:
+        >>> name_family(RTDSiglipTextConfig())
+        'siglip'
+    """
+    return text_config.model_type.removesuffix("_text_model")
+
+
 def read_backbone_config(place: str, **where) -> PreTrainedConfig:
     """Read the configuration of a backbone, of a text tower alone, or of a saved [`RTDModel`], without its weights.
 
@@ -262,8 +285,11 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
         hint = "name a checkpoint of clip, metaclip_2 or siglip"
         if name is None:
             hint += ", or load an adapter with RTDModel.from_adapter"
-            if cached_file(place, "open_clip_config.json", _raise_exceptions_for_missing_entries=False, **where):
-                hint = "it is in the layout of open_clip: name the same model in the layout of transformers"
+            if cached_file(place, OPEN_CLIP_CONFIG, _raise_exceptions_for_missing_entries=False, **where):
+                hint = (
+                    f"it is in the layout of open_clip: write it in that of transformers with `rtd convert {place} "
+                    "--from open_clip -o DIR`, and name that directory"
+                )
         if name == "siglip2":  # transformers' name of NaFlex; checkpoints of one size say siglip
             hint = (
                 "it reads images of any shape (NaFlex), which no image path here does: name the checkpoint of one "

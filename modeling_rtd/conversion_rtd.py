@@ -18,7 +18,7 @@ from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTDProjection
 
 
-__all__ = ["CHECKPOINT_FORMATS", "convert_checkpoint", "read_checkpoint"]
+__all__ = ["CHECKPOINT_FORMATS", "convert_checkpoint", "load_safely", "read_checkpoint"]
 
 # Method: key of the state dict in its file. FTI4CIR publishes a pickled module instead of a state dict.
 CHECKPOINT_FORMATS = {
@@ -132,7 +132,7 @@ def read_checkpoint(file: str | Path, method: str) -> dict[str, torch.Tensor]:
         raise ValueError(suggest("checkpoint format", method, CHECKPOINT_FORMATS))
     if not Path(file).is_file():
         raise ValueError(f"there is no file '{file}'.")
-    content = _load_safely(Path(file), method == "fti4cir")
+    content = load_safely(Path(file), method == "fti4cir")
     if isinstance(content, _Inert):
         content = _collect_tensors(content)
     if not isinstance(content, dict):
@@ -145,7 +145,19 @@ def read_checkpoint(file: str | Path, method: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _load_safely(file: Path, is_module: bool):
+def load_safely(file: Path, is_module: bool = False):
+    """Load what a file of `torch.save` holds, without running any of it.
+
+    Args:
+        file (`Path`): The file.
+        is_module (`bool`, defaults to `False`): Whether it holds a pickled module instead of tensors.
+
+    Returns:
+        What it holds; stand-ins without effect for a module's classes.
+
+    Raises:
+        ValueError: If it holds anything but tensors and plain containers, or cannot be read.
+    """
     if is_module and not zipfile.is_zipfile(file):
         raise ValueError(f"'{file}' is refused: it is no zip file of torch.save, or it is cut short; fetch it again.")
     try:
@@ -157,7 +169,7 @@ def _load_safely(file: Path, is_module: bool):
             raise ValueError(f"'{file}' is a pickled module of fti4cir; convert it with --from fti4cir.") from error
         raise ValueError(
             f"'{file}' is refused: it holds more than tensors ({_first_line(error)}), and loading it could run code. "
-            "Get the file from the method's authors."
+            "Get the file from its authors."
         ) from error
     except Exception as error:  # whatever a broken file provokes
         raise ValueError(
@@ -186,6 +198,8 @@ def _read_module(file: Path):
 
 def _first_line(error: Exception) -> str:
     text = str(error)
+    if "weights_only" in text and "GLOBAL" not in text:
+        return "it is no plain pickle"  # torch advises to load it all the same
     asked = re.search(r"(?:Unsupported global: GLOBAL|the file asks for) (\S+)", text)
     return f"it asks for {asked.group(1)}" if asked else (text.splitlines() or [type(error).__name__])[0]
 

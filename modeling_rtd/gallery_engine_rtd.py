@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -39,7 +40,10 @@ class Engine:
         dtypes (`tuple[str, ...]`): Types in which it stores embeddings.
         takes_expressions (`bool`): Whether `where` may be a string, a filter in the engine's own language.
         is_foreign (`bool`): Whether another program makes the embeddings; it has a method `sample` then.
-        tolerance (`float`): Largest error of a score that `_nearest` returns.
+        tolerance (`float`):
+            Largest error of a score that `_nearest` returns; infinite where nothing is known of it, and then all
+            candidates are scored again.
+        rescore_multiplier (`int`): Candidates for each result that is asked for.
     """
 
     name = ""
@@ -47,6 +51,7 @@ class Engine:
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
     takes_expressions = is_foreign = False
     tolerance = 0.0
+    rescore_multiplier = 1
 
     @classmethod
     def settle(cls, options: dict) -> dict:
@@ -196,7 +201,7 @@ class Engine:
         Returns:
             `list[list[dict]]`: See [`Gallery.search`].
         """
-        count = top_k + _SPARE + max(map(len, exclude), default=0)
+        count = self.rescore_multiplier * top_k + _SPARE + max(map(len, exclude), default=0)
         while True:
             scores, rows = self._nearest(queries, count, where)
             usable = rows >= 0
@@ -208,7 +213,7 @@ class Engine:
             # The last of the best and its rival may both err by the tolerance.
             floor = last - 2 * self.tolerance
             exhausted = (rows[:, -1] < 0) | (kept.shape[1] < count)
-            if (exhausted | (scores[:, -1] < floor)).all():
+            if (exhausted | (scores[:, -1] < floor)).all() or self.tolerance == math.inf:
                 break
             count *= 4  # too many are as good as the last: ask for more
         return self._rank(queries, rows, usable & (kept >= floor[:, None]), top_k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 
 from .files_rtd import replace_file, sum_file
 from .gallery_exact_rtd import StoredEngine
+from .gallery_quantised_rtd import check_multiplier
 
 
 __all__ = ["FaissEngine", "require_faiss"]
@@ -40,9 +42,11 @@ class FaissEngine(StoredEngine):
     Args:
         dim, dtype, folder, state: See [`StoredEngine`].
         factory (`str`, defaults to `"Flat"`):
-            What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`.
+            What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`; `"SQ8"`
+            (one byte a number) and `"RaBitQ"` (one bit) hold codes, and the stored rows rank what these propose.
         search_parameter (`int`, *optional*):
             How far an approximate index looks: `efSearch` of HNSW, `nprobe` of IVF; FAISS's own where left out.
+        rescore_multiplier (`int`, defaults to 10): Candidates for each result, where the index holds codes.
 
     Raises:
         ImportError: If FAISS is not installed.
@@ -60,12 +64,15 @@ class FaissEngine(StoredEngine):
         state: dict | None = None,
         factory: str = "Flat",
         search_parameter: int | None = None,
+        rescore_multiplier: int = 10,
     ):
         self._faiss = require_faiss()
         super().__init__(dim, dtype, folder, state)
         self.factory, self.search_parameter = factory, search_parameter
         self._index_sum = (state or {}).get("index_checksum")
         self.tolerance = dim * 2.0**-24
+        if "Q" in factory:  # SQ8, PQ, RaBitQ and all others whose scores are those of codes
+            self.tolerance, self.rescore_multiplier = math.inf, check_multiplier(rescore_multiplier)
         self._index = (None if state is None else self._read_index()) or self._build_index()
 
     def __getstate__(self):

@@ -49,10 +49,10 @@ class Gallery:
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
         options:
-            Of the engine: `device` (exact), `factory` and `search_parameter` (FAISS), `uri`, `collection`, `index`
-            and `token` (Milvus), `uri`, `table`, `index` and `search_parameter` (pgvector). `device`, `token`,
-            `search_parameter` and the `uri` of pgvector are those of whoever opens the gallery and are not kept with
-            it.
+            Of the engine: `device`, `precision` and `rescore_multiplier` (exact), `factory`, `search_parameter` and
+            `rescore_multiplier` (FAISS), `uri`, `collection`, `index` and `token` (Milvus), `uri`, `table`, `index`
+            and `search_parameter` (pgvector). `device`, `precision`, `rescore_multiplier`, `token`, `search_parameter`
+            and the `uri` of pgvector are those of whoever opens the gallery and are not kept with it.
 
     Threads may share a gallery. Its engine does one search, or one batch of an `add`, at a time, so that a search sees
     whole batches; the others wait. Encoding is not waited for, `save` and `measure_recall` are. One thread writes at a

@@ -16,7 +16,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_rtd import RTDConfig, RTDProjectionConfig, find_context_token_id, read_backbone_config
+from .configuration_rtd import (
+    RTDConfig,
+    RTDProjectionConfig,
+    find_context_token_id,
+    name_family,
+    read_backbone_config,
+)
 from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
 from .files_rtd import name_damage, write_json
 from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
@@ -181,7 +187,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             "text_hidden_size": text_config.hidden_size,
             "vision_hidden_size": clip.config.vision_config.hidden_size,
         }
-        projection = _find_projection(projection, sizes)
+        projection = _find_projection(projection, name_family(text_config), sizes)
         config = _build_config(clip, projection, tokenizer)
         model = cls(config).to(clip.dtype)
         tensors = clip.state_dict()
@@ -581,7 +587,7 @@ def _check_call(pixel_values, input_ids, kwargs: dict) -> None:
         raise ValueError(suggest("argument of the model", unknown[0], known))
 
 
-def _find_projection(projection: str | RTDProjection, sizes: dict[str, int]) -> RTDProjection:
+def _find_projection(projection: str | RTDProjection, family: str, sizes: dict[str, int]) -> RTDProjection:
     """Give the projection that came, is at a place, or is built by the name of its method; of these sizes."""
     if not isinstance(projection, RTDProjection):
         is_place = Path(projection).is_dir() or "/" in str(projection)
@@ -590,7 +596,7 @@ def _find_projection(projection: str | RTDProjection, sizes: dict[str, int]) -> 
             if is_place
             else build_projection(RTDProjectionConfig(projection_type=projection, **sizes))
         )
-    projection.check_sizes(**sizes)
+    projection.check_backbone(family, **sizes)
     return projection
 
 
@@ -605,7 +611,7 @@ def _build_config(clip: PreTrainedModel, projection: RTDProjection, tokenizer) -
     config = RTDConfig(
         text_config=clip.config.text_config.to_dict() | settle_text_config(clip.config, tokenizer),
         vision_config=clip.config.vision_config.to_dict(),
-        projection_config=sizes.to_dict(),
+        projection_config=sizes.to_dict() | {"family": name_family(clip.config.text_config)},
         projection_dim=sizes.projection_dim,
         initializer_factor=clip.config.initializer_factor,
     )

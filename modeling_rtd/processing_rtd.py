@@ -20,7 +20,13 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, Proces
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
 
-from .configuration_rtd import PLACEHOLDER, find_context_token_id, find_placeholder_token_id, read_backbone_config
+from .configuration_rtd import (
+    PLACEHOLDER,
+    find_context_token_id,
+    find_placeholder_token_id,
+    name_family,
+    read_backbone_config,
+)
 from .errors_rtd import pick_where, suggest
 from .files_rtd import is_utf8, name_damage
 from .images_rtd import open_image
@@ -108,7 +114,13 @@ class RTDProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
-        """Load as every transformers processor does, but never run code that the repository brings."""
+        """Load as every transformers processor does, but never run code that the repository brings.
+
+        Images are preprocessed by Pillow, as those of a gallery have been; `backend="torchvision"` is faster where
+        torchvision is installed, and its pixels differ a little.
+        """
+        if "use_fast" not in kwargs:  # else transformers takes torchvision as soon as it is installed
+            kwargs.setdefault("backend", "pil")
         with name_damage(pretrained_model_name_or_path):
             processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
             # A setting of a wrong type shows when it is used: better here, by the name of the repository.
@@ -117,28 +129,36 @@ class RTDProcessor(ProcessorMixin):
             return processor
 
     @classmethod
+    def _load_tokenizer_from_pretrained(cls, *args, backend: str | None = None, **kwargs):
+        # transformers hands the backend of images to the tokenizer too, which would keep and save it as its own.
+        return super()._load_tokenizer_from_pretrained(*args, **kwargs)
+
+    @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:
         """Build the processor of a backbone for the prompts of a projection.
 
         Args:
             clip (`str`): Repository or directory of a CLIP, a MetaCLIP 2, a SigLIP or a SigLIP 2.
             projection (`str` or [`RTDProjection`], defaults to `"lincir"`): Whose template is the default.
-            kwargs: Passed to `from_pretrained` of image processor and tokenizer.
+            kwargs:
+                Passed to `from_pretrained` of image processor and tokenizer; `backend` to the first alone, `"pil"`
+                where left out, or `"torchvision"`.
 
         Returns:
             [`RTDProcessor`]: Ready to save beside the model.
         """
         name = projection if isinstance(projection, str) else projection.config.projection_type
         kwargs = kwargs | {"trust_remote_code": False}
+        backend = kwargs.pop("backend", "pil")
         config = read_backbone_config(clip, **pick_where(kwargs))
         tokenizer = AutoTokenizer.from_pretrained(clip, **kwargs)
         text_config = getattr(config, "text_config", config)
         return cls(
-            AutoImageProcessor.from_pretrained(clip, backend="pil", **kwargs),
+            AutoImageProcessor.from_pretrained(clip, backend=backend, **kwargs),
             tokenizer,
             default_template=name,
             max_length=min(tokenizer.model_max_length, text_config.max_position_embeddings),
-            family=text_config.model_type.removesuffix("_text_model"),
+            family=name_family(text_config),
         )
 
     def with_template(self, name: str) -> RTDProcessor:

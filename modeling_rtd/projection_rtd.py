@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .configuration_rtd import RTDProjectionConfig
+from .configuration_rtd import RTDProjectionConfig, name_family
 
 
 __all__ = ["RTD_TEMPLATE", "Paper", "RTDProjection"]
@@ -93,16 +93,22 @@ class RTDProjection(PreTrainedModel):
                 bound = 1 / math.sqrt(module.in_features)
                 init.uniform_(module.bias, -bound, bound)
 
-    def check_sizes(self, **sizes: int) -> None:
+    def check_backbone(self, family: str, **sizes: int) -> None:
         """Refuse a backbone that this projection was not made for.
 
         Args:
+            family (`str`): Of the backbone, see [`name_family`].
             sizes (`int`): Of the backbone: `projection_dim`, `text_hidden_size`, and where it has a vision tower
                 `vision_hidden_size`, which matters only to a projection that reads image tokens.
 
         Raises:
-            ValueError: If one of them differs from the projection's own.
+            ValueError: If family or a size differs from what the projection says of itself.
         """
+        if self.config.family not in (None, family):
+            raise ValueError(
+                f"the projection is made for a {self.config.family}, and the backbone is a {family}; use a projection "
+                "that was trained on this backbone."
+            )
         names = [name for name in sizes if name != "vision_hidden_size" or "image_tokens" in self.consumes]
         own, backbone = ({name: getattr(self.config, name) for name in names}, {name: sizes[name] for name in names})
         if own != backbone:
@@ -110,6 +116,18 @@ class RTDProjection(PreTrainedModel):
                 f"the projection is made for {own}, the backbone has {backbone}; use a projection that was trained on "
                 "this backbone."
             )
+
+    def check_text_tower(self, config: PreTrainedConfig) -> None:
+        """Refuse a text tower that this projection was not made for.
+
+        Args:
+            config ([`RTDTextConfig`] or [`RTDSiglipTextConfig`]): Its configuration.
+
+        Raises:
+            ValueError: See `check_backbone`.
+        """
+        sizes = {"projection_dim": config.projection_dim, "text_hidden_size": config.hidden_size}
+        self.check_backbone(name_family(config), **sizes)
 
     def forward(
         self,

@@ -106,7 +106,8 @@ def read_query(query: Mapping, processor) -> Query:
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     if not images and text is None:
-        raise ValueError(f"a query needs `image`, `text` or both, got {sorted(query)}.")
+        came = "no image, and a text that is blank" if query.get("text") is not None else sorted(query)
+        raise ValueError(f"a query needs `image`, `text` or both, got {came}.")
     _check_algebra(query, images, text, negative)
     weight = query.get("negative_weight")
     return Query(

@@ -10,10 +10,17 @@ import gzip
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipModel,
+)
 
 
-__all__ = ["SIZES", "build_clip", "build_clip_tokenizer"]
+__all__ = ["SIZES", "build_clip", "build_clip_tokenizer", "build_siglip"]
 
 # Published sizes: joint space, text width, layers and heads, vision width, layers, heads and patch.
 SIZES = {
@@ -70,6 +77,24 @@ def build_clip(size: str, seed: int = 0, with_vision: bool = True) -> CLIPModel:
         "projection_dim": joint,
     }
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=joint)).eval()
+
+
+def build_siglip(size: str, seed: int = 0) -> SiglipModel:
+    """Build a SigLIP with random weights, whose text tower has a CLIP's sizes and vocabulary, and 64 places.
+
+    Args:
+        size (`str`): A key of `SIZES`.
+        seed (`int`, defaults to 0): Seed of the weights.
+
+    Returns:
+        `SiglipModel`: In evaluation mode, float32; its vision tower has no layers.
+    """
+    joint, (width, layers, heads), _ = SIZES[size]
+    torch.manual_seed(seed)
+    tower = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
+    text = {"num_hidden_layers": layers, "projection_size": joint, "vocab_size": 49408, "max_position_embeddings": 64}
+    vision = {"num_hidden_layers": 0, "hidden_size": joint}
+    return SiglipModel(SiglipConfig(text_config=tower | text, vision_config=tower | vision)).eval()
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import normalize
 
-from modeling_rtd import Gallery
+from modeling_rtd import Gallery, RTDProcessor
 from speed.comparing import add_options, relate, report, summarise, time_call
 from speed.synthetic import build_model, build_processor, draw_images
 
@@ -39,6 +39,16 @@ def _hold_to_cores(count: int | None) -> int:
     return len(cores)
 
 
+def _choose_backend(processor: RTDProcessor, backend: str) -> RTDProcessor:
+    """Load the processor again, with the image processor of a backend."""
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        chosen = RTDProcessor.from_pretrained(folder, backend=backend)
+    if type(chosen.image_processor).__name__.endswith("Pil") != (backend == "pil"):
+        raise ImportError("torchvision is not installed: pip install torchvision, or leave --backend out.")
+    return chosen
+
+
 @torch.no_grad()
 def measure(options: argparse.Namespace) -> list[dict]:
     """Measure all numbers of workers, in turns with the tower.
@@ -50,7 +60,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
         `list[dict]`: A row for each number of workers.
     """
     cores = _hold_to_cores(options.cores or (options.threads if options.device == "cpu" else None))
-    processor = build_processor()
+    processor = _choose_backend(build_processor(), options.backend)
     model = build_model(options.size, "lincir", processor).to(options.device)
     seconds: dict = {name: [] for name in ("tower", "decoding", *options.workers)}
     with tempfile.TemporaryDirectory() as folder:
@@ -93,6 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, batch_size=32, repeats=3)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--backend", choices=["pil", "torchvision"], default="pil", help="that preprocesses")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--cores", type=int, help="that the process may use; on a CPU as many as threads by default")
     options = parser.parse_args()

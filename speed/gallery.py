@@ -5,12 +5,16 @@
 `ratio` is what the batch of 64 queries takes in the exact engine in units of one matrix product and one `topk` over
 all rows in memory; both take turns and must find the same rows. Rows are in float32; on a GPU, rows that are stored in
 float16 are multiplied in it, where a few of the last places may differ. `same` is the share that both have found.
+`held_mib` is what the searching process holds beside files that are mapped, which the system may drop.
+
+With `--clusters 1000` rows and queries lie around so many centres, as images and what is asked for do.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -28,14 +32,25 @@ from speed.comparing import relate, report, summarise, time_call
 __all__ = ["build", "search"]
 
 _TOP_K, _BATCH, _ROWS = 10, 64, 50_000
+_CLUSTERS = int(os.environ.get("RTD_SPEED_CLUSTERS", 0))  # what --clusters gives to the processes
 _COLUMNS = (
     *("engine", "size", "build_s", "save_s", "load_s", f"search_{_BATCH}_s", "search_1_s"),
-    *("added_peak_mib", "disk_mib", "recall", "same", "ratio"),
+    *("held_mib", "added_peak_mib", "disk_mib", "recall", "same", "ratio"),
 )
 
 
 def _draw(count: int, dim: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32)
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_normal((count, dim), dtype=np.float32)
+    if _CLUSTERS:
+        rows += np.random.default_rng(0).standard_normal((_CLUSTERS, dim), dtype=np.float32)[
+            rng.integers(0, _CLUSTERS, count)
+        ]
+    return rows
+
+
+def _read_held_mib() -> float:
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) / 1024
 
 
 def _peak_mib() -> float:
@@ -64,7 +79,8 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     """Measure how an engine builds and saves.
 
     Args:
-        engine (`str`): `"exact"`, `"exact float16"`, `"faiss FACTORY"` or `"milvus"`.
+        engine (`str`): `"exact"`, `"faiss FACTORY"` or `"milvus"`; a type of stored rows and, with the exact engine, a
+            precision may follow, as in `"exact float16 int8"`.
         size (`int`): Rows.
         dim (`int`): Size of a row.
         folder (`str`): Where the gallery is left, in `a`.
@@ -74,9 +90,7 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     """
     from modeling_rtd import Gallery
 
-    name, _, rest = engine.partition(" ")
-    options = {"engine": name}
-    options |= {"dtype": rest} if name == "exact" and rest else {"factory": rest} if rest else {}
+    options, _ = _read_options(engine)
 
     def add() -> Gallery:
         gallery = Gallery(folder=f"{folder}/a", **options)
@@ -105,12 +119,12 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     """
     from modeling_rtd import Gallery
 
-    name, _, rest = engine.partition(" ")
+    kept, opened = _read_options(engine)
+    name, half = kept["engine"], kept.get("dtype") == "float16"
+    opened |= {"device": device} if name == "exact" else {}
     queries = _draw(_BATCH, dim, seed=1)
-    before = _peak_mib()
-    seconds_load, gallery = time_call(
-        lambda: Gallery.load(f"{folder}/a", **({"device": device} if name == "exact" else {}))
-    )
+    before, held_before = _peak_mib(), _read_held_mib()
+    seconds_load, gallery = time_call(lambda: Gallery.load(f"{folder}/a", **opened))
     hits = gallery.search(queries, _TOP_K)
     calls = {
         f"search_{_BATCH}_s": lambda: gallery.search(queries, _TOP_K),
@@ -118,14 +132,16 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     }
     calls["search_1_s"]()
     row = {"load_s": seconds_load, "added_peak_mib": _peak_mib() - before}
+    row["held_mib"] = _read_held_mib() - held_before
     found = [{hit["id"] for hit in ours} for ours in hits]
     true = _rank_by_brute_force(queries, size)
     row["recall"] = _share(found, true)
     if name == "exact":
-        calls["plain"] = _prepare_product(queries, size, device, half=rest == "float16")
+        calls["plain"] = _prepare_product(queries, size, device, half)
         plain = [{f"{place}" for place in places} for places in calls["plain"]()]
         row["same"] = _share(found, plain)
-        row["agrees"] = row["same"] >= (0.99 if device == "cpu" or not rest else 0.9)
+        if opened.get("precision") != "binary":
+            row["agrees"] = row["same"] >= (0.99 if device == "cpu" or not half else 0.9)
     seconds = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
@@ -134,6 +150,18 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     if plain := seconds.pop("plain", None):
         row["ratio"] = relate(seconds[f"search_{_BATCH}_s"], plain)
     return row | {name: summarise(values) for name, values in seconds.items()}
+
+
+def _read_options(engine: str) -> tuple[dict, dict]:
+    """Give the options of a gallery that is made, and more of one that is opened."""
+    name, *words = engine.split()
+    kept, opened = {"engine": name}, {}
+    for word in words:
+        if word in ("int8", "binary"):
+            opened["precision"] = word
+        else:
+            kept["dtype" if word in ("float16", "float32") else "factory"] = word
+    return kept, opened
 
 
 def _share(found: list[set[str]], expected: list[set[str]]) -> float:
@@ -158,7 +186,8 @@ def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
             command = [sys.executable, __file__, "--step", step, engine, str(size), folder]
             command += ["--dim", str(options.dim), "--device", options.device]
             command += ["--repeats", str(options.repeats)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            environment = os.environ | {"RTD_SPEED_CLUSTERS": str(options.clusters)}
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
             row |= json.loads(done.stdout.splitlines()[-1])
     return row
 
@@ -169,6 +198,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=engines)
     parser.add_argument("--sizes", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--dim", type=int, default=768)
+    parser.add_argument("--clusters", type=int, default=0, help="centres of rows and queries (default: none)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5, help="timed searches, after one that is not")
     parser.add_argument("--out", type=Path, help="file for the rows, as JSON")

@@ -37,7 +37,7 @@ from trainer.training.rtd_trainer import RTDTrainer
 from trainer.worlds.small_world import build_small_world, train_clip
 
 
-__all__ = ["MEASURES", "VARIANTS", "format_table", "main"]
+__all__ = ["MEASURES", "VARIANTS", "Seed", "format_table", "main"]
 
 MEASURES = ("recall@1", "recall@5", "recall@10", "subset_recall@1", "caption_recall@5", "relative_seconds")
 
@@ -98,15 +98,16 @@ VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
 }
 
 
-class _Seed:
-    """World, CLIP and projection of one seed, and its rows; all kept in a folder."""
+class Seed:
+    """World, CLIP and projection of one seed, and the rows in a file of that name; all kept in a folder."""
 
-    def __init__(self, preset: str, seed: int, folder: Path):
+    def __init__(self, preset: str, seed: int, folder: Path, rows: str = "rows.json"):
         self.preset, self.seed, self.folder = preset, seed, folder / f"seed{seed}"
-        self.file = self.folder / "rows.json"
+        self.file = self.folder / rows
         self.rows = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def prepare(self) -> None:
+        """Draw the world, and train CLIP and projection where they are not there yet."""
         self.world, self.recipe = build_small_world(self.preset, self.seed), RECIPES[self.preset]
         self.model, self.processor = self._load("clip", self._train_clip)
         captions = self.world.captions["text"][:2000]
@@ -152,9 +153,13 @@ class _Seed:
         }
 
     def measure(self, name: str) -> None:
+        """Train and judge one row, and keep it."""
         if name == "before RTD":
             return self._keep(name, self.model, 0.0)
-        arguments, shuffles, trainer_class = VARIANTS[name]
+        return self._keep(name, *self.train(*VARIANTS[name]))
+
+    def train(self, arguments: dict, shuffles: bool, trainer_class: type[RTDTrainer]) -> tuple[RTDModel, float]:
+        """Train a text tower; returns the model, and seconds of the processor."""
         args = RTDTrainingArguments(
             **self._share("rtd", self.recipe.rtd_steps),
             per_device_train_batch_size=self.recipe.rtd_batch_size,
@@ -166,7 +171,7 @@ class _Seed:
         trainer = trainer_class(self.model, args, train_dataset=triplets, processing_class=self.processor)
         start = time.process_time()
         trainer.train()
-        return self._keep(name, trainer.rtd_model, time.process_time() - start)
+        return trainer.rtd_model, time.process_time() - start
 
     def _keep(self, name: str, model: RTDModel, seconds: float) -> None:
         captions = self.evaluator.benchmark.queries["target_caption"][:]
@@ -238,7 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    seeds, left = [_Seed(options.preset, seed, options.output_dir) for seed in options.seeds], options.at_most
+    seeds, left = [Seed(options.preset, seed, options.output_dir) for seed in options.seeds], options.at_most
     for seed in seeds:
         wanted = dict.fromkeys(("before RTD", "RTD as published", *options.variants))
         missing = [name for name in wanted if name not in seed.rows][:left]

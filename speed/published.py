@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torch.nn.functional import normalize
 
-from modeling_rtd import RTDModel, RTDProjection, RTDTextModel
+from modeling_rtd import RTDModel, RTDProjection, RTDSiglipTextModel, RTDTextTower
 from trainer.encoding.noise import draw_noise
 
 
@@ -24,14 +24,14 @@ _LENGTH = 77
 
 
 def encode_padded(
-    tower: RTDTextModel,
+    tower: RTDTextTower,
     input_ids: torch.Tensor,
     placeholder_mask: torch.Tensor | None = None,
     words: torch.Tensor | None = None,
     word_mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Encode texts padded to 77 tokens; see [`RTDTextModel`] for the arguments."""
-    room = (0, _LENGTH - input_ids.shape[1])
+    """Encode texts padded to 77 tokens; see [`RTDTextModel`] for the arguments. A SigLIP fills up its 64 itself."""
+    room = (0, 0 if isinstance(tower, RTDSiglipTextModel) else _LENGTH - input_ids.shape[1])
     pad = tower.config.eos_token_id
     if placeholder_mask is not None:
         placeholder_mask = functional.pad(placeholder_mask, room)

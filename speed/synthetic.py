@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import CLIPImageProcessorPil, PreTrainedTokenizerFast
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed.build_clip import build_clip
+from speed.build_clip import build_clip, build_siglip
 from speed.count_lengths import LENGTHS
 from trainer.data.triplets import TRIPLET_COLUMNS
 
@@ -23,11 +23,12 @@ _NOUNS = np.array([f"n{i}" for i in range(2000)])
 _BETWEEN = np.array("is in of on with near under behind".split())
 
 
-def build_processor(projection: str = "lincir") -> RTDProcessor:
+def build_processor(projection: str = "lincir", family: str = "clip") -> RTDProcessor:
     """Build a processor whose tokenizer has CLIP's special ids and makes one token of each word, known or not.
 
     Args:
         projection (`str`, defaults to `"lincir"`): Whose prompt template is the default.
+        family (`str`, defaults to `"clip"`): `"clip"`, of 77 tokens, or `"siglip"`, of 64.
 
     Returns:
         [`RTDProcessor`]: With CLIP's preprocessing, 224 pixels.
@@ -42,23 +43,28 @@ def build_processor(projection: str = "lincir") -> RTDProcessor:
     special = [(token, vocabulary[token]) for token in (start, end)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $0 {end}", special_tokens=special)
     ends = {"bos_token": start, "eos_token": end, "pad_token": end}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="unknown", model_max_length=77, **ends)
-    return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection)
+    length = 64 if family == "siglip" else 77
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="unknown", model_max_length=length, **ends
+    )
+    return RTDProcessor(CLIPImageProcessorPil(), tokenizer, default_template=projection, family=family)
 
 
 def build_model(size: str, projection: str, processor: RTDProcessor, with_vision: bool = True) -> RTDModel:
-    """Put a fresh projection on a CLIP of random weights.
+    """Put a fresh projection on a backbone of random weights, of the processor's family.
 
     Args:
         size (`str`): A key of [`SIZES`].
         projection (`str`): Name of a method.
         processor ([`RTDProcessor`]): Of `build_processor`.
-        with_vision (`bool`, defaults to `True`): See [`build_clip`].
+        with_vision (`bool`, defaults to `True`): See [`build_clip`]; a SigLIP has none.
 
     Returns:
         [`RTDModel`]: In evaluation mode, float32.
     """
-    return RTDModel.from_clip(build_clip(size, with_vision=with_vision), projection, tokenizer=processor.tokenizer)
+    is_siglip = processor.family == "siglip"
+    backbone = build_siglip(size) if is_siglip else build_clip(size, with_vision=with_vision)
+    return RTDModel.from_clip(backbone, projection, tokenizer=processor.tokenizer)
 
 
 @cache

@@ -12,6 +12,10 @@ trains other weights, and where captions are kept the loss has a term more, so t
 A step is of a batch that is collated already. To compare with the first arm instead of the published step:
 
     PYTHONPATH=. python speed/train_step.py --without_published --arms "anchors cached" "captions kept"
+
+On a SigLIP every text has 64 places on both sides, and both prompts of a triplet are rows of their own:
+
+    PYTHONPATH=. python speed/train_step.py --family siglip --arms "anchors cached" "anchors on the fly"
 """
 
 from __future__ import annotations
@@ -150,6 +154,7 @@ def build_trainer(
         report_to="none",
         disable_tqdm=True,
         anchor_cache_dir=str(folder / "anchors"),
+        noise_unit="absolute",
         **arguments,
     )
     return RTDTrainer(
@@ -166,7 +171,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     Returns:
         `list[dict]`: A row for each, the published step first where it is measured; see [`compare`].
     """
-    processor = build_processor()
+    processor = build_processor(family=options.family)
     model = build_model(options.size, "lincir", processor, with_vision=False)
     device, half = torch.device(options.device), options.precision == "bf16"
     # Compiled code is made in the first turn, and in the second once more, for lengths that vary.
@@ -201,6 +206,7 @@ def main() -> None:
     # Compiling takes minutes on a CPU; a term of captions is to be compared with our own step.
     default = [name for name in ARMS if not {"torch_compile", "caption_weight"} & ARMS[name].keys()]
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=default)
+    parser.add_argument("--family", choices=("clip", "siglip"), default="clip", help="of the text tower")
     parser.add_argument("--without_published", action="store_true", help="the first arm is the baseline")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -1,4 +1,7 @@
-"""A stand-in of the Hub's HTTP interface on loopback: repositories of models, created, committed to and read.
+"""A stand-in of the Hub's HTTP interface on loopback: repositories that are created, committed to and read.
+
+Models are kept by their id, data sets and Spaces as `datasets/org/name` and `spaces/org/name`. A card whose metadata
+the Hub refuses is refused here too, see `tests.hub_metadata`.
 
     python -m tests.hub_stand_in 8000      # until it is interrupted; what was published is gone with it
 
@@ -14,6 +17,9 @@ import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote
+
+from tests.hub_metadata import check_card, check_eval_results
 
 
 __all__ = ["HubStandIn"]
@@ -30,6 +36,7 @@ class HubStandIn:
     Attributes:
         url (`str`): Address, for `HF_ENDPOINT`.
         repos (`dict[str, dict[str, bytes]]`): Files of each repository by path.
+        user (`dict`): What the Hub says of the token's owner.
         calls (`list[str]`): Method and path of each request.
     """
 
@@ -38,6 +45,8 @@ class HubStandIn:
 
     def __enter__(self):
         self.repos, self.calls, self._blobs = {}, [], {}
+        self.user = {"type": "user", "name": "owner", "auth": {"accessToken": {"role": "write"}}}
+        self.user["orgs"] = [{"name": "org", "roleInOrg": "admin"}, {"name": "someone", "roleInOrg": "write"}]
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -51,7 +60,7 @@ class HubStandIn:
         """Give status, headers and body of a request."""
         self.calls.append(f"{method} {path}")
         for pattern, reply in _ROUTES:
-            if match := re.fullmatch(pattern, f"{method} {path.partition('?')[0]}"):
+            if match := re.fullmatch(pattern, f"{method} {unquote(path.partition('?')[0])}"):
                 result = reply(self, body, *match.groups())
                 if isinstance(result, tuple):
                     return result
@@ -60,15 +69,21 @@ class HubStandIn:
 
     def _create(self, body):
         facts = json.loads(body)
-        name = "/".join(part for part in (facts.get("organization"), facts["name"]) if part)
+        kind = {"dataset": "datasets/", "space": "spaces/"}.get(facts.get("type"), "")
+        name = kind + "/".join(part for part in (facts.get("organization"), facts["name"]) if part)
         known = name in self.repos
         self.repos.setdefault(name, {})
         reply = {"url": f"{self.url}/{name}", "name": name}
         return (409, {}, json.dumps(reply).encode()) if known else reply
 
+    def _validate(self, body):
+        asked = json.loads(body)
+        errors = check_card(asked["content"], asked["repoType"])
+        return (400, {}, "\n".join(errors).encode()) if errors else {"errors": [], "warnings": []}
+
     def _choose_ways(self, body, repo):
         def way(path):
-            return "lfs" if path.endswith((".safetensors", ".bin", ".faiss")) else "regular"
+            return "lfs" if path.endswith((".safetensors", ".bin", ".faiss", ".parquet", ".png")) else "regular"
 
         files = [file["path"] for file in json.loads(body)["files"]]
         return {"files": [{"path": path, "uploadMode": way(path), "shouldIgnore": False} for path in files]}
@@ -86,7 +101,7 @@ class HubStandIn:
         return {}
 
     def _commit(self, body, repo):
-        files = self.repos[repo]
+        files = dict(self.repos[repo])
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
@@ -95,6 +110,13 @@ class HubStandIn:
                 files[value["path"]] = self._blobs[value["oid"]]
             elif line["key"] == "deletedFile":
                 files.pop(value["path"])
+        kind = repo.partition("s/")[0] if repo.count("/") == 2 else "model"
+        errors = check_card(files["README.md"].decode(), kind) if "README.md" in files else []
+        for path in files:
+            errors += check_eval_results(files[path].decode()) if path.startswith(".eval_results/") else []
+        if errors:
+            return 400, {}, json.dumps({"error": "; ".join(errors)}).encode()
+        self.repos[repo] = files
         return {"success": True, "commitOid": self._hash(repo), "commitUrl": f"{self.url}/{repo}/commit/main"}
 
     def _hash(self, repo):
@@ -104,14 +126,23 @@ class HubStandIn:
     def _describe(self, body, repo, *revision):
         if repo not in self.repos:
             return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
-        siblings = [{"rfilename": path} for path in self.repos[repo]]
-        return {"id": repo, "modelId": repo, "sha": self._hash(repo), "private": False, "siblings": siblings}
+        files = self.repos[repo]
+        siblings = [{"rfilename": path, "size": len(data)} for path, data in files.items()]
+        name = repo.partition("/")[2] if repo.count("/") == 2 else repo
+        return {"id": name, "modelId": name, "sha": self._hash(repo), "private": False, "siblings": siblings}
 
-    def _list(self, body, repo):
-        return [
-            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-            for path, data in self.repos[repo].items()
-        ]
+    def _list(self, body, repo, folder=None):
+        if repo not in self.repos:
+            return 404, {"X-Error-Code": "RepoNotFound"}, b"{}"
+        start = f"{folder}/" if folder else ""
+        files = {path: data for path, data in self.repos[repo].items() if path.startswith(start)}
+        if not files and folder:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+        return [_describe_file(path, data) for path, data in files.items()]
+
+    def _find_paths(self, body, repo):
+        asked = parse_qs(body.decode())["paths"] if body[:1] != b"{" else json.loads(body)["paths"]
+        return [_describe_file(path, self.repos[repo][path]) for path in asked if path in self.repos[repo]]
 
     def _resolve(self, body, repo, path):
         if repo not in self.repos:
@@ -122,16 +153,23 @@ class HubStandIn:
         return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": self._hash(repo)}, data
 
 
+def _describe_file(path, data):
+    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+
+
+_KIND = r"(?:models/)?((?:datasets/|spaces/)?[^/]+/[^/]+)"
 _ROUTES = [
     (r"POST /api/repos/create", HubStandIn._create),
-    (r"POST /api/validate-yaml", lambda hub, body: {"errors": [], "warnings": []}),
-    (r"POST /api/models/(.+)/preupload/[^/]+", HubStandIn._choose_ways),
+    (r"POST /api/validate-yaml", HubStandIn._validate),
+    (r"GET /api/whoami-v2", lambda hub, body: hub.user),
+    (rf"POST /api/{_KIND}/preupload/[^/]+", HubStandIn._choose_ways),
     (r"POST /(.+)\.git/info/lfs/objects/batch", HubStandIn._offer_uploads),
     (r"PUT /_blobs/(\w+)", HubStandIn._take_blob),
-    (r"POST /api/models/(.+)/commit/[^/]+", HubStandIn._commit),
-    (r"GET /api/models/(.+)/tree/[^/]+", HubStandIn._list),
-    (r"GET /api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", HubStandIn._describe),
-    (r"(?:GET|HEAD) /([^/]+/[^/]+)/resolve/[^/]+/(.+)", HubStandIn._resolve),
+    (rf"POST /api/{_KIND}/commit/[^/]+", HubStandIn._commit),
+    (rf"POST /api/{_KIND}/paths-info/[^/]+", HubStandIn._find_paths),
+    (rf"GET /api/{_KIND}/tree/[^/]+(?:/(.+))?", HubStandIn._list),
+    (rf"GET /api/{_KIND}(?:/revision/([^/]+))?", HubStandIn._describe),
+    (rf"(?:GET|HEAD) /{_KIND}/resolve/[^/]+/(.+)", HubStandIn._resolve),
 ]
 
 

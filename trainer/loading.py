@@ -6,10 +6,18 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig
 from transformers.utils import cached_file
 
-from modeling_rtd import ADAPTER_FACTS, PROJECTIONS, RTDConfig, RTDModel, RTDProcessor, name_damage
+from modeling_rtd import (
+    ADAPTER_FACTS,
+    OPEN_CLIP_CONFIG,
+    PROJECTIONS,
+    RTDConfig,
+    RTDModel,
+    RTDProcessor,
+    name_damage,
+    read_backbone_config,
+)
 
 
 __all__ = ["check_place", "load_model_and_processor", "load_processor"]
@@ -28,7 +36,8 @@ def check_place(name_or_path: str | Path) -> None:
     """
     name, folder = str(name_or_path), Path(name_or_path)
     if folder.is_dir():
-        if not any((folder / file).is_file() for file in ("config.json", ADAPTER_FACTS)):
+        # What open_clip wrote is refused by name later.
+        if not any((folder / file).is_file() for file in ("config.json", ADAPTER_FACTS, OPEN_CLIP_CONFIG)):
             inner = _find_result(folder)
             hint = f"it is a run: name '{inner}'." if inner else "name the folder of a model or an adapter."
             raise ValueError(f"'{folder}' holds no model; {hint}")
@@ -70,7 +79,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         # First of all, since an adapter has no configuration of a model.
         is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))
         with name_damage(name_or_path):
-            config = None if is_adapter else AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+            config = None if is_adapter else read_backbone_config(name_or_path)
         is_whole = is_adapter or config.model_type == RTDConfig.model_type
     except OSError as error:
         raise ValueError(

@@ -22,7 +22,7 @@ FLOORS = (
     ("evaluation", "published_checkpoints", "triplet_making"),
     ("training",),
     ("worlds",),
-    ("demo",),
+    ("demo", "release"),
     ("cli",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

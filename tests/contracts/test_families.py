@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoModel, CLIPModel, MetaClip2Model, SiglipModel, pipeline
 
-from modeling_rtd import Gallery, RTDModel, RTDProcessor
+from modeling_rtd import Gallery, RTDModel, RTDProcessor, load_projection
 from tests.factories import (
     FAMILIES,
     build_backbone,
@@ -209,9 +209,25 @@ def test_a_backbone_alone_is_no_model(places, family):
 
 
 @beside_clip
-def test_a_projection_of_another_familys_sizes_is_refused(places, family):
-    projection = RTDModel.from_clip(places["clip"]).projection
+def test_a_projection_of_another_family_is_refused(places, family, tmp_path):
+    RTDModel.from_clip(places["clip"]).save_pretrained(tmp_path)
+    projection = load_projection(str(tmp_path))
     backbone, tokenizer = build_backbone(family)
+    refused = pytest.raises(ValueError, match=f"made for a clip, and the backbone is a {family}; use a projection")
+    with refused:
+        RTDModel.from_clip(backbone, projection, tokenizer=tokenizer)
+    model, processor = load_model_and_processor(places[family], "lincir")
+    args = RTDTrainingArguments(output_dir=str(tmp_path / "run"), noise_unit="rms", **FAST)
+    with refused:
+        RTDTrainer(
+            model.text_model,
+            args,
+            train_dataset=Dataset.from_list(ROWS),
+            projection=projection,
+            processing_class=processor,
+        )
+    projection.config.family = None  # as one that was saved before families were
+    assert RTDModel.from_clip(backbone, projection, tokenizer=tokenizer).projection.config.family == family
     projection.config.text_hidden_size = 64
     with pytest.raises(ValueError, match="use a projection that was trained on this backbone"):
         RTDModel.from_clip(backbone, projection, tokenizer=tokenizer)

@@ -32,7 +32,7 @@ SHORT = {
 }
 TRAINING = ["--max-steps", "1", "--use-cpu", "--per-device-train-batch-size", "8"]
 # Run elsewhere: servers (tests/trainer/app, test_serve.py), and recipes, which fetch from the Hub (test_recipes.py).
-ELSEWHERE = ("app", "serve", "train --recipe")
+ELSEWHERE = ("app", "serve", "train --recipe", "release")
 # Packages that a page shows, and that need not be here.
 NEEDS = {"other_libraries.md": ("sentence_transformers", "onnxruntime", "onnxscript")}
 

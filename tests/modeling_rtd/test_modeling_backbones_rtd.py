@@ -42,7 +42,7 @@ def test_a_repository_of_open_clip_alone_is_named(load, tmp_path):
     with pytest.raises(ValueError, match="of the architecture None"):
         load(str(tmp_path))
     (tmp_path / "open_clip_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="in the layout of open_clip: name the same model"):
+    with pytest.raises(ValueError, match="rtd convert .* --from open_clip -o DIR"):
         load(str(tmp_path))
 
 
@@ -178,6 +178,12 @@ def test_real_repositories_of_clip_load_right(name, shared, tmp_path):
     [
         ("stabilityai--stable-diffusion-xl-base-1.0/text_encoder_2", True),
         ("stabilityai--stable-cascade-prior/text_encoder", True),
+        ("stabilityai--stable-diffusion-3-medium-diffusers/text_encoder", True),
+        ("stabilityai--stable-diffusion-3-medium-diffusers/text_encoder_2", True),
+        ("playgroundai--playground-v2.5-1024px-aesthetic/text_encoder_2", True),
+        ("playgroundai--playground-v2.5-1024px-aesthetic/text_encoder", False),
+        ("stabilityai--stable-diffusion-xl-base-1.0/text_encoder", False),
+        ("black-forest-labs--FLUX.1-dev/text_encoder", False),
         ("stabilityai--stable-diffusion-2-1/text_encoder", False),
         ("runwayml--stable-diffusion-v1-5/text_encoder", False),
     ],
@@ -205,6 +211,7 @@ def test_text_encoders_of_diffusers_load_where_they_have_a_projection(place, is_
         ("immich-app--XLM-Roberta-Large-Vit-B-16Plus", "None"),
         ("resaved--clip-vit-base-patch32--transformers-4.3x", "'clip_vision_model'"),
         ("stabilityai--stable-cascade-prior/image_encoder", "'clip_vision_model'"),
+        ("lambdalabs--sd-image-variations-diffusers/image_encoder", "'clip_vision_model'"),
     ],
 )
 def test_real_repositories_of_other_architectures_are_refused_by_name(place, architecture, shared):

@@ -433,3 +433,32 @@ def test_the_slow_tokenizer_of_siglip_works(tmp_path):
     (row,), _ = processor.build_prompts(["is red"], "a photo of $ that {condition}")
     assert [token for token in row if token != -1] == tokenizer("a photo of that is red")["input_ids"]
     assert describe_reading(processor)
+
+
+@pytest.mark.parametrize("asked", [None, "pil", "torchvision"])
+def test_pillow_preprocesses_images_unless_another_is_asked_for(processor, tmp_path, monkeypatch, asked):
+    from transformers.models.auto import image_processing_auto
+
+    resolved, resolve = [], image_processing_auto._resolve_backend
+    monkeypatch.setattr(
+        image_processing_auto, "_resolve_backend", lambda *given: resolved.append(resolve(*given)) or resolved[-1]
+    )
+    processor.save_pretrained(tmp_path)
+    loaded = RTDProcessor.from_pretrained(tmp_path, **({} if asked is None else {"backend": asked}))
+    assert resolved == [asked or "pil"]
+    assert loaded.tokenizer.init_kwargs["backend"] == "tokenizers"
+
+
+def test_torchvisions_pixels_are_nearly_pillows(processor, model, tmp_path):
+    pytest.importorskip("torchvision")
+    processor.save_pretrained(tmp_path)
+    fast = RTDProcessor.from_pretrained(tmp_path, backend="torchvision")
+    assert not type(fast.image_processor).__name__.endswith("Pil")
+    images = [image.resize((97, 61)) for image in build_images(8)]
+    ours, theirs = processor.prepare_images(images), fast.prepare_images(images)
+    assert ours.shape == theirs.shape
+    assert float((ours - theirs).abs().mean()) < 0.02  # about one step of 255
+    embeds = [model.get_image_features(pixels).pooler_output for pixels in (ours, theirs)]
+    assert float(torch.nn.functional.cosine_similarity(*embeds).min()) > 0.999
+    as_tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
+    assert torch.equal(fast.prepare_images(as_tensors), theirs)

@@ -18,10 +18,12 @@ from modeling_rtd import (
     Gallery,
     RTDModel,
     RTDProcessor,
+    convert_open_clip,
     load_projection,
     read_checkpoint,
 )
 from tests.factories import build_circo, build_cirr, build_coco, build_imagenet_r, build_images, build_triplets
+from tests.open_clip_repositories import BIN, SAFE, build_plain_clip, write_repository
 from tests.reliability.fuzzing import fuzz
 from trainer.app.history import SearchHistory
 from trainer.cli.options import expand_recipe
@@ -103,6 +105,12 @@ def test_triplets(folder, ending):
         150,
         [b"null", b"[null]", b"{}", b"[]", b"[{}]", b'{"a": 1}\nnull\n'] if ending == "jsonl" else (),
     )
+
+
+@pytest.mark.parametrize("file", ["open_clip_config.json", BIN, SAFE])
+def test_repositories_of_open_clip(folder, file):
+    write_repository(folder, build_plain_clip(), SAFE if file == SAFE else BIN)
+    fuzz(f"open_clip ({file})", folder / file, lambda place: convert_open_clip(folder), None, 100)
 
 
 def test_recipes(folder):

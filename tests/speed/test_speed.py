@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from modeling_rtd import RTDModel, RTDProcessor
-from speed import comparing, one_tower, query_algebra, train_memory, train_step
+from speed import comparing, conditions, one_tower, query_algebra, train_memory, train_step
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
@@ -106,6 +106,12 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+def test_train_step_compares_a_siglip_with_the_published_way_of_two_rows(compare):
+    rows = compare("train_step", "--family", "siglip", "--arms", "anchors cached", "anchors on the fly")
+    assert [row["ours"] for row in rows] == ["published", "anchors cached", "anchors on the fly"]
+    assert all(row["difference"] < 1e-4 for row in rows)
+
+
 def test_train_step_compares_steps_that_keep_captions_with_our_own(compare):
     arms = ["anchors cached", "captions kept", "captions kept, every 4th"]
     rows = compare("train_step", "--without_published", "--arms", *arms)
@@ -126,6 +132,17 @@ def test_one_tower_keeps_what_it_measured(tmp_path, capsys):
 def test_the_table_of_one_tower_has_means_and_spreads():
     rows = [{"RTD as published": dict.fromkeys(one_tower.MEASURES, value) | {"seconds": 2.0}} for value in (0.2, 0.4)]
     assert "| RTD as published | 30.0 ± 14.1 |" in one_tower.format_table(rows)
+
+
+def test_conditions_are_judged_as_they_are_and_edited(tmp_path, capsys):
+    conditions.main(
+        ["--preset", "toy", "--seeds", "0", "--variants", "typo", "--at_most", "2", "--output_dir", str(tmp_path)]
+    )
+    rows = json.loads((tmp_path / "seed0/conditions.json").read_text())
+    assert list(rows) == ["RTD as published", "typo"]
+    assert {"as it is", "notes", "typo", "training wording"} <= set(rows["typo"]["ranks"])
+    assert len(rows["typo"]["moved"]["asked"]) == len(rows["typo"]["moved"]["fulfilled"])
+    assert capsys.readouterr().out.count("| typo |") == 2
 
 
 def test_the_checkpointing_arm_checkpoints(tmp_path):

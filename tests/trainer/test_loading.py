@@ -40,6 +40,12 @@ def test_the_hub_is_asked_for_what_may_be_there(here, hub):
     assert hub.calls
 
 
+def test_a_clip_that_open_clip_wrote_names_what_converts_it(tmp_path):
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"rtd convert {tmp_path} --from open_clip"):
+        load_model_and_processor(str(tmp_path), "lincir")
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"\xff" * 9])
 def test_weights_that_were_cut_are_named(model, processor, tmp_path, damage):
     model.save_pretrained(tmp_path / "model")

@@ -29,7 +29,8 @@ class SearchHistory:
 
     Attributes:
         turns (`list[dict]`): Of each turn `query`, `results`, `options`, and `chosen`: the turn and the ranks (from 1)
-            whose results are its references, or `None`. JSON can hold it.
+            whose results are its references, or `None`. With the option `with_measures` also `edit_magnitude` and
+            `margin`. JSON can hold it.
 
     Examples:
         >>> history = SearchHistory(pipe, top_k=5)  # doctest: +SKIP
@@ -97,8 +98,10 @@ class SearchHistory:
             # By its id, since the pipeline knows the reference by its path only.
             if options.get("exclude_reference", True):
                 asked["exclude"] = list_excluded(query) + names
-        results = self.pipeline(asked, **options)
-        self.turns.append({"query": query, "chosen": chosen, "options": options, "results": results})
+        answer = self.pipeline(asked, **options)
+        measures = answer if isinstance(answer, dict) else {"hits": answer}
+        results = measures.pop("hits")
+        self.turns.append({"query": query, "chosen": chosen, "options": options, "results": results} | measures)
         return results
 
     def locate(self, name: str) -> str:

@@ -6,12 +6,13 @@ import html
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 
 from modeling_rtd import NEGATIVE_WEIGHT
 from trainer.app.service import MAX_LETTERS, SearchDesk, new_state
 
 
-__all__ = ["MAX_UPLOAD_BYTES", "build_page", "refuse_other_hosts", "serve_page"]
+__all__ = ["MAX_UPLOAD_BYTES", "build_page", "mount_page", "serve_page"]
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 _MAX_WAITING = 500  # requests in the queue; one is answered at a time
@@ -27,6 +28,18 @@ _CSS = """
 .thumbnail-item:focus-visible, .thumbnail-item.selected { outline: 3px solid #c2410c; outline-offset: 2px }
 #message [role=alert] { color: #b91c1c; font-weight: 600 }
 """
+# How the page is served, alone or beside other calls: no file but its own, and nothing that asks other machines.
+_SERVED = {
+    "css": _CSS,
+    "max_file_size": MAX_UPLOAD_BYTES,
+    "allowed_paths": [],
+    "footer_links": [],
+    "run_history": False,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "enable_monitoring": False,
+}
 
 
 def _import_gradio():
@@ -213,7 +226,8 @@ class _Page:
     def _search(self, state: dict, text, strength, negative, weight, voice, other) -> dict:
         compared = None if other == _NOBODY else other
         state = self.desk.search(state, text, strength, negative, weight, voice, compared)
-        return self._show(state, f"{len(state['results'])} results, best first: rank and score.", other)
+        sentence = f"{len(state['results'])} results, best first: rank and score. {self.desk.hint(state)}"
+        return self._show(state, sentence.rstrip(), other)
 
     def _show_turn(self, state: dict, number: int) -> dict:
         return self._show(self.desk.show_turn(state, number), f"Results of turn {number}.")
@@ -263,25 +277,32 @@ def _tell(sentence: str, role: str = "status") -> str:
     return f'<div role="{role}">{html.escape(sentence)}</div>'
 
 
-def refuse_other_hosts(host: str) -> dict:
-    """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding).
+def _open_folder() -> None:
+    """Make a folder for small pictures and uploads, removed at the end: gradio would leave them in the system's."""
+    folder = tempfile.mkdtemp(prefix="rtd-app-")
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def mount_page(app, desk: SearchDesk, path: str) -> None:
+    """Serve the page beside other calls.
 
     Args:
-        host (`str`): Address that is listened at.
+        app (`fastapi.FastAPI`): Serves them.
+        desk ([`SearchDesk`]): Answers.
+        path (`str`): Of the page, such as `/page`.
 
-    Returns:
-        `dict`: Arguments of FastAPI.
+    Raises:
+        ImportError: If gradio is not installed.
     """
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    if host in ("0.0.0.0", "::"):  # open to everybody by choice, and under names that nobody knows here
-        return {}
-    hosts = ["localhost", "127.0.0.1", "::1", "[::1]", host]
-    return {"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]}
+    gr = _import_gradio()
+    _open_folder()
+    page = build_page(desk)
+    page.state_session_capacity = _MAX_VISITS
+    gr.mount_gradio_app(app, page, path, **_SERVED)
 
 
-def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None):
+def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = None, hosts: Sequence[str] = ()):
     """Serve the page, in threads of its own.
 
     Small pictures and uploads lie in a folder of their own, which is removed at the end; no other file is served.
@@ -289,8 +310,8 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
     Args:
         desk ([`SearchDesk`]): Answers.
         host (`str`, defaults to `"127.0.0.1"`): Address to listen at; at this one no other machine is let in.
-            A request must name it, `localhost`, `127.0.0.1` or `::1` as its host, unless it is `0.0.0.0` or `::`.
         port (`int`, *optional*): Port; the first free one from 7860 on where left out.
+        hosts (`list[str]`): Names that requests may give their host, beside `host`, `localhost` and addresses.
 
     Returns:
         `tuple`: The page, to be waited for (`block_thread`) or closed, and its URL.
@@ -299,30 +320,25 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
         ImportError: If gradio is not installed.
         OSError: If the port is taken, or the address is none of this machine.
     """
-    # gradio would leave uploads in the system's folder.
-    folder = tempfile.mkdtemp(prefix="rtd-app-")
-    os.environ["GRADIO_TEMP_DIR"] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _import_gradio()
+    _open_folder()
     page = build_page(desk)
+    from starlette.middleware import Middleware
+
+    from trainer.app.guards import KnownHosts
+
     try:
         _, url, _ = page.launch(
             server_name=host,
             server_port=port,
             # Sharing would fetch a program that opens a tunnel to this machine.
             share=False,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-            enable_monitoring=False,
             inbrowser=False,
             quiet=True,
-            footer_links=[],
-            allowed_paths=[],
-            max_file_size=MAX_UPLOAD_BYTES,
             state_session_capacity=_MAX_VISITS,
-            css=_CSS,
-            app_kwargs=refuse_other_hosts(host),
+            app_kwargs={"middleware": [Middleware(KnownHosts, hosts=[host, *hosts])]},
             prevent_thread_lock=True,
+            **_SERVED,
         )
     except OSError as error:
         taken = "the ports from 7860 on are" if port is None else f"the port {port} is"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 import queue
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Annotated, Any
 
@@ -18,15 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from modeling_rtd import IMAGE_FORMATS, Query, encode_composed, read_query
+from trainer.app.guards import KnownHosts, LimitBody, LimitRate, LimitTime, PageToken, is_token
 from trainer.app.history import SearchHistory
-from trainer.app.page import MAX_UPLOAD_BYTES, refuse_other_hosts
+from trainer.app.page import MAX_UPLOAD_BYTES, mount_page
 from trainer.app.service import MAX_LETTERS, SearchDesk
 
 
-__all__ = ["BatchEncoder", "build_server"]
+__all__ = ["PAGE", "BatchEncoder", "build_server"]
 
 _MOST = {"references": 16, "results": 1000, "excluded": 10_000, "numbers": 16_384}
 _MOST_WAITING, _BATCH, _SECONDS = 200, 16, 60
+_MOST_DECODED = 4  # queries at a time: sixteen references of 50 million pixels are 2.4 GB while they are read
+PAGE = "/page"
 _ALGEBRA = ("text", "weights", "strength", "negative", "negative_weight", "adapter")
 
 
@@ -147,9 +150,18 @@ class _Service:
         self.desk = desk
         self.pipeline = next(iter(desk.voices.values())).pipeline
         self.encoder = BatchEncoder(self.pipeline.model, self.pipeline.processor)
+        self.decoding = threading.BoundedSemaphore(_MOST_DECODED)
 
     def encode(self, asked: _Reference, uploads: list[UploadFile]) -> torch.Tensor:
+        with self.decoding:
+            query = self.read(asked, uploads)
+        return self.encoder.encode(query)
+
+    def read(self, asked: _Reference, uploads: list[UploadFile]) -> Query:
         count = len(uploads) + len(asked.ids)
+        if not count and not (asked.text and asked.text.strip()):
+            came = "no reference" if asked.text is None else "a blank `text` and no reference"
+            raise ValueError(f"a query needs references (`ids` or uploads), a `text` or both, got {came}.")
         if count > _MOST["references"]:  # before any is decoded: a small file may hold many pixels
             raise ValueError(f"a query may have {_MOST['references']} references, got {count}.")
         here = SearchHistory(self.pipeline, root=self.desk.root)
@@ -161,7 +173,7 @@ class _Service:
         given = {name: getattr(asked, name) for name in _ALGEBRA}
         query = {name: value for name, value in given.items() if value is not None} | {"image": images or None}
         self.pipeline.model.check_adapters([asked.adapter])
-        return self.encoder.encode(read_query(query, self.pipeline.processor))
+        return read_query(query, self.pipeline.processor)
 
     def search(self, asked: _Search, uploads: list[UploadFile]) -> dict:
         if asked.vector is None:
@@ -175,50 +187,40 @@ class _Service:
         return {"results": hits}
 
 
-class _LimitBody:
-    """Refuse bodies above a limit, by what they say and by what comes."""
-
-    def __init__(self, app):
-        self._app = app
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        refusal = HTTPException(413, f"a request may have {MAX_UPLOAD_BYTES:,} bytes: send a smaller image.")
-        said = dict(scope["headers"]).get(b"content-length", b"0")
-        # Python refuses to read numbers of thousands of digits.
-        if not said.isdigit() or int(said[:20]) > MAX_UPLOAD_BYTES:
-            await _Answer({"detail": refusal.detail}, 413)(scope, receive, send)
-            return
-        count = 0
-
-        # A body may come in pieces, without a length or with a false one.
-        async def receive_some():
-            nonlocal count
-            message = await receive()
-            count += len(message.get("body", b""))
-            if count > MAX_UPLOAD_BYTES:
-                raise refusal
-            return message
-
-        await self._app(scope, receive_some, send)
-
-
-def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = None) -> FastAPI:
+def build_server(
+    desk: SearchDesk,
+    hosts: Sequence[str] = (),
+    token: str | None = None,
+    rate_limit: int | None = None,
+    time_limit: float = _SECONDS,
+    page: bool = False,
+) -> FastAPI:
     """Build the service.
 
     Args:
         desk ([`SearchDesk`]): Has the gallery, the folder of its images, and the model with its adapters.
-        host (`str`, defaults to `"127.0.0.1"`): Address it will listen at. Requests for a host of another name are
-            refused, unless it is `0.0.0.0` or `::`.
-        token (`str`, *optional*): What requests must bring as `Authorization: Bearer`; anybody may ask where left out.
+        hosts (`list[str]`): Names that requests may give their host, beside `localhost` and addresses. `*` is any.
+        token (`str`, *optional*): What requests must bring as `Authorization: Bearer`, and who visits the page as a
+            password; anybody may ask where left out.
+        rate_limit (`int`, *optional*): POST requests a minute of one address; any number where left out.
+        time_limit (`float`, defaults to 60): Seconds until an answer begins.
+        page (`bool`, defaults to `False`): Whether the page of `rtd app` is served too, at `/page`.
 
     Returns:
         `fastapi.FastAPI`: The application, for uvicorn.
+
+    Raises:
+        ImportError: If gradio is not installed, with `page`.
     """
-    app = FastAPI(title="rtd", description=__doc__, default_response_class=_Answer, **refuse_other_hosts(host))
-    app.add_middleware(_LimitBody)
+    app = FastAPI(title="rtd", description=__doc__, default_response_class=_Answer)
+    # The last one is asked first.
+    app.add_middleware(LimitBody, count=MAX_UPLOAD_BYTES)
+    app.add_middleware(LimitTime, seconds=time_limit)
+    if token is not None:
+        app.add_middleware(PageToken, token=token, path=PAGE)
+    if rate_limit is not None:
+        app.add_middleware(LimitRate, count=rate_limit)
+    app.add_middleware(KnownHosts, hosts=hosts)
     app.add_exception_handler(RequestValidationError, lambda _, error: _refuse(422, _word(error.errors())))
     app.add_exception_handler(ValidationError, lambda _, error: _refuse(422, _word(error.errors())))
     app.add_exception_handler(ValueError, lambda _, error: _refuse(422, str(error)))
@@ -228,7 +230,7 @@ def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = 
     app.include_router(_route(_Service(desk), token))
 
     @app.get("/health", summary="whether the process answers")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/ready", summary="whether the gallery can be searched", responses={503: {"model": _Refusal}})
@@ -241,16 +243,17 @@ def build_server(desk: SearchDesk, host: str = "127.0.0.1", token: str | None = 
             raise HTTPException(503, "the gallery is empty.")
         return {"status": "ok"}
 
+    if page:
+        mount_page(app, desk, PAGE)
     return app
 
 
 def _route(service: _Service, token: str | None) -> APIRouter:
     def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]) -> None:
-        # In constant time: how long a refusal takes says nothing of how much was right.
-        if token is not None and not (given and hmac.compare_digest(given.credentials.encode(), token.encode())):
+        if token is not None and not (given and is_token(given.credentials, token)):
             raise HTTPException(401, "this service wants its token: send the header 'Authorization: Bearer TOKEN'.")
 
-    refusals = {code: {"model": _Refusal} for code in (401, 404, 413, 422, 503)}
+    refusals = {code: {"model": _Refusal} for code in (400, 401, 404, 413, 422, 429, 503)}
     router = APIRouter(dependencies=[Depends(check)], responses=refusals)
 
     @router.get("/", summary="what is served")

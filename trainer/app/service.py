@@ -28,6 +28,7 @@ PROJECTION_ALONE = "projection alone"
 MAX_TURNS = 50  # of a visit
 MAX_LETTERS = 1000  # of a text; a prompt takes 77 tokens
 _THUMBNAIL_PX = 256
+_LITTLE = 0.05  # of `edit_magnitude`; ours, see docs/conditions.md
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class SearchDesk:
         if name not in self.voices:
             raise ValueError(suggest("way to answer", name, self.voices))
         voice = self.voices[name]
-        kept = {"top_k": self.top_k} | ({} if voice.adapter is None else {"adapter": voice.adapter})
+        kept = {"top_k": self.top_k, "with_measures": True}
+        kept |= {} if voice.adapter is None else {"adapter": voice.adapter}
         return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
 
     def take_upload(self, state: dict, path: str | None) -> dict:
@@ -376,6 +378,18 @@ class SearchDesk:
             return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
         image.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
         return image
+
+    def hint(self, state: dict) -> str:
+        """Say of the last turn what a visitor may want to know beside its results.
+
+        Args:
+            state (`dict`): See [`new_state`].
+
+        Returns:
+            `str`: A sentence where the condition moved the query little, a heuristic; otherwise nothing.
+        """
+        moved = state["turns"][-1].get("edit_magnitude") if state["turns"] else None
+        return "" if moved is None or moved >= _LITTLE else "This condition changed little: say it in other words."
 
     def describe_turns(self, state: dict) -> list[tuple[str, int]]:
         """Describe the history.

@@ -11,7 +11,7 @@ from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
 
-__all__ = ["add_desk_options", "check_port", "open_desk", "run"]
+__all__ = ["add_desk_options", "check_port", "open_desk", "read_examples", "run"]
 
 
 def run(arguments: list[str]) -> None:
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     check_port(options.port)
-    examples = [] if options.examples is None else _read_examples(options.examples)
+    examples = [] if options.examples is None else read_examples(options.examples)
 
     from trainer.app.page import serve_page
 
@@ -47,12 +47,23 @@ def run(arguments: list[str]) -> None:
     if options.host not in ("127.0.0.1", "localhost", "::1"):
         print(f"whoever reaches {options.host} can search this gallery and see its images", file=sys.stderr)
     print(f"{len(desk.gallery)} images of {desk.root}; stop with Ctrl+C")
-    page, url = serve_page(desk, options.host, options.port)
+    page, url = serve_page(desk, options.host, options.port, options.allowed_hosts)
     print(f"page: {url}", flush=True)
     page.block_thread()
 
 
-def _read_examples(path: Path) -> list[tuple[str, str]]:
+def read_examples(path: Path) -> list[tuple[str, str]]:
+    """Read queries to click.
+
+    Args:
+        path (`Path`): jsonl of `image`, a path relative to the file, and `text`.
+
+    Returns:
+        `list[tuple[str, str]]`: Path of each image from the root on, and its condition.
+
+    Raises:
+        ValueError: If a line is damaged, or an image is missing.
+    """
     from modeling_rtd import parse_json
 
     examples, remedy = [], "write {'image': PATH, 'text': CONDITION} on each line"
@@ -66,7 +77,7 @@ def _read_examples(path: Path) -> list[tuple[str, str]]:
 
 
 def add_desk_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `open_desk`, and `--host`.
+    """Add the options of `open_desk`, `--host` and `--allowed-hosts`.
 
     Args:
         parser (`argparse.ArgumentParser`): Of a verb that serves.
@@ -83,6 +94,14 @@ def add_desk_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine alone)"
+    )
+    parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names of this machine that requests may ask for, such as photos.example.com; '*' is any name "
+        "(default: localhost, and addresses)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`rtd convert`: a published checkpoint file, turned into a model without running anything that it holds."""
+"""`rtd convert`: a published checkpoint, turned into a model without running anything that it holds."""
 
 from __future__ import annotations
 
@@ -19,23 +19,32 @@ def run(arguments: list[str]) -> None:
         arguments (`list[str]`): Options.
 
     Raises:
-        ValueError: If the file is refused (see `convert_checkpoint`), or the output folder is not empty.
+        ValueError: If the file is refused (see `convert_checkpoint` and `convert_open_clip`), the output folder is not
+            empty, or options do not go together.
     """
     refuse_old_names("convert", arguments, {"--output": "--output-dir"})
     parser = VerbParser("rtd convert", description=__doc__)
-    parser.add_argument("file", help="checkpoint file as the method's authors publish it")
+    parser.add_argument(
+        "file",
+        help="checkpoint file as the method's authors publish it; with --from open_clip directory or Hub id of a CLIP",
+    )
     parser.add_argument(
         "--from",
         dest="method",
         required=True,
         metavar="METHOD",
-        help="method of the projection in it, or rtd (a text tower)",
+        help="method of the projection in it, rtd (a text tower) or open_clip (a CLIP that open_clip wrote)",
     )
-    parser.add_argument("--clip", required=True, help="the CLIP it was trained on: directory or Hub id")
+    parser.add_argument("--clip", help="the CLIP it was trained on: directory or Hub id; not with open_clip")
     parser.add_argument("--projection", help="for rtd: the projection it was trained with; directory or Hub id")
     parser.add_argument("-o", "--output-dir", required=True, type=Path, help="folder for the model")
     options = parser.parse_args(arguments)
     check_new_folder(options.output_dir)
+    if (options.method == "open_clip") == (options.clip is not None):
+        raise ValueError("a method's file needs the CLIP it was trained on (--clip), and --from open_clip has none.")
+    if options.method == "open_clip":
+        _write_clip(options.file, options.output_dir)
+        return
 
     from modeling_rtd import RTDProcessor, convert_checkpoint
     from trainer.loading import check_place
@@ -54,3 +63,13 @@ def run(arguments: list[str]) -> None:
     stages = [*read_stages(options.projection or ""), describe_conversion(options.file, options.method)]
     save_rtd_model(model, processor, options.output_dir, stages)
     print(f"model: {options.output_dir}")
+
+
+def _write_clip(place: str, folder: Path) -> None:
+    from modeling_rtd import convert_open_clip, replace_folder
+
+    parts = convert_open_clip(place)
+    with replace_folder(folder) as partial:
+        for part in parts:
+            part.save_pretrained(partial)
+    print(f"CLIP: {folder}; put a projection on it with `rtd train-projection {folder}`")

@@ -27,6 +27,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--split", default="test", help="queries to judge on: test or validation")
     parser.add_argument("--experiments", action="store_true", help="also sweep noise and compare sources of triplets")
     parser.add_argument("--projections", default="default", help="default: lincir and pic2word; all: all five")
+    parser.add_argument("--backbone", default="clip", help="what is trained from scratch: clip, metaclip_2 or siglip")
     options = parser.parse_args(arguments)
 
     import torch
@@ -40,16 +41,19 @@ def run(arguments: list[str]) -> None:
 
     folder = run_demo(**vars(options))
     print(f"\n{format_table(json.loads((folder / 'metrics.json').read_text()))}\n")
-    print(f"Read {folder}/report.md, and look at {folder}/results.png. Then:\n\n{_list_next(folder)}")
+    print(
+        f"Read {folder}/report.md, and look at {folder}/results.png. Then:\n\n{_list_next(folder, options.backbone)}"
+    )
 
 
-def _list_next(folder: Path) -> str:
+def _list_next(folder: Path, backbone: str) -> str:
     """List three commands to try, and what to expect of them."""
     world = folder / "world"
     query = json.loads((world / "queries.jsonl").read_text(encoding="utf-8").partition("\n")[0])
     place, gallery, captions = (shlex.quote(str(path)) for path in (folder, world / "gallery", world / "captions.txt"))
     examples = shlex.quote(str(world / "examples.jsonl"))
     image = shlex.quote(str(world / "references" / query["reference"]))
+    unit = "" if backbone == "clip" else " --noise-unit rms"
     return f"""Search for what one of its queries asks for; right is {" or ".join(query["targets"])}:
   rtd search {place}/model --gallery {gallery} --image {image} --text "{query["condition"]}"
 
@@ -57,7 +61,7 @@ Search and refine on a page in the browser, until Ctrl-C:
   rtd app {place}/model --gallery {gallery} --examples {examples}
 
 Train RTD on nothing but the world's captions; it finds less than with the demo's triplets (a minute):
-  rtd train {place}/clip --projection {place}/model --captions {captions} --output-dir {place}-captions \
---max-steps 300 --learning-rate 1e-3
+  rtd train {place}/{backbone} --projection {place}/model --captions {captions} --output-dir {place}-captions \
+--max-steps 300 --learning-rate 1e-3{unit}
 
-The demo's CLIP knows its own world's drawings and words, and nothing else. For yours, see README.md."""
+The demo's model knows its own world's drawings and words, and nothing else. For yours, see README.md."""

@@ -35,10 +35,11 @@ _VERBS = {
     "app": "search and refine on a page in the browser",
     "serve": "answer composed queries over HTTP",
     "export": "write a model as ONNX files, which run without torch",
+    "release": "train, judge and publish the model of a recipe, in one command",
     "publish": "put a model on the Hub, with its code and a card of recorded facts",
 }
 # Verbs that go on where they were stopped when they are called again.
-_RESUMING = {"triplets", "train-projection", "train", "index"}
+_RESUMING = {"triplets", "train-projection", "train", "index", "release"}
 
 
 def _write_help() -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
+import regex as re  # whose \w holds the vowel signs of all scripts
 
 from modeling_rtd import suggest
 
 
-__all__ = ["KEYWORD_FN_NAMES", "get_keyword_fn", "get_tagger", "mask_keywords"]
+__all__ = ["KEYWORD_FN_NAMES", "get_keyword_fn", "get_tagger", "is_latin", "mask_keywords"]
 
 # Words that are neither noun, proper noun, adjective nor determiner, as far as a list can tell.
 _CLOSED_CLASS = frozenset(
@@ -35,6 +35,7 @@ _WORD = re.compile(r"\w+(?:['-]\w+)*|[^\w\s]")
 # A suffix counts only behind a stem with a vowel, as in Porter's stemmer: "parked", but not "red"; nor in "weed".
 _VERB_OR_ADVERB = re.compile(r"\w*[aeiouy]\w*(?:ing|(?<!e)ed|ly)")
 _PLACEHOLDER = "[$]"
+_LATIN, _LETTER = re.compile(r"\p{Latin}"), re.compile(r"\p{L}")
 
 
 def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
@@ -44,7 +45,7 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
         name (`str`):
             `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside TextBlob, offline.
             `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns, and of the words before
-            a verb or a preposition the last for the noun.
+            a verb or a preposition the last for the noun; knows English, and tags no word of another script.
 
     Returns:
         `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper
@@ -61,6 +62,22 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
     if name not in _TAGGERS:
         raise ValueError(suggest("keyword function", name, _TAGGERS))
     return _TAGGERS[name]()
+
+
+def is_latin(text: str) -> bool:
+    """Tell whether a text is written in Latin letters, as English is.
+
+    Args:
+        text (`str`): The text.
+
+    Returns:
+        `bool`: Whether at least half of its letters are Latin.
+
+    Examples:
+        >>> [is_latin(text) for text in ("a café on the beach", "красное платье", "3 × 4")]
+        [True, False, True]
+    """
+    return text.isascii() or 2 * len(_LATIN.findall(text)) >= len(_LETTER.findall(text))
 
 
 def get_keyword_fn(name: str, determiners: bool = True) -> Callable[[str], list[str]]:
@@ -200,7 +217,8 @@ def _tag_by_rule(caption: str) -> list[tuple[str, str]]:
 
 
 def _is_open_class(word: str) -> bool:
-    if word in _CLOSED_CLASS or not word[0].isalpha():
+    # Else a whole caption of another script would be one noun.
+    if word in _CLOSED_CLASS or not _LATIN.match(word):
         return False
     return word in _OPEN_CLASS or _VERB_OR_ADVERB.fullmatch(word) is None
 

@@ -20,15 +20,14 @@ def describe_demo_stages(rows: Sequence[Mapping], facts: Mapping) -> list[dict]:
     """
     recipe, rms = facts["recipe"], facts["rms"]
     own = {row["variant"]: row for row in rows if row["seed"] == 0}
-    preset = facts["preset"]
-    world = f"{facts['world'].title}, preset {preset.name}, seed 0"
+    world = f"{facts['world'].title}, preset {facts['preset'].name}, seed 0"
     shared = {"seed": 0, "hardware": facts["hardware"], "versions": facts["versions"]}
     lincir, rtd = own["lincir"], own["lincir + rtd"]
     return [
         {
-            "stage": "CLIP, from scratch",
+            "stage": f"{facts['backbone']}, from scratch",
             "data": {"images": world, "captions of images": world},
-            "steps": preset.clip_steps,
+            "steps": facts["clip_steps"],
             "seconds": rtd["seconds"]["clip"],
             **shared,
         },

@@ -12,10 +12,11 @@ from trainer.worlds.concepts import write_searle_files
 from trainer.worlds.world import World
 
 
-__all__ = ["ALL_METHODS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
+__all__ = ["ALL_METHODS", "BACKBONES", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
 
 METHODS = ("lincir", "pic2word")
 ALL_METHODS = (*METHODS, "searle", "context_i2w", "fti4cir")
+BACKBONES = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ def write_projection_arguments(method: str, world: World, preset: str, rms: floa
         "lr_scheduler_type": "cosine",
         # Published scales are absolute, and go with the size of CLIP's embeddings.
         "noise_scale": 1.0 * rms,
+        "noise_unit": "absolute",
         "weight_decay": 0.01,
         "adam_beta2": 0.999,
         "adam_epsilon": 1e-8,

@@ -107,7 +107,7 @@ def _write_recipe(rows: list[dict], facts: dict) -> str:
     return f"""| stage | setting | seconds (seed 0) |
 |---|---|---|
 | {facts["world"].title} | drawn | {seconds["world"]} |
-| CLIP from scratch | {facts["preset"].clip_steps} steps | {seconds["clip"]} |
+| {facts["backbone"]} from scratch | {facts["clip_steps"]} steps | {seconds["clip"]} |
 | LinCIR's projection | {projection} captions, {rate} | {seconds["lincir"]} |
 | Pic2Word's projection | {projection} images, {rate} | {seconds["pic2word"]} |
 | RTD | {recipe.rtd_steps} steps of {recipe.rtd_batch_size} triplets, lr {recipe.rtd_learning_rate:g} | \
@@ -116,8 +116,8 @@ def _write_recipe(rows: list[dict], facts: dict) -> str:
 Final losses (seed 0): {", ".join(f"{name} {value:.3f}" for name, value in losses.items())}."""
 
 
-def _write_departures(recipe, rms: float) -> str:
-    return f"""Departures from the published recipes, all because the networks are tiny: the CLIP itself; LinCIR with \
+def _write_departures(recipe, rms: float, backbone: str) -> str:
+    return f"""Departures from the published recipes, all because the networks are tiny: the {backbone} itself; LinCIR with \
 {recipe.projection_steps} instead of 20,000 steps, batches of {recipe.projection_batch_size} instead of 512, learning \
 rate {recipe.projection_learning_rate:g} with cosine decay instead of a constant 1e-4, dropout 0.1 instead of 0.5, \
 keywords by rule instead of spaCy, masked as words instead of substrings; Pic2Word with the same steps, batches and \
@@ -166,14 +166,14 @@ group.
 {_write_experiments(experiments)}
 ## What it does not show
 
-Drawings of {facts["preset"].image_size_px} pixels are not photographs, and a CLIP of a third of a million parameters is not CLIP: nothing here says \
+Drawings of {facts["preset"].image_size_px} pixels are not photographs, and a {facts["backbone"]} of a third of a million parameters is not {facts["backbone"]}: nothing here says \
 how large the gains are on real data. A projection need not beat the plain sum of image and text here.
 
 ## How it was made
 
 {_write_recipe(rows, facts)}
 
-{_write_departures(recipe, facts["rms"])}
+{_write_departures(recipe, facts["rms"], facts["backbone"])}
 
 {_describe_others(recipe) if "searle" in facts["methods"] else ""}\
 Prompt of LinCIR `{facts["prompt"]}`; reference images are not in the gallery; ties keep the gallery's order. Recipes were fixed \

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from PIL import Image
 from torch.nn.functional import normalize
-from transformers import CLIPModel, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, suggest
 from trainer.data.images import load_images
@@ -20,7 +20,7 @@ from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.demo.card import describe_demo_stages
 from trainer.demo.experiments import EXPERIMENTS, run_experiments
-from trainer.demo.recipes import ALL_METHODS, METHODS, RECIPES, write_projection_arguments
+from trainer.demo.recipes import ALL_METHODS, BACKBONES, METHODS, RECIPES, write_projection_arguments
 from trainer.demo.report import write_report
 from trainer.demo.results import draw_results
 from trainer.demo.stages import Stages
@@ -37,7 +37,7 @@ from trainer.training.progress import LossBarCallback
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 from trainer.worlds import find_world
-from trainer.worlds.clip import train_clip
+from trainer.worlds.clip import count_steps, train_clip
 from trainer.worlds.data import build_world
 from trainer.worlds.files import write_world
 from trainer.worlds.world import World, WorldPreset
@@ -65,42 +65,46 @@ def run_demo(
     experiments: bool = False,
     projections: str = "default",
     world: str = "wardrobe",
+    backbone: str = "clip",
 ) -> Path:
     """Run the whole demo and write its results.
 
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
     read by the row's own text tower), `wordings.json` (recall@5 by kind of change and by wording), `report.md`,
-    `results.png`, `losses.png`, and of the first seed `model`, the plain `clip` underneath and the data as files in
-    `world`, see [`write_world`]. A folder that holds an earlier demo is renamed, never overwritten.
+    `results.png`, `losses.png`, and of the first seed `model`, the plain backbone underneath in a folder of its
+    name, and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo is renamed, never
+    overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.
         preset (`str`, defaults to `"demo"`): Preset of the world.
-        seeds (`int`, defaults to 1): Runs, each with its own training data, CLIP, projection and text towers.
+        seeds (`int`, defaults to 1): Runs, each with its own training data, backbone, projection and text towers.
         split (`str`, defaults to `"test"`): Queries to judge on; recipes are to be chosen on `"validation"`.
         experiments (`bool`, defaults to `False`):
             Also sweep the noise and compare sources of triplets (first seed), see [`run_experiments`]; written to
             `experiments.json` and to the report.
         projections (`str`, defaults to `"default"`): `"default"` trains LinCIR and Pic2Word, `"all"` all five.
         world (`str`, defaults to `"wardrobe"`): A key of `DEMO_WORLDS`.
+        backbone (`str`, defaults to `"clip"`): A key of `BACKBONES`: the family that is trained from scratch.
 
     Returns:
         `Path`: The folder.
 
     Raises:
-        ValueError: If world, preset, split or projections are unknown, or `seeds` is below 1.
+        ValueError: If world, preset, split, projections or backbone are unknown, `seeds` is below 1, or all
+            projections are asked for on a SigLIP.
     """
-    _check_options(seeds, split, projections, world)
+    _check_options(seeds, split, projections, world, backbone)
     drawn = find_world(DEMO_WORLDS[world])
     size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
     settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
-    settings |= {"split": split, "experiments": experiments, "methods": methods}
+    settings |= {"split": split, "experiments": experiments, "methods": methods, "backbone": backbone}
     folder = _prepare_folder(Path(output_dir), settings)
     names = _list_stages(methods)
     stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
     rows, losses, experiment_rows = [], [], []
     for seed in range(seeds):
-        run = _DemoRun(drawn, size, seed, split, folder, methods, stages)
+        run = _DemoRun(drawn, size, seed, split, folder, methods, stages, backbone)
         rows += run.run()
         losses.append(run.losses)
         _write_rows(rows, folder)
@@ -117,7 +121,7 @@ def run_demo(
     return folder
 
 
-def _check_options(seeds: int, split: str, projections: str, world: str) -> None:
+def _check_options(seeds: int, split: str, projections: str, world: str, backbone: str) -> None:
     if seeds < 1:
         raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
     if split not in ("validation", "test"):
@@ -126,6 +130,13 @@ def _check_options(seeds: int, split: str, projections: str, world: str) -> None
         raise ValueError(f"`projections` must be 'default' or 'all', got {projections!r}.")
     if world not in DEMO_WORLDS:
         raise ValueError(suggest("world", world, DEMO_WORLDS))
+    if backbone not in BACKBONES:
+        raise ValueError(suggest("backbone", backbone, BACKBONES))
+    if backbone == "siglip" and projections == "all":
+        raise ValueError(
+            "a SigLIP has no class token, which 'context_i2w' and 'fti4cir' read: leave --projections out, or take "
+            "--backbone clip."
+        )
 
 
 def _list_stages(methods: tuple[str, ...]) -> list[str]:
@@ -190,8 +201,9 @@ class _DemoRun:
         folder: Path,
         methods: tuple[str, ...],
         stages: Stages,
+        backbone: str = "clip",
     ):
-        self.seed, self.split, self.folder, self.methods = seed, split, folder, methods
+        self.seed, self.split, self.folder, self.methods, self.backbone = seed, split, folder, methods, backbone
         self.recipe, self.stages, self.seconds = RECIPES[preset.name], stages, {}
         with stages("world", f"drawing the {world.title}, seed {seed}", self.seconds):
             self.data = build_world(world, preset, seed)
@@ -199,11 +211,12 @@ class _DemoRun:
         self.facts: dict = {}
 
     def run(self) -> list[dict]:
-        with self.stages("clip", "training a CLIP on it from scratch", self.seconds):
-            place = self.folder / "clip" if self.seed == 0 else None
-            clip, tokenizer, image_processor = train_clip(self.data, self.seed, place)
-        self.processor = RTDProcessor(image_processor, tokenizer)
+        with self.stages("clip", f"training a {BACKBONES[self.backbone]} on it from scratch", self.seconds):
+            place = self.folder / self.backbone if self.seed == 0 else None
+            clip, tokenizer, image_processor = train_clip(self.data, self.seed, place, family=self.backbone)
+        self.processor = RTDProcessor(image_processor, tokenizer, family=self.backbone)
         model = RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer).to(clip.device)
+        self.joint_size = model.config.projection_dim
         self.rms = encode_captions(model.text_model, self.processor, self.data.captions["text"][:2000], desc=None)
         self.rms = self.rms.square().mean().sqrt().item()
         self.evaluator = RetrievalEvaluator(model, self.processor, self.data.benchmark(self.split))
@@ -236,12 +249,12 @@ class _DemoRun:
         rows = run_experiments(train_and_judge, self.data.triplets, captions, model, self.rms)
         return [baseline, *rows]
 
-    def _train_projection(self, clip: CLIPModel, method: str) -> RTDModel:
+    def _train_projection(self, clip: PreTrainedModel, method: str) -> RTDModel:
         set_seed(self.seed)
         # The published dropout of SEARLE and LinCIR, 0.5, converges too slowly in so small a network.
         config = RTDProjectionConfig(
             projection_type=method,
-            projection_dim=clip.config.projection_dim,
+            projection_dim=self.joint_size,
             text_hidden_size=clip.config.text_config.hidden_size,
             vision_hidden_size=clip.config.vision_config.hidden_size,
             dropout=0.1,
@@ -270,6 +283,7 @@ class _DemoRun:
             **self._shared_arguments(variant, recipe.rtd_steps),
             per_device_train_batch_size=recipe.rtd_batch_size,
             learning_rate=recipe.rtd_learning_rate,
+            noise_unit="absolute",
             **{"noise_scale": 0.5 * self.rms} | arguments,
         )
         method, images = model.projection.config.projection_type, None
@@ -334,6 +348,8 @@ class _DemoRun:
     def _record_facts(self) -> None:
         self.facts = {
             "world": self.data.world,
+            "backbone": BACKBONES[self.backbone],
+            "clip_steps": count_steps(self.data.preset, self.backbone),
             "preset": self.data.preset,
             "split": self.split,
             "num_queries": len(self.evaluator.benchmark.queries),

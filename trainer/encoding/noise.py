@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from modeling_rtd import RTDProcessor, RTDTextTower, suggest
+from modeling_rtd import RTDProcessor, RTDTextTower, name_family, suggest
 from trainer.encoding.captions import encode_captions
 
 
-__all__ = ["draw_noise", "measure_noise", "settle_noise_unit"]
+__all__ = ["draw_noise", "iterate_generators", "measure_noise", "settle_noise_unit"]
 
 _UNITS = ("absolute", "rms")
 _NUM_CAPTIONS = 256  # that the size of embeddings is measured on
@@ -41,19 +41,34 @@ def draw_noise(
         >>> bool((draw_noise([3, 5], 4, seed=0, epoch=1)[1] == draw_noise([5], 4, seed=0, epoch=1)[0]).all())
         True
     """
-    bits = np.random.Philox(key=[seed, 0])
-    generator = np.random.Generator(bits)
-    fresh = bits.state
     noise = np.empty((len(rows), dim), dtype=np.float32)
-    for i, row in enumerate(rows):
-        # Setting the counter of one generator is three times as fast as building a generator for each row.
-        fresh["state"]["counter"][:] = (0, 0, row, epoch)
-        bits.state = fresh
+    for i, generator in enumerate(iterate_generators(rows, seed, epoch)):
         noise[i] = generator.random() * generator.standard_normal(dim)
     drawn = torch.from_numpy(noise)
     if torch.device(device).type == "cuda":
         drawn = drawn.pin_memory()  # otherwise sending would wait
     return drawn.to(device, non_blocking=True)
+
+
+def iterate_generators(rows: Sequence[int], seed: int, epoch: int, stream: int = 0) -> Iterator[np.random.Generator]:
+    """Give a random generator for each row, whose draws depend on seed, epoch, row and stream alone.
+
+    Args:
+        rows (sequence of `int`): Row numbers in the data set, not in the batch.
+        seed (`int`): Seed of the run.
+        epoch (`int`): Number of passes over the data before this one.
+        stream (`int`, defaults to 0): Whose draws these are; 0 is the noise.
+
+    Returns:
+        Iterator of `numpy.random.Generator`: The same object each time, to be used before the next one is taken.
+    """
+    bits = np.random.Philox(key=[seed, stream])
+    generator, fresh = np.random.Generator(bits), bits.state
+    for row in rows:
+        # Setting the counter of one generator is three times as fast as building a generator for each row.
+        fresh["state"]["counter"][:] = (0, 0, row, epoch)
+        bits.state = fresh
+        yield generator
 
 
 def settle_noise_unit(unit: str | None, text_model: RTDTextTower) -> str:
@@ -74,7 +89,7 @@ def settle_noise_unit(unit: str | None, text_model: RTDTextTower) -> str:
     Raises:
         ValueError: If the unit is unknown, or missing where it must be given.
     """
-    family = text_model.config.model_type.removesuffix("_text_model")
+    family = name_family(text_model.config)
     if unit is None and family != "clip":
         raise ValueError(
             f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}: say "

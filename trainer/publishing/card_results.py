@@ -6,11 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modeling_rtd import read_json
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub.utils import validate_repo_id
+
+from modeling_rtd import read_json, suggest
 from trainer.publishing.tables import format_table
 
 
-__all__ = ["read_results", "sort_results"]
+__all__ = ["read_results", "sort_results", "write_eval_results"]
 
 _RECORD = {"benchmark", "comparable", "data", "deviations", "metrics", "numbers", "parts", "protocol", "split"}
 _ABOUT = {"benchmark", "k", "split"}
@@ -66,6 +70,44 @@ def sort_results(results: Mapping[str, dict | list]) -> dict:
         "diagnosis": next((c for c in contents if isinstance(c, dict) and "about" in c), None),
         "comparison": next((content for content in contents if isinstance(content, list)), ()),
     }
+
+
+def write_eval_results(
+    results: Mapping[str, dict | list], benchmark_data: Mapping[str, str], repo: str
+) -> dict[str, bytes]:
+    """Write results on benchmarks that are Hub data sets, as the Hub reads them for leaderboards.
+
+    Args:
+        results (`Mapping[str, dict | list]`): What [`read_results`] gives.
+        benchmark_data (`Mapping[str, str]`):
+            By name of a benchmark its data set, `org/name`, or `org/name:task` where its `eval.yaml` names several.
+        repo (`str`): Hub id of the model.
+
+    Returns:
+        `dict[str, bytes]`: Files of the folder `.eval_results`, with the first metric of each record in percent.
+
+    Raises:
+        ValueError: If no result is of a benchmark that is named, or its data set is not a Hub id.
+    """
+    records = {record["benchmark"]: record for record in sort_results(results)["evaluations"]}
+    files = {}
+    for name, place in benchmark_data.items():
+        if name not in records:
+            raise ValueError(suggest("benchmark of the results", name, records))
+        dataset, _, task = place.partition(":")
+        validate_repo_id(dataset)
+        (metric, value), record = next(iter(records[name]["metrics"].items())), records[name]
+        entry = EvalResultEntry(
+            dataset_id=dataset,
+            task_id=task or "default",
+            value=round(100 * value, 2),
+            source_url=f"https://huggingface.co/{repo}",
+            source_name="rtd evaluate",
+            notes=f"{metric} on {record['split']}, percent" + "".join(f"; {text}" for text in record["deviations"]),
+        )
+        content = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        files[f".eval_results/{name.replace('/', '-')}.yaml"] = content.encode()
+    return files
 
 
 def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> dict | list:

@@ -46,6 +46,10 @@ class CardFacts:
         diagnosis (`Mapping`, *optional*): What [`run_diagnosis`] found.
         comparison (`Sequence[Mapping]`): Rows of the demo's `metrics.json`.
         without (`Sequence[str]`): What the publisher says was not measured: `"evaluation"`, `"alignment"`.
+        picture (`str`, *optional*): File of the repository that shows queries and what is found.
+        license_name (`str`, *optional*): Name of a license that the Hub does not list (`license` is `"other"`).
+        license_link (`str`, *optional*): Address of that license.
+        exports_onnx (`bool`, defaults to `False`): Whether `rtd export` writes the model as ONNX files.
     """
 
     repo: str
@@ -61,6 +65,10 @@ class CardFacts:
     diagnosis: Mapping | None = None
     comparison: Sequence[Mapping] = ()
     without: Sequence[str] = ()
+    picture: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    exports_onnx: bool = False
 
     @cached_property
     def alignment(self) -> Mapping | None:
@@ -75,6 +83,10 @@ class CardFacts:
         nameless = [stage["stage"] for stage in self.stages if not (stage.get("data") or "converted_from" in stage)]
         missing = {
             "license": (self.license is None, "the license of the weights; --license ID"),
+            "license_name": (
+                self.license == "other" and not (self.license_name and self.license_link),
+                "the name and the address of that license; --license-name NAME and --license-link URL",
+            ),
             "base_model": (self.base_model is None, "the CLIP underneath; --base-model ID, or none"),
             "stages": (
                 not self.stages,
@@ -112,6 +124,8 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
         is_adapter=has_adapters(model.text_model),
         plain_tower=_describe_plain_tower(model, facts.get("base_model")),
         one_tower=_describe_one_tower(model),
+        exports_onnx=model.config.text_config.model_type == "clip_text_model"
+        and tuple(model.projection.consumes) == ("image_embeds",),
         **facts,
     )
 
@@ -160,6 +174,8 @@ def render_card(facts: CardFacts) -> ModelCard:
         title=facts.repo.rpartition("/")[2],
         repo=facts.repo,
         summary=_write_summary(facts),
+        picture=facts.picture,
+        exports_onnx=facts.exports_onnx,
         is_adapter=facts.is_adapter,
         base_model=base or _UNFILLED.format(facts.unfilled.get("base_model")),
         base_text="a CLIP that is in this repository only" if base == "none" else _name_base(facts),
@@ -171,7 +187,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         one_tower=facts.one_tower,
         alignment=_describe_alignment(facts),
         limits=_list_limits(facts),
-        license=facts.license,
+        license=f"[{facts.license_name}]({facts.license_link})" if facts.license_name else facts.license,
         unfilled={name: _UNFILLED.format(text) for name, text in facts.unfilled.items()},
         data_licenses=sorted(
             f"Results on {record['benchmark']}: {record['data']['license'].rstrip('.')}."
@@ -214,6 +230,8 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         model_name=facts.repo.rpartition("/")[2],
         license=facts.license,
+        license_name=facts.license_name,
+        license_link=facts.license_link,
         library_name="transformers",
         pipeline_tag=PIPELINE_TAG,
         base_model=base,
@@ -222,6 +240,7 @@ def _write_metadata(facts: CardFacts) -> ModelCardData:
         # Only ids of the Hub, which the page turns into links.
         datasets=sorted({name for name in named if name.count("/") == 1}) or None,
         language="en",
+        thumbnail=facts.picture and f"https://huggingface.co/{facts.repo}/resolve/main/{facts.picture}",
         tags=[
             "composed-image-retrieval",
             "image-retrieval",
@@ -257,7 +276,9 @@ def _describe_stage(stage: Mapping) -> dict:
     rows = [(_name(name, stage[name]), _format(stage[name])) for name in order if stage.get(name) is not None]
     name = stage["stage"]
     title = RTD_PAPER.name if name == "rtd" else PROJECTIONS[name].paper.name if name in PROJECTIONS else name
-    return {"title": title, "rows": rows}
+    brief = [f"{stage['steps']:,} steps"] if stage.get("steps") else []
+    brief += [f"{stage['seconds'] / 60:.1f} min"] if stage.get("seconds") else []
+    return {"title": title, "brief": f": {', '.join(brief)}" if brief else "", "rows": rows}
 
 
 def _name(name: str, value) -> str:
@@ -333,22 +354,23 @@ def _describe_alignment(facts: CardFacts) -> str | None:
         reader = "Plain text queries still go to the tower from after RTD, the only one in this repository"
     elif facts.is_adapter:
         reader = "That is why plain text queries go to the base, with the adapter switched off"
+    drawn = "the drawn images of " if facts.diagnosis["about"].get("files") == {} else ""
     about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
     return (
-        f"RTD trades plain caption retrieval for composition. On {about['benchmark']} ({about['split']}), the mean "
-        f"cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, its "
-        f"margin over any image from {before['margin']:.3f} to {after['margin']:.3f}, and plain captions find their "
+        f"RTD trades plain caption retrieval for composition. On {drawn}{about['benchmark']} ({about['split']}), the "
+        f"mean cosine of a plain caption with its own image went from {before['own']:.3f} to {after['own']:.3f}, and "
+        f"its margin over any image from {before['margin']:.3f} to {after['margin']:.3f}. Plain captions find their "
         f"image with R@{about['k']} {found[0]:.1f} before and {found[1]:.1f} after. {reader}."
     )
 
 
 def _list_limits(facts: CardFacts) -> list[str]:
     limits = [
-        "English only. Best absolute accuracy belongs to models trained on tens of millions of image triplets; this "
-        "one is for keeping a CLIP index, training on text alone, or adapting to a domain.",
+        "It reads English. Models trained on tens of millions of image triplets are more accurate. This one is for "
+        "keeping a CLIP index, for training on text alone, and for adapting to a domain.",
         "It inherits the biases and gaps of its CLIP and of the captions it was trained on. It is not for identifying "
         "people.",
-        "Negations and unusual wordings of a condition are read in part at most.",
+        "It reads negations and unusual wordings of a condition only in part.",
     ]
     if any(map(_is_drawn, facts.evaluations)):
         limits.append("Results on a drawn toy world say nothing about photographs.")

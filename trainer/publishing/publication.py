@@ -30,13 +30,22 @@ from modeling_rtd import (
     read_json,
 )
 from trainer.loading import check_place, load_model_and_processor
-from trainer.publishing.card_results import read_results, sort_results
+from trainer.publishing.card_results import read_results, sort_results, write_eval_results
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
+from trainer.publishing.pictures import PICTURE, check_picture
 from trainer.publishing.provenance import hash_parts, read_stages
 from trainer.publishing.secret_scan import find_leaks
 
 
-__all__ = ["Publication", "list_removals", "prepare_publication", "push"]
+__all__ = [
+    "Publication",
+    "add_record",
+    "check_repo",
+    "list_removals",
+    "prepare_publication",
+    "push",
+    "refuse_leaks",
+]
 
 # What of a folder goes up; everything else is refused. This list is the guard against what must not be published, the
 # scan for secrets only the second one.
@@ -55,14 +64,16 @@ class Publication:
     Args:
         repo (`str`): Hub id.
         files (`dict[str, Path | bytes]`): By path in the repository: a file as it lies there, or what is written anew.
-        card ([`CardFacts`]): What the card tells.
+        card ([`CardFacts`], *optional*): What the card of a model tells.
         notes (`list[str]`): What could not be checked here, and is on pushing.
+        kind (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
     """
 
     repo: str
     files: dict[str, Path | bytes]
-    card: CardFacts
+    card: CardFacts | None = None
     notes: list[str] = field(default_factory=list)
+    kind: str = "model"
 
 
 def prepare_publication(
@@ -73,6 +84,10 @@ def prepare_publication(
     results: Sequence[str | Path] = (),
     without: Sequence[str] = (),
     is_final: bool = False,
+    picture: str | Path | None = None,
+    license_name: str | None = None,
+    license_link: str | None = None,
+    benchmark_data: Mapping[str, str] | None = None,
 ) -> Publication:
     """Gather what goes up, render its card, and refuse what must not be published.
 
@@ -89,6 +104,11 @@ def prepare_publication(
             Records of `rtd evaluate`, `diagnosis.json` of `rtd diagnose`, `metrics.json` of `rtd demo`.
         without (`Sequence[str]`, defaults to none): What was not measured: `"evaluation"`, `"alignment"`.
         is_final (`bool`, defaults to `False`): Whether what cannot be checked is refused instead of noted.
+        picture (`str` or `Path`, *optional*): PNG of queries and what is found, which the card shows.
+        license_name, license_link (`str`, *optional*): Where the license is `"other"`, its name and address.
+        benchmark_data (`Mapping[str, str]`, *optional*):
+            By name of a benchmark the Hub data set that it is, `org/name` or `org/name:task`. Its results also go to
+            `.eval_results`, from where the Hub shows them on its leaderboard.
 
     Returns:
         [`Publication`]: Checked.
@@ -99,16 +119,15 @@ def prepare_publication(
             path of this machine.
     """
     folder = Path(folder)
-    validate_repo_id(repo)
-    if "/" not in repo:
-        raise ValueError(f"'{repo}' is no place on the Hub: write org/name.")
+    check_repo(repo)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
     # From this package: code that lies in the folder is never published.
     files |= _list_code(ADAPTER_FACTS in names)
     recorded = _find_base(folder, names)
     base_model = base_model or recorded
-    _check_base(base_model, ADAPTER_FACTS in names)
+    if problem := _find_base_problem(folder, names, base_model, recorded):
+        base_model = None
     files |= _name_base(folder, names, recorded, None if base_model == "none" else base_model)
     _check_complete(files)
     model, processor, notes = _load(folder, base_model, recorded, is_final)
@@ -116,24 +135,68 @@ def prepare_publication(
         notes += _compare_base(model, base_model, is_final)
     own = read_results(results or sorted(folder.glob("evaluation/*.json")), hash_parts(model), repo)
     files |= {f"evaluation/{name}": _to_bytes(content) for name, content in own.items()}
+    files |= write_eval_results(own, benchmark_data or {}, repo)
+    if picture is not None:
+        files[PICTURE] = check_picture(picture)
     card = describe_model(
         model,
         processor,
         repo,
         base_model=base_model,
         license=license,
+        license_name=license_name,
+        license_link=license_link,
         stages=read_stages(folder),
         without=without,
+        picture=PICTURE if picture else None,
         **sort_results(own),
     )
-    if card.unfilled:
-        missing = "\n".join(f"  {name}: {text}" for name, text in card.unfilled.items())
-        raise ValueError(f"the card lacks facts:\n{missing}")
+    if missing := card.unfilled | ({"base_model": problem} if problem else {}):
+        lines = "\n".join(f"  {name}: {text}" for name, text in missing.items())
+        raise ValueError(f"the card lacks facts; give all of them:\n{lines}")
     files["README.md"] = str(render_card(card)).encode()
-    files[_RECORD] = _to_bytes({"files": sorted({*files, _RECORD})})
-    if leaks := find_leaks(files, folder):
+    refuse_leaks(find_leaks(files, folder))
+    return Publication(repo, add_record(files), card, notes)
+
+
+def add_record(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+    """Add the record of what a publication wrote, by which a later one knows its own files.
+
+    Args:
+        files (`Mapping[str, Path | bytes]`): By path in the repository.
+
+    Returns:
+        `dict[str, Path | bytes]`: In the order of their paths.
+    """
+    record = _to_bytes({"files": sorted({*files, _RECORD})})
+    return dict(sorted({**files, _RECORD: record}.items()))
+
+
+def refuse_leaks(leaks: Sequence[str]) -> None:
+    """Refuse to publish what a scan has found.
+
+    Args:
+        leaks (`Sequence[str]`): What [`find_leaks`] returns.
+
+    Raises:
+        ValueError: If there is any.
+    """
+    if leaks:
         raise ValueError("these must not be published:\n" + "\n".join(f"  {leak}" for leak in leaks))
-    return Publication(repo, dict(sorted(files.items())), card, notes)
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is not the id of a repository with its owner.
+
+    Args:
+        repo (`str`): Hub id.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    validate_repo_id(repo)
+    if "/" not in repo:
+        raise ValueError(f"'{repo}' is not a place on the Hub: write org/name.")
 
 
 def list_removals(
@@ -158,11 +221,12 @@ def list_removals(
     api, repo = HfApi(endpoint=endpoint), publication.repo
     with _reach_hub(endpoint):
         try:
-            found = api.model_info(repo, timeout=10)
+            found = api.repo_info(repo, repo_type=publication.kind, timeout=10)
         except RepositoryNotFoundError:
             return [], None
         names = {file.rfilename for file in found.siblings or []}
-        record = api.hf_hub_download(repo, _RECORD, revision=found.sha) if _RECORD in names else None
+        where = {"revision": found.sha, "repo_type": publication.kind}
+        record = api.hf_hub_download(repo, _RECORD, **where) if _RECORD in names else None
     remedy = f"restore it in '{repo}', or publish to another repository"
     # What somebody has removed by hand meanwhile is not there to be removed.
     earlier = names & set(map(str, read_json(record, remedy).get("files") or ())) if record else set()
@@ -199,7 +263,9 @@ def push(
     """
     api = HfApi(endpoint=endpoint)
     with _reach_hub(endpoint):
-        address = api.create_repo(publication.repo, private=private, exist_ok=True)
+        sdk = "gradio" if publication.kind == "space" else None
+        options = {"repo_type": publication.kind, "space_sdk": sdk, "private": private, "exist_ok": True}
+        address = api.create_repo(publication.repo, **options)
     removals, parent = list_removals(publication, endpoint, overwrite_foreign)
     with _reach_hub(endpoint, "it is one commit, so all of it is there or nothing"):
         additions = [
@@ -208,7 +274,8 @@ def push(
         ]
         operations = [*additions, *map(CommitOperationDelete, removals)]
         # On top of what was looked at: a commit that came in between is not overwritten.
-        api.create_commit(publication.repo, operations, commit_message="Publish with rtd-cir", parent_commit=parent)
+        message = {"commit_message": "Publish with rtd-cir", "parent_commit": parent}
+        api.create_commit(publication.repo, operations, repo_type=publication.kind, **message)
     return str(address), removals
 
 
@@ -280,19 +347,32 @@ def _is_on_this_machine(name: str) -> bool:
     return name.count("/") != 1 or Path(name).exists()
 
 
-def _check_base(base_model: str | None, is_adapter: bool) -> None:
-    if base_model is None:
-        return  # the card says what is missing
+def _find_base_problem(folder: Path, names: Sequence[str], base_model: str | None, recorded: str | None) -> str | None:
+    """Say why a base cannot be named on a card, together with what else the card lacks."""
+    is_adapter = ADAPTER_FACTS in names
     if base_model == "none":
         if is_adapter:
-            raise ValueError("an adapter is nothing without its base: publish that first, and name it (--base-model).")
-        return
-    if _is_on_this_machine(base_model):
-        raise ValueError(
+            return "an adapter is nothing without its base: publish that first, and name it; --base-model ID"
+    elif base_model is not None and _is_on_this_machine(base_model):
+        return (
             f"the model was made of '{base_model}' on this machine, which nobody else has: name the same CLIP as it "
-            "is on the Hub (--base-model ID), or say --base-model none where it is not there."
+            "is on the Hub; --base-model ID, or none where it is not there"
         )
-    validate_repo_id(base_model)
+    elif base_model is not None:
+        try:
+            validate_repo_id(base_model)
+        except ValueError as error:
+            return f"{error}; --base-model ID"
+    original = None if is_adapter else _read(folder, "config.json").get("original_text_model")
+    if not original or not original.get("plain_text", True) or not original["repo"]:
+        return None
+    is_renamed = base_model not in (None, "none") and original["repo"] == recorded
+    if is_renamed or not _is_on_this_machine(original["repo"]):
+        return None
+    return (
+        f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that holds it as "
+        "it is on the Hub; --base-model ID, or train without --original_text_model, so that the model carries it"
+    )
 
 
 def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]:
@@ -364,12 +444,6 @@ def _check_complete(files: Mapping[str, Path | bytes]) -> None:
         is_kept = original and original.get("plain_text", True)
         if is_kept and original["repo"] is None:
             needed.add(f"{original['subfolder']}/model.safetensors")
-        elif original and original["repo"] and _is_on_this_machine(original["repo"]):
-            raise ValueError(
-                f"the text tower from before RTD lies in '{original['repo']}' on this machine: name the CLIP that "
-                "holds it as it is on the Hub (--base-model ID), or train without --original_text_model, so that the "
-                "model carries it."
-            )
     if missing := sorted(needed - files.keys()):
         raise ValueError(
             f"the directory is not complete, {', '.join(missing)} is missing: load the model and its processor with "

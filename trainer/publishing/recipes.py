@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,15 @@ from trainer.methods import RTD_PAPER, find_method, list_methods
 from trainer.publishing.model_card import CardFacts, render_card
 
 
-__all__ = ["BACKBONES", "Backbone", "find_recipe", "list_recipes", "render_cards", "render_recipes"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "find_recipe",
+    "list_recipes",
+    "render_cards",
+    "render_recipes",
+    "write_projection_command",
+]
 
 _HERE = Path(__file__).parent
 _DATA = {
@@ -110,6 +119,23 @@ def find_recipe(name: str) -> dict[str, str]:
     return options | BACKBONES[key].noise | ({"projection": file} if file else {})
 
 
+def write_projection_command(name: str, data: Sequence[str] = ()) -> list[str]:
+    """Write the command that trains the projection of a recipe, as its method was published.
+
+    Args:
+        name (`str`): A name of [`list_recipes`].
+        data (`Sequence[str]`, defaults to none): Options that name the data.
+
+    Returns:
+        `list[str]`: Verb of `rtd` and options, without the output folder.
+    """
+    key, method = list_recipes()[name]
+    backbone, record = BACKBONES[key], find_method(method)
+    has_unit = backbone.noise and "noise_unit" in {field.name for field in fields(record.arguments)}
+    options = [*record.options.split(), *["--noise-unit", "rms"] * bool(has_unit)]
+    return ["train-projection", backbone.clip, "--method", method, *data, *options]
+
+
 def render_recipes() -> str:
     """Render the page of all recipes.
 
@@ -133,10 +159,8 @@ def _describe_recipe(name: str, key: str, method: str) -> dict[str, str]:
     train = f"rtd train --recipe {name} --triplets triplets.jsonl"
     if "projection" not in recipe:
         place = f"runs/{method}-{key}"
-        options = f"{_DATA[record.reads]} {record.options}".strip()
-        if BACKBONES[key].noise and "noise_unit" in {field.name for field in fields(record.arguments)}:
-            options += " --noise-unit rms"
-        commands.append(f"rtd train-projection {recipe['model']} --method {method} {options} --output-dir {place}")
+        command = write_projection_command(name, _DATA[record.reads].split())
+        commands.append(f"rtd {' '.join(command)} --output-dir {place}")
         train += f" --projection {place}/model"
     if _reads_tokens(method):
         train += " --images DIR"

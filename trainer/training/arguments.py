@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from trainer.training.condition_augmentation import parse_augmentations
+
 
 __all__ = ["ImageProjectionTrainingArguments", "ProjectionTrainingArguments", "RTDTrainingArguments"]
 
@@ -121,6 +123,9 @@ class RTDTrainingArguments(_RecipeArguments):
             Read the captions of every so many-th triplet of a batch for that term, such as 8 for an eighth of its
             cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
             batch of each.
+        condition_augmentation (`str` or sequence of `str`, *optional*):
+            Ours, not the paper's. Names of `CONDITION_AUGMENTATIONS`, with commas: conditions are changed as people
+            write them, see [`ConditionAugmentation`]. Without it conditions stay as they are, as published.
     """
 
     learning_rate: float = field(default=1e-5, metadata={"help": "Learning rate; published."})
@@ -149,6 +154,10 @@ class RTDTrainingArguments(_RecipeArguments):
     caption_interval: int = field(
         default=1, metadata={"help": "Keep the captions of every so many-th triplet of a batch, which is cheaper."}
     )
+    condition_augmentation: str | None = field(
+        default=None,
+        metadata={"help": "Ours: names of how to change conditions, such as 'typo,negation'."},
+    )
 
     def __post_init__(self):
         if not 0 <= self.caption_weight < float("inf"):
@@ -157,6 +166,9 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError(f"`caption_interval` must be 1 or more, got {self.caption_interval}.")
         if self.loss_type not in ("nt_xent", "info_nce"):
             raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
+        self.condition_augmentation = ",".join(parse_augmentations(self.condition_augmentation)) or None
+        if self.condition_augmentation and not self.composition:
+            raise ValueError("`condition_augmentation` has no effect without `composition`: leave one of them out.")
         if not self.composition and not self.refined_batch:
             raise ValueError("without `composition` and without `refined_batch` there is nothing to train on.")
         if not self.refined_concatenation and not self.composition:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from modeling_rtd import RTDProcessor
+from modeling_rtd import PLACEHOLDER, RTDProcessor
 from trainer.encoding.length_groups import group_by_length
+from trainer.training.condition_augmentation import ConditionAugmentation
 
 
-__all__ = ["HardNegativeTripletCollator", "collate_captions"]
+__all__ = ["HardNegativeTripletCollator", "collate_captions", "write_contexts"]
 
 
 _WARNED = set()  # kinds of warnings that this process gave
@@ -60,6 +61,23 @@ def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns:
     return batch
 
 
+def write_contexts(processor: RTDProcessor, conditions: Iterable[str], composition: bool = True) -> list[str]:
+    """Write each condition's prompt as the context that a projection reads, without pseudo-words.
+
+    Args:
+        processor ([`RTDProcessor`]): The processor, whose default template is written.
+        conditions (iterable of `str`): Conditions.
+        composition (`bool`, defaults to `True`): Otherwise write the prompt of the reference alone.
+
+    Returns:
+        `list[str]`: Contexts.
+    """
+    template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
+    if not composition:
+        template = template[: template.index(processor.context_word) + len(processor.context_word)]
+    return [template.replace("{condition}", text) for text in conditions]
+
+
 class HardNegativeTripletCollator:
     """Collate text triplets for RTD: refined batch sampling and refined concatenation.
 
@@ -84,6 +102,7 @@ class HardNegativeTripletCollator:
             Groups to run a batch in, so that short prompts are not padded to the longest.
         caption_interval (`int`, *optional*):
             Tokenise the captions of every so many-th triplet, for the tower in training to read; none where left out.
+        augmentation ([`ConditionAugmentation`], *optional*): Changes conditions; they stay as they are without it.
     """
 
     def __init__(
@@ -97,6 +116,7 @@ class HardNegativeTripletCollator:
         with_captions: bool = False,
         length_groups: int = 1,
         caption_interval: int | None = None,
+        augmentation: ConditionAugmentation | None = None,
     ):
         self.processor = processor
         self.template = template
@@ -107,6 +127,7 @@ class HardNegativeTripletCollator:
         self.with_captions = with_captions
         self.length_groups = length_groups
         self.caption_interval = caption_interval
+        self.augmentation = augmentation
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         """Collate prepared rows.
@@ -127,6 +148,8 @@ class HardNegativeTripletCollator:
         """
         if len(rows) < 2:
             raise ValueError(f"a batch of {len(rows)} triplet has no negatives; use at least 2 triplets a batch.")
+        if self.augmentation is not None:
+            rows = self._augment(rows)
         prompts, heads = self._build_prompts(rows)
         # The loss is a mean over the batch, in which the order of rows does not matter.
         order = sorted(range(len(rows)), key=lambda i: len(prompts[i]))
@@ -156,6 +179,13 @@ class HardNegativeTripletCollator:
             batch["plain"] = collate_captions(self.processor, self.length_groups, **plain)
             batch["plain"]["rows"] = torch.tensor(chosen)
         return batch
+
+    def _augment(self, rows: Sequence[dict]) -> list[dict]:
+        rows = self.augmentation(rows)
+        if "context" in rows[0]:
+            contexts = write_contexts(self.processor, [row["conditioning_caption"] for row in rows])
+            rows = [row | {"context": context} for row, context in zip(rows, contexts, strict=True)]
+        return rows
 
     @property
     def _has_branch(self) -> bool:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn.functional import normalize
-from transformers import EvalPrediction
+from transformers import EvalPrediction, TrainerCallback
 
 from modeling_rtd import (
-    PLACEHOLDER,
     Query,
     RTDModel,
     RTDProcessor,
@@ -27,6 +28,7 @@ from modeling_rtd import (
     settle_place,
     suggest,
 )
+from trainer.data.captions import has_words
 from trainer.data.tables import hash_rows, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
@@ -39,9 +41,10 @@ from trainer.evaluation.ranking import rank_gallery
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
+from trainer.training.condition_augmentation import ConditionAugmentation, count_unread
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import cosine_loss, target_anchored_loss
-from trainer.training.rtd_collator import HardNegativeTripletCollator
+from trainer.training.rtd_collator import HardNegativeTripletCollator, write_contexts
 from trainer.training.starting_model import (
     check_untrained,
     find_processor,
@@ -59,13 +62,8 @@ _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 _TEXT_METRICS = {"text_recall@1": 1, "text_recall@10": 10}
 
 
-def _write_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
-    """Write each triplet's prompt as the context that a projection reads, without pseudo-words."""
-    template = processor.prompt_templates[processor.default_template].replace(PLACEHOLDER, processor.context_word)
-    if not composition:
-        template = template[: template.index(processor.context_word) + len(processor.context_word)]
-    contexts = [template.replace("{condition}", text) for text in triplets["conditioning_caption"]]
-    return triplets.add_column("context", contexts)
+def _add_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
+    return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
 
 
 def _prepare_evaluation(data, compute_metrics: Callable | None = None):
@@ -94,6 +92,13 @@ def _check_start(model, model_init, args) -> None:
         raise ValueError(f"`args` is a {type(args).__name__}: pass RTDTrainingArguments, which has RTD's recipe.")
     if (model is None) == (model_init is None):
         raise ValueError("pass `model`, or `model_init`, which returns it; one of the two.")
+
+
+class _AugmentationCallback(TrainerCallback):
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # Before workers are started: the collator draws by epoch, as the noise is drawn.
+        if augmentation := getattr(train_dataloader.collate_fn, "augmentation", None):
+            augmentation.begin_epoch(int(state.epoch or 0))
 
 
 @contextlib.contextmanager
@@ -212,20 +217,19 @@ class RTDTrainer(BaseTrainer):
         self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
         projection, processing_class = _settle_companions(whole, projection, processing_class)
-        projection.check_sizes(projection_dim=tower.config.projection_dim, text_hidden_size=tower.config.hidden_size)
+        projection.check_text_tower(tower.config)
         processing_class = _choose_template(args.template, projection, processing_class)
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
             train_dataset = prepare_triplets(train_dataset)
-            references = train_dataset["reference_caption"]
+            references, conditions = train_dataset["reference_caption"], train_dataset["conditioning_caption"][:]
             size = run_facts["noise_size"] = _measure_noise(
                 whole, tower, args.noise_unit, processing_class, references
             )
-            conditions = train_dataset["conditioning_caption"][:]
             if "context_embeds" in projection.consumes:
-                train_dataset = _write_contexts(train_dataset, processing_class, args.composition)
+                train_dataset = _add_contexts(train_dataset, processing_class, args.composition)
             run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
@@ -248,6 +252,7 @@ class RTDTrainer(BaseTrainer):
         self._frozen = _find_frozen(whole, tower)
         if self._has_own_collator:
             self.data_collator = self._build_collator(tower)
+            self.add_callback(_AugmentationCallback)
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -303,9 +308,12 @@ class RTDTrainer(BaseTrainer):
 
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
-        with self._frozen_tower(tower) as frozen:
-            columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
-            embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
+        augmentation, embeddings = self._build_augmentation(), None
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
+        # A cache cannot know the contexts of conditions that are yet to be drawn.
+        if augmentation is None or "context" not in columns:
+            with self._frozen_tower(tower) as frozen:
+                embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
             self.processor,
             refined_batch=args.refined_batch,
@@ -315,7 +323,20 @@ class RTDTrainer(BaseTrainer):
             with_captions=not args.target_anchored,
             length_groups=args.num_length_groups,
             caption_interval=args.caption_interval if args.caption_weight else None,
+            augmentation=augmentation,
         )
+
+    def _build_augmentation(self) -> ConditionAugmentation | None:
+        names, rows = self.args.condition_augmentation, self.train_dataset
+        if not names:
+            return None
+        if (unread := count_unread(rows)) and self.is_world_process_zero():
+            warnings.warn(
+                f"{unread} of {len(rows)} triplets are not in English, which is all that condition_augmentation "
+                "knows: their conditions stay as they are.",
+                stacklevel=2,
+            )
+        return ConditionAugmentation(names, self.args.seed, partial(has_words, self.processor.tokenizer))
 
     @property
     def rtd_model(self) -> RTDModel:
@@ -443,7 +464,7 @@ class RTDTrainer(BaseTrainer):
     def _evaluate_text_side(self, tower, triplets: Dataset, batch_size: int = 256) -> dict[str, float]:
         """Rank the target captions for each reference caption and condition, both as text."""
         if "context_embeds" in self.projection.consumes:
-            triplets = _write_contexts(triplets, self.processor)
+            triplets = _add_contexts(triplets, self.processor)
         columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in triplets.column_names]
         with self._frozen_tower(tower) as frozen:
             embeds = [encode_captions(frozen, self.processor, triplets[name][:], desc=None) for name in columns]

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from modeling_rtd import RTDConfig, RTDProcessor, RTDTextTower, hash_tensors, load_text_model, suggest
 from trainer.data.captions import clean_caption, has_words
-from trainer.data.keywords import get_keyword_fn
+from trainer.data.keywords import get_keyword_fn, is_latin
 from trainer.data.language_model import PROMPT, LanguageModel, parse_output
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.encoding.captions import encode_captions
@@ -57,8 +57,12 @@ class TripletMaker:
             raise ValueError(f"similarity_band must be two rising cosines in [-1, 1], got {similarity_band}.")
         cleaned = (" ".join(clean_caption(caption).split()).rstrip(" .") for caption in captions)
         self.rows = [(row, text) for row, text in enumerate(cleaned, start=1) if text]
+        # Rules know English. What they cannot read is counted, and keeps out of the lexicon.
+        foreign = {row for row, text in self.rows if method == "rules" and not is_latin(text)}
+        self.rows, self.other_script = [row for row in self.rows if row[0] not in foreign], sorted(foreign)
         if not self.rows:
-            raise ValueError("there is no usable caption.")
+            hint = f": rules know English only, and {len(foreign)} are in another script; take method 'lm'"
+            raise ValueError(f"there is no usable caption{hint if foreign else ''}.")
         self.seed, self.per_caption, self.band = seed, per_caption, similarity_band
         # A block of a language model is one batch of 16 prompts.
         self.block_size = 256 if method == "rules" else max(1, 16 // per_caption)
@@ -160,7 +164,8 @@ def _load(name: str, load: Callable):
 def make_triplets(captions: Sequence[str | None], method: str = "rules", **options) -> Iterator[dict]:
     """Make text triplets from plain captions, no two alike, none whose target is its reference.
 
-    `"rules"` edits a caption by the templates of [`WORDINGS`]; which words are nouns or adjectives, which of them are
+    `"rules"` knows English, and leaves out captions in another script than Latin. It edits a caption by the templates
+    of [`WORDINGS`]; which words are nouns or adjectives, which of them are
     exchangeable and which phrases go with a noun is read off the captions themselves. `"lm"` asks a local causal
     language model with [`PROMPT`] and samples. Both are ours, neither is the data of the paper
     (https://huggingface.co/papers/2406.09188), which were made by a larger language model.
@@ -197,7 +202,7 @@ def make_triplets(captions: Sequence[str | None], method: str = "rules", **optio
         ... ]
         >>> triplets = list(make_triplets(captions, seed=1))
         >>> [triplets[0][name] for name in ("reference_caption", "conditioning_caption", "target_caption")]
-        ['a big red dog on sand', 'has snow instead of sand', 'a big red dog on snow']
+        ['a big red dog on sand', 'the big dog is not red but blue', 'a big blue dog on sand']
     """
     maker, seen = TripletMaker(captions, method, **options), set()
     return (triplet for block in range(len(maker)) for triplet in maker.make_block(block, seen)[0])

@@ -46,7 +46,13 @@ WORDINGS = {
     "remove_part": ("remove {the_phrase}", "without {phrase}", "no longer has {phrase}", "is without {phrase}"),
     "add_place": ("put the {noun} {phrase}", "the {noun} {be} now {phrase}", "{phrase}", "the {noun} {be} {phrase}"),
     "remove_place": ("the {noun} {be} no longer {phrase}", "the {noun} {be} not {phrase}", "is not {phrase}"),
+    "negate_object": ("not {a_old} but {a_new}", "is not {a_old} but {a_new}", "no {bare_old} but {a_new}"),
+    "negate_attribute": ("not {old} but {new}", "is not {old} but {new}", "the {noun} {be} not {old} but {new}"),
+    "negate_part": ("no {bare}", "has no {bare}", "with no {bare}"),
+    "more": ("more {plural}", "has more {plural}", "there are more {plural}"),
+    "fewer": ("fewer {plural}", "has fewer {plural}", "there are fewer {plural}"),
 }
+_NEGATIONS = {"object": "negate_object", "attribute": "negate_attribute"}
 _NEIGHBOURS = 6  # most similar words that a replacement is drawn from
 _AGREEING = frozenset("is are was were has have he she it his its they their them each".split())  # with a number
 
@@ -92,10 +98,13 @@ def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> It
                 fields = {"a_old": a_old, "the_old": the_old, "a_new": a_new, "be": _be(tokens[end - 1])}
                 fields |= {"old": grammar.join_tokens(tokens[i:stop]), "new": grammar.join_tokens(new)}
                 fields["noun"] = grammar.join_tokens([*tokens[first:i], *tokens[stop:end]])
+                fields["bare_old"] = grammar.join_tokens(tokens[i:end])
                 edited = [*tokens[:i], *new, *tokens[stop:]]
                 if i and edited[i - 1] in ("a", "an"):
                     edited[i - 1] = grammar.find_article(edited[i])
                 yield template, edited, fields
+                if template in _NEGATIONS:
+                    yield _NEGATIONS[template], edited, fields
 
 
 def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
@@ -133,7 +142,11 @@ def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> I
                 # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
                 told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
                 fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
-                yield "count", [*tokens[:start], *new, *tokens[end:]], fields
+                many = form if number > 1 else noun if old > 1 else other
+                fields["plural"] = grammar.join_tokens([*tokens[first : end - 1], many])
+                edited = [*tokens[:start], *new, *tokens[end:]]
+                yield "count", edited, fields
+                yield "more" if number > old else "fewer", edited, fields
 
 
 def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
@@ -146,7 +159,10 @@ def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> 
         kind = "place" if tokens[begin] in grammar.PLACES else "part"
         _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
         fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
-        yield f"remove_{kind}", [*tokens[:begin], *tokens[stop:]], subject | fields
+        edited = [*tokens[:begin], *tokens[stop:]]
+        yield f"remove_{kind}", edited, subject | fields
+        if kind == "part" and tokens[start:inner] in ([], ["a"], ["an"]):
+            yield "negate_part", edited, {"bare": grammar.join_tokens(tokens[inner:stop])}
     for phrase in lexicon.phrases.get(tokens[end - 1], ()) if tokens[end : end + 1] != ["of"] else ():
         kind, kin = ("place", grammar.PLACES) if phrase[0] in grammar.PLACES else ("part", {"with"})
         if phrase[-1] not in tokens and not kin & set(tokens):  # nothing is in two places

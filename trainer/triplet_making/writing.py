@@ -129,6 +129,7 @@ def _report(triplets: list[dict], maker: TripletMaker, skipped: dict[str, list[i
         starts = [f"{edge:.3f}" for edge in edges[:-1]]
         similarity = {"mean": round(float(values.mean()), 4), "from": dict(zip(starts, counts.tolist(), strict=True))}
     order = sorted(np.random.default_rng(0).permutation(len(triplets))[:20])
+    skipped = skipped | {"other_script": maker.other_script}
     skipped = {name: {"count": len(rows), "rows": rows[:20]} for name, rows in skipped.items()}
     return {
         "settings": maker.settings,

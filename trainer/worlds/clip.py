@@ -35,7 +35,7 @@ from trainer.worlds.data import WorldData
 from trainer.worlds.world import World, WorldPreset
 
 
-__all__ = ["build_tokenizer", "train_clip"]
+__all__ = ["build_tokenizer", "count_steps", "train_clip"]
 
 _SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<eos>"}
 # Ids from 0 on, and what stands around a text. An end of text of 2 is what the released MetaCLIP 2 has.
@@ -81,6 +81,19 @@ def build_tokenizer(world: World, preset: str | WorldPreset = "demo", family: st
     )
 
 
+def count_steps(preset: WorldPreset, family: str = "clip") -> int:
+    """Count the steps of a backbone's training.
+
+    Args:
+        preset ([`WorldPreset`]): Sets the steps with the loss of CLIP.
+        family (`str`, defaults to `"clip"`): See [`train_clip`].
+
+    Returns:
+        `int`: With those of SigLIP's own loss, a third as many.
+    """
+    return preset.clip_steps + (preset.clip_steps // 3 if family == "siglip" else 0)
+
+
 def train_clip(
     data: WorldData,
     seed: int = 0,
@@ -113,7 +126,7 @@ def train_clip(
     image_processor = _build_image_processor(preset, family)
     set_seed(seed)
     model = _build_model(preset, tokenizer, family)
-    steps = preset.clip_steps + (preset.clip_steps // 3 if family == "siglip" else 0)
+    steps = count_steps(preset, family)
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
             output_dir=scratch,

@@ -1,5 +1,7 @@
 """The HTTP service: its answers are the pipeline's, and what is not accepted is refused with a sentence."""
 
+import contextlib
+import importlib
 import json
 import threading
 import time
@@ -30,8 +32,8 @@ def desk(tuned, processor, photos):
 @pytest.fixture
 def connect(desk):
     def connect(**options):
-        base_url = f"http://{options.get('host', '127.0.0.1')}:8000"
-        return testclient.TestClient(server.build_server(desk, **options), base_url, raise_server_exceptions=False)
+        app = server.build_server(desk, **options)
+        return testclient.TestClient(app, "http://127.0.0.1:8000", raise_server_exceptions=False)
 
     return connect
 
@@ -92,8 +94,10 @@ def test_an_adapter_is_asked_by_name(client, desk, pipe):
     assert read(client.get("/"))["adapters"] == ["one"]
 
 
+CALLS = {"/", "/encode", "/encode/upload", "/health", "/ready", "/search", "/search/upload"}
 BAD = [
-    ("/search", {"json": {}}, 422, "a query needs `image`, `text` or both"),
+    ("/search", {"json": {}}, 422, "a query needs references (`ids` or uploads), a `text` or both, got no reference"),
+    ("/search", {"json": {"text": " "}}, 422, "got a blank `text` and no reference"),
     ("/search", {"json": {"txt": "red"}}, 422, "txt: Extra inputs are not permitted"),
     ("/search", {"json": []}, 422, "the body: "),
     ("/search", {"content": b"{"}, 422, "not accepted"),
@@ -159,9 +163,57 @@ def test_a_token_is_asked_for(connect):
     assert client.get("/health").status_code == client.get("/ready").status_code == 200
 
 
-def test_other_hosts_are_refused_unless_all_are_served(connect):
-    assert connect().get("/", headers={"host": "evil.example"}).status_code == 400
-    assert connect(host="0.0.0.0").get("/", headers={"host": "evil.example"}).status_code == 200
+@pytest.mark.parametrize(
+    ("hosts", "host", "status"),
+    [
+        ((), "localhost:8000", 200),
+        ((), "[::1]:8000", 200),
+        ((), "192.0.2.7", 200),
+        ((), "evil.example", 400),
+        (("0.0.0.0",), "evil.example", 400),
+        (("0.0.0.0", "photos.example"), "photos.example:8000", 200),
+        (("*",), "evil.example", 200),
+    ],
+)
+def test_other_hosts_are_refused_unless_they_are_named(connect, hosts, host, status):
+    response = connect(hosts=hosts).get("/", headers={"host": host})
+    assert response.status_code == status
+    assert status == 200 or "--allowed-hosts" in response.json()["detail"]
+
+
+def test_a_client_that_asks_too_often_waits(connect):
+    client = connect(rate_limit=2)
+    responses = [client.post("/search", json={"text": "a dog"}) for _ in range(3)]
+    assert [response.status_code for response in responses] == [200, 200, 429]
+    assert "2 times a minute" in responses[2].json()["detail"]
+    assert 1 <= int(responses[2].headers["retry-after"]) <= 30
+    assert client.get("/").status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_answered(connect, desk, monkeypatch):
+    monkeypatch.setattr(desk.gallery, "search", lambda *_: time.sleep(2))
+    client, start = connect(time_limit=0.2), time.monotonic()
+    response = client.post("/search", json={"text": "a dog"})
+    assert (response.status_code, time.monotonic() - start < 1) == (503, True)
+    assert "this took more than 0.2 s" in response.json()["detail"]
+
+
+def test_the_page_lies_beside_the_calls_under_the_same_rules(connect):
+    pytest.importorskip("gradio")
+    client = connect(page=True, token="sesame", rate_limit=1)
+    paths = ("/page", "/page/config", "/page/gradio_api/info", "/page/theme.css", "/page/gradio_api/heartbeat/a")
+    for path in paths:
+        response = client.get(path)
+        assert (response.status_code, response.headers["www-authenticate"].split()[0]) == (401, "Basic")
+    assert client.get("/page/config", auth=("anybody", "wrong")).status_code == 401
+    assert client.get("/page/config", headers={"authorization": "Basic %"}).status_code == 401
+    assert read(client.get("/page/config", auth=("anybody", "sesame")))["analytics_enabled"] is False
+    assert read(client.get("/page/config", headers={"authorization": "Bearer sesame"}))
+    assert "<gradio-app" in client.get("/page/", auth=("anybody", "sesame")).text
+    assert client.get("/page/config", auth=("a", "sesame"), headers={"host": "evil.example"}).status_code == 400
+    join = "/page/gradio_api/queue/join"
+    assert [client.post(join, auth=("a", "sesame"), json={}).status_code for _ in range(2)] == [422, 429]
+    assert set(read(client.get("/openapi.json"))["paths"]) == CALLS
 
 
 def test_a_gallery_that_is_gone_is_not_ready(client, desk, monkeypatch):
@@ -232,19 +284,30 @@ def test_too_many_that_wait_are_sent_away(client, monkeypatch):
     assert (response.status_code, response.json()["detail"]) == (503, "too many queries wait: ask again later.")
 
 
-def test_the_description_names_all_calls(client):
+def test_the_description_is_valid_and_the_answers_are_as_described(client, desk):
+    jsonschema = pytest.importorskip("jsonschema")
     description = read(client.get("/openapi.json"))
-    assert set(description["paths"]) == {
-        "/",
-        "/encode",
-        "/encode/upload",
-        "/health",
-        "/ready",
-        "/search",
-        "/search/upload",
-    }
-    assert description["openapi"].startswith("3.")
+    assert set(description["paths"]) == CALLS
     assert "references: BMP, GIF, JPEG, PNG, TIFF, WEBP" in json.dumps(description)
-    schema = description["components"]["schemas"]
-    used = set(json.dumps(description).split("#/components/schemas/")[1:])
-    assert {name.split('"')[0] for name in used} <= set(schema)
+    with contextlib.suppress(ImportError):
+        importlib.import_module("openapi_spec_validator").validate(description)
+    operations = [one for path in description["paths"].values() for one in path.values()]
+    assert len({one["operationId"] for one in operations}) == len(operations)
+    assert all("description" in answer for one in operations for answer in one["responses"].values())
+
+    def check(value, schema):
+        # What OpenAPI 3.1 calls a schema is one of JSON Schema 2020-12.
+        validator = jsonschema.Draft202012Validator(schema | {"components": description["components"]})
+        validator.check_schema(validator.schema)
+        validator.validate(value)
+
+    assert description["openapi"].startswith("3.1")
+    for schema in description["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+    asked = {"ids": [desk.gallery.ids[0]], "text": "is red", "top_k": 2, "where": {"year": [2020, 2021]}}
+    call = description["paths"]["/search"]["post"]
+    check(asked, call["requestBody"]["content"]["application/json"]["schema"])
+    for body, status in ((asked, "200"), ({"text": ""}, "422"), ({"ids": ["none"]}, "404")):
+        answer = client.post("/search", json=body)
+        assert str(answer.status_code) == status
+        check(answer.json(), call["responses"][status]["content"]["application/json"]["schema"])

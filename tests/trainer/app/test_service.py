@@ -49,6 +49,17 @@ def test_a_visit_from_upload_to_a_refined_result(desk, upload):
     assert json.loads(json.dumps(state)) == state
 
 
+def test_a_condition_that_moves_the_query_little_is_told(desk, upload):
+    state = desk.take_upload(new_state(), upload)
+    assert desk.hint(state) == ""
+    asked = desk.search(state, "is red")
+    assert asked["turns"][0]["edit_magnitude"] > 0
+    for moved, hint in ((0.01, "This condition changed little"), (0.5, ""), (None, "")):
+        asked["turns"][0]["edit_magnitude"] = moved
+        assert desk.hint(asked).startswith(hint)
+        assert bool(desk.hint(asked)) == bool(hint)
+
+
 def test_strength_without_a_reference_is_no_mistake_of_the_visitor(desk):
     state = desk.search(new_state(), "a small dog", strength=0.5)
     assert "strength" not in state["turns"][0]["query"]

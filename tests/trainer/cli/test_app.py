@@ -21,8 +21,8 @@ def served(monkeypatch):
         def block_thread(self):
             served["waited"] = True
 
-    def serve_page(desk, host, port):
-        served.update(desk=desk, host=host, port=port)
+    def serve_page(desk, host, port, hosts):
+        served.update(desk=desk, host=host, port=port, hosts=hosts)
         return Closed(), "http://127.0.0.1:1/"
 
     monkeypatch.setattr(page, "serve_page", serve_page)
@@ -41,9 +41,10 @@ def test_a_folder_is_served_on_this_machine_alone(place, photos, served, capsys)
 
 
 def test_another_address_is_served_when_asked_for_and_said(place, photos, served, capsys):
-    assert main(["app", place, "--gallery", str(photos), "--host", "0.0.0.0", "--port", "8000"]) == 0
+    address = ["--host", "0.0.0.0", "--port", "8000", "--allowed-hosts", "photos.example"]
+    assert main(["app", place, "--gallery", str(photos), *address]) == 0
     assert "whoever reaches 0.0.0.0 can search this gallery" in capsys.readouterr().err
-    assert (served["host"], served["port"]) == ("0.0.0.0", 8000)
+    assert (served["host"], served["port"], served["hosts"]) == ("0.0.0.0", 8000, ["photos.example"])
 
 
 def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, processor, tmp_path, capsys):

@@ -1,8 +1,10 @@
 import hashlib
 
+import pytest
 import torch
 
 from modeling_rtd import RTDModel, load_projection
+from tests.open_clip_repositories import build_plain_clip, write_repository
 from trainer.cli.main import main
 from trainer.publishing.provenance import read_stages
 
@@ -22,3 +24,16 @@ def test_a_folder_with_something_in_it_is_not_written_over(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["convert", "--from", "lincir", "x.pt", "--clip", "none", "-o", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_clip_that_open_clip_wrote_becomes_a_folder_that_loads(tmp_path, capsys):
+    place, out = write_repository(tmp_path / "repo", build_plain_clip()), tmp_path / "clip"
+    assert main(["convert", str(place), "--from", "open_clip", "-o", str(out)]) == 0
+    assert f"rtd train-projection {out}" in capsys.readouterr().out
+    assert RTDModel.from_clip(str(out)).config.projection_dim == 24
+
+
+@pytest.mark.parametrize("options", [["--from", "open_clip", "--clip", "org/clip"], ["--from", "lincir"]])
+def test_only_a_methods_file_needs_a_clip(tmp_path, capsys, options):
+    assert main(["convert", "x.pt", *options, "-o", str(tmp_path / "out")]) == 2
+    assert "--from open_clip has none" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, 
     assert main([verb, "a b", "--seed", "1"]) == code
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.endswith(f": rtd {verb} 'a b' --seed 1")
-    assert ("continue with" in line) == (verb in ("train", "train-projection", "triplets", "index"))
+    assert ("continue with" in line) == (verb in ("train", "train-projection", "triplets", "index", "release"))
     assert signal.getsignal(signal.SIGTERM) == before
 
 

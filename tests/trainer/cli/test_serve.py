@@ -37,13 +37,26 @@ def served(monkeypatch):
 
 
 def test_a_folder_is_served_on_this_machine_alone(place, photos, port, served, capsys):
-    assert main(["serve", place, "--gallery", str(photos), "--port", port]) == 0
+    assert main(["serve", place, "--gallery", str(photos), "--port", port, "--no-page"]) == 0
     assert capsys.readouterr().out == f"6 images at http://127.0.0.1:{port}/docs; stop with Ctrl+C\n"
     assert len(served) == 1
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_page_is_served_where_gradio_is_there(place, photos, port, served, capsys, monkeypatch, is_there):
+    if is_there:
+        pytest.importorskip("gradio")
+    else:
+        monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["serve", place, "--gallery", str(photos), "--port", port]) == 0
+    assert (f"the page at http://127.0.0.1:{port}/page;" in capsys.readouterr().out) is is_there
+    client = pytest.importorskip("fastapi.testclient").TestClient(served[0][0])
+    assert client.get("/page/config", headers={"host": "localhost"}).status_code == (200 if is_there else 404)
+
+
 def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, served, capsys, monkeypatch):
     arguments = ["serve", place, "--gallery", str(photos), "--port", port, "--host", "0.0.0.0"]
+    arguments += ["--allowed-hosts", "testserver", "--rate-limit", "9", "--no-page"]
     assert main(arguments) == 0
     assert "whoever reaches 0.0.0.0 can search this gallery: --with-token" in capsys.readouterr().err
     assert main([*arguments, "--with-token"]) == 2
@@ -61,6 +74,8 @@ def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, s
     ("flags", "message"),
     [
         (["--port", "0"], "--port must lie between 1 and 65535, got 0"),
+        (["--rate-limit", "0"], "--rate-limit must be at least 1, got 0"),
+        (["--time-limit", "nan"], "--time-limit must be a number of seconds above 0, got nan"),
         (["--host", "192.0.2.1"], "that address is not of this machine"),
         (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
     ],

@@ -1,3 +1,5 @@
+import json
+
 from tests.factories import TINY_CAPTIONS, write_lines
 from trainer.cli.main import main
 
@@ -12,3 +14,12 @@ def test_the_verb_refuses_in_one_line(tmp_path, capsys):
     source = write_lines(tmp_path / "captions.txt", TINY_CAPTIONS)
     assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl"), "--method", "llm"]) == 2
     assert "did you mean 'lm'?" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_captions_of_another_script_are_counted(tmp_path, capsys):
+    source = write_lines(tmp_path / "captions.txt", [*TINY_CAPTIONS, "红色的裙子", "красное платье"])
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl")]) == 0
+    assert "2 captions are in another script than Latin" in capsys.readouterr().out
+    report = json.loads((tmp_path / "t.jsonl.report.json").read_text())
+    rows = [len(TINY_CAPTIONS) + 1, len(TINY_CAPTIONS) + 2]
+    assert report["captions"]["other_script"] == {"count": 2, "rows": rows}

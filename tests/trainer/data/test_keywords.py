@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from trainer.data import keywords
-from trainer.data.keywords import KEYWORD_FN_NAMES, get_keyword_fn, mask_keywords
+from trainer.data.keywords import KEYWORD_FN_NAMES, get_keyword_fn, is_latin, mask_keywords
 
 
 RED_DRESS = "a red dress on a beach"
@@ -128,6 +128,23 @@ def test_keywords_that_both_ways_mask_alike(on, caption, keywords, pieces):
 def test_short_keywords_inside_words(caption, keywords, words, substrings):
     assert mask_keywords(caption, keywords, NoDraw()) == words
     assert mask_keywords(caption, keywords, NoDraw(), on="substrings") == substrings
+
+
+@pytest.mark.parametrize(
+    ("caption", "pieces"),
+    [
+        ("красное платье на пляже", ["красное ", " на пляже"]),
+        ("لڑکی فُسْتان میں", ["لڑکی ", " میں"]),
+        ("שִׂמְלָה אדומה כאן", ["שִׂמְלָה ", " כאן"]),
+        ("लाल पोशाक में लड़की", ["लाल ", " में लड़की"]),  # vowel signs belong to their words
+        ("红色的裙子，海滩", ["红色的裙子，", ""]),  # all between two marks is one word
+        ("un café noir", ["", ""]),
+    ],
+)
+def test_of_captions_in_other_scripts_one_whole_word_is_masked(caption, pieces):
+    find = get_keyword_fn("rule")
+    assert mask_keywords(caption, find(caption), Draw(1)) == pieces
+    assert is_latin(caption) == ("café" in caption)
 
 
 @pytest.mark.parametrize("on", ["words", "substrings"])

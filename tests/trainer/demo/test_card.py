@@ -10,11 +10,11 @@ def test_the_three_trainings_of_the_first_seed_are_described():
         for seed in (1, 0)
         for variant, loss in (("lincir", 0.25), ("lincir + rtd", 0.5))
     ]
-    preset = WORLD.presets["toy"]
-    facts = {"recipe": RECIPES["toy"], "rms": 0.5, "world": WORLD, "preset": preset, "hardware": {}, "versions": {}}
+    facts = {"recipe": RECIPES["toy"], "rms": 0.5, "world": WORLD, "preset": WORLD.presets["toy"]}
+    facts |= {"hardware": {}, "versions": {}, "backbone": "SigLIP", "clip_steps": 10}
     stages = describe_demo_stages(rows, facts | {"captions": "c" * 64, "triplets": "t" * 64})
     assert [(stage["stage"], stage["seconds"], stage["steps"]) for stage in stages] == [
-        ("CLIP, from scratch", 7, preset.clip_steps),
+        ("SigLIP, from scratch", 7, 10),
         ("lincir", 5, 4),
         ("rtd", 3, 4),
     ]

@@ -32,10 +32,11 @@ def test_gains_are_points_over_all_seeds(tmp_path):
     ]
     facts = {"recipe": RECIPES["toy"], "methods": ("lincir",), "rms": 0.2, "versions": {"torch": "2"}}
     facts |= {"split": "test", "prompt": "$", "threads": 1, "num_queries": 9, "num_gallery": 9}
-    facts |= {"world": WORLD, "preset": WORLD.presets["toy"]}
+    facts |= {"backbone": "SigLIP", "clip_steps": 10, "world": WORLD, "preset": WORLD.presets["toy"]}
     write_report(rows, facts, tmp_path / "report.md")
     report = (tmp_path / "report.md").read_text()
     assert "RTD over its projection alone: R@5 +30.0 points (2 of 2 seed(s) above)" in report
     assert "Refined batch sampling (rb), R@5 with over without: +0.0 points (0 of 2 seed(s) above)" in report
     assert "the text tower gains 50 % of the R@5 that RTD gains" in report
+    assert "| SigLIP from scratch | 10 steps | 1 |" in report
     assert "R@5 75.0 through the text tower from before" in report

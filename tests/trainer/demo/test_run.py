@@ -85,9 +85,22 @@ def test_the_demo_tells_recall_by_kind_of_change_and_by_wording(folder):
 
 
 @pytest.mark.slow
-def test_the_demo_of_the_shapes_is_the_small_world(tmp_path):
-    assert main(["demo", "--world", "shapes", "--preset", "toy", "--output-dir", str(tmp_path / "runs")]) == 0
-    assert "# RTD in the small world" in (tmp_path / "runs/report.md").read_text()
+@pytest.mark.parametrize(("backbone", "title"), [("metaclip_2", "MetaCLIP 2"), ("siglip", "SigLIP")])
+def test_the_demo_of_the_shapes_is_the_small_world_on_any_backbone(tmp_path, backbone, title):
+    folder = tmp_path / "runs"
+    options = ["--world", "shapes", "--preset", "toy", "--backbone", backbone, "--output-dir", str(folder)]
+    assert main(["demo", *options]) == 0
+    report = (folder / "report.md").read_text()
+    assert "# RTD in the small world" in report
+    assert f"| {title} from scratch |" in report
+    assert {
+        json.loads((folder / place / "config.json").read_text())["model_type"] for place in (backbone, "model")
+    } == {
+        backbone,
+        "rtd",
+    }
+    assert f"{title}, from scratch" in (folder / "model/README.md").read_text()
+    assert RTDProcessor.from_pretrained(folder / "model").family == backbone
 
 
 def test_the_demo_leaves_a_model_and_a_world_that_search_takes(folder, tmp_path, capsys):
@@ -151,6 +164,8 @@ def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
         (["--world", "shape"], "did you mean 'shapes'"),
         (["--seeds", "0"], "`seeds` must be at least 1"),
         (["--split", "train"], "`split` must be 'validation' or 'test'"),
+        (["--backbone", "siglib"], "did you mean 'siglip'"),
+        (["--backbone", "siglip", "--projections", "all"], "'context_i2w' and 'fti4cir' read"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(tmp_path, capsys, options, message):

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+import yaml
 
-from trainer.publishing.card_results import read_results, sort_results
+from trainer.publishing.card_results import read_results, sort_results, write_eval_results
 
 
 HASHES = {"text_model": "1", "projection": "2", "vision_model": "3"}
@@ -99,3 +100,19 @@ def test_what_is_told_twice_is_refused(write, content):
 def test_two_results_of_one_name_are_refused(write):
     with pytest.raises(ValueError, match="two results are named 'a.json'"):
         write(x__a_json=RECORD, y__a_json=RECORD | {"split": "test"})
+
+
+def test_results_on_data_sets_of_the_hub_are_written_for_its_leaderboards(write):
+    results = write(a_json=RECORD | {"metrics": {"recall@1": 0.25, "recall@5": 0.5}, "deviations": ["x is y"]})
+    (content,) = write_eval_results(results, {"cirr": "org/cirr"}, "org/name").values()
+    (entry,) = yaml.safe_load(content)
+    assert entry["dataset"] == {"id": "org/cirr", "task_id": "default"}
+    assert entry["value"] == 25.0
+    assert entry["notes"] == "recall@1 on val, percent; x is y"
+    assert write_eval_results(results, {}, "org/name") == {}
+
+
+@pytest.mark.parametrize("data", [{"circo": "org/circo"}, {"cirr": "/data/cirr"}])
+def test_a_benchmark_without_results_or_a_data_set_that_is_not_on_the_hub_is_refused(write, data):
+    with pytest.raises(ValueError, match=r"did you mean 'cirr'|Repo id must"):
+        write_eval_results(write(a_json=RECORD | {"metrics": {"recall@1": 0.25}}), data, "org/name")

@@ -76,7 +76,7 @@ def test_a_card_tells_which_tower_reads_plain_text(folder, processor, adapter_fo
     assert "before RTD: the one in `original_text`, which this repository carries." in render(carrying)
     assert "before RTD: that of the base, with the adapter switched off." in render(adapted)
     one = carrying.without_original_text_model({"k": 5, "after": 0.936})
-    assert "read by the same text tower as composed ones" in render(one)
+    assert "The same text tower reads plain text queries" in render(one)
     assert "Plain captions of targets: k 5, after 93.6 %" in render(one)
 
 

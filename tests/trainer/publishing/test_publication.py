@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import Gallery, RTDModel, RTDProcessor
 from tests.factories import STAGES, build_images, save_with_stages, shake
+from tests.hub_metadata import write_snippets
 from trainer.cli.main import main
 from trainer.evaluation.benchmarks import load_benchmark
 from trainer.evaluation.diagnosis import run_diagnosis
@@ -138,6 +140,7 @@ def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     results = [str(write_record(record, tmp_path)), str(tmp_path / "diagnosis/diagnosis.json")]
     run_diagnosis(model, processor, load_benchmark("small_world/toy"), tmp_path / "diagnosis")
     ways = ["--license", "mit", "--base-model", "none", "--results", *results]
+    ways += ["--benchmark-data", f"{record['benchmark']}=org/drawn:recall"]
     assert publish(folder, *ways, "--push", "--endpoint", hub.url) == 0
     stored = hub.repos[REPO]
     card = ModelCard(stored["README.md"].decode())
@@ -152,6 +155,9 @@ def test_results_of_this_model_stand_in_the_metadata(folder, hub, tmp_path):
     assert f"from {alignment['before']['own']:.3f} to {alignment['after']['own']:.3f}" in card.text
     assert "unfilled" not in card.text
     assert json.loads(stored[f"evaluation/{Path(results[0]).name}"])["system"]["name_or_path"] == REPO
+    (name,) = (name for name in stored if name.startswith(".eval_results/"))
+    (entry,) = parse_eval_result_entries(yaml.safe_load(stored[name]))
+    assert (entry.dataset_id, entry.task_id) == ("org/drawn", "recall")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,18 @@ def test_no_byte_that_goes_up_holds_a_place_of_this_machine(folder, hub, tmp_pat
     for name, content in hub.repos[REPO].items():
         assert str(tmp_path).encode() not in content, name
         assert b"hf_loopback" not in content, name
+
+
+def test_all_that_a_card_lacks_is_named_at_once_with_the_option_that_gives_it(folder, capsys):
+    edit_json(folder / "config.json", base_model="/data/clip")
+    assert publish(folder) == 2
+    lines = re.findall(r"^  (\w+): .*?(--[a-z-]+ \w+)", capsys.readouterr().err, re.MULTILINE)
+    assert lines == [
+        ("license", "--license ID"),
+        ("base_model", "--base-model ID"),
+        ("evaluation", "--results FILE"),
+        ("alignment", "--results diagnosis"),
+    ]
 
 
 def test_an_adapter_goes_up_with_the_base_that_it_was_trained_on(adapter_folder, hub, capsys):
@@ -343,8 +361,46 @@ def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
         image.save(f"{name}.jpg")
     ranks = run_last(blocks[0])[0].tolist()
     assert sorted(ranks) == [0, 1, 2]
+    model, processor = load_model_and_processor(REPO)
+    Gallery.from_images(model, processor, ["a.jpg", "b.jpg", "c.jpg"]).save("index")
+    assert [hit["id"] for hit in run_last(blocks[2])] == [f"{'abc'[rank]}.jpg" for rank in ranks[:2]]
     pytest.importorskip("sentence_transformers")
     assert run_last(blocks[1]).tolist() == ranks
+
+
+def test_what_the_hub_shows_first_for_the_tags_runs(folder, hub, tmp_path, monkeypatch):
+    assert publish(folder, *WAYS, "--push") == 0
+    snippets = write_snippets(REPO, {name: data for name, data in hub.repos[REPO].items() if name[-5:] != "nsors"})
+    assert list(snippets) == ["pipeline", "AutoModel", "sentence-transformers"]
+    monkeypatch.chdir(tmp_path)
+    build_images(1)[0].save("photo.jpg")
+    names = {}
+    exec(snippets["pipeline"], names)
+    assert len(names["pipe"]("photo.jpg")[0]) == RTDModel.from_pretrained(folder).config.projection_dim
+    exec(snippets["AutoModel"], names)
+    assert type(names["model"]).__name__ == "RTDModel"
+    pytest.importorskip("sentence_transformers")
+    exec(snippets["sentence-transformers"], names)
+    assert names["similarities"].shape == (4, 4)
+
+
+def test_a_license_that_the_hub_does_not_list_has_a_name_and_an_address(folder, hub, capsys):
+    ways = ["--license", "other", *WAYS[2:], "--push"]
+    assert publish(folder, *ways) == 2
+    assert "--license-name NAME and --license-link URL" in capsys.readouterr().err
+    assert publish(folder, *ways, "--license-name", "house", "--license-link", "https://example.org/l") == 0
+    card = ModelCard(hub.repos[REPO]["README.md"].decode())
+    assert card.data.license_name == "house"
+    assert "under [house](https://example.org/l)" in card.text
+
+
+def test_a_picture_is_on_the_card_and_its_thumbnail(folder, hub, tmp_path):
+    build_images(1)[0].save(tmp_path / "results.png")
+    assert publish(folder, *WAYS, "--push", "--picture", str(tmp_path / "results.png")) == 0
+    card = ModelCard(hub.repos[REPO]["README.md"].decode())
+    assert "](results.png)" in card.text
+    assert card.data.thumbnail.endswith(f"{REPO}/resolve/main/results.png")
+    assert hub.repos[REPO]["results.png"] == (tmp_path / "results.png").read_bytes()
 
 
 def test_what_the_card_of_an_adapter_shows_runs(adapter_folder, clip_on_hub, tmp_path, monkeypatch):

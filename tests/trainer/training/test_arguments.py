@@ -41,3 +41,21 @@ def test_a_term_of_plain_captions_that_is_none_is_refused(arguments):
     (name,) = arguments
     with pytest.raises(ValueError, match=name):
         RTDTrainingArguments(use_cpu=True, **arguments)
+
+
+def test_condition_augmentations_are_named_once_and_in_their_order():
+    arguments = {"condition_augmentation": ("typo", "rewording", "typo"), "use_cpu": True}
+    assert RTDTrainingArguments(**arguments).condition_augmentation == "rewording,typo"
+    assert RTDTrainingArguments(condition_augmentation="", use_cpu=True).condition_augmentation is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"condition_augmentation": "typos"}, "did you mean 'typo'"),
+        ({"condition_augmentation": "typo", "composition": False}, "no effect without `composition`"),
+    ],
+)
+def test_condition_augmentations_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RTDTrainingArguments(use_cpu=True, **arguments)

@@ -262,9 +262,9 @@ def test_an_interval_without_a_weight_changes_nothing(build):
     assert hash_tensors(trainers[0].model) == hash_tensors(trainers[1].model)
 
 
-@pytest.mark.parametrize("caption_weight", [0.0, 10.0])
-def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, caption_weight):
-    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "caption_weight": caption_weight}
+@pytest.mark.parametrize("ours", [{}, {"caption_weight": 10.0, "condition_augmentation": "typo,rewording"}])
+def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, ours):
+    settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2} | ours
     straight = build(name="straight", **settings)
     straight.train()
     build(name="broken", callbacks=[StopAt(5)], **settings).train()
@@ -351,12 +351,40 @@ def test_a_step_never_waits_for_its_device(build, monkeypatch):
         loss.item()
 
 
-def test_processes_that_tokenise_change_no_result(build):
-    trainers = [build(name=str(count), dataloader_num_workers=count, max_steps=4) for count in (None, 2)]
+@pytest.mark.parametrize("names", [None, "typo,rewording"])
+def test_processes_that_tokenise_change_no_result(build, names):
+    workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
+    trainers = [
+        build(name=f"{place}", max_steps=7, condition_augmentation=names, **options)
+        for place, options in enumerate(workers)
+    ]
     for trainer in trainers:
         trainer.train()
     assert [trainer.args.dataloader_num_workers for trainer in trainers] == [0, 2]
     assert get_losses(trainers[0]) == get_losses(trainers[1])
+
+
+def test_conditions_are_changed_on_request_and_anew_in_each_epoch(build, monkeypatch):
+    trainer, seen = build(max_steps=6, condition_augmentation="typo"), []
+    build_prompts = type(trainer.data_collator)._build_prompts
+
+    def record(self, rows):
+        seen.extend((row["row"], row["conditioning_caption"]) for row in rows)
+        return build_prompts(self, rows)
+
+    monkeypatch.setattr(type(trainer.data_collator), "_build_prompts", record)
+    trainer.train()
+    changed = [
+        {row for row, text in epoch if text != ROWS[row]["conditioning_caption"]} for epoch in (seen[:48], seen[48:])
+    ]
+    assert all(3 < len(rows) < 24 for rows in changed)
+    assert changed[0] != changed[1]
+
+
+def test_triplets_in_another_language_are_counted(build):
+    rows = [*ROWS, dict.fromkeys(("reference_caption", "conditioning_caption", "target_caption"), "der hund")]
+    with pytest.warns(UserWarning, match="1 of 49 triplets are not in English"):
+        build(rows, condition_augmentation="typo")
 
 
 def test_groups_by_length_change_no_result(build, model):

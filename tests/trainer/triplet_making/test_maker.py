@@ -3,6 +3,7 @@ import pytest
 from tests.factories import TINY_CAPTIONS
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.triplet_making import make_triplets
+from trainer.triplet_making.maker import TripletMaker
 
 
 def test_the_same_seed_gives_the_same_triplets(captions, triplets):
@@ -30,6 +31,30 @@ def test_wordings_beyond_the_models_vocabulary_are_not_used(clip_place):
 def test_a_random_language_model_is_stopped_with_one_of_its_outputs(language_model_folder):
     with pytest.raises(ValueError, match="after 64 captions; .* '.+'"):
         list(make_triplets(TINY_CAPTIONS, "lm", language_model=language_model_folder))
+
+
+OTHER_SCRIPTS = ["红色的裙子", "赤いドレス", "빨간 드레스", "فستان أحمر", "שמלה אדומה", "красное платье", "लाल पोशाक"]
+
+
+def test_captions_of_other_scripts_are_left_out_by_their_rows():
+    maker = TripletMaker([*OTHER_SCRIPTS, *TINY_CAPTIONS])
+    assert maker.other_script == [1, 2, 3, 4, 5, 6, 7]
+    assert [text for _, text in maker.rows] == TINY_CAPTIONS
+
+
+def test_rules_without_a_caption_in_latin_letters_name_the_other_method():
+    with pytest.raises(ValueError, match="rules know English only, and 7 are in another script; take method 'lm'"):
+        make_triplets(OTHER_SCRIPTS)
+
+
+@pytest.mark.parametrize("text", OTHER_SCRIPTS)
+def test_a_language_model_may_write_triplets_in_any_script(text):
+    def write(prompts, seed):
+        assert all(text in prompt for prompt in prompts)
+        return [f"{text[::-1]} => target: {text} {text}"] * len(prompts)
+
+    (triplet,) = make_triplets([text], "lm", language_model=write)
+    assert [triplet[name] for name in TRIPLET_COLUMNS] == [text, text[::-1], f"{text} {text}"]
 
 
 @pytest.mark.parametrize(

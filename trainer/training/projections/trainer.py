@@ -63,8 +63,7 @@ class ProjectionTrainer(BaseTrainer):
         method = model.projection.config.projection_type
         args = _settle_arguments(method, args)
         processing_class = processing_class or _find_processor(model)
-        tower = model.text_model.config
-        model.projection.check_sizes(projection_dim=tower.projection_dim, text_hidden_size=tower.hidden_size)
+        model.projection.check_text_tower(model.text_model.config)
         record = find_method(method)
         # Published code of SEARLE, Pic2Word and FTI4CIR computes gradients of CLIP's weights, and throws them away.
         model = model.to(args.device).eval().requires_grad_(False)

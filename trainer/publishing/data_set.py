@@ -1,0 +1,83 @@
+"""Publishing data: text triplets, or a small gallery of images, as a data set on the Hub."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from trainer.data.image_files import list_images
+from trainer.data.triplets import load_triplets
+from trainer.publishing.pictures import refuse_places
+from trainer.publishing.publication import Publication, add_record, check_repo, refuse_leaks
+from trainer.publishing.secret_scan import find_leaks
+
+
+__all__ = ["prepare_data_set"]
+
+_FILE = "data/train-00000-of-00001.parquet"
+_MOST_IMAGES = 5000
+_TEMPLATE = Path(__file__).parent / "templates/data_card.md"
+_SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+
+
+def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -> Publication:
+    """Gather what goes up of a data set, with a card, and refuse what must not be published.
+
+    Args:
+        place (`str` or `Path`): File of text triplets, see [`load_triplets`], or folder of at most 5,000 images.
+        repo (`str`): Hub id, `org/name`.
+        license (`str`, *optional*): License of the data, as the Hub names it.
+
+    Returns:
+        [`Publication`]: One parquet file, which the Hub shows as a table, and the card.
+
+    Raises:
+        ValueError: If the license is missing, the data cannot be read, there are too many images, a photograph tells
+            where it was taken, or a text holds a secret or a path of this machine.
+    """
+    check_repo(repo)
+    if license is None:
+        raise ValueError("the card lacks facts; give all of them:\n  license: the license of the data; --license ID")
+    is_gallery = Path(place).is_dir()
+    rows = _read_images(Path(place)) if is_gallery else load_triplets(str(place))
+    texts = rows.remove_columns("image") if is_gallery else rows
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in texts).encode()
+    refuse_leaks(find_leaks({Path(place).name: lines}, Path(place).absolute().parent))
+    content = io.BytesIO()
+    rows.to_parquet(content)
+    card = DatasetCard.from_template(
+        DatasetCardData(
+            license=license,
+            pretty_name=repo.rpartition("/")[2],
+            size_categories=next((name for most, name in _SIZES.items() if len(rows) < most), "n>1T"),
+            task_categories=["image-feature-extraction"] if is_gallery else ["sentence-similarity"],
+            tags=["composed-image-retrieval", "gallery" if is_gallery else "text-triplets"],
+            configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _FILE}]}],
+        ),
+        template_path=str(_TEMPLATE),
+        title=repo.rpartition("/")[2],
+        repo=repo,
+        is_gallery=is_gallery,
+        count=f"{len(rows):,}",
+        example=None if is_gallery else rows[0],
+        license=license,
+    )
+    return Publication(repo, add_record({_FILE: content.getvalue(), "README.md": str(card).encode()}), kind="dataset")
+
+
+def _read_images(folder: Path) -> Dataset:
+    paths = list_images(folder)
+    if len(paths) > _MOST_IMAGES:
+        raise ValueError(
+            f"'{folder}' holds {len(paths):,} images, and {_MOST_IMAGES:,} are published in one file: push larger "
+            "galleries with `datasets` (`Dataset.push_to_hub`)."
+        )
+    refuse_places(paths)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    pairs = zip(names, paths, strict=True)
+    images = [{"bytes": path.read_bytes(), "path": name.rpartition("/")[2]} for name, path in pairs]
+    return Dataset.from_dict({"id": names, "image": images}, Features({"id": Value("string"), "image": Image()}))

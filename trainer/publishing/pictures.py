@@ -1,0 +1,53 @@
+"""Pictures that are published: what a card shows, and images of a gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modeling_rtd import open_image
+
+
+__all__ = ["PICTURE", "check_picture", "refuse_places"]
+
+PICTURE = "results.png"
+_MOST_BYTES = 10_000_000  # above, the Hub keeps a file apart, and a page is slow
+_GPS = 0x8825  # EXIF's directory of the place where a photograph was taken
+
+
+def check_picture(path: str | Path) -> Path:
+    """Check the picture of a card.
+
+    Args:
+        path (`str` or `Path`): File.
+
+    Returns:
+        `Path`: The same.
+
+    Raises:
+        ValueError: If it is not a PNG, has more than 10 MB or tells where it was taken.
+    """
+    path = Path(path)
+    if not path.is_file() or path.suffix.lower() != ".png":
+        raise ValueError(f"the picture of a card is a PNG, and '{path}' is not: name another file with --picture.")
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"'{path}' has more than {_MOST_BYTES // 10**6} MB: make the picture of the card smaller.")
+    refuse_places([path])
+    return path
+
+
+def refuse_places(paths: list[Path]) -> None:
+    """Refuse photographs that tell where they were taken.
+
+    Args:
+        paths (`list[Path]`): Files of images.
+
+    Raises:
+        ValueError: If one cannot be read, or its metadata hold a place.
+    """
+    for path in paths:
+        with open_image(path) as image:
+            if image.getexif().get_ifd(_GPS):
+                raise ValueError(
+                    f"'{path}' tells where it was taken (GPS in its metadata): remove the metadata, for instance with "
+                    "`exiftool -all=`, and publish again."
+                )
