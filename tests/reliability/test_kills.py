@@ -58,7 +58,7 @@ def test_a_block_that_was_not_finished_is_all_that_is_lost(tmp_path, monkeypatch
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS * 4))
     made, original = [], TripletMaker.make_block
 
-    def make_block(self, block, seen):
+    def make_block(self, block, seen, proposals=None):
         made.append(block)
         if made.count(1) == 1 and block == 1:
             raise KeyboardInterrupt
