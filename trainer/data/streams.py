@@ -148,7 +148,7 @@ class RowStream(torch.utils.data.IterableDataset):
         self.columns, self.clean, self.batch_size, self.bad_rows = columns, clean, batch_size, bad_rows
         self.start, self.finish, self._counts = 0, None, False
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # counted by workers too
-        self.head = Dataset(next(self._read_pass(), pa.table({})))
+        self.head = Dataset(next(self._read_pass(self.source), pa.table({})))
         if not len(self.head):
             raise ValueError("the stream is empty: no row was found.")
 
@@ -174,10 +174,12 @@ class RowStream(torch.utils.data.IterableDataset):
 
     def _read_batches(self) -> Iterator[pa.Table]:
         size = self.batch_size
+        # An object of its own: workers share the epoch of a data set, and one may be a pass ahead.
+        source = self.source.with_format("arrow")
         for epoch in itertools.count():
-            self.source.set_epoch(epoch)
+            source.set_epoch(epoch)
             rest, filled = None, 0
-            for block in self._read_pass():
+            for block in self._read_pass(source):
                 rest = block if rest is None else pa.concat_tables([rest, block])
                 while len(rest) >= size:
                     yield rest.slice(0, size)
@@ -188,9 +190,9 @@ class RowStream(torch.utils.data.IterableDataset):
                     "per_device_train_batch_size (--per-device-train-batch-size), or bring more rows."
                 )
 
-    def _read_pass(self) -> Iterator[pa.Table]:
+    def _read_pass(self, source: IterableDataset) -> Iterator[pa.Table]:
         """Go through the stream once, in blocks of rows that were checked and cleaned."""
-        blocks, start = self.source.iter(batch_size=_BLOCK), 0
+        blocks, start = source.iter(batch_size=_BLOCK), 0
         while True:
             try:
                 block = next(blocks, None)
