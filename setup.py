@@ -31,8 +31,8 @@ EXTRAS = {
     "faiss": ["faiss-cpu>=1.9"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
     "pgvector": ["psycopg[binary,pool]>=3.2", "pgvector>=0.5"],  # pgvector 0.4 gave arrays where 0.5 gives vectors
-    "app": ["gradio>=6.31,<7"],  # which wants Pillow below 13
-    "serve": ["fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
+    "app": ["accelerate>=1.1", "gradio>=6.31,<7"],  # which wants Pillow below 13
+    "serve": ["accelerate>=1.1", "fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],

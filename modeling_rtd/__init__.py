@@ -28,7 +28,7 @@ from modeling_rtd.files_rtd import (
     replace_folder,
     write_json,
 )
-from modeling_rtd.gallery_encoding_rtd import encode_images
+from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
@@ -98,6 +98,7 @@ __all__ = [
     "build_projection",
     "convert_checkpoint",
     "convert_open_clip",
+    "encode_batches",
     "encode_composed",
     "encode_images",
     "exclude_text",

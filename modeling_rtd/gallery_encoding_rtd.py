@@ -14,7 +14,7 @@ from PIL import Image
 from transformers.utils.logging import tqdm
 
 
-__all__ = ["compare_towers", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
+__all__ = ["compare_towers", "encode_batches", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
 
 MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
 MIN_FOREIGN_COSINE = 0.99  # the same weights behind another program's own resizing
@@ -71,6 +71,26 @@ def load_ahead(
                 yield positions, [future.result() for future in futures]
         for positions, futures in waiting:
             yield positions, [future.result() for future in futures]
+
+
+def encode_batches(
+    model, processor, images: Sequence, batches: Sequence[Sequence[int]], num_workers: int | None = None
+) -> Iterator[tuple[list[int], np.ndarray, list[str]]]:
+    """Encode batches of images, while the next ones are decoded.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        processor, images, batches, num_workers: See [`load_ahead`].
+
+    Returns:
+        Iterator of `tuple`: For each batch the positions of the images that can be read, their embeddings of shape
+        `(num_read, projection_dim)`, L2-normalised, in float32, and a sentence for each of the others.
+    """
+    for positions, pixels in load_ahead(processor, images, batches, num_workers):
+        places = [place for place, one in zip(positions, pixels, strict=True) if torch.is_tensor(one)]
+        tensors = [one for one in pixels if torch.is_tensor(one)]
+        embeds = encode_pixels(model, torch.stack(tensors)) if tensors else torch.empty(0, model.config.projection_dim)
+        yield places, embeds.numpy(), [str(one) for one in pixels if not torch.is_tensor(one)]
 
 
 def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc: str | None = None) -> torch.Tensor:

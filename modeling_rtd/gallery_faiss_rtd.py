@@ -10,13 +10,15 @@ from typing import ClassVar
 import numpy as np
 
 from .files_rtd import replace_file, sum_file
-from .gallery_exact_rtd import StoredEngine
 from .gallery_quantised_rtd import check_multiplier
+from .gallery_stored_rtd import StoredEngine
 
 
 __all__ = ["FaissEngine", "require_faiss"]
 
 _INDEX = "index.faiss"
+_LAG = 2.0**-6  # part of the rows that the stored index may lack
+_TRAIN = 2**21  # rows that an index is trained on, at most
 _FEW = 8192  # rows that are read rather than looked for in the index
 
 
@@ -73,7 +75,9 @@ class FaissEngine(StoredEngine):
         self.tolerance = dim * 2.0**-24
         if "Q" in factory:  # SQ8, PQ, RaBitQ and all others whose scores are those of codes
             self.tolerance, self.rescore_multiplier = math.inf, check_multiplier(rescore_multiplier)
-        self._index = (None if state is None else self._read_index()) or self._build_index()
+        index = None if state is None else self._read_index()
+        self._num_stored = index.ntotal if index else 0
+        self._index = index or self._build_index()
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "_faiss"}  # a library is not copied
@@ -100,7 +104,7 @@ class FaissEngine(StoredEngine):
             index = self._faiss.read_index(str(place)) if is_ours else None
         except RuntimeError:
             index = None
-        if index is None or index.ntotal > len(self._row_ids) or index.d != self.dim:
+        if index is None or index.ntotal > self._num_rows or index.d != self.dim:
             warnings.warn(f"'{place}' cannot be used and is built again from the rows beside it.", stacklevel=2)
             return None
         return index
@@ -112,12 +116,13 @@ class FaissEngine(StoredEngine):
             self._index_sum = state.get("index_checksum")
 
     def finish(self) -> None:
-        """See [`Engine.finish`]."""
+        """See [`Engine.finish`]; FAISS writes whole files only, and few new rows are added again at opening."""
         self._catch_up()
-        if self.folder is not None:
+        if self.folder is not None and self._index.ntotal > self._num_stored * (1 + _LAG):
             with replace_file(self.folder / _INDEX) as partial:
                 self._faiss.write_index(self._index, str(partial))
                 self._index_sum = sum_file(partial)
+            self._num_stored = self._index.ntotal
 
     @property
     def state(self) -> dict:
@@ -131,7 +136,8 @@ class FaissEngine(StoredEngine):
             return
         if not self._index.is_trained:
             try:
-                self._index.train(rows.astype(np.float32))
+                # Of millions of rows FAISS draws some itself, but wants them all in float32.
+                self._index.train(rows[:: 1 + len(rows) // _TRAIN].astype(np.float32))
             except RuntimeError as error:
                 raise ValueError(
                     f"{len(rows)} images are too few to train the index '{self.factory}': {error}; add more at a "

@@ -17,7 +17,7 @@ from .gallery_engine_rtd import ENGINES, Engine, find_engine
 
 __all__ = ["GalleryFolder", "Manifest", "hold_lock", "normalise"]
 
-_MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 1
+_MANIFEST, _LOCK, _FORMAT = "manifest.json", ".lock", 2
 _DTYPES, _MAX_DIM = ("float32", "float16"), 1_000_000
 _FIELDS = {
     "format": int,
@@ -72,8 +72,8 @@ class Manifest:
         """
         try:
             facts = read_json(folder / _MANIFEST, "index the images again", **_FIELDS)
-            if facts["format"] != _FORMAT:
-                raise ValueError(f"its format is {facts['format']}, this version reads {_FORMAT}.")
+            if not 1 <= facts["format"] <= _FORMAT:
+                raise ValueError(f"its format is {facts['format']}, this version reads 1 to {_FORMAT}.")
             if facts["engine"] not in ENGINES:
                 raise ValueError(suggest("engine", facts["engine"], ENGINES))
             is_known = facts["dtype"] in _DTYPES and 1 <= facts["dim"] <= _MAX_DIM
@@ -253,6 +253,9 @@ class GalleryFolder:
                 )
             self.manifest = found
         self.engine.refresh(self.manifest.state)
+        if self.manifest.format < _FORMAT:  # before rows are written that 0.1.0.dev0 would not see
+            self.manifest.format = _FORMAT
+            self.write_manifest()
 
     def append(self, ids: list[str], embeddings: np.ndarray, metadata: list[dict | None]) -> None:
         """Add checked rows of norm 1; new fields of their metadata enter the manifest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ __all__ = ["PRECISIONS", "RowCodes", "check_multiplier"]
 
 PRECISIONS = {"int8": 8, "binary": 1}  # as sentence-transformers calls them
 _CALIBRATION = 65_536  # rows that decide what a code stands for
-_ROWS = 8192  # encoded at a time
+_ROWS = 1024  # read at a time: what is made of them on the way is small, and stays in a CPU's cache
 
 
 class RowCodes:
@@ -58,25 +59,31 @@ class RowCodes:
         Returns:
             `bool`: Whether codes that were there have changed.
         """
+        if len(self) == len(rows):
+            return False
         # What the first few rows were like says little of those that come after them.
         is_new = len(rows) > 2 * self._num_seen and self._num_seen < _CALIBRATION
         if is_new:
             self._forget()
-            self._calibrate(rows[:_CALIBRATION].astype(np.float32))
-        starts = range(len(self), len(rows), _ROWS)
-        parts = [self._encode(rows[start : start + _ROWS].astype(np.float32)) for start in starts]
-        if parts:
-            self.codes = torch.cat([self.codes, *map(torch.from_numpy, parts)])
+            self._calibrate(rows[:_CALIBRATION])
+        codes = torch.empty(len(rows), self.codes.shape[1], dtype=torch.uint8)
+        codes[: len(self)] = self.codes
+        done = len(self)
+        for block in _read_blocks(rows[done:]):
+            codes[done : done + len(block)] = torch.from_numpy(self._encode(block))
+            done += len(block)
+        self.codes = codes
         return is_new
 
     def _calibrate(self, rows: np.ndarray) -> None:
         self._num_seen = len(rows)
         if self.bits == 8:
-            self._start = rows.min(axis=0)
-            self._step = (rows.max(axis=0) - self._start) / 255
+            self._start = np.min([block.min(axis=0) for block in _read_blocks(rows)], axis=0)
+            highest = np.max([block.max(axis=0) for block in _read_blocks(rows)], axis=0)
+            self._step = (highest - self._start) / 255
         else:
-            mean = rows.mean(axis=0)
-            self._step = 2 * np.abs(rows - mean).mean(axis=0)
+            mean = sum(block.sum(axis=0) for block in _read_blocks(rows)) / len(rows)
+            self._step = 2 * sum(np.abs(block - mean).sum(axis=0) for block in _read_blocks(rows)) / len(rows)
             self._start = mean - self._step / 2
 
     def _encode(self, rows: np.ndarray) -> np.ndarray:
@@ -115,6 +122,11 @@ class RowCodes:
             return torch.from_numpy(np.unpackbits(block.numpy(), axis=1, count=self._dim)).to(dtype)
         shifts = torch.arange(7, -1, -1, dtype=torch.uint8, device=block.device)
         return ((block[:, :, None] >> shifts) & 1).flatten(1)[:, : self._dim].to(dtype)
+
+
+def _read_blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _ROWS):
+        yield rows[start : start + _ROWS].astype(np.float32)
 
 
 def check_multiplier(value: int) -> int:

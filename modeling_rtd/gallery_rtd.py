@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,9 @@ from .gallery_encoding_rtd import (
     MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
     compare_towers,
+    encode_batches,
     encode_images,
-    encode_pixels,
     fingerprint_tower,
-    load_ahead,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
 from .gallery_folder_rtd import GalleryFolder, Manifest, normalise
@@ -242,6 +241,7 @@ class Gallery:
         batch_size: int = 64,
         num_workers: int | None = None,
         if_exists: str = "skip",
+        encode: Callable = encode_batches,
     ) -> None:
         """Encode images and add them, while the next ones are decoded; those that cannot be read are `skipped`.
 
@@ -258,6 +258,8 @@ class Gallery:
             num_workers (`int`, *optional*): Threads that decode. Defaults to the number of CPUs, at most 8.
             if_exists (`str`, defaults to `"skip"`):
                 What to do with ids that are here: `"skip"`, `"replace"` or `"refuse"`.
+            encode (callable, defaults to [`encode_batches`]):
+                Who encodes; another one may share the batches over processes.
 
         Raises:
             ValueError: If ids repeat or are missing, counts differ, another process is writing, or the gallery was
@@ -284,14 +286,11 @@ class Gallery:
             batches = [[i for i in batch if ids[i] not in here] for batch in batches]
             batches = [batch for batch in batches if batch]
             with tqdm(total=len(ids), initial=len(here), desc="Indexing images") as bar:
-                for positions, pixels in load_ahead(processor, images, batches, num_workers):
-                    good = [(i, one) for i, one in zip(positions, pixels, strict=True) if torch.is_tensor(one)]
-                    self.skipped += [str(one) for one in pixels if not torch.is_tensor(one)]
-                    if good:
-                        places, tensors = zip(*good, strict=True)
-                        embeds = encode_pixels(model, torch.stack(tensors)).numpy()
+                for places, embeds, skipped in encode(model, processor, images, batches, num_workers):
+                    self.skipped += skipped
+                    if places:
                         self._store.append([ids[i] for i in places], embeds, [metadata[i] for i in places])
-                    bar.update(len(positions))
+                    bar.update(len(places) + len(skipped))
             self._store.finish()
 
     def add_embeddings(

@@ -5,7 +5,9 @@
 `ratio` is what the batch of 64 queries takes in the exact engine in units of one matrix product and one `topk` over
 all rows in memory; both take turns and must find the same rows. Rows are in float32; on a GPU, rows that are stored in
 float16 are multiplied in it, where a few of the last places may differ. `same` is the share that both have found.
-`held_mib` is what the searching process holds beside files that are mapped, which the system may drop.
+`held_mib` is what the searching process holds beside files that are mapped, which the system may drop, and `open_mib`
+what it has resident once the gallery is open. Beyond two million rows there is neither `recall` nor `ratio`, since all
+rows in float32 would not fit in memory.
 
 With `--clusters 1000` rows and queries lie around so many centres, as images and what is asked for do.
 """
@@ -31,11 +33,13 @@ from speed.comparing import relate, report, summarise, time_call
 
 __all__ = ["build", "search"]
 
-_TOP_K, _BATCH, _ROWS = 10, 64, 50_000
+_TOP_K, _BATCH, _ROWS, _CHANGED = 10, 64, 50_000, 1000
+_MOST_IN_MEMORY = 2_000_000  # rows
 _CLUSTERS = int(os.environ.get("RTD_SPEED_CLUSTERS", 0))  # what --clusters gives to the processes
 _COLUMNS = (
     *("engine", "size", "build_s", "save_s", "load_s", f"search_{_BATCH}_s", "search_1_s"),
-    *("held_mib", "added_peak_mib", "disk_mib", "recall", "same", "ratio"),
+    *(f"add_{_CHANGED}_s", f"remove_{_CHANGED}_s"),
+    *("open_mib", "held_mib", "added_peak_mib", "disk_mib", "recall", "same", "ratio"),
 )
 
 
@@ -55,6 +59,13 @@ def _read_held_mib() -> float:
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _read_status(name: str) -> float:
+    """Read what Linux says of this process's memory, in MiB; NaN elsewhere."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), float("nan"))
 
 
 def _draw_blocks(size: int, dim: int) -> Iterator[tuple[range, np.ndarray]]:
@@ -123,20 +134,20 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     name, half = kept["engine"], kept.get("dtype") == "float16"
     opened |= {"device": device} if name == "exact" else {}
     queries = _draw(_BATCH, dim, seed=1)
-    before, held_before = _peak_mib(), _read_held_mib()
+    before, held_before, resident = _peak_mib(), _read_held_mib(), _read_status("VmRSS")
     seconds_load, gallery = time_call(lambda: Gallery.load(f"{folder}/a", **opened))
+    row = {"load_s": seconds_load, "open_mib": _read_status("VmRSS") - resident}
     hits = gallery.search(queries, _TOP_K)
     calls = {
         f"search_{_BATCH}_s": lambda: gallery.search(queries, _TOP_K),
         "search_1_s": lambda: gallery.search(queries[:1], _TOP_K),
     }
     calls["search_1_s"]()
-    row = {"load_s": seconds_load, "added_peak_mib": _peak_mib() - before}
-    row["held_mib"] = _read_held_mib() - held_before
+    row |= {"held_mib": _read_held_mib() - held_before, "added_peak_mib": _peak_mib() - before}
     found = [{hit["id"] for hit in ours} for ours in hits]
-    true = _rank_by_brute_force(queries, size)
-    row["recall"] = _share(found, true)
-    if name == "exact":
+    if size <= _MOST_IN_MEMORY:
+        row["recall"] = _share(found, _rank_by_brute_force(queries, size))
+    if name == "exact" and size <= _MOST_IN_MEMORY:
         calls["plain"] = _prepare_product(queries, size, device, half)
         plain = [{f"{place}" for place in places} for places in calls["plain"]()]
         row["same"] = _share(found, plain)
@@ -146,9 +157,12 @@ def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", r
     for _ in range(repeats):
         for name, call in calls.items():
             seconds[name].append(time_call(call)[0])
-    gallery.close()
     if plain := seconds.pop("plain", None):
         row["ratio"] = relate(seconds[f"search_{_BATCH}_s"], plain)
+    new = [f"new {i}" for i in range(_CHANGED)]
+    row[f"add_{_CHANGED}_s"], _ = time_call(lambda: gallery.add_embeddings(_draw(_CHANGED, dim, seed=0), new))
+    row[f"remove_{_CHANGED}_s"], _ = time_call(lambda: gallery.remove(new))
+    gallery.close()
     return row | {name: summarise(values) for name, values in seconds.items()}
 
 

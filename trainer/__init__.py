@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:  # so that editors and type checkers see what is imported on first use
+    from trainer.data.streams import open_stream
     from trainer.data.triplets import load_triplets
     from trainer.evaluation.benchmarks import Benchmark, load_benchmark
     from trainer.evaluation.diagnosis import run_diagnosis
@@ -46,6 +47,7 @@ _MODULES = {
     "find_method": "trainer.methods",
     "load_benchmark": "trainer.evaluation.benchmarks",
     "load_triplets": "trainer.data.triplets",
+    "open_stream": "trainer.data.streams",
     "register_method": "trainer.methods",
     "merge_adapter": "trainer.training.lora",
     "run_diagnosis": "trainer.evaluation.diagnosis",
@@ -72,6 +74,7 @@ __all__ = [
     "load_benchmark",
     "load_triplets",
     "merge_adapter",
+    "open_stream",
     "refuse_other_trainer",
     "register_method",
     "run_diagnosis",

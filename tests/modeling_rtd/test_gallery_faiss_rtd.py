@@ -57,3 +57,17 @@ def test_bad_factories_are_refused(tmp_path):
         Gallery(rows, ids, engine="faiss", factory="HSNW")
     with pytest.raises(ValueError, match="too few to train the index 'IVF64,Flat'"):
         Gallery(rows[:20], ids[:20], engine="faiss", factory="IVF64,Flat")
+
+
+def test_an_index_is_not_written_again_for_one_row(tmp_path):
+    pytest.importorskip("faiss")
+    rows, _, ids = draw_embeddings("random")
+    gallery = Gallery(rows[:700], ids[:700], folder=tmp_path, engine="faiss")
+    before = (tmp_path / "index.faiss").read_bytes()
+    gallery.add_embeddings(rows[700:701], ids[700:701])
+    gallery.remove(ids[:10])
+    assert (tmp_path / "index.faiss").read_bytes() == before
+    loaded = Gallery.load(tmp_path)
+    assert loaded.search(rows[700:701], 1)[0][0]["id"] == ids[700]
+    loaded.add_embeddings(rows[701:], ids[701:])
+    assert (tmp_path / "index.faiss").read_bytes() != before

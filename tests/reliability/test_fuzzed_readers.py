@@ -130,7 +130,10 @@ ROWS = np.random.default_rng(0).standard_normal((12, 8)).astype(np.float32)
 IDS = [f"zz{i}.jpg" for i in range(12)]
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "journal.jsonl", "embeddings.bin", "index.faiss"])
+@pytest.mark.parametrize(
+    "file",
+    ["manifest.json", "journal.jsonl", "embeddings.bin", "rows.bin", "ids.bin", "metadata.jsonl", "index.faiss"],
+)
 def test_galleries(folder, file):
     engine = "faiss" if file.endswith("faiss") else "exact"
     if engine == "faiss":

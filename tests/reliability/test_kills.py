@@ -58,7 +58,7 @@ def test_a_block_that_was_not_finished_is_all_that_is_lost(tmp_path, monkeypatch
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS * 4))
     made, original = [], TripletMaker.make_block
 
-    def make_block(self, block, seen):
+    def make_block(self, block, seen, proposals=None):
         made.append(block)
         if made.count(1) == 1 and block == 1:
             raise KeyboardInterrupt
@@ -128,7 +128,7 @@ def test_an_index(base, tmp_path, engine, request):
     assert check_kills(run, tmp_path, compare) > 3
 
 
-def train_rtd(base, folder):
+def train_rtd(base, folder, rows=None):
     model, processor = copy.deepcopy(base[0]), base[1]
     args = RTDTrainingArguments(
         output_dir=str(folder),
@@ -144,19 +144,26 @@ def train_rtd(base, folder):
     trainer = RTDTrainer(
         model,
         args,
-        train_dataset=Dataset.from_list(build_triplets(48)),
+        train_dataset=Dataset.from_list(build_triplets(48)) if rows is None else rows,
         processing_class=processor,
     )
     finish_run(trainer)
 
 
+def check_records(folder):
+    for name in ("run.json", "training.json"):
+        assert not (folder / name).exists() or json.loads((folder / name).read_text())
+
+
 @pytest.mark.slow
 def test_training(base, tmp_path):
-    def check(folder):
-        for name in ("run.json", "training.json"):
-            assert not (folder / name).exists() or json.loads((folder / name).read_text())
+    assert check_kills(lambda folder: train_rtd(base, folder), tmp_path, read_weights, 3, check_records) > 10
 
-    assert check_kills(lambda folder: train_rtd(base, folder), tmp_path, read_weights, 3, check) > 10
+
+@pytest.mark.slow
+def test_training_on_a_stream(base, tmp_path):
+    rows = Dataset.from_list(build_triplets(48)).to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=20)
+    assert check_kills(lambda folder: train_rtd(base, folder, rows), tmp_path, read_weights, 3, check_records) > 10
 
 
 def test_a_run_whose_first_checkpoint_was_cut_starts_again(base, tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.factories import build_clip, build_processor, build_triplets
+from modeling_rtd import RTDModel
+from tests.factories import build_clip, build_images, build_processor, build_triplets
+from tests.reliability.kills import read_tree
 
 
 ENVIRONMENT = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
@@ -32,9 +34,11 @@ if mode == "lora":
 model.text_model.double()
 args = RTDTrainingArguments(output_dir=folder, max_steps=6, per_device_train_batch_size=batch_size, learning_rate=1e-3,
     logging_steps=1, save_strategy="steps", save_steps=2, use_cpu=True, disable_tqdm=True, optim="sgd",
-    anchor_cache="always", anchor_cache_dir=folder + "/anchors")
+    anchor_cache="never" if mode == "stream" else "always", anchor_cache_dir=folder + "/anchors")
+rows = Dataset.from_list(build_triplets(64))
+rows = rows.to_iterable_dataset(num_shards=2).shuffle(0, buffer_size=20) if mode == "stream" else rows
 trainer = RTDTrainer(model.text_model, args, projection=model.projection, processing_class=processor,
-    train_dataset=Dataset.from_list(build_triplets(64)))
+    train_dataset=rows)
 trainer.data_collator.length_groups = 1 + 2 * args.process_index  # processes call the tower as often as they need
 if mode == "dies":
     step = trainer.training_step
@@ -101,7 +105,10 @@ def launch(folder, processes, batch_size, mode="all weights", text=SCRIPT):
     )
 
 
-@pytest.mark.parametrize("mode", ["all weights", pytest.param("lora", marks=pytest.mark.slow)])
+SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("lora", "stream")]
+
+
+@pytest.mark.parametrize("mode", ["all weights", *SLOW_MODES])
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path, mode):
     results = {}
     for processes, batch_size in ((1, 16), (2, 8)):
@@ -131,8 +138,6 @@ def test_a_process_that_dies_ends_the_others_and_the_last_checkpoint_stays_good(
 
 @pytest.mark.slow
 def test_the_command_line_trains_an_adapter_in_two_processes_and_ends_cleanly(tmp_path):
-    from modeling_rtd import RTDModel
-
     processor = build_processor()
     for part in (build_clip(), processor.tokenizer, processor.image_processor):
         part.save_pretrained(tmp_path / "clip")
@@ -147,3 +152,23 @@ def test_the_command_line_trains_an_adapter_in_two_processes_and_ends_cleanly(tm
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("adapter: ") == 1
     assert RTDModel.from_adapter(str(tmp_path / "run/adapter")).text_model.active_adapters() == ["default"]
+
+
+@pytest.mark.slow
+def test_two_processes_index_what_one_does_byte_for_byte(tmp_path):
+    processor, count = build_processor(), 2000
+    torch.manual_seed(0)
+    RTDModel.from_clip(build_clip(), "lincir", tokenizer=processor.tokenizer).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(build_images(count, size=(12, 12))):
+        image.save(tmp_path / f"images/{i:04}.bmp")
+    (tmp_path / "images/0004.bmp").write_bytes(b"no image")
+    for processes in (1, 2):
+        command = f"""-m torch.distributed.run --standalone --nproc_per_node={processes} -m trainer.cli.main index
+            {tmp_path}/model --images {tmp_path}/images -o {tmp_path}/{processes} --batch-size 16""".split()
+        run = subprocess.run([sys.executable, *command], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert run.returncode == 0, run.stderr[-3000:]
+        assert run.stdout.count(f"index: {count - 1} images") == 1
+        assert run.stderr.count("0004.bmp' cannot be read") == 1
+    assert read_tree(tmp_path / "1") == read_tree(tmp_path / "2")

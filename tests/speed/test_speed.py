@@ -17,6 +17,7 @@ from speed import comparing, conditions, one_tower, query_algebra, train_memory,
 from speed.count_lengths import LENGTHS, count_lengths
 from speed.gallery import build, search
 from speed.synthetic import build_model, build_processor, draw_triplets
+from speed.triplets import measure as measure_triplets
 from tests.factories import build_clip, build_image_processor
 from trainer.worlds.small_world import build_tokenizer
 
@@ -134,6 +135,7 @@ def test_the_table_of_one_tower_has_means_and_spreads():
     assert "| RTD as published | 30.0 ± 14.1 |" in one_tower.format_table(rows)
 
 
+@pytest.mark.slow
 def test_conditions_are_judged_as_they_are_and_edited(tmp_path, capsys):
     conditions.main(
         ["--preset", "toy", "--seeds", "0", "--variants", "typo", "--at_most", "2", "--output_dir", str(tmp_path)]
@@ -142,7 +144,7 @@ def test_conditions_are_judged_as_they_are_and_edited(tmp_path, capsys):
     assert list(rows) == ["RTD as published", "typo"]
     assert {"as it is", "notes", "typo", "training wording"} <= set(rows["typo"]["ranks"])
     assert len(rows["typo"]["moved"]["asked"]) == len(rows["typo"]["moved"]["fulfilled"])
-    assert capsys.readouterr().out.count("| typo |") == 2
+    assert capsys.readouterr().out.count("\n| typo |") == 2
 
 
 def test_the_checkpointing_arm_checkpoints(tmp_path):
@@ -218,3 +220,10 @@ def test_a_part_without_time_is_recorded_and_named(tmp_path):
 def test_lengths_are_of_the_real_triplets(shared):
     triplets, merges = "data/text_triplets/real_triplets.jsonl", "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz"
     assert json.loads(LENGTHS.read_text()) == count_lengths(shared / triplets, shared / merges)
+
+
+def test_triplets_are_made_and_counted():
+    row = measure_triplets(300, 1)
+    assert (row["captions"], row["num_proc"]) == (300, 1)
+    assert 0 < row["triplets"] <= 300
+    assert row["seconds"] > row["lexicon_s"] > 0

@@ -1,4 +1,7 @@
-"""`rtd index`: encode a folder of images once, or import embeddings that another program made."""
+"""`rtd index`: encode a folder of images once, or import embeddings that another program made.
+
+Started by `torchrun` or `accelerate launch`, processes share the images.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,25 @@ def run(arguments: list[str]) -> None:
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
 
-    from modeling_rtd import Gallery
+    from accelerate.utils import broadcast_object_list
+
+    from trainer.encoding.processes import join_processes, share_images
     from trainer.loading import load_model_and_processor
 
-    model, processor = load_model_and_processor(options.model)
+    with join_processes() as state:
+        (paths,) = broadcast_object_list([paths])  # a file may come between two listings
+        model, processor = load_model_and_processor(options.model)
+        if state.is_main_process:
+            _write(options, model, processor, paths, chosen)
+        elif options.embeddings is None:
+            for _ in share_images(model, processor, paths, num_workers=options.num_workers):
+                pass
+
+
+def _write(options: argparse.Namespace, model, processor, paths: list[str], chosen: dict) -> None:
+    from modeling_rtd import Gallery
+    from trainer.encoding.processes import share_images
+
     named = _name_paths(paths)
     if options.embeddings is not None:
         # In memory first: embeddings that do not match leave no index.
@@ -65,6 +83,7 @@ def run(arguments: list[str]) -> None:
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         if_exists="skip",
+        encode=share_images,
     )
     if gallery.skipped:
         reasons = "\n".join(f"  {reason}" for reason in gallery.skipped)

@@ -15,7 +15,10 @@ class TrainCommand:
 
     Args:
         model (`str`, *optional*): First argument: directory or Hub id of an RTD model, or of a CLIP.
-        triplets (`str`, *optional*): File (jsonl, json, csv, parquet) or Hub id of text triplets.
+        triplets (`list[str]`, *optional*):
+            Text triplets: files (jsonl, json, csv, parquet, tar), patterns of them, a folder, or a Hub id.
+        split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
+        streaming (`bool`, defaults to `False`): Read triplets while training, and keep none, see [`open_stream`].
         captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
         projection (`str`, *optional*):
             Needed where `model` is a CLIP: directory or Hub id of a projection, or a file as its authors publish it
@@ -37,7 +40,11 @@ class TrainCommand:
     """
 
     model: str | None = field(default=None, metadata={"help": SUPPRESS})  # comes first, or from a recipe
-    triplets: str | None = field(default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet or Hub id"})
+    triplets: list[str] | None = field(
+        default=None, metadata={"help": "text triplets: jsonl, json, csv, parquet, tar, patterns, folder or Hub id"}
+    )
+    split: str | None = field(default=None, metadata={"help": "split of a folder or a Hub data set; train by default"})
+    streaming: bool = field(default=False, metadata={"help": "read triplets while training, and keep none on disk"})
     captions: str | None = field(default=None, metadata={"help": "captions to make triplets from by rules"})
     projection: str | None = field(
         default=None, metadata={"help": "trained projection, or its published file; needed if the model is a CLIP"}
@@ -73,6 +80,7 @@ def run(arguments: list[str]) -> None:
     from modeling_rtd import PROJECTIONS
     from trainer.cli.old_names import refuse_old_names
     from trainer.cli.options import parse_options
+    from trainer.data.streams import open_rows
     from trainer.evaluation.benchmarks import load_benchmark
     from trainer.evaluation.evaluator import RetrievalEvaluator
     from trainer.published_checkpoints import load_start
@@ -100,10 +108,10 @@ def run(arguments: list[str]) -> None:
     model, processor, earlier = load_start(command.model, command.projection, command.projection_from)
     triplets = command.triplets
     if command.captions is not None:
-        triplets = Path(args.output_dir, "triplets.jsonl")
+        triplets = [Path(args.output_dir, "triplets.jsonl")]
         # One process makes the triplets, and the others find them finished.
         with args.main_process_first():
-            write_triplets(command.captions, triplets, method="rules", seed=args.seed)
+            write_triplets(command.captions, triplets[0], method="rules", seed=args.seed)
     evaluator = None
     if command.benchmark is not None:
         benchmark = load_benchmark(command.benchmark, root=command.benchmark_root)
@@ -112,7 +120,7 @@ def run(arguments: list[str]) -> None:
     trainer = RTDTrainer(
         model,
         args,
-        train_dataset=triplets,
+        train_dataset=open_rows(triplets, command.split, command.streaming, args.seed),
         eval_dataset=evaluator,
         processing_class=processor,
         peft_config=build_lora_config(**lora) if command.lora_r else None,

@@ -15,16 +15,24 @@ class TrainProjectionCommand:
     Args:
         model (`str`): Directory or Hub id of a CLIP.
         method (`str`, defaults to `"lincir"`): Method to train by.
-        captions (`str`, *optional*):
-            For a method of captions: file or Hub id of captions in a column `text`. For a method of pairs: captions of
-            the images, see [`load_pairs`].
-        images (`str`, *optional*): For a method of images or pairs: folder of images.
+        captions (`list[str]`, *optional*):
+            For a method of captions: files, patterns of them, a folder, or a Hub id of captions in a column `text`.
+            For a method of pairs: captions of the images, see [`load_pairs`].
+        images (`str`, *optional*):
+            For a method of images or pairs: folder of images. For pairs it is not needed where the captions come with
+            their images, as in tars of a web data set.
+        split (`str`, *optional*): Split of a folder or a Hub data set of captions; `train` by default.
+        streaming (`bool`, defaults to `False`): Read captions while training, and keep none, see [`open_stream`].
     """
 
     model: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
-    method: str = field(default="lincir", metadata={"help": "projection to train; the options below depend on it"})
-    captions: str | None = field(default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet or Hub id"})
+    method: str = field(default="lincir", metadata={"help": "projection to train; options below are those of it"})
+    captions: list[str] | None = field(
+        default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet, tar, patterns, folder or Hub id"}
+    )
     images: str | None = field(default=None, metadata={"help": "folder of images"})
+    split: str | None = field(default=None, metadata={"help": "split of a folder or a Hub data set; train by default"})
+    streaming: bool = field(default=False, metadata={"help": "read captions while training, and keep none on disk"})
 
 
 def run(arguments: list[str]) -> None:
@@ -39,6 +47,7 @@ def run(arguments: list[str]) -> None:
     from trainer.cli.old_names import refuse_old_names
     from trainer.cli.options import expand_recipe, find_value, parse_options
     from trainer.data.image_captions import load_pairs
+    from trainer.data.streams import open_rows
     from trainer.methods import find_method, list_methods
     from trainer.publishing.provenance import name_source
     from trainer.training.projections.trainer import ProjectionTrainer
@@ -58,8 +67,14 @@ def run(arguments: list[str]) -> None:
         positional="model",
     )
     needed = ("images", "captions") if method.reads == "pairs" else (method.reads,)
+    if method.reads == "pairs" and command.captions and not command.images:
+        needed = ("captions",)  # which may bring their images
     _check_data(method.name, command, needed)
-    source = load_pairs(command.images, command.captions) if len(needed) == 2 else getattr(command, method.reads)
+    source = command.images
+    if command.captions is not None:
+        source = open_rows(command.captions, command.split, command.streaming, args.seed)
+    if method.reads == "pairs":
+        source = load_pairs(command.images, source)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
     data = {name: name_source(getattr(command, name)) for name in needed}
     if folder := finish_run(trainer, data):
@@ -71,6 +86,8 @@ def _check_data(method: str, command: TrainProjectionCommand, needed: tuple[str,
     missing = [f"--{name}" for name in needed if getattr(command, name) is None]
     if missing:
         raise ValueError(f"{method} is trained from {what}: give {' and '.join(missing)}.")
+    if command.streaming and needed != ("captions",):
+        raise ValueError(f"{method} goes through its images before it trains: leave --streaming out.")
     surplus = [f"--{name}" for name in ("images", "captions") if name not in needed and getattr(command, name)]
     if surplus:
         raise ValueError(f"{method} is trained from {what}: leave {surplus[0]} out.")

@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--language-model", help="for lm: causal language model, directory or Hub id")
     parser.add_argument("--keyword-fn", default="rule", help="for rules: rule, lexicon (TextBlob) or spacy")
     parser.add_argument("--per-caption", type=int, default=1, help="triplets tried for each caption (default: 1)")
+    parser.add_argument("--num-proc", type=int, default=1, help="for rules: processes that edit captions (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
     options = vars(parser.parse_args(arguments))
 

@@ -45,7 +45,7 @@ def clean_captions(captions: pa.ChunkedArray) -> pa.Array:
     Returns:
         `pyarrow.Array`: The cleaned captions.
     """
-    captions = pa.concat_arrays(captions.chunks).fill_null("")
+    captions = pa.concat_arrays([pa.array([], captions.type), *captions.chunks]).fill_null("")
     cleaned = pc.ascii_lower(pc.replace_substring(captions, "<PERSON>", "person"))
     cleaned = pc.utf8_trim(pc.replace_substring(cleaned, "$", ""), characters=WHITESPACE)
     # Arrow lowers some letters beyond ASCII as Python does not.

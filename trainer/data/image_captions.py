@@ -6,7 +6,7 @@ import re
 import warnings
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from trainer.data.image_files import list_images
 from trainer.data.tables import load_table
@@ -15,11 +15,11 @@ from trainer.data.tables import load_table
 __all__ = ["load_pairs"]
 
 
-def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
+def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dataset:
     """Match images and captions, by name where the table names images, by order otherwise.
 
     Args:
-        images (`str` or `Path`): Folder of images.
+        images (`str` or `Path`, *optional*): Folder of images; `None` where the table holds the images themselves.
         captions (`str`, `Path` or `datasets.Dataset`):
             Table with `text`, or `subject` and `attribute`; and `image` or `file_name`, the file's path in the
             folder. Without a name the rows are those of the folder's files in the order of their names, in which
@@ -30,9 +30,14 @@ def load_pairs(images: str | Path, captions: str | Path | Dataset) -> Dataset:
 
     Raises:
         ValueError: If named images are missing (names them), `image` and `file_name` disagree, or
-            numbers differ where no image is named.
+            numbers differ where no image is named, or there are no images.
     """
-    paths, table = sorted(list_images(images), key=_split_numbers), _name_images(load_table(captions))
+    table = load_table(captions)
+    if images is None:
+        if not isinstance(table.features.get("image"), Image):
+            raise ValueError("the captions come without their images: name the folder of these (--images).")
+        return table
+    paths, table = sorted(list_images(images), key=_split_numbers), _name_images(table)
     # Numbers count as numbers: by letters `10.png` is before `2.png`, and captions would move to other images.
     if "image" not in table.column_names:
         if len(table) != len(paths):

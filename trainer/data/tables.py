@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, Value, load_dataset
+from datasets import Dataset, DatasetDict
+
+from trainer.data.row_files import (
+    FORMATS,
+    find_files,
+    is_stream,
+    load_files,
+    load_repository,
+    take_split,
+    word_full_disk,
+)
 
 
-__all__ = ["WHITESPACE", "check_texts", "hash_rows", "iterate_columns", "load_table"]
+__all__ = [
+    "WHITESPACE",
+    "check_columns",
+    "check_texts",
+    "hash_rows",
+    "iterate_columns",
+    "keep_texts",
+    "load_table",
+    "map_blocks",
+    "mark_rows",
+    "mark_texts",
+    "refuse_no_text",
+]
 
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 _BLOCK = 65536  # rows at once
 # What str.strip takes away. Arrow's own notion of white space is another one.
 WHITESPACE = "".join(filter(str.isspace, map(chr, range(0x110000))))
@@ -27,58 +47,43 @@ def load_table(source, split: str | None = None) -> Dataset:
 
     Args:
         source (`str`, `Path`, list of them or of rows, `datasets.Dataset` or `datasets.DatasetDict`):
-            jsonl, json, csv, parquet or txt file, or several of one type, also as a pattern (`shards/*.parquet`); Hub
+            jsonl, json, csv, parquet or txt file, or tar of a web data set (a text `txt`, or a row `json`, beside each
+            image), or several of one type, also as a pattern (`shards/*.parquet`); folder that `datasets` reads; Hub
             id; data set; list of dicts; or list of texts, which become the column `text`.
-        split (`str`, *optional*): Split of a Hub data set or a `DatasetDict`; `train` by default.
+        split (`str`, *optional*): Split of a folder, a Hub data set or a `DatasetDict`; `train` by default.
 
     Returns:
         `datasets.Dataset`: The rows.
 
     Raises:
-        ValueError: If a file is missing, of another type, or cannot be parsed; there is no such split; or the data
-            set is a stream.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
+            there is no such split; or the data set is a stream.
+        OSError: If the disk with the cache is full.
     """
     if isinstance(source, Dataset):
         return source
-    if isinstance(source, IterableDataset | IterableDatasetDict):
+    if is_stream(source):
         raise ValueError(
-            "the data are a stream (IterableDataset), whose rows have no number and no count: load them with "
-            "streaming=False, which keeps them on disk and not in memory, or write a part of them to a parquet file."
+            "the data are a stream (IterableDataset), which can be trained on with RTD and LinCIR, and nothing else: "
+            "load them with streaming=False, which keeps them on disk and not in memory."
         )
     if isinstance(source, DatasetDict):
-        return _take_split(source, split or "train")
-    if isinstance(source, list | tuple):
-        return _load_list(list(source), split)
-    path = Path(source)
-    kind = _FORMATS.get(path.suffix.lower())
-    is_pattern = any(sign in str(source) for sign in "*?[") and not path.exists()
-    # `org/name` is an id of the Hub unless there is such a file.
-    if kind is None and not path.exists() and str(source).count("/") == 1 and not is_pattern:
-        return _load_from_hub(str(source), split or "train")
-    if is_pattern:
-        paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-        if not paths:
-            raise ValueError(f"'{source}' matches no file.")
-        return _load_files(paths)
-    return _load_files([source])
+        return take_split(source, split)
+    if isinstance(source, list | tuple) and not _are_files(source):
+        return _load_list(list(source))
+    files = find_files(source)
+    with word_full_disk():
+        return load_files(files) if isinstance(files, list) else load_repository(files, split)
 
 
-def _take_split(splits: Mapping[str, Dataset], split: str) -> Dataset:
-    if split not in splits:
-        raise ValueError(f"there is no split '{split}', only {', '.join(map(repr, splits))}; pass one as `split`.")
-    return splits[split]
+def _are_files(source: Sequence) -> bool:
+    is_file = (
+        isinstance(row, Path) or (isinstance(row, str) and Path(row).suffix.lower() in FORMATS) for row in source
+    )
+    return bool(source) and all(is_file)
 
 
-def _load_from_hub(name: str, split: str) -> Dataset:
-    try:
-        return load_dataset(name, split=split)
-    except ValueError as error:
-        if "split" not in str(error).lower():
-            raise
-        raise ValueError(f"'{name}' has no split '{split}': {error}") from error
-
-
-def _load_list(rows: list, split: str | None) -> Dataset:
+def _load_list(rows: list) -> Dataset:
     if not rows:
         raise ValueError("the data are an empty list; give rows, texts or files.")
     _check_encoding(rows)
@@ -88,8 +93,6 @@ def _load_list(rows: list, split: str | None) -> Dataset:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"the rows are not of one type: {error}") from error
     if all(isinstance(row, str | Path) for row in rows):
-        if all(isinstance(row, Path) or Path(row).suffix.lower() in _FORMATS for row in rows):
-            return _load_files(rows)
         return Dataset.from_dict({"text": list(map(str, rows))})
     row, other = next((i, r) for i, r in enumerate(rows, 1) if not isinstance(r, type(rows[0])) or r is None)
     raise ValueError(f"row {row} is a {type(other).__name__}; give a list of dicts, of texts, or of files.")
@@ -102,70 +105,6 @@ def _check_encoding(rows: list) -> None:
             "".join(text for text in texts if isinstance(text, str)).encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"row {number} holds half an emoji, which is not text: correct or remove it.") from error
-
-
-def _load_files(paths: Sequence[str | Path]) -> Dataset:
-    kinds = set()
-    for path in map(Path, paths):
-        if not path.is_file():
-            raise ValueError(f"'{path}' is neither a file nor a Hub data set id (org/name).")
-        if path.suffix.lower() not in _FORMATS:
-            raise ValueError(f"'{path}' is not a {', '.join(_FORMATS)} file; convert it to one of these.")
-        kinds.add(_FORMATS[path.suffix.lower()])
-        _check_start(path, _FORMATS[path.suffix.lower()])
-    if len(kinds) > 1:
-        raise ValueError(f"the files are of several types ({', '.join(sorted(kinds))}); give files of one type.")
-    kind, source = kinds.pop(), "', '".join(map(str, paths[:3]))
-    try:
-        options = {"features": _read_header(paths), "keep_default_na": False} if kind == "csv" else {}
-        table = load_dataset(kind, data_files=list(map(str, paths)), split="train", **options)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"'{source}' cannot be read as {kind}: {cause}{_find_broken(paths, kind)}") from error
-    if len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema):
-        table = Dataset.from_dict(table[0])  # a json file of columns instead of rows
-    return table
-
-
-def _check_start(path: Path, kind: str) -> None:
-    """Refuse a json file that does not start with a row: Arrow dies of `null`, without an exception."""
-    if kind != "json":
-        return
-    with path.open("rb") as file:
-        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-    if start and start not in b"{[":
-        raise ValueError(f"'{path}' cannot be read as json: it starts with {start!r}; a row is an object, {{...}}.")
-
-
-def _read_header(paths: Sequence[str | Path]) -> Features:
-    """Read the names of csv files' columns; all are texts: `null`, `NA` and `3` stay what they are."""
-    names = None
-    for path in map(Path, paths):
-        # Excel writes a byte order mark, which would belong to the name of the first column.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            names = names or header
-            for number, row in enumerate(rows, start=1):
-                if row and len(row) != len(header):
-                    raise ValueError(
-                        f"row {number} of '{path}' has {len(row)} values for {len(header)} columns; put a text that "
-                        "holds a comma in double quotes."
-                    )
-    return Features({name: Value("string") for name in names})
-
-
-def _find_broken(paths: Sequence[str | Path], kind: str) -> str:
-    """Name the parquet files of several that are not whole."""
-    if kind != "parquet" or len(paths) < 2:
-        return ""
-    broken = []
-    for path in paths:
-        try:
-            pa.parquet.read_metadata(path)
-        except (OSError, pa.ArrowException):
-            broken.append(str(path))
-    return f" (not whole: {', '.join(broken)})" if broken else ""
 
 
 def iterate_columns(table: Dataset, columns: Iterable[str]) -> Iterator[pa.Table]:
@@ -181,6 +120,24 @@ def iterate_columns(table: Dataset, columns: Iterable[str]) -> Iterator[pa.Table
     yield from table.select_columns(list(columns)).with_format("arrow").iter(batch_size=_BLOCK)
 
 
+def check_columns(found: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse a table that lacks a column.
+
+    Args:
+        found (`list[str]`): Columns that there are.
+        columns (`list[str]`): Columns that must be there.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    missing = [name for name in columns if name not in found]
+    if missing:
+        raise ValueError(
+            f"the data lack the column(s) {', '.join(missing)}; found: {', '.join(found) or 'none'}. "
+            "Rename yours in the file (in Python: datasets' rename_column)."
+        )
+
+
 def check_texts(table: Dataset, columns: Sequence[str]) -> None:
     """Refuse rows in which a text is missing.
 
@@ -191,38 +148,94 @@ def check_texts(table: Dataset, columns: Sequence[str]) -> None:
     Raises:
         ValueError: If a column is missing, or a text is empty or no string; names the row, counted from 1.
     """
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"the data lack the column(s) {', '.join(missing)}; found: {', '.join(table.column_names) or 'none'}. "
-            "Rename yours in the file (in Python: datasets' rename_column)."
-        )
+    check_columns(table.column_names, columns)
     for name in columns:
         start = 0
         for block in iterate_columns(table, [name]):
-            place = _find_no_text(block[name])
-            if place is not None:
-                value = _read_value(block[name][place])
-                came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
-                raise ValueError(
-                    f"row {start + place + 1}: `{name}` must be a non-empty string, got "
-                    f"{came}; correct or remove that "
-                    "row."
-                )
+            refuse_no_text(block, [name], start)
             start += len(block)
 
 
-def _find_no_text(column: pa.ChunkedArray) -> int | None:
-    """Find the first value that is not a string or holds nothing but white space."""
+def refuse_no_text(block: pa.Table, columns: Sequence[str], start: int = 0) -> None:
+    """Refuse a block of rows in which a text is missing.
+
+    Args:
+        block (`pyarrow.Table`): Rows.
+        columns (`list[str]`): Columns that must hold texts.
+        start (`int`, defaults to 0): Rows before these.
+
+    Raises:
+        ValueError: If a text is empty or no string; names the row, counted from 1.
+    """
+    for name in columns:
+        place = pc.index(mark_texts(block[name]), False).as_py()
+        if place >= 0:
+            value = _read_value(block[name][place])
+            came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
+            raise ValueError(
+                f"row {start + place + 1}: `{name}` must be a non-empty string, got {came}; mend or remove that row, "
+                "or leave such rows out with bad_rows='skip' (--bad-rows skip)."
+            )
+
+
+def keep_texts(table: Dataset, columns: Sequence[str], bad_rows: str = "refuse") -> Dataset:
+    """Keep the rows that have all their texts.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        columns (`list[str]`): Columns that must hold texts.
+        bad_rows (`str`, defaults to `"refuse"`): `"skip"` leaves rows without a text out, with one warning that counts
+            them.
+
+    Returns:
+        `datasets.Dataset`: The rows.
+
+    Raises:
+        ValueError: If a column is missing, no row is left, or `bad_rows` is `"refuse"` and a text is missing.
+    """
+    if bad_rows != "skip":
+        check_texts(table, columns)
+        return table
+    check_columns(table.column_names, columns)
+    marks = [mark_rows(block, columns) for block in iterate_columns(table, columns)]
+    kept = np.flatnonzero(np.concatenate([mark.to_numpy(zero_copy_only=False) for mark in marks] or [[]]))
+    if len(kept) == len(table):
+        return table
+    first = int(np.setdiff1d(np.arange(len(table)), kept)[0]) + 1
+    if not len(kept):
+        raise ValueError(f"none of {len(table)} rows has texts in {', '.join(columns)}.")
+    warnings.warn(
+        f"{len(table) - len(kept)} of {len(table)} rows lack a text and are left out, the first of them row {first}.",
+        stacklevel=3,
+    )
+    return table.select(kept)
+
+
+def mark_rows(block: pa.Table, columns: Sequence[str]) -> pa.BooleanArray:
+    """Mark the rows of a block that have all their texts, see [`mark_texts`]."""
+    marks = np.ones(len(block), bool)
+    for name in columns:
+        marks &= mark_texts(block[name]).to_numpy(zero_copy_only=False)
+    return pa.array(marks)
+
+
+def mark_texts(column: pa.ChunkedArray) -> pa.BooleanArray:
+    """Mark the values of a column that are strings and hold more than white space.
+
+    Args:
+        column (`pyarrow.ChunkedArray`): Values.
+
+    Returns:
+        `pyarrow.BooleanArray`: A mark for each.
+    """
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        return 0 if len(column) else None
+        return pa.array(np.zeros(len(column), bool))
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:  # bytes that are not UTF-8
-        return next(i for i, value in enumerate(column.cast(pa.binary())) if not _holds_text(value.as_py()))
-    is_text = pc.greater(pc.binary_length(pc.utf8_trim(column, characters=WHITESPACE)), 0).fill_null(False)
-    place = pc.index(is_text, False).as_py()
-    return None if place < 0 else place
+        return pa.array([_holds_text(value.as_py()) for value in column.cast(pa.binary())], pa.bool_())
+    marks = pc.greater(pc.binary_length(pc.utf8_trim(column, characters=WHITESPACE)), 0).fill_null(False)
+    return pa.concat_arrays(marks.chunks) if marks.num_chunks else pa.array([], pa.bool_())
 
 
 def _holds_text(value: bytes | None) -> bool:
@@ -237,6 +250,36 @@ def _read_value(value: pa.Scalar):
         return value.as_py()
     except UnicodeDecodeError:
         return value.cast(pa.binary()).as_py()
+
+
+def map_blocks(table: Dataset, function: Callable[[pa.Table, list[int]], pa.Table], desc: str) -> Dataset:
+    """Make a table of another, in blocks of rows; kept in the cache of `datasets` where the rows are.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        function (callable): From a block of rows (`pyarrow.Table`) and their numbers to the new block.
+        desc (`str`): Title of the progress bar.
+
+    Returns:
+        `datasets.Dataset`: The new rows.
+
+    Raises:
+        OSError: If the disk is full; what was written is removed.
+    """
+
+    def find_partial() -> set[Path]:
+        return {path for file in table.cache_files for path in Path(file["filename"]).parent.glob("tmp*")}
+
+    before = find_partial()
+    try:
+        with word_full_disk():
+            options = {"with_indices": True, "batched": True, "batch_size": 20_000, "desc": desc}
+            mapped = table.with_format("arrow").map(function, **options)
+    except OSError:
+        for path in find_partial() - before:  # which `datasets` leaves behind
+            path.unlink(missing_ok=True)
+        raise
+    return mapped.with_format(None)
 
 
 def hash_rows(table: Dataset, columns: Iterable[str]) -> str:

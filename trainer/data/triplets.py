@@ -8,7 +8,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.data.captions import clean_captions
-from trainer.data.tables import check_texts, load_table
+from trainer.data.row_files import is_stream
+from trainer.data.streams import RowStream
+from trainer.data.tables import keep_texts, load_table, map_blocks
 
 
 __all__ = ["TRIPLET_COLUMNS", "load_triplets", "prepare_triplets"]
@@ -16,12 +18,13 @@ __all__ = ["TRIPLET_COLUMNS", "load_triplets", "prepare_triplets"]
 TRIPLET_COLUMNS = ("reference_caption", "conditioning_caption", "target_caption")
 
 
-def load_triplets(source: str | Path | Dataset, split: str | None = None) -> Dataset:
+def load_triplets(source: str | Path | Dataset, split: str | None = None, bad_rows: str = "refuse") -> Dataset:
     """Load text triplets and check every row.
 
     Args:
         source (`str`, `Path` or `datasets.Dataset`): See [`load_table`].
         split (`str`, *optional*): Split of a Hub data set or a `DatasetDict`; `train` by default.
+        bad_rows (`str`, defaults to `"refuse"`): `"skip"` leaves rows without a text out, see [`keep_texts`].
 
     Returns:
         `datasets.Dataset`: Columns `reference_caption`, `conditioning_caption` and `target_caption`, as they came.
@@ -38,7 +41,7 @@ def load_triplets(source: str | Path | Dataset, split: str | None = None) -> Dat
             "--captions, or make triplets of them with `rtd triplets`."
         )
     try:
-        check_texts(table, TRIPLET_COLUMNS)
+        table = keep_texts(table, TRIPLET_COLUMNS, bad_rows)
     except ValueError as error:
         raise ValueError(f"{place}{error}") from error
     table = table.select_columns(list(TRIPLET_COLUMNS))
@@ -47,31 +50,38 @@ def load_triplets(source: str | Path | Dataset, split: str | None = None) -> Dat
     return table
 
 
-def prepare_triplets(source: str | Path | Dataset, split: str | None = None) -> Dataset:
+def prepare_triplets(
+    source, split: str | None = None, bad_rows: str = "refuse", batch_size: int = 1
+) -> Dataset | RowStream:
     """Make triplets ready for training: checked, captions cleaned as published, rows numbered.
 
     Reference and target captions are cleaned; the condition is left as it is, as in the published code.
 
     Args:
-        source (`str`, `Path` or `datasets.Dataset`): See [`load_table`].
+        source (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`]): See [`load_table`].
         split (`str`, *optional*): See [`load_table`].
+        bad_rows (`str`, defaults to `"refuse"`): `"skip"` leaves rows without a text out, and counts them.
+        batch_size (`int`, defaults to 1): Of a stream: rows of a step, of all processes together.
 
     Returns:
-        `datasets.Dataset`: The three columns, and `row`, which keys the noise.
+        `datasets.Dataset` or [`RowStream`]: The three columns, and `row`, which keys the noise.
 
     Raises:
         ValueError: As [`load_triplets`], also where cleaning leaves nothing of a caption.
     """
-    table = load_triplets(source, split).with_format("arrow")
-    prepared = table.map(_clean, batched=True, with_indices=True, batch_size=20_000, desc="Preparing triplets")
-    prepared = prepared.with_format(None)
+    if is_stream(source):
+        return RowStream(source, TRIPLET_COLUMNS, _clean, batch_size, bad_rows)
+    prepared = map_blocks(load_triplets(source, split, bad_rows), _clean_and_number, "Preparing triplets")
     # Of a caption such as "$" cleaning leaves nothing.
-    check_texts(prepared, ("reference_caption", "target_caption"))
-    return prepared
+    return keep_texts(prepared, ("reference_caption", "target_caption"), bad_rows)
 
 
-def _clean(rows: pa.Table, indices: list[int]) -> pa.Table:
+def _clean(rows: pa.Table) -> pa.Table:
     columns = {name: rows[name] for name in TRIPLET_COLUMNS}
     for name in ("reference_caption", "target_caption"):
         columns[name] = clean_captions(columns[name])
-    return pa.table(columns | {"row": pa.array(indices, pa.int64())})
+    return pa.table(columns)
+
+
+def _clean_and_number(rows: pa.Table, indices: list[int]) -> pa.Table:
+    return _clean(rows).append_column("row", pa.array(indices, pa.int64()))

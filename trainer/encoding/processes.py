@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm.auto import tqdm
 
+from modeling_rtd import encode_batches
 from trainer.encoding.array_cache import load_array, save_array
 
 
-__all__ = ["gather_embeds", "join_processes", "share_batches"]
+__all__ = ["gather_embeds", "join_processes", "share_batches", "share_images"]
 
 
 # torch.distributed.nn's all_gather has this gradient too, but is deprecated since torch 2.13.
@@ -97,3 +98,27 @@ def share_batches(
                 save_array(path, chunk.numpy())
         chunks.append((start, chunk))
     return torch.cat([chunk for _, chunk in sorted(gather_object(chunks), key=lambda pair: pair[0])])
+
+
+def share_images(
+    model, processor, images: Sequence, batches: Sequence[Sequence[int]] | None = None, num_workers: int | None = None
+) -> Iterator[tuple]:
+    """Encode batches of images, each by one of the processes, for a gallery that the main process alone writes.
+
+    The main process passes it to `Gallery.add` as `encode`; the others run through it, which yields them nothing. The
+    batches are those of one process, and so is the gallery.
+
+    Args:
+        model, processor, images, num_workers: See [`encode_batches`]; of one content in all processes.
+        batches (sequence of sequences of `int`, *optional*): Those of the main process where left out.
+
+    Yields:
+        `tuple`: See [`encode_batches`]; all batches in order, in the main process.
+    """
+    state = PartialState()
+    (batches,) = broadcast_object_list([batches])
+    own = encode_batches(model, processor, images, batches[state.process_index :: state.num_processes], num_workers)
+    for _ in range(0, len(batches), state.num_processes):
+        parts = gather_object([next(own, None)])
+        if state.is_main_process:
+            yield from (part for part in parts if part is not None)

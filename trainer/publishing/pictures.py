@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from modeling_rtd import open_image
 
 
-__all__ = ["PICTURE", "check_picture", "refuse_places"]
+__all__ = ["check_picture", "refuse_places"]
 
-PICTURE = "results.png"
+_NAME = re.compile(r"[\w-][\w.-]*\.png")  # which a card can link to
 _MOST_BYTES = 10_000_000  # above, the Hub keeps a file apart, and a page is slow
 _GPS = 0x8825  # EXIF's directory of the place where a photograph was taken
 
 
 def check_picture(path: str | Path) -> Path:
-    """Check the picture of a card.
+    """Check the picture of a card, which keeps its name in the repository.
 
     Args:
         path (`str` or `Path`): File.
@@ -24,11 +25,13 @@ def check_picture(path: str | Path) -> Path:
         `Path`: The same.
 
     Raises:
-        ValueError: If it is not a PNG, has more than 10 MB or tells where it was taken.
+        ValueError: If it is not there, not named like a PNG, has more than 10 MB or tells where it was taken.
     """
     path = Path(path)
-    if not path.is_file() or path.suffix.lower() != ".png":
-        raise ValueError(f"the picture of a card is a PNG, and '{path}' is not: name another file with --picture.")
+    if not path.is_file() or not _NAME.fullmatch(path.name):
+        raise ValueError(
+            f"the picture of a card is a file such as results.png, and '{path}' is not: name another with --picture."
+        )
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"'{path}' has more than {_MOST_BYTES // 10**6} MB: make the picture of the card smaller.")
     refuse_places([path])

@@ -35,14 +35,14 @@ PROVENANCE_FILE = "provenance.json"
 _CURVES = ("losses", "evaluations")  # too long to keep beside the weights
 
 
-def name_source(place: str | Path) -> str:
+def name_source(place: str | Path | Sequence[str | Path]) -> str:
     """Name data or a model without its path on this machine.
 
     Args:
-        place (`str` or `Path`): File, directory or Hub id.
+        place (`str`, `Path`, or list of them): File, directory or Hub id; or several.
 
     Returns:
-        `str`: The Hub id, or the name of the file or directory alone.
+        `str`: The Hub id, or the name of the file or directory alone; of several the first, and their number.
 
     Examples:
         >>> name_source("org/captions")
@@ -50,6 +50,8 @@ def name_source(place: str | Path) -> str:
         >>> name_source("/nowhere/captions.txt")
         'captions.txt'
     """
+    if isinstance(place, list | tuple):
+        return name_source(place[0]) + (f" and {len(place) - 1} more" if len(place) > 1 else "")
     path = Path(place)
     return path.resolve().name if path.is_absolute() or path.exists() else str(place)
 

@@ -32,7 +32,7 @@ from modeling_rtd import (
 from trainer.loading import check_place, load_model_and_processor
 from trainer.publishing.card_results import read_results, sort_results, write_eval_results
 from trainer.publishing.model_card import CardFacts, describe_model, render_card
-from trainer.publishing.pictures import PICTURE, check_picture
+from trainer.publishing.pictures import check_picture
 from trainer.publishing.provenance import hash_parts, read_stages
 from trainer.publishing.secret_scan import find_leaks
 
@@ -137,7 +137,7 @@ def prepare_publication(
     files |= {f"evaluation/{name}": _to_bytes(content) for name, content in own.items()}
     files |= write_eval_results(own, benchmark_data or {}, repo)
     if picture is not None:
-        files[PICTURE] = check_picture(picture)
+        files[Path(picture).name] = check_picture(picture)
     card = describe_model(
         model,
         processor,
@@ -148,7 +148,7 @@ def prepare_publication(
         license_link=license_link,
         stages=read_stages(folder),
         without=without,
-        picture=PICTURE if picture else None,
+        picture=picture and Path(picture).name,
         **sort_results(own),
     )
     if missing := card.unfilled | ({"base_model": problem} if problem else {}):

@@ -6,6 +6,7 @@ A scan by patterns is never complete. The guard is the list of files that go up 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import mmap
 import os
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import get_token
+from PIL import Image
 
 
 __all__ = ["find_leaks"]
@@ -75,9 +77,7 @@ def _list_places(folder: Path) -> list[bytes]:
 
 def _examine(name: str, content: Path | bytes, secrets: dict[bytes, str], places: list[bytes]) -> Iterator[str]:
     with _open_bytes(content) as data:
-        # Of weights only the header is text: 8 bytes of its length, then JSON.
-        is_weights = name.endswith(".safetensors")
-        text = _read_text(data[8 : 8 + int.from_bytes(data[:8], "little")] if is_weights else data[:])
+        text = _read_text(_take_text(name, data))
         secret = next((place for secret, place in secrets.items() if data.find(secret) >= 0), None)
         if secret is not None:
             yield f"it holds the secret in {secret}; remove it, and revoke it if it was ever public"
@@ -87,6 +87,16 @@ def _examine(name: str, content: Path | bytes, secrets: dict[bytes, str], places
         found = found or next((m.group() for m in _PATHS.finditer(text)), None)
         if found is not None:
             yield f"it holds a path of a machine, {found}; write a name or a Hub id instead"
+
+
+def _take_text(name: str, data) -> bytes:
+    """Take what is text: compressed pixels and weights look like a path now and then."""
+    if name.endswith(".safetensors"):  # 8 bytes of the header's length, then JSON
+        return data[8 : 8 + int.from_bytes(data[:8], "little")]
+    if name.endswith(".png"):
+        with Image.open(io.BytesIO(data[:])) as image:
+            return "\n".join(map(str, image.info.values())).encode()
+    return data[:]
 
 
 def _tells_secret(text: str) -> bool:

@@ -60,8 +60,12 @@ class _RecipeArguments(TrainingArguments):
             "are visited more than once)."
         },
     )
-    anchor_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of the anchor cache. Defaults to one in the cache of datasets."}
+    anchor_cache_dir: str | None = field(default=None, metadata={"help": "Folder of that cache."})
+    bad_rows: str = field(
+        default="refuse",
+        metadata={
+            "help": "Rows without a text: 'refuse' names the first one, 'skip' leaves them out and counts them."
+        },
     )
     length_groups: int | None = field(
         default=None,
@@ -87,6 +91,8 @@ class _RecipeArguments(TrainingArguments):
             )
         if self.anchor_cache not in ("auto", "always", "never"):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
+        if self.bad_rows not in ("refuse", "skip"):
+            raise ValueError(f"`bad_rows` must be 'refuse' or 'skip', got {self.bad_rows!r}.")
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
         if self.dataloader_pin_memory is None:  # torch warns where there is nothing to send to
@@ -94,6 +100,11 @@ class _RecipeArguments(TrainingArguments):
         super().__post_init__()
         # Batches are sent to a GPU while it works.
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory
+
+    @property
+    def joined_batch_size(self) -> int:
+        """`int`: Rows of a batch of all processes together."""
+        return self.per_device_train_batch_size * self.world_size
 
     @property
     def num_length_groups(self) -> int:

@@ -16,6 +16,8 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, read_json, write_json
+from trainer.data.row_files import word_full_disk
+from trainer.data.streams import RowStream
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.publication import prepare_publication, push
@@ -26,8 +28,9 @@ from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_c
 __all__ = ["BaseTrainer", "check_batch_fills"]
 
 logger = logging.get_logger(__name__)
-# Own arguments that say where things lie (what lies there is in the facts of the run), or change no result.
-_PLACES = {"anchor_cache", "anchor_cache_dir", "concepts", "length_groups", "phrases", "stage_dir"}
+# Own arguments that say where things lie (what lies there is in the facts of the run), or change no result. A run that
+# a row has stopped goes on without that row.
+_PLACES = {"anchor_cache", "anchor_cache_dir", "bad_rows", "concepts", "length_groups", "phrases", "stage_dir"}
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
 _RECIPE = {
     "adam_beta1",
@@ -61,6 +64,18 @@ def check_batch_fills(args: TrainingArguments, num_rows: int) -> None:
             f"{num_rows} rows do not fill one batch of {world_batch}, and partial batches are dropped: lower "
             "per_device_train_batch_size (--per-device-train-batch-size), or bring more rows."
         )
+
+
+def _settle_stream(args: TrainingArguments) -> None:
+    """Refuse what a stream cannot have, and let each process read it whole and take its own part of each batch."""
+    if args.max_steps <= 0:
+        raise ValueError("a stream has no length: say how long to train with max_steps (--max-steps).")
+    if args.anchor_cache == "always":
+        raise ValueError(
+            "anchor_cache='always' keeps the embeddings of a data set, and a stream is not kept: leave it out, and "
+            "they are computed at each step."
+        )
+    args.accelerator_config.dispatch_batches = False
 
 
 class BaseTrainer(Trainer):
@@ -98,6 +113,9 @@ class BaseTrainer(Trainer):
         for name in ("compute_loss_func", "preprocess_logits_for_metrics", *self._refused):
             if kwargs.get(name) is not None:
                 raise ValueError(f"`{name}` has no effect here: {type(self).__name__} has its own; leave it out.")
+        stream = kwargs.get("train_dataset")
+        if isinstance(stream, RowStream):
+            _settle_stream(args[1])
         super().__init__(*args, **kwargs)
         self._whole, self._saved, self._holds_folder = whole, None, False
         self.processor, self.stage, self.data = processor, stage, data
@@ -111,7 +129,7 @@ class BaseTrainer(Trainer):
                 "the weights to train are in half precision, in which small updates vanish: load them with "
                 "dtype=torch.float32, and pass bf16=True for mixed precision."
             )
-        if self.train_dataset is not None:
+        if self.train_dataset is not None and not self._streams:
             check_batch_fills(self.args, len(self.train_dataset))
 
     def _check_arguments(self) -> None:
@@ -137,30 +155,32 @@ class BaseTrainer(Trainer):
         own = {field.name for field in fields(args)} - {field.name for field in fields(TrainingArguments)}
         names = own - _PLACES | _RECIPE
         # Of all processes together: a run may be resumed on another number of GPUs.
-        batch_size = args.per_device_train_batch_size * args.world_size
-        return {name: getattr(args, name) for name in sorted(names)} | {"batch_size": batch_size}
+        return {name: getattr(args, name) for name in sorted(names)} | {"batch_size": args.joined_batch_size}
+
+    @property
+    def _streams(self) -> bool:
+        return isinstance(self.train_dataset, RowStream)
 
     @property
     def _rows_repeat(self) -> bool:
         args = self.args
-        rows = args.max_steps * args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        rows = args.max_steps * args.joined_batch_size * args.gradient_accumulation_steps
         return rows > len(self.train_dataset) if args.max_steps > 0 else args.num_train_epochs > 1
 
     def _embed_captions(self, text_model: RTDTextTower, captions: Iterable[str]) -> CaptionEmbeddings | None:
         """Cache the frozen embeddings of captions where the arguments ask for it or rows repeat."""
         wants = self.args.anchor_cache
-        if wants == "never" or (wants == "auto" and not self._rows_repeat):
+        if wants == "never" or self._streams or (wants == "auto" and not self._rows_repeat):
             return None
         # The first one encodes, and the others read what it wrote.
-        with self.args.main_process_first(desc="encoding captions"):
-            return CaptionEmbeddings(
-                text_model, self.processor, captions, self.run_facts["text_model"], self.args.anchor_cache_dir
-            )
+        folder = self.args.anchor_cache_dir
+        with self.args.main_process_first(desc="encoding captions"), word_full_disk(folder):
+            return CaptionEmbeddings(text_model, self.processor, captions, self.run_facts["text_model"], folder)
 
     @property
     def _epoch(self) -> int:
-        # transformers counts epochs in fractions; the noise changes with whole ones.
-        return int(self.state.epoch or 0)
+        # transformers counts epochs in fractions; the noise changes with whole ones. A stream numbers rows on instead.
+        return 0 if self._streams else int(self.state.epoch or 0)
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Name the parameters that weight decay applies to: all of them, as in the published recipes."""
@@ -235,13 +255,13 @@ class BaseTrainer(Trainer):
                     f"'{output_dir}' holds an earlier run ({existing[0].name}); resume it with "
                     "train(resume_from_checkpoint=True), or choose another output_dir."
                 )
-            return super().train(**kwargs)
+            return self._train_from(0, **kwargs)
         checkpoint = find_last_complete_checkpoint(output_dir)
         if resume_from_checkpoint is not True:
             checkpoint = Path(resume_from_checkpoint) if is_complete(resume_from_checkpoint) else None
         if checkpoint is None and existing and resume_from_checkpoint is True and not self.args.save_only_model:
             logger.warning(f"{existing[0].name} was being written when the run stopped: the run starts again.")
-            return super().train(**kwargs)
+            return self._train_from(0, **kwargs)
         if checkpoint is None:
             raise ValueError(
                 f"no complete checkpoint to resume from: {resume_from_checkpoint!r} in '{output_dir}', which holds "
@@ -255,7 +275,21 @@ class BaseTrainer(Trainer):
             self._load_from_checkpoint(best or str(checkpoint))
             self.state = state
             return TrainOutput(state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
+        return self._train_from(state.global_step, resume_from_checkpoint=str(checkpoint), **kwargs)
+
+    def _train_from(self, step: int, **kwargs) -> TrainOutput:
+        if not self._streams:
+            return super().train(**kwargs)
+        skips, self.args.ignore_data_skip = self.args.ignore_data_skip, True
+        # The stock Trainer would collate every batch that it passes over.
+        self.train_dataset.start = 0 if skips else step * self.args.gradient_accumulation_steps
+        try:
+            result = super().train(**kwargs)
+        finally:
+            self.args.ignore_data_skip = skips
+        if skipped := self.train_dataset.count_skipped():
+            logger.warning(f"{skipped} rows lacked a text and were left out.")
+        return result
 
     def predict(self, *args, **kwargs):
         """Refuse: a batch of a training holds no query to be answered.

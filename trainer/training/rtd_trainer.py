@@ -29,7 +29,9 @@ from modeling_rtd import (
     suggest,
 )
 from trainer.data.captions import has_words
-from trainer.data.tables import hash_rows, iterate_columns
+from trainer.data.row_files import is_stream
+from trainer.data.streams import RowStream, identify_rows, sample_rows
+from trainer.data.tables import iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -62,8 +64,16 @@ _ENCODED_COLUMNS = ("reference_caption", "target_caption")
 _TEXT_METRICS = {"text_recall@1": 1, "text_recall@10": 10}
 
 
-def _add_contexts(triplets: Dataset, processor: RTDProcessor, composition: bool = True) -> Dataset:
+def _add_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, composition: bool = True):
+    if isinstance(triplets, RowStream):
+        triplets.finish = partial(_add_contexts_to_rows, processor, composition)
+        return triplets
     return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
+
+
+def _add_contexts_to_rows(processor: RTDProcessor, composition: bool, rows: list[dict]) -> list[dict]:
+    contexts = write_contexts(processor, [row["conditioning_caption"] for row in rows], composition)
+    return [row | {"context": context} for row, context in zip(rows, contexts, strict=True)]
 
 
 def _prepare_evaluation(data, compute_metrics: Callable | None = None):
@@ -73,6 +83,10 @@ def _prepare_evaluation(data, compute_metrics: Callable | None = None):
         raise ValueError(
             "`compute_metrics` is for evaluation on text triplets, but a RetrievalEvaluator has the metrics of its "
             "benchmark: leave one of the two out."
+        )
+    if is_stream(data):
+        raise ValueError(
+            "an evaluation goes through all triplets, and a stream has no end: load them with streaming=False."
         )
     return data if data is None or isinstance(data, RetrievalEvaluator) else prepare_triplets(data)
 
@@ -159,8 +173,9 @@ class RTDTrainer(BaseTrainer):
             trained in place, and needs `projection` and `processing_class`. Not needed with `model_init`.
         args ([`RTDTrainingArguments`], *optional*): Defaults to the published recipe.
         projection ([`RTDProjection`], *optional*): The trained projection whose pseudo-words a tower alone reads.
-        train_dataset (`str`, `Path` or `datasets.Dataset`, *optional*):
-            Text triplets, see [`load_triplets`]. Without it the trainer only evaluates, also a model after RTD.
+        train_dataset (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`], *optional*):
+            Text triplets, see [`load_triplets`], or a stream of them, see [`RowStream`]. Without it the trainer only
+            evaluates, also a model after RTD.
         eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
             Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
             best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
@@ -223,14 +238,14 @@ class RTDTrainer(BaseTrainer):
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
             args.noise_unit = settle_noise_unit(args.noise_unit, tower)
-            train_dataset = prepare_triplets(train_dataset)
-            references, conditions = train_dataset["reference_caption"], train_dataset["conditioning_caption"][:]
+            train_dataset = prepare_triplets(train_dataset, None, args.bad_rows, args.joined_batch_size)
+            references, conditions = map(sample_rows(train_dataset).__getitem__, TRIPLET_COLUMNS[:2])
             size = run_facts["noise_size"] = _measure_noise(
                 whole, tower, args.noise_unit, processing_class, references
             )
+            run_facts["triplets"] = identify_rows(train_dataset, TRIPLET_COLUMNS)
             if "context_embeds" in projection.consumes:
                 train_dataset = _add_contexts(train_dataset, processing_class, args.composition)
-            run_facts["triplets"] = hash_rows(train_dataset, TRIPLET_COLUMNS)
             if token_lift is None:
                 token_lift = fit_lift(whole, projection, processing_class, images, conditions, args, lift_steps, size)
         if token_lift is not None:
@@ -309,9 +324,9 @@ class RTDTrainer(BaseTrainer):
     def _build_collator(self, tower: RTDTextTower) -> HardNegativeTripletCollator:
         args, rows = self.args, self.train_dataset
         augmentation, embeddings = self._build_augmentation(), None
-        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in rows.column_names]
-        # A cache cannot know the contexts of conditions that are yet to be drawn.
-        if augmentation is None or "context" not in columns:
+        columns = [name for name in (*_ENCODED_COLUMNS, "context") if name in sample_rows(rows).column_names]
+        # A cache cannot know the contexts of conditions that are yet to be drawn, and a stream has none.
+        if not self._streams and (augmentation is None or "context" not in columns):
             with self._frozen_tower(tower) as frozen:
                 embeddings = self._embed_captions(frozen, iterate_columns(rows, columns))
         return HardNegativeTripletCollator(
@@ -327,7 +342,7 @@ class RTDTrainer(BaseTrainer):
         )
 
     def _build_augmentation(self) -> ConditionAugmentation | None:
-        names, rows = self.args.condition_augmentation, self.train_dataset
+        names, rows = self.args.condition_augmentation, sample_rows(self.train_dataset)
         if not names:
             return None
         if (unread := count_unread(rows)) and self.is_world_process_zero():

@@ -1,9 +1,10 @@
 """Lexicon of captions: what they show about their own words."""
 
 import math
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from trainer.triplet_making import grammar
 
@@ -12,6 +13,8 @@ __all__ = ["Lexicon"]
 
 # Words are exchangeable where they stand in the same places: the least cosine, which few common places shrink.
 _MIN_SIMILARITY = {"modifier": 0.1, "singular": 0.2, "plural": 0.2}
+_PHRASES = 256  # kept for a noun, the first that come: of millions of captions some have tens of thousands
+_CACHED = 2**18  # questions whose answers are kept
 
 
 class Lexicon:
@@ -29,18 +32,20 @@ class Lexicon:
     """
 
     def __init__(self, captions: Sequence[str], find_keywords: Callable[[str], list[str]]):
-        rows = [grammar.TOKEN.findall(caption) for caption in captions]
+        # One string a word, and not one for each time that it is used.
+        rows = [tuple(map(sys.intern, grammar.TOKEN.findall(caption))) for caption in captions]
         kept = Counter(word for caption in captions for run in find_keywords(caption) for word in run.split())
         self.seen = Counter(word for tokens in rows for word in tokens)
         known = (word for word in self.seen.keys() - grammar.CLOSED_CLASS if word[0].isalpha())
         # A tagger errs in single captions: what it says of a word in most of them counts.
         self._open = {word for word in known if 2 * kept[word] >= self.seen[word]}
         self._verbs = self._find_verbs(rows)
-        self._bigrams, self._uses = set(), Counter()
+        self._after, self._uses = defaultdict(set), Counter()
         places, following = defaultdict(Counter), defaultdict(dict)
         for tokens in rows:
             plain = ["^", *("a" if word == "an" else word for word in tokens), "$"]
-            self._bigrams.update(zip(plain, plain[1:], strict=False))
+            for left, word in zip(plain, plain[1:], strict=False):
+                self._after[left].add(word)
             phrases = self.find_noun_phrases(tokens)
             for i, end in ((i, stop) for _, first, stop in phrases for i in range(first, stop)):
                 word = _find_role(tokens[i:end])
@@ -48,7 +53,8 @@ class Lexicon:
                 head = [("head", tokens[end - 1])] if i + 1 < end else []
                 places[word].update([("<", plain[i]), (">", plain[i + 2]), *head])
             for (*_, begin), (*_, end) in grammar.find_movable(tokens, phrases)[:1]:
-                following[tokens[begin - 1]][tuple(tokens[begin:end])] = None
+                if len(found := following[tokens[begin - 1]]) < _PHRASES:
+                    found[tokens[begin:end]] = None
         self.phrases = {noun: [text for text in found if self.is_noun(text[-1])] for noun, found in following.items()}
         self._index({word: found for word, found in places.items() if self._uses[word] > 2})
         nouns = {word for word, role in self._vectors if role != "modifier"}
@@ -64,10 +70,21 @@ class Lexicon:
             if sum(side == "head" for side, _ in found) >= max(3, 0.3 * min(len(nouns), self._uses[word, role]))
             and not (self.is_noun(word) or "'" in word)
         }
+        self._keep_answers()
+
+    def _keep_answers(self) -> None:
         # On the instance: on the method it would keep every lexicon alive.
         self._find_similar = cache(self._find_similar)
+        self.has, self.find_adjectives = lru_cache(_CACHED)(self.has), lru_cache(_CACHED)(self.find_adjectives)
 
-    def _find_verbs(self, rows: list[list[str]]) -> set[str]:
+    def __getstate__(self):  # for another process, which has answers of its own
+        return {name: part for name, part in vars(self).items() if not hasattr(part, "cache_info")}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._keep_answers()
+
+    def _find_verbs(self, rows: Sequence[Sequence[str]]) -> set[str]:
         """Find verbs: they are behind words that end a phrase, and hardly ever behind determiner or preposition."""
         bound, followed, behind, agreeing = Counter(), Counter(), Counter(), defaultdict(Counter)
         for left, word in (pair for tokens in rows for pair in zip(tokens, tokens[1:], strict=False)):
@@ -116,7 +133,7 @@ class Lexicon:
         """Find what may stand for the first of the last words of a noun phrase, most similar in its places first."""
         return self._find_similar(_find_role(words))
 
-    def find_noun_phrases(self, tokens: list[str]) -> list[tuple[int, int, int]]:
+    def find_noun_phrases(self, tokens: Sequence[str]) -> list[tuple[int, int, int]]:
         """Find noun phrases that are safe to edit: places of determiner, first word behind it, and end."""
         phrases, i = [], 0
         while i < len(tokens):
@@ -140,7 +157,12 @@ class Lexicon:
     def has(self, *words: str) -> bool:
         """Check whether the captions hold each two of these words side by side; "^" is where captions begin."""
         words = ["a" if word == "an" else word for word in words]
-        return all(pair in self._bigrams for pair in zip(words, words[1:], strict=False))
+        return all(word in self._after.get(left, ()) for left, word in zip(words, words[1:], strict=False))
+
+    def find_adjectives(self, left: str, right: str) -> list[str]:
+        """Find the adjectives that the captions hold behind one word and before another."""
+        behind = self._after.get("a" if left == "an" else left, ())
+        return [word for word in self.adjectives if word in behind and self.has(word, right)]
 
 
 def _find_role(words: Sequence[str]) -> tuple[str, str]:

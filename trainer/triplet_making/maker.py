@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -67,9 +69,11 @@ class TripletMaker:
         # A block of a language model is one batch of 16 prompts.
         self.block_size = 256 if method == "rules" else max(1, 16 // per_caption)
         self.tower, self.processor = _load(model, _load_tower) if model is not None else (None, None)
-        self.lexicon = self.write = None
+        self.lexicon = self.write = self._edit = None
         if method == "rules":
             self.lexicon = Lexicon([text for _, text in self.rows], get_keyword_fn(keyword_fn))
+            is_known = partial(has_words, self.processor.tokenizer) if self.processor else bool
+            self._edit = _Editor(self.lexicon, seed, is_known, _ATTEMPTS if self.tower else 1)
         else:
             self.write = language_model if callable(language_model) else _load(language_model, LanguageModel)
         self.settings = {
@@ -86,16 +90,34 @@ class TripletMaker:
     def __len__(self) -> int:
         return -(-len(self.rows) // self.block_size)
 
-    def make_block(self, block: int, seen: set[bytes]) -> tuple[list[dict], Counter]:
-        """Make the triplets of a block whose hashes are not `seen` yet, add those, and count what was dropped."""
+    def make_blocks(self, start: int, seen: set[bytes], num_proc: int = 1) -> Iterator[tuple[list[dict], Counter]]:
+        """Make the blocks from one on; processes edit captions, and this one alone keeps what is not `seen`."""
+        if num_proc < 1 or (num_proc > 1 and not self.lexicon):
+            raise ValueError(f"num_proc must be 1 or, for the method 'rules', more, got {num_proc}.")
+        blocks = range(start, len(self))
+        if num_proc == 1:
+            yield from (self.make_block(block, seen) for block in blocks)
+            return
+        with multiprocessing.Pool(num_proc, _start_process, (self._edit,)) as pool:
+            edited = pool.imap(_edit_slots, map(self._list_slots, blocks))
+            yield from (self.make_block(block, seen, next(edited)) for block in blocks)
+
+    def _list_slots(self, block: int) -> list[tuple]:
         rows = self.rows[block * self.block_size : (block + 1) * self.block_size]
-        slots = [(row, text, k) for row, text in rows for k in range(self.per_caption)]
-        proposals = self._edit(slots) if self.lexicon else self._write(slots, block, seen)
+        return [(row, text, k) for row, text in rows for k in range(self.per_caption)]
+
+    def make_block(self, block: int, seen: set[bytes], proposals: list | None = None) -> tuple[list[dict], Counter]:
+        """Make the triplets of a block whose hashes are not `seen` yet, add those, and count what was dropped."""
+        slots = self._list_slots(block)
+        if proposals is None:
+            proposals = list(map(self._edit, slots)) if self.lexicon else self._write(slots, block, seen)
         similarities = self._compare({(edit[1], edit[3]) for edits in proposals for edit in edits})
         nothing = "no_edit" if self.lexicon else "unparsable_output"
         triplets, dropped = [], Counter({nothing: proposals.count([])})
-        for (row, _, _), edits in zip(slots, proposals, strict=True):
-            for template, *texts in edits:
+        for slot, edits in zip(slots, proposals, strict=True):
+            # Without a tower the first edit is nearly always kept: the others are drawn if it is not.
+            more = islice(self._edit.draw(slot), 1, _ATTEMPTS) if edits and self._edit and not self.tower else ()
+            for template, *texts in chain(edits, more):
                 similarity = similarities.get((texts[0], texts[2]))
                 if texts[0].lower() == texts[2].lower():
                     dropped["target_equal_to_reference"] += 1
@@ -105,16 +127,10 @@ class TripletMaker:
                     dropped["outside_similarity_band"] += 1
                 else:
                     seen.add(hash_triplet(texts))
-                    triplet = dict(zip(TRIPLET_COLUMNS, texts, strict=True)) | {"template": template, "row": row}
+                    triplet = dict(zip(TRIPLET_COLUMNS, texts, strict=True)) | {"template": template, "row": slot[0]}
                     triplets.append(triplet if similarity is None else triplet | {"similarity": similarity})
                     break
         return triplets, dropped
-
-    def _edit(self, slots: list[tuple]) -> list[list[tuple]]:
-        # By row, and not one draw after the other: a block can be made without those before it.
-        rngs = (np.random.default_rng([self.seed, row, k]) for row, _, k in slots)
-        edits = (draw_edits(self.lexicon, text, next(rngs), self._is_known) for _, text, _ in slots)
-        return [list(islice(found, _ATTEMPTS)) for found in edits]
 
     def _write(self, slots: list[tuple], block: int, seen: set[bytes]) -> list[list[tuple]]:
         seed = int(np.random.SeedSequence([self.seed, block]).generate_state(1)[0])
@@ -138,8 +154,28 @@ class TripletMaker:
         embeds = dict(zip(texts, embeds, strict=True))
         return {(a, b): round(float(embeds[a] @ embeds[b]), 4) for a, b in pairs}
 
-    def _is_known(self, text: str) -> bool:
-        return self.processor is None or has_words(self.processor.tokenizer, text)
+
+class _Editor:
+    """Draws edits of a caption, by its row: a block can be made without those before it, and in another process."""
+
+    def __init__(self, lexicon: Lexicon, seed: int, is_known: Callable[[str], bool], attempts: int):
+        self.lexicon, self.seed, self.is_known, self.attempts = lexicon, seed, is_known, attempts
+
+    def draw(self, slot: tuple) -> Iterator[tuple]:
+        row, text, k = slot
+        return draw_edits(self.lexicon, text, np.random.default_rng([self.seed, row, k]), self.is_known)
+
+    def __call__(self, slot: tuple) -> list[tuple]:
+        return list(islice(self.draw(slot), self.attempts))
+
+
+def _start_process(edit: _Editor) -> None:
+    global _edit
+    _edit = edit
+
+
+def _edit_slots(slots: list[tuple]) -> list[list[tuple]]:
+    return list(map(_edit, slots))
 
 
 def hash_triplet(texts: Sequence[str]) -> bytes:
@@ -161,7 +197,9 @@ def _load(name: str, load: Callable):
         raise ValueError(f"'{name}' cannot be loaded; give a directory or Hub id: {error}") from error
 
 
-def make_triplets(captions: Sequence[str | None], method: str = "rules", **options) -> Iterator[dict]:
+def make_triplets(
+    captions: Sequence[str | None], method: str = "rules", num_proc: int = 1, **options
+) -> Iterator[dict]:
     """Make text triplets from plain captions, no two alike, none whose target is its reference.
 
     `"rules"` knows English, and leaves out captions in another script than Latin. It edits a caption by the templates
@@ -173,6 +211,7 @@ def make_triplets(captions: Sequence[str | None], method: str = "rules", **optio
     Args:
         captions (`list[str]`): Captions; empty ones and `None` are skipped, but count as rows.
         method (`str`, defaults to `"rules"`): `"rules"` or `"lm"`.
+        num_proc (`int`, defaults to 1): For `"rules"`: processes that edit captions; any number gives the same.
         seed (`int`, defaults to 0): With the row (`"lm"`: block of rows) decides all draws.
         per_caption (`int`, defaults to 1): Triplets tried for each caption.
         keyword_fn (`str`, defaults to `"rule"`): For `"rules"`: who tags the words, see [`get_keyword_fn`].
@@ -204,5 +243,5 @@ def make_triplets(captions: Sequence[str | None], method: str = "rules", **optio
         >>> [triplets[0][name] for name in ("reference_caption", "conditioning_caption", "target_caption")]
         ['a big red dog on sand', 'the big dog is not red but blue', 'a big blue dog on sand']
     """
-    maker, seen = TripletMaker(captions, method, **options), set()
-    return (triplet for block in range(len(maker)) for triplet in maker.make_block(block, seen)[0])
+    maker = TripletMaker(captions, method, **options)
+    return (triplet for made, _ in maker.make_blocks(0, set(), num_proc) for triplet in made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -64,10 +65,11 @@ def draw_edits(
     tokens, options = grammar.TOKEN.findall(caption), defaultdict(list)
     phrases = [phrase for phrase in lexicon.find_noun_phrases(tokens) if lexicon.is_noun(tokens[phrase[2] - 1])]
     for find_edits in (_edit_words, _edit_counts, _edit_phrases):
-        for template, edited, fields in find_edits(lexicon, tokens, phrases):
-            options[template].append((edited, fields))
+        for template, write in find_edits(lexicon, tokens, phrases):
+            options[template].append(write)
     for template in map(str, rng.permutation(list(options))):
-        edited, fields = options[template][rng.integers(len(options[template]))]
+        # Only what was drawn is written out: most of the work, of which most would be for nothing.
+        edited, fields = options[template][rng.integers(len(options[template]))]()
         conditions = (wording.format(**fields) for wording in rng.permutation(WORDINGS[template]))
         condition = next(filter(is_known, conditions), None)
         if condition is not None:
@@ -89,22 +91,29 @@ def _be(noun: str) -> str:
 
 def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
     """Replace a noun or an adjective by one that is in the same places, add an adjective, or remove one."""
-    for start, first, end in phrases:
-        determiner = tokens[first - 1] if first > start else None
+    for phrase in phrases:
+        _, first, end = phrase
         for i in range(first, end):
             for template, new, stop in _find_swaps(lexicon, tokens, first, i, end):
-                a_old, the_old = _describe(lexicon, determiner, tokens[i:end])
-                a_new, _ = _describe(lexicon, determiner, [*new, *tokens[stop:end]])
-                fields = {"a_old": a_old, "the_old": the_old, "a_new": a_new, "be": _be(tokens[end - 1])}
-                fields |= {"old": grammar.join_tokens(tokens[i:stop]), "new": grammar.join_tokens(new)}
-                fields["noun"] = grammar.join_tokens([*tokens[first:i], *tokens[stop:end]])
-                fields["bare_old"] = grammar.join_tokens(tokens[i:end])
-                edited = [*tokens[:i], *new, *tokens[stop:]]
-                if i and edited[i - 1] in ("a", "an"):
-                    edited[i - 1] = grammar.find_article(edited[i])
-                yield template, edited, fields
+                write = partial(_write_swap, lexicon, tokens, phrase, i, new, stop)
+                yield template, write
                 if template in _NEGATIONS:
-                    yield _NEGATIONS[template], edited, fields
+                    yield _NEGATIONS[template], write
+
+
+def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new: list[str], stop: int) -> tuple:
+    start, first, end = phrase
+    determiner = tokens[first - 1] if first > start else None
+    a_old, the_old = _describe(lexicon, determiner, tokens[i:end])
+    a_new, _ = _describe(lexicon, determiner, [*new, *tokens[stop:end]])
+    fields = {"a_old": a_old, "the_old": the_old, "a_new": a_new, "be": _be(tokens[end - 1])}
+    fields |= {"old": grammar.join_tokens(tokens[i:stop]), "new": grammar.join_tokens(new)}
+    fields["noun"] = grammar.join_tokens([*tokens[first:i], *tokens[stop:end]])
+    fields["bare_old"] = grammar.join_tokens(tokens[i:end])
+    edited = [*tokens[:i], *new, *tokens[stop:]]
+    if i and edited[i - 1] in ("a", "an"):
+        edited[i - 1] = grammar.find_article(edited[i])
+    return edited, fields
 
 
 def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
@@ -120,8 +129,8 @@ def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: in
         if not is_object:
             yield "remove_attribute", [], i + 1
     rivals = {word for j in range(first, end - 1) for word in lexicon.find_neighbours(tokens[j:end])}
-    for word in lexicon.adjectives:
-        if lexicon.has(left, word, tokens[i]) and word not in tokens and word not in rivals:  # no "red blue dog"
+    for word in lexicon.find_adjectives(left, tokens[i]):
+        if word not in tokens and word not in rivals:  # no "red blue dog"
             yield "add_attribute", [word], i
 
 
@@ -138,15 +147,20 @@ def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> I
         for word, number in grammar.NUMBERS.items():
             form = noun if is_many == (number > 1) else other
             if form and 0 < abs(number - old) <= 2 and word in lexicon.seen:
-                new = [word, *tokens[first : end - 1], form]
-                # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
-                told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
-                fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
                 many = form if number > 1 else noun if old > 1 else other
-                fields["plural"] = grammar.join_tokens([*tokens[first : end - 1], many])
-                edited = [*tokens[:start], *new, *tokens[end:]]
-                yield "count", edited, fields
-                yield "more" if number > old else "fewer", edited, fields
+                write = partial(_write_count, tokens, (start, first, end), word, form, many)
+                yield "count", write
+                yield "more" if number > old else "fewer", write
+
+
+def _write_count(tokens: list[str], phrase: tuple, word: str, form: str, many: str) -> tuple:
+    start, first, end = phrase
+    new = [word, *tokens[first : end - 1], form]
+    # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
+    told = ["one" if tokens[start] in ("a", "an") else tokens[start], *tokens[first:end]]
+    fields = {"a_old": grammar.join_tokens(told), "a_new": grammar.join_tokens(new), "be": _be(form)}
+    fields["plural"] = grammar.join_tokens([*tokens[first : end - 1], many])
+    return [*tokens[:start], *new, *tokens[end:]], fields
 
 
 def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
@@ -154,17 +168,32 @@ def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> 
     if not phrases:
         return
     _, first, end = phrases[0]
-    subject = {"noun": grammar.join_tokens(tokens[first:end]), "be": _be(tokens[end - 1])}
-    for (*_, begin), (start, inner, stop) in grammar.find_movable(tokens, phrases):
+    for movable in grammar.find_movable(tokens, phrases):
+        (*_, begin), (start, inner, stop) = movable
         kind = "place" if tokens[begin] in grammar.PLACES else "part"
-        _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
-        fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
-        edited = [*tokens[:begin], *tokens[stop:]]
-        yield f"remove_{kind}", edited, subject | fields
+        write = partial(_write_removal, lexicon, tokens, phrases[0], movable, kind)
+        yield f"remove_{kind}", write
         if kind == "part" and tokens[start:inner] in ([], ["a"], ["an"]):
-            yield "negate_part", edited, {"bare": grammar.join_tokens(tokens[inner:stop])}
+            yield "negate_part", write
     for phrase in lexicon.phrases.get(tokens[end - 1], ()) if tokens[end : end + 1] != ["of"] else ():
         kind, kin = ("place", grammar.PLACES) if phrase[0] in grammar.PLACES else ("part", {"with"})
         if phrase[-1] not in tokens and not kin & set(tokens):  # nothing is in two places
-            fields = {"phrase": grammar.join_tokens(phrase[kind == "part" :])}
-            yield f"add_{kind}", [*tokens[:end], *phrase, *tokens[end:]], subject | fields
+            yield f"add_{kind}", partial(_write_addition, tokens, phrases[0], phrase, kind)
+
+
+def _write_removal(lexicon: Lexicon, tokens: list[str], subject: tuple, movable: tuple, kind: str) -> tuple:
+    (*_, begin), (start, inner, stop) = movable
+    _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
+    fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
+    fields["bare"] = grammar.join_tokens(tokens[inner:stop])
+    return [*tokens[:begin], *tokens[stop:]], _name_subject(tokens, subject) | fields
+
+
+def _write_addition(tokens: list[str], subject: tuple, phrase: tuple[str, ...], kind: str) -> tuple:
+    end, fields = subject[2], {"phrase": grammar.join_tokens(phrase[kind == "part" :])}
+    return [*tokens[:end], *phrase, *tokens[end:]], _name_subject(tokens, subject) | fields
+
+
+def _name_subject(tokens: list[str], subject: tuple) -> dict[str, str]:
+    _, first, end = subject
+    return {"noun": grammar.join_tokens(tokens[first:end]), "be": _be(tokens[end - 1])}

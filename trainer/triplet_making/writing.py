@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from trainer.triplet_making.maker import TripletMaker, hash_triplet
 __all__ = ["write_triplets"]
 
 
-def write_triplets(source: str | Path, output: str | Path, method: str = "rules", **options) -> dict:
+def write_triplets(
+    source: str | Path, output: str | Path, method: str = "rules", num_proc: int = 1, **options
+) -> dict:
     """Make triplets of a file of captions and write them as jsonl, with a report on their quality beside them.
 
     An interrupted run continues where it stopped when it is called again, and ends with the same bytes. A kill or a
@@ -29,7 +32,7 @@ def write_triplets(source: str | Path, output: str | Path, method: str = "rules"
     Args:
         source (`str` or `Path`): See [`read_captions`].
         output (`str` or `Path`): The jsonl file.
-        method (`str`, defaults to `"rules"`): See [`make_triplets`].
+        method, num_proc: See [`make_triplets`].
         options: As for [`make_triplets`].
 
     Returns:
@@ -49,10 +52,10 @@ def write_triplets(source: str | Path, output: str | Path, method: str = "rules"
         return report
     refusal = f"another process is making '{output}'; wait until it has ended, or choose another output."
     with hold_lock_file(_beside(output, "lock"), refusal):
-        return _write_blocks(output, maker, skipped)
+        return _write_blocks(output, maker, skipped, num_proc)
 
 
-def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int]]) -> dict:
+def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int]], num_proc: int) -> dict:
     progress_path = _beside(output, "progress.jsonl")
     done = _read_progress(progress_path, output, maker.settings)
     with replace_file(progress_path) as partial:
@@ -61,11 +64,9 @@ def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int
     with output.open("r+b") as file, progress_path.open("a", encoding="utf-8") as progress:
         # What follows the last block of the progress was cut off, and is made again.
         file.truncate(done[-1]["bytes"] if done else 0)
-        triplets = [json.loads(line) for line in file]
-        seen = {hash_triplet([triplet[name] for name in TRIPLET_COLUMNS]) for triplet in triplets}
-        for block in tqdm(range(len(done), len(maker)), desc="Making triplets", initial=len(done), total=len(maker)):
-            made, dropped = maker.make_block(block, seen)
-            triplets += made
+        seen = {hash_triplet([triplet[name] for name in TRIPLET_COLUMNS]) for triplet in map(json.loads, file)}
+        blocks = maker.make_blocks(len(done), seen, num_proc)
+        for made, dropped in tqdm(blocks, desc="Making triplets", initial=len(done), total=len(maker)):
             file.writelines(json.dumps(triplet, ensure_ascii=False).encode() + b"\n" for triplet in made)
             file.flush()
             os.fsync(file.fileno())  # before the progress says that they are there
@@ -73,9 +74,9 @@ def _write_blocks(output: Path, maker: TripletMaker, skipped: dict[str, list[int
             progress.write(json.dumps(done[-1]) + "\n")
             progress.flush()
     dropped = sum((Counter(entry["dropped"]) for entry in done), Counter())
-    if not triplets:
+    if not seen:
         raise ValueError(f"no triplet could be made of {len(maker.rows)} captions; dropped: {dict(dropped)}.")
-    report = _report(triplets, maker, skipped, dropped)
+    report = _report(output, len(seen), maker, skipped, dropped)
     with replace_file(_beside(output, "report.md")) as partial:
         partial.write_text(_render(report), encoding="utf-8")
     write_json(_beside(output, "report.json"), report, ensure_ascii=False)
@@ -122,24 +123,32 @@ def _read_progress(path: Path, output: Path, settings: dict) -> list[dict]:
     return [entry for entry in done if entry["bytes"] <= size]
 
 
-def _report(triplets: list[dict], maker: TripletMaker, skipped: dict[str, list[int]], dropped: Counter) -> dict:
+def _report(output: Path, count: int, maker: TripletMaker, skipped: dict[str, list[int]], dropped: Counter) -> dict:
+    # From the file, line by line: memory does not grow with the triplets.
+    chosen = sorted(np.random.default_rng(0).permutation(count)[:20].tolist())
+    templates, values, sample = Counter(), array("d"), []
+    with output.open(encoding="utf-8", newline="\n") as file:
+        for place, triplet in enumerate(map(json.loads, file)):
+            templates[triplet["template"]] += 1
+            values.append(triplet.get("similarity", 0.0))
+            if place in chosen:
+                sample.append({name: triplet[name] for name in ("template", *TRIPLET_COLUMNS)})
     similarity: str | dict = "no model given"
     if maker.tower is not None:
-        values = np.array([triplet["similarity"] for triplet in triplets])
         counts, edges = np.histogram(values, bins=10, range=maker.band)
         starts = [f"{edge:.3f}" for edge in edges[:-1]]
-        similarity = {"mean": round(float(values.mean()), 4), "from": dict(zip(starts, counts.tolist(), strict=True))}
-    order = sorted(np.random.default_rng(0).permutation(len(triplets))[:20])
+        mean = round(float(np.mean(values)), 4)
+        similarity = {"mean": mean, "from": dict(zip(starts, counts.tolist(), strict=True))}
     skipped = skipped | {"other_script": maker.other_script}
     skipped = {name: {"count": len(rows), "rows": rows[:20]} for name, rows in skipped.items()}
     return {
         "settings": maker.settings,
         "captions": {"used": len(maker.rows), **skipped},
-        "triplets": len(triplets),
-        "templates": dict(Counter(triplet["template"] for triplet in triplets)),
+        "triplets": count,
+        "templates": dict(templates),
         "dropped": dict(dropped),
         "similarity": similarity,
-        "sample": [{name: triplets[i][name] for name in ("template", *TRIPLET_COLUMNS)} for i in order],
+        "sample": sample,
     }
 
 

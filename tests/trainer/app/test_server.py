@@ -121,7 +121,7 @@ BAD = [
     ("/search", {"content": b'{"vector": [NaN]}'}, 422, "vector.0: Input should be a finite number"),
     ("/encode", {"json": {"text": "red", "top_k": 3}}, 422, "top_k: Extra inputs"),
     ("/search/upload", {"files": {"image": ("a.png", b"nonsense")}}, 422, "'a.png' is not an image that can be read"),
-    ("/search/upload", {"files": {"image": b""}}, 422, "no image"),
+    ("/search/upload", {"files": {"image": b""}}, 422, "not an image"),
     ("/search/upload", {"data": {"query": "{}"}}, 422, "image: "),
     ("/search/upload", {"files": {"image": b"%!PS-Adobe-3.0 EPSF-3.0"}}, 422, "is not an image that can be read"),
     ("/search/upload", {"files": {"image": b"a"}, "data": {"query": "{"}}, 422, "Invalid JSON"),

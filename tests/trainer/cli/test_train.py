@@ -1,4 +1,7 @@
 import json
+import shutil
+
+from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import FAST, build_images, build_stand_in, build_triplets
@@ -108,3 +111,33 @@ def test_a_model_that_is_not_there_is_named(triplets, tmp_path, capsys):
     out = str(tmp_path / "run")
     assert main(["train", str(tmp_path / "nowhere"), "--triplets", triplets, "--output_dir", out, *FAST]) == 2
     assert f"there is no directory '{tmp_path}/nowhere'." in capsys.readouterr().err
+
+
+def test_shards_are_streamed_and_a_killed_run_goes_on(place, tmp_path, capsys):
+    rows = build_triplets(96)
+    for i in range(2):
+        Dataset.from_list(rows[48 * i : 48 * i + 48]).to_parquet(tmp_path / f"{i}.parquet")
+    command = ["train", place, "--triplets", f"{tmp_path}/*.parquet", "--streaming", *FAST, "--save_steps", "1"]
+    for name in ("straight", "broken"):
+        assert main([*command, "-o", str(tmp_path / name)]) == 0
+    shutil.rmtree(tmp_path / "broken/model")
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / f"broken/checkpoint-{step}")
+    assert main([*command, "-o", str(tmp_path / "broken")]) == 0
+    one, other = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("straight", "broken"))
+    assert one == other
+    assert json.loads((tmp_path / "broken/training.json").read_text())["data"] == {"triplets": "*.parquet"}
+    assert main([*command, "-o", str(tmp_path / "x"), "--anchor_cache", "always"]) == 2
+    assert "a stream is not kept" in capsys.readouterr().err
+
+
+def test_several_files_and_a_split_are_read(place, tmp_path, capsys):
+    for name in ("train", "test"):
+        Dataset.from_list(build_triplets(24)).to_parquet(tmp_path / f"rows/{name}.parquet")
+    files = [str(tmp_path / f"rows/{name}.parquet") for name in ("train", "test")]
+    run = ["--output_dir", str(tmp_path / "run"), *FAST]
+    assert main(["train", place, "--triplets", *files, *run]) == 0
+    assert json.loads((tmp_path / "run/training.json").read_text())["data"] == {"triplets": "train.parquet and 1 more"}
+    command = ["train", place, "--triplets", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "none"), *FAST]
+    assert main([*command, "--split", "nothing"]) == 2
+    assert 'Unknown split "nothing"' in capsys.readouterr().err

@@ -1,3 +1,6 @@
+import io
+import tarfile
+
 import pytest
 import torch
 from datasets import Dataset
@@ -87,3 +90,41 @@ def test_data_that_a_method_does_not_read_are_refused(clip_place, folder, tmp_pa
 def test_train_projection_asks_for_its_data(clip_place, tmp_path, capsys):
     assert main(["train-projection", clip_place, "--output_dir", str(tmp_path), *FAST]) == 2
     assert "lincir is trained from captions: give --captions" in capsys.readouterr().err
+
+
+def write_tar(path, **members):
+    with tarfile.open(path, "w") as tar:
+        for suffix, contents in members.items():
+            for i, content in enumerate(contents):
+                member = tarfile.TarInfo(f"{i:04}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_captions_of_tars_are_streamed(clip_place, tmp_path):
+    for name in ("a", "b"):
+        write_tar(tmp_path / f"{name}.tar", txt=[row["target_caption"].encode() for row in build_triplets(40)])
+    command = [
+        "train-projection",
+        clip_place,
+        "--captions",
+        f"{tmp_path}/*.tar",
+        "--streaming",
+        "--keyword_fn",
+        "rule",
+    ]
+    assert main([*command, "-o", str(tmp_path / "run"), *FAST]) == 0
+
+
+def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, capsys):
+    with tarfile.open(tmp_path / "pairs.tar", "w") as tar:
+        for i, path in enumerate(list_images(folder)):
+            tar.add(path, f"{i:04}{path.suffix}")
+            text = tarfile.TarInfo(f"{i:04}.txt")
+            text.size = 24
+            tar.addfile(text, io.BytesIO(b"a red dress on the beach"))
+    command = ["train-projection", clip_place, "--method", "context_i2w", "--captions", str(tmp_path / "pairs.tar")]
+    command += ["--keyword_fn", "rule", "-o", str(tmp_path / "run"), *FAST, "--per_device_train_batch_size", "4"]
+    assert main(command) == 0
+    assert main([*command, "--streaming"]) == 2
+    assert "stream" in capsys.readouterr().err

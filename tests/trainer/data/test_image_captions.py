@@ -1,5 +1,5 @@
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from tests.factories import build_images
 from trainer.data.image_captions import load_pairs
@@ -46,3 +46,10 @@ def test_the_names_of_an_image_folder_win_over_the_order(folder):
     assert pairs["image"][:] == [str(folder / name) for name in names]
     with pytest.raises(ValueError, match="row 1: `image` says 'b.png', `file_name` 'sub/a.png'"):
         load_pairs(folder, Dataset.from_dict({"file_name": names, "image": names[::-1], "text": ["a", "b", "c"]}))
+
+
+def test_a_table_may_hold_its_images(folder):
+    table = Dataset.from_dict({"image": [str(folder / "b.png")], "text": ["one"]})
+    with pytest.raises(ValueError, match="without their images.*--images"):
+        load_pairs(None, table)
+    assert load_pairs(None, table.cast_column("image", Image()))["text"][:] == ["one"]

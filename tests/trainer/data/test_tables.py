@@ -1,5 +1,7 @@
+import errno
 import json
 import random
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -7,7 +9,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from tests.factories import build_triplets
 from trainer.data.captions import clean_caption, clean_captions
-from trainer.data.tables import check_texts, hash_rows, load_table
+from trainer.data.tables import check_texts, hash_rows, load_table, map_blocks
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets
 
 
@@ -82,7 +84,7 @@ def test_a_shard_that_is_missing_or_cut_is_named(tmp_path):
     with pytest.raises(ValueError, match="absent.parquet"):
         load_table([*paths, tmp_path / "absent.parquet"])
     paths[1].write_bytes(paths[1].read_bytes()[:200])
-    with pytest.raises(ValueError, match=r"not whole: \S*1.parquet"):
+    with pytest.raises(ValueError, match=r"1.parquet. cannot be read .* cut off"):
         load_table(paths)
     with pytest.raises(ValueError, match="matches no file"):
         load_table(f"{tmp_path}/*.csv")
@@ -126,6 +128,31 @@ def test_half_an_emoji_is_refused(tmp_path):
         load_table(tmp_path / "rows.jsonl")
     with pytest.raises(ValueError, match="row 2"):
         load_table([{"text": "a"}, {"text": "\ud83d"}])
+
+
+def test_rows_without_text_are_left_out_with_one_warning():
+    texts = ["a", " ", "b", None, "$"]
+    rows = [dict(zip(TRIPLET_COLUMNS, (text, "c", "d"), strict=True)) for text in texts]
+    with pytest.warns(UserWarning, match="2 of 5 rows lack a text and are left out, the first of them row 2"):
+        prepared = prepare_triplets(Dataset.from_list(rows), bad_rows="skip")
+    assert prepared["reference_caption"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match="none of 1 rows"):
+        prepare_triplets(Dataset.from_list(rows[1:2]), bad_rows="skip")
+
+
+def test_a_disk_that_fills_leaves_no_part_of_a_table(tmp_path):
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
+    table = load_table(tmp_path / "rows.parquet")
+    folder = Path(table.cache_files[0]["filename"]).parent
+    before = set(folder.iterdir())
+
+    def fill(rows, indices):
+        (folder / "tmpab12").write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        map_blocks(table, fill, "Filling")
+    assert set(folder.iterdir()) == before
 
 
 def test_a_stream_is_refused_with_what_to_do():

@@ -1,8 +1,11 @@
 import base64
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save as save_tensors
 
 from trainer.publishing.secret_scan import find_leaks
@@ -84,3 +87,15 @@ def test_a_secret_and_places_in_weights_are_found(tmp_path, monkeypatch):
     }
     leaks = {leak.partition(":")[0] for leak in find_leaks(files, tmp_path)}
     assert leaks == {"model.safetensors", "original_text/model.safetensors", "projection/model.safetensors"}
+
+
+def test_what_is_written_in_a_picture_is_found_and_its_pixels_are_no_text(tmp_path):
+    notes = PngInfo()
+    notes.add_text("Source", "/srv/photos/holiday.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)  # 120 kB that look like anything
+    for name, info in {"plain.png": None, "noted.png": notes}.items():
+        Image.fromarray(pixels).save(tmp_path / name, pnginfo=info)
+    leaks = find_leaks({name: tmp_path / name for name in ("plain.png", "noted.png")}, tmp_path / "folder")
+    assert leaks == [
+        "noted.png: it holds a path of a machine, /srv/photos/holiday.png; write a name or a Hub id instead"
+    ]

@@ -31,7 +31,7 @@ def build(model, processor, tmp_path):
             tower if tower is not None else copy.deepcopy(model.text_model),
             RTDTrainingArguments(**(defaults | arguments)),
             projection=model.projection,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
             processing_class=processor,
             callbacks=callbacks,
             eval_dataset=eval_dataset,

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 
-from tests.factories import build_triplets, hold_in_another_process
+from tests.factories import StopAt, build_triplets, hold_in_another_process
 from trainer.training.arguments import RTDTrainingArguments
 
 
@@ -74,3 +75,69 @@ def test_the_folder_is_held_once_however_often_it_is_asked_for(build):
     trainer = build()
     with trainer.hold_folder(), trainer.hold_folder():
         assert trainer.train().global_step == 2
+
+
+def build_stream(rows=None, seed=3):
+    stream = Dataset.from_list(rows or build_triplets(48)).to_iterable_dataset(num_shards=2)
+    return stream if seed is None else stream.shuffle(seed, buffer_size=20)
+
+
+def get_losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def test_a_stream_trains_as_the_table_of_its_rows(build):
+    rows = build_triplets(16)
+    streamed, held = build(rows=build_stream(rows, seed=None), name="a"), build(rows=rows, name="b")
+    streamed.train()
+    held.train()
+    assert get_losses(streamed)[0] == pytest.approx(get_losses(held)[0], abs=1e-6)
+    assert get_losses(streamed)[1] != pytest.approx(get_losses(held)[1], abs=1e-6)  # noise goes by pass in both
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"condition_augmentation": "rewording,typo"}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 2}],
+    ids=str,
+)
+def test_a_resumed_stream_goes_on_bit_for_bit(build, settings):
+    settings = settings | {"max_steps": 8, "save_strategy": "steps", "save_steps": 5}
+    straight = build(rows=build_stream(), name="a", **settings)
+    straight.train()
+    build(rows=build_stream(), name="b", callbacks=[StopAt(6)], **settings).train()
+    resumed = build(rows=build_stream(), name="b", **settings)  # 48 rows in batches of 16: in its second pass
+    resumed.train(resume_from_checkpoint=True)
+    assert get_losses(resumed)[-3:] == get_losses(straight)[-3:]
+    for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_run_that_a_row_stops_goes_on_without_it(build):
+    rows = build_triplets(1300)
+    bad = [*rows[:1004], rows[0] | {"target_caption": ""}, *rows[1004:]]
+    settings = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "per_device_train_batch_size": 250}
+    with pytest.raises(ValueError, match=r"row 1005: `target_caption`.*--bad-rows skip.*last checkpoint"):
+        build(rows=build_stream(bad, seed=None), **settings).train()
+    resumed = build(rows=build_stream(bad, seed=None), bad_rows="skip", **settings)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 6
+    assert resumed.train_dataset.count_skipped() == 1
+    straight = build(rows=build_stream(rows, seed=None), name="straight", **settings)
+    straight.train()
+    for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"max_steps": -1}, "no length.*--max-steps"), ({"anchor_cache": "always"}, "a stream is not kept")],
+)
+def test_what_a_stream_cannot_have_is_refused(build, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build(rows=build_stream(), **arguments)
+
+
+def test_a_stream_of_other_rows_is_foreign(build):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    build(rows=build_stream(), **settings).train()
+    with pytest.raises(ValueError, match=r"of another run: triplets differ\(s\)"):
+        build(rows=build_stream(build_triplets(32)), **settings).train(resume_from_checkpoint=True)

@@ -14,10 +14,12 @@ from transformers import TrainingArguments
 from modeling_rtd import RTDModel, RTDTextModel, build_projection, hash_tensors
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
 from tests.factories import StopAt, build_triplets, shake
+from trainer.data.triplets import prepare_triplets
 from trainer.encoding.noise import draw_noise
 from trainer.publishing.provenance import read_stages, write_stages
 from trainer.training.checkpoints import find_last_complete_checkpoint
 from trainer.training.lora import add_lora
+from trainer.training.rtd_trainer import _add_contexts
 
 
 ROWS = build_triplets(48)
@@ -176,6 +178,19 @@ def test_accumulated_batches_do_not_see_each_others_negatives(build, model):
     loss.backward()
     for (name, ours), theirs in zip(accumulated.model.named_parameters(), tower.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs - 0.1 * theirs.grad, atol=1e-9, rtol=0, msg=name)
+
+
+def test_contexts_of_a_stream_are_those_of_the_table(processor):
+    table = _add_contexts(prepare_triplets(ROWS[:4]), processor)
+    stream = _add_contexts(
+        prepare_triplets(Dataset.from_list(ROWS[:4]).to_iterable_dataset(), batch_size=4), processor
+    )
+    assert [row for row, _ in zip(stream, range(4), strict=False)] == table.to_list()
+
+
+def test_an_evaluation_is_no_stream(build):
+    with pytest.raises(ValueError, match="streaming=False"):
+        build(eval_dataset=Dataset.from_list(ROWS).to_iterable_dataset())
 
 
 def test_switching_a_part_off_changes_the_loss(build):

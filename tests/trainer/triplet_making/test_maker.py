@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 
 from tests.factories import TINY_CAPTIONS
@@ -72,3 +74,16 @@ def test_a_language_model_may_write_triplets_in_any_script(text):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         list(make_triplets(TINY_CAPTIONS, **options))
+
+
+def test_any_number_of_processes_gives_the_same(captions, triplets):
+    assert list(make_triplets(captions, per_caption=4, num_proc=2)) == triplets
+    with pytest.raises(ValueError, match="num_proc must be 1 or, for the method 'rules', more, got 0"):
+        list(make_triplets(captions, num_proc=0))
+
+
+def test_a_lexicon_goes_to_another_process(captions):
+    lexicon = TripletMaker(captions).lexicon
+    copied = pickle.loads(pickle.dumps(lexicon))
+    assert copied.find_adjectives("a", "dog") == lexicon.find_adjectives("a", "dog")
+    assert copied.adjectives == lexicon.adjectives

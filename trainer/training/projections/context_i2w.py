@@ -12,7 +12,7 @@ from datasets import Dataset
 from modeling_rtd import RTDProjection
 from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
-from trainer.data.tables import check_texts, hash_rows
+from trainer.data.tables import hash_rows, keep_texts
 from trainer.encoding.captions import encode_batch
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
@@ -73,7 +73,7 @@ class ContextI2WObjective(Pic2WordObjective):
         Raises:
             ValueError: If a column or a caption is missing.
         """
-        check_texts(source, ["text"])
+        source = keep_texts(source, ["text"], self.args.bad_rows)
         find_keywords = get_keyword_fn(self.args.keyword_fn, determiners=False)
 
         def write_context(row: dict, index: int) -> dict:

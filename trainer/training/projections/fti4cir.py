@@ -16,7 +16,7 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
-from trainer.data.tables import check_texts, hash_rows
+from trainer.data.tables import hash_rows, keep_texts
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
@@ -107,7 +107,7 @@ class FTI4CIRObjective(Objective):
         """
         if "subject" not in source.column_names or "attribute" not in source.column_names:
             source = self._split(source)
-        check_texts(source, ["subject", "attribute"])
+        source = keep_texts(source, ["subject", "attribute"], self.args.bad_rows)
         table = load_images(source, self.args.num_images, ("subject", "attribute"))
         check_batch_fills(self.args, len(table))
         with self.args.main_process_first(desc="encoding images"):
@@ -119,7 +119,7 @@ class FTI4CIRObjective(Objective):
         return table.add_column("text", texts).add_column("row", list(range(len(table))))
 
     def _split(self, source: Dataset) -> Dataset:
-        check_texts(source, ["text"])
+        source = keep_texts(source, ["text"], self.args.bad_rows)
         tag = get_tagger(self.args.keyword_fn)
         split = [split_subject(text.strip(), tag) for text in source["text"]]
         kept = [row for row, parts in enumerate(split) if parts]

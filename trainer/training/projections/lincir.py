@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch.nn import functional
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
-from trainer.data.captions import clean_caption
+from trainer.data.captions import clean_captions
 from trainer.data.keywords import get_keyword_fn, mask_keywords
-from trainer.data.tables import hash_rows, load_table
+from trainer.data.row_files import is_stream
+from trainer.data.streams import RowStream, identify_rows, sample_rows
+from trainer.data.tables import keep_texts, load_table, map_blocks
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.length_groups import group_by_length, run_in_groups
 from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
@@ -81,46 +84,46 @@ class LinCIRObjective(Objective):
         args.noise_unit = settle_noise_unit(args.noise_unit, model.text_model)
         self.processor = processor
 
-    def prepare(self, source) -> Dataset:
-        """Clean captions and mask their keywords.
+    def prepare(self, source) -> Dataset | RowStream:
+        """Clean captions.
 
         Args:
-            source (`str`, `Path` or `datasets.Dataset`): Captions in a column `text`, see [`load_table`].
+            source (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`]):
+                Captions in a column `text`, see [`load_table`], or a stream of them, see [`RowStream`].
 
         Returns:
-            `datasets.Dataset`: Columns `text`, `pieces` (the caption around its placeholders) and `row`.
+            `datasets.Dataset` or [`RowStream`]: Columns `text` and `row`.
 
         Raises:
             ValueError: If the column is missing, or a caption is empty or no string; names the row, counted from 1.
         """
+        args = self.args
+        self._find_keywords = get_keyword_fn(args.keyword_fn)
+        self._head = self.processor.prompt_templates[self.processor.default_template].partition("$")[0]
+        if is_stream(source):
+            return self._measure(RowStream(source, ["text"], _clean, args.joined_batch_size, args.bad_rows))
         table = load_table(source)
         if "text" not in table.column_names:
             raise ValueError(f"captions must be in a column 'text', found: {', '.join(table.column_names)}.")
-        for row, caption in enumerate(table["text"], start=1):
-            if not isinstance(caption, str) or not clean_caption(caption):
-                raise ValueError(
-                    f"row {row}: `text` must be a non-empty string, got {caption!r}; correct or remove it."
-                )
-        find_keywords = get_keyword_fn(self.args.keyword_fn)
-        head, _, _ = self.processor.prompt_templates[self.processor.default_template].partition("$")
+        table = keep_texts(table, ["text"], args.bad_rows).select_columns(["text"])
+        table = map_blocks(table, _clean_and_number, "Cleaning captions")
+        # Of a caption such as "$" cleaning leaves nothing.
+        return self._measure(keep_texts(table, ["text"], args.bad_rows))
 
-        def mask(rows: dict, indices: list[int]) -> dict:
-            texts = [clean_caption(caption) for caption in rows["text"]]
-            pieces = []
-            for text, row in zip(texts, indices, strict=True):
-                # By row: what is masked does not depend on how `map` cuts the table.
-                rng = np.random.default_rng([self.args.seed, row])
-                masked = mask_keywords(text, find_keywords(text), rng, self.args.mask_on)
-                # Where nothing was masked, the prompt of a pseudo-word alone, as published.
-                pieces.append(masked if len(masked) > 1 else [head, ""])
-            return {"text": texts, "pieces": pieces, "row": indices}
+    def _measure(self, rows: Dataset | RowStream) -> Dataset | RowStream:
+        captions = sample_rows(rows)["text"]
+        self.noise_size = measure_noise(self.args.noise_unit, self.text_model, self.processor, captions)
+        return rows
 
-        table = table.select_columns(["text"]).map(mask, batched=True, with_indices=True, desc="Masking keywords")
-        self.noise_size = measure_noise(self.args.noise_unit, self.text_model, self.processor, table["text"])
-        return table
+    def _mask(self, row: dict) -> list[str]:
+        """Cut a caption around its placeholders; as it is met, since a run reads a part of millions."""
+        rng = np.random.default_rng([self.args.seed, row["row"]])
+        masked = mask_keywords(row["text"], self._find_keywords(row["text"]), rng, self.args.mask_on)
+        # Where nothing was masked, the prompt of a pseudo-word alone, as published.
+        return masked if len(masked) > 1 else [self._head, ""]
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """Collate prepared rows.
+        """Mask the keywords of prepared rows, and collate them.
 
         Args:
             rows (`list[dict]`): Rows of [`prepare`].
@@ -130,7 +133,7 @@ class LinCIRObjective(Objective):
             rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of
             shape `(batch_size, projection_dim)` or the tokens.
         """
-        masked = self.processor.tokenize_pieces([row["pieces"] for row in rows])
+        masked = self.processor.tokenize_pieces([self._mask(row) for row in rows])
         # Truncation may have cut off every placeholder.
         cut_away = [-1 not in ids for ids in masked]
         if any(cut_away):
@@ -176,7 +179,7 @@ class LinCIRObjective(Objective):
         # Not normalised, as published: a pseudo-word must carry the norm too.
         return functional.mse_loss(masked.float(), text_embeds)
 
-    def describe(self, dataset: Dataset) -> dict[str, str | float]:
+    def describe(self, dataset: Dataset | RowStream) -> dict[str, str | float]:
         """Say what identifies a run of this objective.
 
         Args:
@@ -190,8 +193,16 @@ class LinCIRObjective(Objective):
             "noise_size": self.noise_size,
             "keyword_fn": self.args.keyword_fn,
             "mask_on": self.args.mask_on,
-            "captions": hash_rows(dataset, ["text"]),
+            "captions": identify_rows(dataset, ["text"]),
         }
+
+
+def _clean(rows: pa.Table) -> pa.Table:
+    return pa.table({"text": clean_captions(rows["text"])})
+
+
+def _clean_and_number(rows: pa.Table, indices: list[int]) -> pa.Table:
+    return _clean(rows).append_column("row", pa.array(indices, pa.int64()))
 
 
 METHOD = register_method(

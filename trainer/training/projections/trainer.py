@@ -8,6 +8,8 @@ from pathlib import Path
 from transformers import set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor
+from trainer.data.row_files import is_stream
+from trainer.data.tables import iterate_columns
 from trainer.loading import load_model_and_processor
 from trainer.methods import find_method
 from trainer.publishing.provenance import name_data
@@ -27,7 +29,7 @@ class ProjectionTrainer(BaseTrainer):
             with `method`, of a CLIP.
         args ([`ProjectionTrainingArguments`], *optional*):
             Arguments of the method's own class, such as [`LinCIRTrainingArguments`]. Defaults to its published recipe.
-        train_dataset (`str`, `Path` or `datasets.Dataset`):
+        train_dataset (`str`, `Path`, `datasets.Dataset`, or for LinCIR `datasets.IterableDataset` or [`FileStream`]):
             Captions in a column `text`, or a text file with one a line (LinCIR); images in a folder or a column
             `image` (Pic2Word, SEARLE); or both, see [`load_pairs`]; as the record of the method says.
         processing_class ([`RTDProcessor`], *optional*):
@@ -70,6 +72,11 @@ class ProjectionTrainer(BaseTrainer):
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)
         data = {record.reads: name_data(train_dataset)}
+        if is_stream(train_dataset) and record.reads != "captions":
+            raise ValueError(
+                f"{method} goes through its {record.reads} before it trains, which a stream does not allow: load them "
+                "with streaming=False, which keeps them on disk and not in memory."
+            )
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
             model.projection,
@@ -83,8 +90,9 @@ class ProjectionTrainer(BaseTrainer):
             run_facts={"method": method, **self.objective.describe(train_dataset)},
             **kwargs,
         )
-        if "text" in train_dataset.column_names:
-            self.objective.caption_embeddings = self._embed_captions(model.text_model, train_dataset["text"])
+        if not self._streams and "text" in train_dataset.column_names:
+            captions = iterate_columns(train_dataset, ["text"])
+            self.objective.caption_embeddings = self._embed_captions(model.text_model, captions)
 
     def get_decay_parameter_names(self, model) -> list[str]:
         """Name the parameters that weight decay applies to, as the method published."""
@@ -99,8 +107,9 @@ class ProjectionTrainer(BaseTrainer):
                 "all: it never reaches its value. Lower warmup_steps, or train longer.",
                 stacklevel=2,
             )
-        rows = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        own = self.objective.create_scheduler(optimizer or self.optimizer, max(len(self.train_dataset) // rows, 1))
+        rows = args.joined_batch_size * args.gradient_accumulation_steps
+        steps = num_training_steps if self._streams else max(len(self.train_dataset) // rows, 1)
+        own = self.objective.create_scheduler(optimizer or self.optimizer, steps)
         if own is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = own

@@ -30,7 +30,7 @@ def build(model, processor, tmp_path):
         return ProjectionTrainer(
             model,
             LinCIRTrainingArguments(**(defaults | arguments)),
-            train_dataset=Dataset.from_dict({"text": captions}),
+            train_dataset=Dataset.from_dict({"text": captions}) if isinstance(captions, list) else captions,
             processing_class=processor,
         )
 

@@ -1,5 +1,8 @@
+from itertools import islice
+
 import pytest
 import torch
+from datasets import Dataset
 
 from trainer.encoding.noise import draw_noise
 
@@ -31,6 +34,28 @@ def test_the_keyword_function_is_recorded(build):
     facts = build(keyword_fn="lexicon", mask_on="substrings").run_facts
     assert facts["keyword_fn"] == "lexicon"
     assert facts["mask_on"] == "substrings"
+
+
+def test_a_stream_gives_the_batches_of_the_table(build, processor):
+    captions = ["a red dress with the dog", "the small cat"]
+    table = build(captions=captions, per_device_train_batch_size=2)
+    stream = build(
+        captions=Dataset.from_dict({"text": captions}).to_iterable_dataset(), name="b", per_device_train_batch_size=2
+    )
+    ours, theirs = (
+        stream.data_collator(list(islice(stream.train_dataset, 2))),
+        table.data_collator(list(table.train_dataset)),
+    )
+    assert ours["row"] == theirs["row"]
+    assert torch.equal(ours["input_ids"], theirs["input_ids"])
+    stream.train()
+    assert stream.run_facts["noise_size"] == table.run_facts["noise_size"]
+
+
+def test_captions_without_text_are_left_out_by_option(build):
+    with pytest.warns(UserWarning, match="1 of 3 rows .* first of them row 2"):
+        trainer = build(captions=["a dog", None, "a cat"], bad_rows="skip", per_device_train_batch_size=2)
+    assert trainer.train_dataset["text"][:] == ["a dog", "a cat"]
 
 
 @pytest.mark.parametrize("caption", ["", " $ ", None])

@@ -1,0 +1,157 @@
+import errno
+import io
+import json
+import tarfile
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict
+
+from tests.factories import build_images, build_triplets
+from trainer.data import row_files
+from trainer.data.row_files import FileWatch, find_broken, find_files, is_stream
+from trainer.data.streams import RowStream, open_stream
+from trainer.data.tables import load_table
+from trainer.data.triplets import load_triplets, prepare_triplets
+
+
+ROWS = build_triplets(6)
+
+
+def write_tar(path, **members):
+    """Write a web data set: under each suffix a list of contents."""
+    with tarfile.open(path, "w") as tar:
+        for i in range(len(next(iter(members.values())))):
+            for suffix, contents in members.items():
+                member = tarfile.TarInfo(f"{i:04}.{suffix}")
+                member.size = len(contents[i])
+                tar.addfile(member, io.BytesIO(contents[i]))
+    return path
+
+
+def encode(image):
+    file = io.BytesIO()
+    image.save(file, "png")
+    return file.getvalue()
+
+
+def test_triplets_and_captions_of_a_web_data_set_are_read(tmp_path):
+    tar = write_tar(tmp_path / "0.tar", json=[json.dumps(row).encode() for row in ROWS])
+    assert load_triplets(tar).to_list() == ROWS
+    assert [row for row, _ in zip(prepare_triplets(open_stream(tar)), ROWS, strict=False)][:2] == list(
+        prepare_triplets(ROWS)
+    )[:2]
+    write_tar(tmp_path / "a.tar", txt=[b"a dress", b"a cat"])
+    write_tar(tmp_path / "b.tar", txt=[b"a dog"])
+    for source in (f"{tmp_path}/[ab].tar", [tmp_path / "a.tar", tmp_path / "b.tar"]):
+        assert load_table(source)["text"][:] == ["a dress", "a cat", "a dog"]
+        stream = RowStream(open_stream(source), ["text"], lambda rows: rows, batch_size=3)
+        assert stream.head["text"][:] == ["a dress", "a cat", "a dog"]
+
+
+def test_images_of_a_web_data_set_are_not_decoded(tmp_path):
+    images = [encode(image) for image in build_images(2)]
+    rows = load_table(write_tar(tmp_path / "0.tar", png=images, txt=[b"a", b"b"]))
+    assert [row["image"]["bytes"] for row in rows] == images
+    assert rows["text"][:] == ["a", "b"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_folders_are_read_by_split(tmp_path, streaming):
+    def read(split=None):
+        if streaming:
+            return list(open_stream(tmp_path / "x", split).rows)
+        return load_table(tmp_path / "x", split).to_list()
+
+    splits = DatasetDict(train=Dataset.from_list(ROWS), val=Dataset.from_list(ROWS[:2]))
+    splits.save_to_disk(tmp_path / "x")
+    assert [len(read(split)) for split in (None, "val")] == [6, 2]
+    with pytest.raises(ValueError, match="'test'"):
+        read("test")
+
+
+def test_a_folder_of_shards_is_read_by_split(tmp_path):
+    for split, rows in {"train": ROWS, "test": ROWS[:2]}.items():
+        Dataset.from_list(rows).to_parquet(tmp_path / "x" / f"{split}-0.parquet")
+    assert load_triplets(tmp_path / "x", "test").to_list() == ROWS[:2]
+    assert list(open_stream(tmp_path / "x").rows) == ROWS
+    with pytest.raises(ValueError, match="the folder .*x' cannot be read"):
+        load_table(tmp_path / "x", "val")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="the folder .*empty' cannot be read"):
+        load_table(tmp_path / "empty")
+
+
+def test_files_that_are_cut_off_are_named_before_anything_is_read(tmp_path):
+    Dataset.from_list(ROWS).to_json(tmp_path / "a.jsonl")
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
+    write_tar(tmp_path / "a.tar", txt=[b"a"] * 30)
+    for path in [*tmp_path.iterdir()]:
+        assert find_broken([path]) == []
+        content = path.read_bytes()
+        whole = path.with_stem("b")
+        whole.write_bytes(content)
+        path.write_bytes(content[: len(content) // 3 * 2 - 5])
+        assert find_broken([whole, path]) == [path]
+        for load in (load_table, open_stream):
+            with pytest.raises(ValueError, match=f"{path.name}' cannot be read as .* cut off"):
+                load([whole, path])
+
+
+def test_a_long_last_row_is_read_to_its_start(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n' + json.dumps({"text": "b" * 300_000}) + "\n")
+    assert find_broken([path]) == []
+    path.write_text(path.read_text()[:-5])
+    assert find_broken([path]) == [path]
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    Dataset.from_list(ROWS).to_json(path)
+
+    def load(*args, **kwargs):
+        table = datasets.load_dataset(*args, **kwargs)
+        path.write_text("{}")
+        return table
+
+    monkeypatch.setattr(row_files, "load_dataset", load)
+    with pytest.raises(ValueError, match=r"rows.jsonl' changed while it was read .* 2 now"):
+        load_table(path)
+
+
+def test_a_file_that_goes_is_a_change(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}")
+    watch = FileWatch([path])
+    watch.check()
+    path.unlink()
+    with pytest.raises(ValueError, match="rows.jsonl' changed"):
+        watch.check()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("192000 requested and 16352 written"),
+        datasets.exceptions.DatasetGenerationError("An error occurred"),
+    ],
+)
+def test_a_full_disk_is_said_in_words(tmp_path, monkeypatch, error):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}')
+
+    def fill(*args, **kwargs):
+        raise error from OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(row_files, "load_dataset", fill)
+    with pytest.raises(OSError, match="the disk is full.*HF_DATASETS_CACHE"):
+        load_table(tmp_path / "rows.jsonl")
+
+
+def test_places_are_told_apart(tmp_path):
+    (tmp_path / "a.jsonl").write_text("")
+    assert find_files("org/rows") == "org/rows"
+    assert find_files(tmp_path) == str(tmp_path)
+    assert find_files([f"{tmp_path}/*.jsonl"]) == [tmp_path / "a.jsonl"]
+    assert not is_stream(["a"])

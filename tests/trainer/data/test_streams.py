@@ -1,0 +1,118 @@
+import json
+import pickle
+
+import pytest
+from datasets import Dataset, IterableDataset, IterableDatasetDict
+from torch.utils.data import DataLoader
+
+from tests.factories import build_triplets
+from trainer.data.streams import BrokenStreamError, identify_rows, open_stream
+from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
+
+
+ROWS = build_triplets(40)
+
+
+def write_shards(folder, rows=ROWS, size=20):
+    paths = [folder / f"{i}.jsonl" for i in range(len(rows) // size)]
+    for i, path in enumerate(paths):
+        path.write_text("\n".join(json.dumps(row) for row in rows[i * size : (i + 1) * size]))
+    return paths
+
+
+def read(stream, count, workers=0):
+    loader = DataLoader(stream, stream.batch_size, num_workers=workers, collate_fn=list)
+    return [next_batch for next_batch, _ in zip(loader, range(count), strict=False)]
+
+
+def test_a_stream_has_the_rows_of_the_table(tmp_path):
+    table, write = prepare_triplets(ROWS), write_shards(tmp_path)
+    sources = [
+        open_stream(write),
+        open_stream(f"{tmp_path}/*.jsonl"),
+        Dataset.from_list(ROWS).to_iterable_dataset(num_shards=3),
+        IterableDatasetDict(train=IterableDataset.from_generator(lambda: iter(ROWS))),
+    ]
+    for source in sources:
+        stream = prepare_triplets(source, batch_size=8)
+        assert [row for batch in read(stream, 5) for row in batch] == table.to_list()
+        assert stream.head["reference_caption"][:] == table["reference_caption"][:]
+
+
+def test_rows_are_numbered_on_and_what_fills_no_batch_is_left_out():
+    batches = read(prepare_triplets(Dataset.from_list(ROWS).to_iterable_dataset(), batch_size=16), 5)
+    assert [batch[0]["row"] for batch in batches] == [0, 16, 32, 48, 64]
+    assert [batch[0]["target_caption"] for batch in batches] == [ROWS[i]["target_caption"] for i in (0, 16, 0, 16, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_passes_over_batches_goes_on_as_one_that_read_them(tmp_path, workers):
+    batches = []
+    for start in (0, 7):
+        stream = prepare_triplets(open_stream(write_shards(tmp_path), seed=3), batch_size=8)
+        stream.start = start
+        batches.append(read(stream, 12 - start, workers if start else 0))
+    assert batches[0][7:] == batches[1]
+    assert batches[0][0] != batches[0][5]  # passes are shuffled anew
+
+
+def test_a_row_without_text_is_named_or_left_out_and_counted(tmp_path):
+    rows = [dict(row) for row in ROWS * 60]
+    rows[1500]["conditioning_caption"] = " "
+    rows[1600]["target_caption"] = "$"
+    paths = write_shards(tmp_path, rows, 1200)
+    with pytest.raises(BrokenStreamError, match="row 1501: `conditioning_caption`"):
+        read(prepare_triplets(open_stream(paths), batch_size=100), 20)
+    stream = prepare_triplets(open_stream(paths), batch_size=100, bad_rows="skip")
+    kept = [row["target_caption"] for batch in read(stream, 20) for row in batch]
+    assert kept == [row["target_caption"] for i, row in enumerate(rows) if i not in (1500, 1600)][:2000]
+    assert stream.count_skipped() == 2
+
+
+def test_what_breaks_in_a_worker_comes_without_a_traceback():
+    rows = [*ROWS * 30, ROWS[0] | {"target_caption": None}]
+    stream = prepare_triplets(Dataset.from_list(rows).to_iterable_dataset(), batch_size=100)
+    with pytest.raises(BrokenStreamError, match="^the stream stopped: row 1201: `target_caption`"):
+        read(stream, 20, workers=1)
+
+
+def test_a_shard_that_is_cut_while_a_run_goes_is_named_with_how_far_it_got(tmp_path):
+    paths = write_shards(tmp_path, ROWS * 100, 2000)
+    stream = prepare_triplets(open_stream(paths), batch_size=100)
+    paths[1].write_bytes(paths[1].read_bytes()[:-9])
+    with pytest.raises(
+        BrokenStreamError, match=r"broke behind row 2000: '\S*1.jsonl' is missing or cut off.*last checkpoint"
+    ):
+        read(stream, 40)
+
+
+def test_a_file_that_grows_is_named(tmp_path):
+    paths = write_shards(tmp_path)
+    stream = prepare_triplets(open_stream(paths), batch_size=8)
+    with paths[0].open("a") as file:
+        file.write("\n" + json.dumps(ROWS[0]))
+    with pytest.raises(BrokenStreamError, match="0.jsonl' changed while it was read"):
+        read(stream, 9)
+
+
+def test_streams_are_told_apart_by_their_first_rows_and_sizes(tmp_path):
+    paths = write_shards(tmp_path, ROWS * 100, 2000)
+    first = identify_rows(prepare_triplets(open_stream(paths)), TRIPLET_COLUMNS)
+    assert identify_rows(prepare_triplets(open_stream(paths)), TRIPLET_COLUMNS) == first
+    assert identify_rows(prepare_triplets(open_stream(paths, seed=1)), TRIPLET_COLUMNS) != first
+    paths[1].write_text(paths[1].read_text() + "\n" + json.dumps(ROWS[0]))
+    assert identify_rows(prepare_triplets(open_stream(paths)), TRIPLET_COLUMNS) != first
+
+
+def test_a_stream_that_fills_no_batch_or_is_empty_is_refused():
+    with pytest.raises(BrokenStreamError, match="40 rows do not fill one batch of 64"):
+        read(prepare_triplets(Dataset.from_list(ROWS).to_iterable_dataset(), batch_size=64), 1)
+    with pytest.raises(ValueError, match="empty"):
+        prepare_triplets(IterableDataset.from_generator(lambda: iter([])))
+    with pytest.raises(ValueError, match="lack the column"):
+        prepare_triplets(Dataset.from_dict({"text": ["a"]}).to_iterable_dataset())
+
+
+def test_a_stream_can_be_sent_to_another_process(tmp_path):
+    stream = prepare_triplets(open_stream(write_shards(tmp_path), seed=0), batch_size=8)
+    assert read(pickle.loads(pickle.dumps(stream)), 2) == read(stream, 2)

@@ -1,0 +1,381 @@
+"""Files of rows: finding them, reading them at once or as a stream, and noticing those that are not whole."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    load_dataset,
+    load_from_disk,
+)
+from datasets import config as datasets_config
+from datasets.exceptions import DatasetsError
+
+
+__all__ = [
+    "FORMATS",
+    "FileStream",
+    "FileWatch",
+    "find_broken",
+    "find_files",
+    "is_stream",
+    "load_files",
+    "load_repository",
+    "take_split",
+    "word_full_disk",
+]
+
+FORMATS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".tar": "webdataset",
+}
+
+
+def find_files(source: str | Path | Sequence[str | Path]) -> list[Path] | str:
+    """Find the files that a place names.
+
+    Args:
+        source (`str`, `Path`, or list of them): File, pattern, folder or Hub id; or several files and patterns.
+
+    Returns:
+        `list[Path]` or `str`: Files; the folder or the Hub id, where `datasets` finds them.
+
+    Raises:
+        ValueError: If a pattern matches no file.
+    """
+    if isinstance(source, list | tuple):
+        if len(source) == 1:
+            return find_files(source[0])
+        return [path for part in source for path in (_match(part) or [Path(part)])]
+    path = Path(source)
+    if path.is_dir():
+        return str(source)
+    # `org/name` is an id of the Hub unless there is such a file.
+    if path.suffix.lower() not in FORMATS and not path.exists() and not _is_pattern(source):
+        return str(source) if str(source).count("/") == 1 else [path]
+    return _match(source) or [path]
+
+
+def _is_pattern(source: str | Path) -> bool:
+    return any(sign in str(source) for sign in "*?[") and not Path(source).exists()
+
+
+def _match(source: str | Path) -> list[Path]:
+    if not _is_pattern(source):
+        return []
+    path = Path(source)
+    paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if not paths:
+        raise ValueError(f"'{source}' matches no file.")
+    return paths
+
+
+def take_split(splits: Mapping, split: str | None):
+    """Take one of several splits.
+
+    Args:
+        splits (`datasets.DatasetDict` or `datasets.IterableDatasetDict`): Splits by name.
+        split (`str`, *optional*): Its name; `train` by default.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: The split.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    split = split or "train"
+    if split not in splits:
+        raise ValueError(f"there is no split '{split}', only {', '.join(map(repr, splits))}; pass one as `split`.")
+    return splits[split]
+
+
+def load_repository(name: str, split: str | None = None, streaming: bool = False) -> Dataset | IterableDataset:
+    """Load a folder or a Hub data set.
+
+    Args:
+        name (`str`): Folder, or Hub id.
+        split (`str`, *optional*): Split; `train` by default.
+        streaming (`bool`, defaults to `False`): Read rows as they are asked for.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: Its rows.
+
+    Raises:
+        ValueError: If there is no such data set or split.
+    """
+    folder = Path(name)
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
+            saved = load_from_disk(name)
+            saved = take_split(saved, split) if isinstance(saved, DatasetDict) else saved
+            return saved.to_iterable_dataset() if streaming else saved
+        return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
+    except (ValueError, FileNotFoundError, DatasetsError) as error:
+        if _is_full(error):
+            raise
+        if folder.is_dir():
+            cause = error.__cause__ or error
+            raise ValueError(f"the folder '{name}' cannot be read as a data set: {cause}") from error
+        if "split" not in str(error).lower():
+            raise
+        raise ValueError(f"'{name}' has no split '{split or 'train'}': {error}") from error
+
+
+class FileWatch:
+    """Notice files that change while they are read.
+
+    Args:
+        paths (sequence of `Path`): The files.
+    """
+
+    def __init__(self, paths: Sequence[Path] = ()):
+        self.sizes = {path: self._look(path) for path in paths}
+
+    @staticmethod
+    def _look(path: Path) -> tuple[int, int]:
+        with contextlib.suppress(FileNotFoundError):
+            return path.stat().st_size, path.stat().st_mtime_ns
+        return 0, 0
+
+    def check(self) -> None:
+        """Refuse to go on where a file is not what it was.
+
+        Raises:
+            ValueError: If one changed; names it.
+        """
+        for path, before in self.sizes.items():
+            after = self._look(path)
+            if after != before:
+                raise ValueError(
+                    f"'{path}' changed while it was read ({before[0]} bytes before, {after[0]} now): let what writes "
+                    "it end, and start again."
+                )
+
+
+@dataclass(frozen=True)
+class FileStream:
+    """A stream of files, with what they were when it was opened.
+
+    Args:
+        rows (`datasets.IterableDataset`): The stream.
+        watch ([`FileWatch`]): The files.
+    """
+
+    rows: IterableDataset
+    watch: FileWatch
+
+
+def is_stream(source) -> bool:
+    """Check whether data are a stream, whose rows can be read in order only.
+
+    Args:
+        source: Data, as a trainer takes them.
+
+    Returns:
+        `bool`: Whether they are.
+    """
+    return isinstance(source, IterableDataset | IterableDatasetDict | FileStream)
+
+
+@contextlib.contextmanager
+def word_full_disk(folder: str | Path | None = None) -> Iterator[None]:
+    """Say which disk is full where a cache cannot be written; what writes it leaves nothing behind.
+
+    Args:
+        folder (`str` or `Path`, *optional*): Folder of the cache; defaults to that of `datasets`.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise OSError(
+            f"the disk is full: what is trained on is kept in '{folder or datasets_config.HF_DATASETS_CACHE}'. Free "
+            "some space, set HF_DATASETS_CACHE to another disk, or read rows as a stream, of which nothing is kept "
+            "(--streaming)."
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    codes = {getattr(cause, "errno", None) for cause in (error, error.__cause__)}
+    # numpy gives no code: "192000 requested and 16352 written".
+    return bool(codes & {errno.ENOSPC, errno.EDQUOT}) or " requested and " in str(error)
+
+
+def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | IterableDataset:
+    """Load rows from files of one type.
+
+    Args:
+        paths (sequence of `Path`): Files.
+        streaming (`bool`, defaults to `False`): Read rows as they are asked for; only the start and the end of each
+            file are looked at now.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
+
+    Raises:
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+    """
+    kind, watch = _check_files(paths), FileWatch(paths)
+    try:
+        options = {}
+        if kind == "csv":
+            options = {"features": _read_header(paths, is_whole=not streaming), "keep_default_na": False}
+        files = list(map(str, paths))
+        table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
+    except Exception as error:
+        if _is_full(error):
+            raise
+        watch.check()
+        cause = error.__cause__ or error
+        source = "', '".join(map(str, paths[:3]))
+        raise ValueError(f"'{source}' cannot be read as {kind}: {cause}") from error
+    if streaming:
+        return _name_columns(table)
+    watch.check()
+    if len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema):
+        table = Dataset.from_dict(table[0])  # a json file of columns instead of rows
+    return _name_columns(table)
+
+
+def _check_files(paths: Sequence[Path]) -> str:
+    """Refuse files that are missing, not whole or of several types, and name their type."""
+    kinds = set()
+    for path in paths:
+        if not path.is_file():
+            raise ValueError(f"'{path}' is neither a file nor a Hub data set id (org/name).")
+        if path.suffix.lower() not in FORMATS:
+            raise ValueError(f"'{path}' is no {', '.join(FORMATS)} file; convert it to one of these.")
+        kinds.add(FORMATS[path.suffix.lower()])
+        _check_start(path, FORMATS[path.suffix.lower()])
+    if len(kinds) > 1:
+        raise ValueError(f"the files are of several types ({', '.join(sorted(kinds))}); give files of one type.")
+    kind = kinds.pop()
+    if broken := find_broken(paths):
+        names = "', '".join(map(str, broken[:3]))
+        raise ValueError(f"'{names}' cannot be read as {kind}: {_NOT_WHOLE[kind]}.")
+    return kind
+
+
+def _name_columns(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Name the columns of a web data set as tables do: its rows have the columns `__key__` and `__url__`."""
+    features = table.features or {}
+    if not {"__key__", "__url__"} <= features.keys():
+        return table
+    for name, feature in features.items():
+        if isinstance(feature, Image) and "image" not in features:
+            table = table.rename_column(name, "image").cast_column("image", Image(decode=False))
+            break
+    if isinstance(features.get("json"), Mapping):
+        own = set(features) - {"json"}
+        row = Features({name: value for name, value in features["json"].items() if name not in own})
+        columns = Features({name: value for name, value in table.features.items() if name != "json"} | row)
+        table = table.map(lambda example: example["json"], remove_columns=["json"], features=columns)
+    if "txt" in features and "text" not in table.features:
+        table = table.rename_column("txt", "text")
+    return table
+
+
+def _check_start(path: Path, kind: str) -> None:
+    """Refuse a json file that does not start with a row: Arrow dies of `null`, without an exception."""
+    if kind != "json":
+        return
+    with path.open("rb") as file:
+        start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if start and start not in b"{[":
+        raise ValueError(f"'{path}' cannot be read as json: it starts with {start!r}; a row is an object, {{...}}.")
+
+
+def _read_header(paths: Sequence[Path], is_whole: bool) -> Features:
+    """Read the names of csv files' columns; all are texts: `null`, `NA` and `3` stay what they are."""
+    names = None
+    for path in paths:
+        # Excel writes a byte order mark, which would belong to the name of the first column.
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            names = names or header
+            if not is_whole:
+                continue
+            for number, row in enumerate(rows, start=1):
+                if row and len(row) != len(header):
+                    raise ValueError(
+                        f"row {number} of '{path}' has {len(row)} values for {len(header)} columns; put a text that "
+                        "holds a comma in double quotes."
+                    )
+    return Features({name: Value("string") for name in names})
+
+
+_NOT_WHOLE = {
+    "json": "the last line is a part of a row, so the file is cut off; copy it again, or remove that line",
+    "parquet": "there is no footer, so the file is cut off; copy or write it again",
+    "webdataset": "the archive has no end, so the file is cut off; copy or write it again",
+}
+
+
+def find_broken(paths: Sequence[Path]) -> list[Path]:
+    """Find files that are missing or cut off, by their ends alone.
+
+    Args:
+        paths (sequence of `Path`): Files of one type.
+
+    Returns:
+        `list[Path]`: Those that are not whole.
+    """
+    looks = {".jsonl": _ends_in_a_row, ".parquet": pa.parquet.read_metadata, ".tar": _ends_as_a_tar}
+    broken = []
+    for path in paths:
+        look = looks.get(path.suffix.lower(), Path.stat)
+        try:
+            look(path)
+        except (OSError, ValueError, pa.ArrowException):
+            broken.append(path)
+    return broken
+
+
+def _ends_in_a_row(path: Path) -> None:
+    """Raise a `ValueError` where the last line of a jsonl file is a part of a row."""
+    with path.open("rb") as file:
+        size = 1 << 16
+        while True:
+            start = max(0, path.stat().st_size - size)
+            file.seek(start)
+            line = file.read().rstrip().rpartition(b"\n")
+            if b"\n" in line[1] or not start:
+                break
+            size *= 4
+    if line[2].startswith(b"{"):
+        try:
+            json.loads(line[2])
+        except UnicodeDecodeError:  # whole, but not UTF-8; the rows are checked for that
+            return
+
+
+def _ends_as_a_tar(path: Path) -> None:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
+        if file.read().strip(b"\0"):
+            raise ValueError("a tar ends in two empty blocks")
