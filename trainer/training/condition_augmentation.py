@@ -97,6 +97,8 @@ _FIELDS = {
     "{new}": r"(?P<new>(?:(?! added| removed| changed| as well| instead).)+)",
 }
 _JOINT = re.compile(r" and (?=(?:is|are|has|have|shows|comes|goes|with|without|make|change|replace|add|remove|no)\b)")
+# "make the dog red instead of blue": what comes is not "make the dog red".
+_CLAUSE = re.compile(r"\b(?:make|put|there|is|are|has|have|should)\b", re.IGNORECASE)
 _MODIFIERS = frozenset("a an the is are has have it its that this them some very should be".split())
 _ENGLISH = frozenset(
     "a an the is are has have with without of and not but instead from to by it its that this make change replace "
@@ -121,7 +123,8 @@ def _parse(clause: str) -> tuple[str, str, dict[str, str]] | None:
     """Find what a clause says: kind of wording, its template, and the fields."""
     for kind, template, pattern in _PATTERNS:
         if found := pattern.fullmatch(clause):
-            return kind, template, {name: text or "" for name, text in found.groupdict().items()}
+            fields = {name: text or "" for name, text in found.groupdict().items()}
+            return None if kind == "exchange" and _CLAUSE.search(fields["new"]) else (kind, template, fields)
     return None
 
 

@@ -46,6 +46,13 @@ def test_the_same_edit_is_said_in_other_wordings():
     assert not conditions(drawn, 4)  # no rule reads it
 
 
+@pytest.mark.parametrize("text", ["make the dog blue instead of red", "there are two dogs instead of one dog"])
+def test_a_whole_sentence_is_not_what_comes_instead(text):
+    texts = conditions(draw("rewording,negation", [ROWS[0] | {"conditioning_caption": text}]), 0)
+    assert not [new for new in texts if text.partition(" instead")[0] in new]
+    assert "no red but blue" in texts  # from the captions
+
+
 def test_negations_name_what_the_reference_alone_has():
     drawn = draw("negation")
     assert {"is not red", "not red", "is not red but blue"} <= conditions(drawn, 0)
