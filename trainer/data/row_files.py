@@ -127,7 +127,9 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
             saved = load_from_disk(name)
-            saved = take_split(saved, split) if isinstance(saved, DatasetDict) else saved
+            if not isinstance(saved, DatasetDict):
+                saved = {"train": saved, str(saved.split or "train"): saved}
+            saved = take_split(saved, split)
             return saved.to_iterable_dataset() if streaming else saved
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
     except (ValueError, FileNotFoundError, DatasetsError) as error:
@@ -225,11 +227,12 @@ def _is_full(error: Exception) -> bool:
     return bool(codes & {errno.ENOSPC, errno.EDQUOT}) or " requested and " in str(error)
 
 
-def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | IterableDataset:
+def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool = False) -> Dataset | IterableDataset:
     """Load rows from files of one type.
 
     Args:
         paths (sequence of `Path`): Files.
+        split (`str`, *optional*): Files have none but `train`.
         streaming (`bool`, defaults to `False`): Read rows as they are asked for; only the start and the end of each
             file are looked at now.
 
@@ -237,9 +240,15 @@ def load_files(paths: Sequence[Path], streaming: bool = False) -> Dataset | Iter
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
 
     Raises:
-        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
+            or if there is no such split.
     """
     kind, watch = _check_files(paths), FileWatch(paths)
+    if split not in (None, "train"):
+        raise ValueError(
+            f"there is no split '{split}' in '{paths[0]}', since files are read whole: leave the split out (--split), "
+            "or name a folder or a Hub data set."
+        )
     try:
         options = {}
         if kind == "csv":

@@ -57,7 +57,7 @@ def open_stream(
     """
     files = find_files(source)
     watch = FileWatch(files if isinstance(files, list) else ())
-    rows = load_files(files, streaming=True) if watch.sizes else load_repository(files, split, streaming=True)
+    rows = (load_files if watch.sizes else load_repository)(files, split, streaming=True)
     return FileStream(rows if seed is None else rows.shuffle(seed, buffer_size=_SHUFFLED), watch)
 
 

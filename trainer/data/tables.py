@@ -73,7 +73,7 @@ def load_table(source, split: str | None = None) -> Dataset:
         return _load_list(list(source))
     files = find_files(source)
     with word_full_disk():
-        return load_files(files) if isinstance(files, list) else load_repository(files, split)
+        return (load_files if isinstance(files, list) else load_repository)(files, split)
 
 
 def _are_files(source: Sequence) -> bool:

@@ -70,6 +70,16 @@ def test_folders_are_read_by_split(tmp_path, streaming):
         read("test")
 
 
+@pytest.mark.parametrize("load", [load_table, open_stream])
+def test_a_split_that_is_not_there_is_refused(tmp_path, load):
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "x.parquet")
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "x")
+    for source in (tmp_path / "x.parquet", tmp_path / "x"):
+        load(source, "train")
+        with pytest.raises(ValueError, match="no split 'val'"):
+            load(source, "val")
+
+
 def test_a_folder_of_shards_is_read_by_split(tmp_path):
     for split, rows in {"train": ROWS, "test": ROWS[:2]}.items():
         Dataset.from_list(rows).to_parquet(tmp_path / "x" / f"{split}-0.parquet")
