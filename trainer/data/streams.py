@@ -73,7 +73,8 @@ def open_rows(places: Sequence[str | Path], split: str | None = None, streaming:
     Returns:
         [`FileStream`], `datasets.Dataset`, or `places` themselves, which trainers read.
     """
-    source = places[0] if len(places) == 1 else list(places)
+    # As paths: several texts that are not named like files would be captions themselves.
+    source = places[0] if len(places) == 1 else list(map(Path, places))
     if streaming:
         return open_stream(source, split, seed)
     return source if split is None else load_table(source, split)

@@ -6,7 +6,8 @@ from datasets import Dataset, IterableDataset, IterableDatasetDict
 from torch.utils.data import DataLoader
 
 from tests.factories import build_triplets
-from trainer.data.streams import BrokenStreamError, identify_rows, open_stream
+from trainer.data.streams import BrokenStreamError, identify_rows, open_rows, open_stream
+from trainer.data.tables import load_table
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 
 
@@ -37,6 +38,12 @@ def test_a_stream_has_the_rows_of_the_table(tmp_path):
         stream = prepare_triplets(source, batch_size=8)
         assert [row for batch in read(stream, 5) for row in batch] == table.to_list()
         assert stream.head["reference_caption"][:] == table["reference_caption"][:]
+
+
+def test_several_places_are_files_and_no_captions(tmp_path):
+    places = [str(tmp_path / name) for name in ("part-0", "part-1")]
+    with pytest.raises(ValueError, match="part-0' is neither a file"):
+        load_table(open_rows(places))
 
 
 def test_rows_are_numbered_on_and_what_fills_no_batch_is_left_out():
