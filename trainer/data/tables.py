@@ -25,6 +25,7 @@ from trainer.data.row_files import (
 
 __all__ = [
     "WHITESPACE",
+    "are_files",
     "check_columns",
     "check_texts",
     "hash_rows",
@@ -69,14 +70,22 @@ def load_table(source, split: str | None = None) -> Dataset:
         )
     if isinstance(source, DatasetDict):
         return take_split(source, split)
-    if isinstance(source, list | tuple) and not _are_files(source):
+    if isinstance(source, list | tuple) and not are_files(source):
         return _load_list(list(source))
     files = find_files(source)
     with word_full_disk():
         return (load_files if isinstance(files, list) else load_repository)(files, split)
 
 
-def _are_files(source: Sequence) -> bool:
+def are_files(source: Sequence) -> bool:
+    """Check whether a list names files: paths, or texts with the ending of a file of rows.
+
+    Args:
+        source (`list`): Data, as [`load_table`] takes them.
+
+    Returns:
+        `bool`: Whether it does.
+    """
     is_file = (
         isinstance(row, Path) or (isinstance(row, str) and Path(row).suffix.lower() in FORMATS) for row in source
     )

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from transformers.utils import cached_file
 
 from modeling_rtd import RTDModel, has_adapters, hash_tensors, read_json, write_json
+from trainer.data.tables import are_files
 
 
 __all__ = [
@@ -49,23 +50,28 @@ def name_source(place: str | Path | Sequence[str | Path]) -> str:
         'org/captions'
         >>> name_source("/nowhere/captions.txt")
         'captions.txt'
+        >>> name_source("shards/*.parquet")
+        '*.parquet'
     """
     if isinstance(place, list | tuple):
         return name_source(place[0]) + (f" and {len(place) - 1} more" if len(place) > 1 else "")
     path = Path(place)
-    return path.resolve().name if path.is_absolute() or path.exists() else str(place)
+    if path.is_absolute() or path.exists():
+        return path.resolve().name
+    # A card would take a pattern of two parts for a data set of the Hub.
+    return path.name if set("*?[") & set(str(place)) else str(place)
 
 
 def name_data(data) -> str:
     """Name what is trained on.
 
     Args:
-        data (`str`, `Path` or `datasets.Dataset`): As a trainer takes it.
+        data (`str`, `Path`, list of files, or `datasets.Dataset`): As a trainer takes it.
 
     Returns:
         `str`: As [`name_source`]; for rows in memory, their number.
     """
-    if isinstance(data, str | Path):
+    if isinstance(data, str | Path) or (isinstance(data, list | tuple) and are_files(data)):
         return name_source(data)
     return f"{len(data)} rows from memory" if hasattr(data, "__len__") else "a stream"
 

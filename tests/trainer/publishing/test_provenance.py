@@ -1,6 +1,6 @@
 import pytest
 
-from trainer.publishing.provenance import read_stages
+from trainer.publishing.provenance import name_data, read_stages
 
 
 @pytest.mark.parametrize("record", ["{", "[1]", '{"stages": [1]}', '{"stages": [{}]}'])
@@ -8,3 +8,18 @@ def test_a_record_that_is_none_is_refused(tmp_path, record):
     (tmp_path / "provenance.json").write_text(record)
     with pytest.raises(ValueError, match="provenance.json' is "):
         read_stages(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("shards/*.parquet", "*.parquet"),
+        (["shards/0.jsonl", "shards/1.jsonl"], "0.jsonl and 1 more"),
+        (["a red dress", "a cat"], "2 rows from memory"),
+    ],
+)
+def test_data_are_named_without_their_folder(tmp_path, monkeypatch, data, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/0.jsonl").touch()
+    assert name_data(data) == name
