@@ -21,7 +21,7 @@ __all__ = ["prepare_data_set"]
 _FILE = "data/train-00000-of-00001.parquet"
 _MOST_IMAGES = 5000
 _TEMPLATE = Path(__file__).parent / "templates/data_card.md"
-_SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
+_BOUNDS = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
 def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -> Publication:
@@ -53,7 +53,7 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         DatasetCardData(
             license=license,
             pretty_name=repo.rpartition("/")[2],
-            size_categories=next((name for most, name in _SIZES.items() if len(rows) < most), "n>1T"),
+            size_categories=_name_size(len(rows)),
             task_categories=["image-feature-extraction"] if is_gallery else ["sentence-similarity"],
             tags=["composed-image-retrieval", "gallery" if is_gallery else "text-triplets"],
             configs=[{"config_name": "default", "data_files": [{"split": "train", "path": _FILE}]}],
@@ -67,6 +67,12 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         license=license,
     )
     return Publication(repo, add_record({_FILE: content.getvalue(), "README.md": str(card).encode()}), kind="dataset")
+
+
+def _name_size(count: int) -> str:
+    """Name the category of the Hub that a number of rows is in."""
+    place = max(len(str(count)) - 4, -1)
+    return f"{_BOUNDS[place]}<n<{_BOUNDS[place + 1]}" if place >= 0 else "n<1K"
 
 
 def _read_images(folder: Path) -> Dataset:

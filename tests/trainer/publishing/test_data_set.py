@@ -47,6 +47,13 @@ def test_triplets_come_back_from_the_hub_as_they_were(triplets, connected):
     assert f"--triplets {REPO}" in card.text
 
 
+@pytest.mark.parametrize(
+    ("count", "name"), [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (18_800_000, "10M<n<100M")]
+)
+def test_the_size_of_a_data_set_is_named_as_the_hub_names_it(count, name):
+    assert data_set._name_size(count) == name
+
+
 def test_a_gallery_comes_back_from_the_hub_as_it_was(images, connected):
     assert publish(images, "--push") == 0
     rows = datasets.load_dataset(REPO, split="train")
