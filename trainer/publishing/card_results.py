@@ -87,13 +87,15 @@ def write_eval_results(
         `dict[str, bytes]`: Files of the folder `.eval_results`, with the first metric of each record in percent.
 
     Raises:
-        ValueError: If no result is of a benchmark that is named, or its data set is not a Hub id.
+        ValueError: If no result or several are of a benchmark that is named, or its data set is not a Hub id.
     """
-    records = {record["benchmark"]: record for record in sort_results(results)["evaluations"]}
-    files = {}
+    evaluations, files = sort_results(results)["evaluations"], {}
+    records = {record["benchmark"]: record for record in evaluations}
     for name, place in benchmark_data.items():
         if name not in records:
             raise ValueError(suggest("benchmark of the results", name, records))
+        if (count := [record["benchmark"] for record in evaluations].count(name)) > 1:
+            raise ValueError(f"{count} results are of '{name}', and a leaderboard takes one: give one (--results).")
         dataset, _, task = place.partition(":")
         validate_repo_id(dataset)
         (metric, value), record = next(iter(records[name]["metrics"].items())), records[name]

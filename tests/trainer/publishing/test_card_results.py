@@ -116,3 +116,9 @@ def test_results_on_data_sets_of_the_hub_are_written_for_its_leaderboards(write)
 def test_a_benchmark_without_results_or_a_data_set_that_is_not_on_the_hub_is_refused(write, data):
     with pytest.raises(ValueError, match=r"did you mean 'cirr'|Repo id must"):
         write_eval_results(write(a_json=RECORD | {"metrics": {"recall@1": 0.25}}), data, "org/name")
+
+
+def test_two_results_of_one_benchmark_are_not_for_a_leaderboard(write):
+    results = write(a_json=RECORD | {"metrics": {"recall@1": 0.25}}, b_json=RECORD | {"split": "test"})
+    with pytest.raises(ValueError, match="2 results are of 'cirr'"):
+        write_eval_results(results, {"cirr": "org/cirr"}, "org/name")
