@@ -99,7 +99,9 @@ def _read_settings(place, where: dict) -> dict:
     try:
         file = _find(place, OPEN_CLIP_CONFIG, where)
     except OSError as error:
-        raise ValueError(f"'{place}' is no directory, and as a Hub id it cannot be had: {error}") from error
+        raise ValueError(
+            f"'{place}' is neither a directory nor a repository that can be loaded from the Hub: {error}"
+        ) from error
     if file is None:
         raise ValueError(f"'{place}' holds no {OPEN_CLIP_CONFIG}: name a repository that open_clip wrote.")
     settings = read_json(file, "fetch it again", model_cfg=dict, preprocess_cfg=dict | None)
@@ -111,7 +113,7 @@ def _read_settings(place, where: dict) -> dict:
         for name, value in part.items():
             if value and name not in _KNOWN[prefix] and value not in _PLAIN.get(name, ()):
                 raise ValueError(
-                    f"'{place}' is no CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {prefix}{name} = "
+                    f"'{place}' is not a CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {prefix}{name} = "
                     f"{str(value)[:60]!r}, which CLIPModel does not have; name another checkpoint."
                 )
     return settings
@@ -142,7 +144,7 @@ def _build_config(cfg: dict, place) -> CLIPConfig:
         # A list of layers is a ResNet.
         if not isinstance(value, int | float if name.endswith("ratio") else int) or value <= 0:
             raise ValueError(
-                f"'{place}' is no CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {name} = {value!r}, "
+                f"'{place}' is not a CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {name} = {value!r}, "
                 "which must be a positive number; name another checkpoint."
             )
     shared = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu", "projection_dim": sizes["embed_dim"]}

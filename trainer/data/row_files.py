@@ -160,7 +160,7 @@ class FileWatch:
         return 0, 0
 
     def check(self) -> None:
-        """Refuse to go on where a file is not what it was.
+        """Refuse to continue where a file is not what it was.
 
         Raises:
             ValueError: If one changed; names it.
@@ -277,7 +277,7 @@ def _check_files(paths: Sequence[Path]) -> str:
         if not path.is_file():
             raise ValueError(f"'{path}' is neither a file nor a Hub data set id (org/name).")
         if path.suffix.lower() not in FORMATS:
-            raise ValueError(f"'{path}' is no {', '.join(FORMATS)} file; convert it to one of these.")
+            raise ValueError(f"'{path}' is not a {', '.join(FORMATS)} file; convert it to one of these.")
         kinds.add(FORMATS[path.suffix.lower()])
         _check_start(path, FORMATS[path.suffix.lower()])
     if len(kinds) > 1:

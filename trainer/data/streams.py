@@ -222,7 +222,7 @@ class RowStream(torch.utils.data.IterableDataset):
                 refuse_no_text(block, self.columns, start)
             except ValueError as error:
                 raise BrokenStreamError(
-                    f"the stream stopped: {error} With that the same run goes on from its last checkpoint."
+                    f"the stream stopped: {error} With that the same run continues from its last checkpoint."
                 ) from error
         if self._counts:
             self._skipped += read - len(block)
@@ -233,5 +233,5 @@ class RowStream(torch.utils.data.IterableDataset):
         place = f" '{broken[0]}' is missing or cut off." if broken else ""
         return (
             f"the stream broke behind row {rows}:{place} {error.__cause__ or error}. Restore it and start the same "
-            "run again: it goes on from its last checkpoint."
+            "run again: it continues from its last checkpoint."
         )

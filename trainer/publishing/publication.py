@@ -64,7 +64,7 @@ class Publication:
     Args:
         repo (`str`): Hub id.
         files (`dict[str, Path | bytes]`): By path in the repository: a file as it is there, or what is written anew.
-        card ([`CardFacts`], *optional*): What the card of a model tells.
+        card ([`CardFacts`], *optional*): Facts of the card of a model.
         notes (`list[str]`): What could not be checked here, and is on pushing.
         kind (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
     """

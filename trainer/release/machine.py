@@ -36,7 +36,7 @@ class Finding(NamedTuple):
     Args:
         name (`str`): What was looked at.
         text (`str`): What was found, and where it is not enough, what to do.
-        is_fine (`bool`, defaults to `True`): Whether the release can go on.
+        is_fine (`bool`, defaults to `True`): Whether the release can continue.
     """
 
     name: str

@@ -80,7 +80,7 @@ def test_preparing_cleans_captions_and_leaves_the_condition():
     ("name", "content", "message"),
     [
         ("absent.jsonl", None, "neither a file nor a Hub data set"),
-        ("notes.docx", "x", "is no .jsonl, .json"),
+        ("notes.docx", "x", "is not a .jsonl, .json"),
         ("broken.jsonl", '{"reference_caption": "a', "cannot be read as json"),
         ("captions.txt", "a red dress", "plain captions and no triplets .* give them to `rtd train` with --captions"),
     ],

@@ -104,7 +104,7 @@ def test_what_a_language_model_repeats_is_dropped(tmp_path):
         ("captions.txt", b"", "no usable caption"),
         ("captions.txt", b"a dog\n", "no triplet could be made of 1 caption"),
         ("captions.csv", b"words\na dog\n", "column 'text' or 'caption', found: words"),
-        ("captions.png", b"\x89PNG", "is no .jsonl"),
+        ("captions.png", b"\x89PNG", "is not a .jsonl"),
     ],
 )
 def test_bad_files_are_refused(tmp_path, name, content, message):
