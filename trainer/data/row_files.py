@@ -181,10 +181,12 @@ class FileStream:
     Args:
         rows (`datasets.IterableDataset`): The stream.
         watch ([`FileWatch`]): The files.
+        is_shuffled (`bool`, defaults to `False`): Whether rows come in another order than that of the files.
     """
 
     rows: IterableDataset
     watch: FileWatch
+    is_shuffled: bool = False
 
 
 def is_stream(source) -> bool:

@@ -58,7 +58,9 @@ def open_stream(
     files = find_files(source)
     watch = FileWatch(files if isinstance(files, list) else ())
     rows = (load_files if watch.sizes else load_repository)(files, split, streaming=True)
-    return FileStream(rows if seed is None else rows.shuffle(seed, buffer_size=_SHUFFLED), watch)
+    if seed is None:
+        return FileStream(rows, watch)
+    return FileStream(rows.shuffle(seed, buffer_size=_SHUFFLED), watch, is_shuffled=True)
 
 
 def open_rows(places: Sequence[str | Path], split: str | None = None, streaming: bool = False, seed: int = 0):
@@ -140,7 +142,10 @@ class RowStream(torch.utils.data.IterableDataset):
         batch_size: int,
         bad_rows: str = "refuse",
     ):
-        source, self.watch = (source.rows, source.watch) if isinstance(source, FileStream) else (source, FileWatch())
+        stream = source if isinstance(source, FileStream) else FileStream(source, FileWatch())
+        source, self.watch = stream.rows, stream.watch
+        # Else somebody would look for the row with that number in the file.
+        self._order = " (rows are counted in their shuffled order)" if stream.is_shuffled else ""
         rows = take_split(source, None) if isinstance(source, IterableDatasetDict) else source
         # Others, such as images, are not even read from a parquet file.
         unread = set(rows.column_names or []) - set(columns)
@@ -222,7 +227,8 @@ class RowStream(torch.utils.data.IterableDataset):
                 refuse_no_text(block, self.columns, start)
             except ValueError as error:
                 raise BrokenStreamError(
-                    f"the stream stopped: {error} With that the same run continues from its last checkpoint."
+                    f"the stream stopped{self._order}: {error} With that the same run continues from its last "
+                    "checkpoint."
                 ) from error
         if self._counts:
             self._skipped += read - len(block)
@@ -232,6 +238,6 @@ class RowStream(torch.utils.data.IterableDataset):
         broken = find_broken(list(self.watch.sizes))
         place = f" '{broken[0]}' is missing or cut off." if broken else ""
         return (
-            f"the stream broke behind row {rows}:{place} {error.__cause__ or error}. Restore it and start the same "
-            "run again: it continues from its last checkpoint."
+            f"the stream broke behind row {rows}{self._order}:{place} {error.__cause__ or error}. Restore it "
+            "and start the same run again: it continues from its last checkpoint."
         )

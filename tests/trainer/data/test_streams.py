@@ -76,6 +76,12 @@ def test_a_row_without_text_is_named_or_left_out_and_counted(tmp_path):
     assert stream.count_skipped() == 2
 
 
+def test_a_shuffled_stream_does_not_number_the_rows_of_a_file(tmp_path):
+    (path,) = write_shards(tmp_path, [*ROWS[:19], ROWS[0] | {"target_caption": ""}])
+    with pytest.raises(BrokenStreamError, match=r"shuffled order\): row \d+: `target_caption`"):
+        prepare_triplets(open_stream(path, seed=0), batch_size=4)
+
+
 def test_what_breaks_in_a_worker_comes_without_a_traceback():
     rows = [*ROWS * 30, ROWS[0] | {"target_caption": None}]
     stream = prepare_triplets(Dataset.from_list(rows).to_iterable_dataset(), batch_size=100)
