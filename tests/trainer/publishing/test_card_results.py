@@ -82,7 +82,7 @@ def test_results_of_other_weights_are_refused(write, content, complaint):
     ids=str,
 )
 def test_what_is_no_result_is_refused(write, content):
-    with pytest.raises(ValueError, match=r"a\.json' is (no result|damaged)"):
+    with pytest.raises(ValueError, match=r"a\.json' is (not a result|damaged)"):
         write(a_json=content)
 
 
