@@ -42,7 +42,7 @@ def test_numbers_inside_the_annotations(load, oracle):
         (lambda r: (r / CAPTIONS).unlink(), "holds no cirr/captions.*clone the branch `cirr_dataset`"),
         (lambda r: (r / CAPTIONS).write_text("{"), "is not JSON"),
         (lambda r: (r / CAPTIONS).write_text("{}"), "holds a dict"),
-        (lambda r: (r / CAPTIONS).write_bytes(b"\xff\xfe"), "no text in UTF-8"),
+        (lambda r: (r / CAPTIONS).write_bytes(b"\xff\xfe"), "not text in UTF-8"),
         (
             lambda r: edit_json(r, CAPTIONS, lambda c: c[2].pop("caption")),
             "`caption` .str. in every row, but row 2",
