@@ -26,7 +26,7 @@ from trainer.app.service import MAX_LETTERS, SearchDesk
 
 __all__ = ["PAGE", "BatchEncoder", "build_server"]
 
-_MOST = {"references": 16, "results": 1000, "excluded": 10_000, "numbers": 16_384}
+_MOST = {"references": 16, "results": 1000, "excluded": 10_000, "numbers": 16_384, "values": 1000}
 _MOST_WAITING, _BATCH, _SECONDS = 200, 16, 60
 _MOST_DECODED = 4  # queries at a time: sixteen references of 50 million pixels are 2.4 GB while they are read
 PAGE = "/page"
@@ -176,6 +176,9 @@ class _Service:
         return read_query(query, self.pipeline.processor)
 
     def search(self, asked: _Search, uploads: list[UploadFile]) -> dict:
+        longest = max([len(values) for values in (asked.where or {}).values() if isinstance(values, list)], default=0)
+        if longest > _MOST["values"]:  # each of them is compared with each image, and other searches wait
+            raise ValueError(f"a field of `where` may have {_MOST['values']:,} values, got {longest:,}.")
         if asked.vector is None:
             embeds = self.encode(asked, uploads)
         elif uploads or asked.ids or any(getattr(asked, name) is not None for name in _ALGEBRA):
