@@ -193,7 +193,7 @@ class PageToken(_Guard):
             if kind.lower() == "basic":
                 value = _read_password(value)
             if not is_token(value, self._token):
-                sentence = "this page wants the token of its service: give it as the password of any user."
+                sentence = "this page needs the token of its service: give it as the password of any user."
                 ask = {"WWW-Authenticate": 'Basic realm="rtd", charset="UTF-8"'}
                 await JSONResponse({"detail": sentence}, 401, ask)(scope, receive, send)
                 return

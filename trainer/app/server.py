@@ -42,7 +42,7 @@ class _Reference(BaseModel):
     weights: list[FiniteFloat] | None = Field(None, max_length=_MOST["references"], description="one a reference")
     strength: FiniteFloat | None = Field(None, description="from 0, the reference alone, to 1, the query as it is")
     negative: str | None = Field(None, max_length=MAX_LETTERS, description="what is not wanted")
-    negative_weight: FiniteFloat | None = Field(None, description="how much that counts; 0.25 where left out")
+    negative_weight: FiniteFloat | None = Field(None, description="how much that counts (default: 0.25)")
     adapter: str | None = Field(None, description="name of an adapter of the text tower; __base__ for none")
 
 
@@ -125,7 +125,7 @@ class BatchEncoder:
             batch = [self._waiting.get()]
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get())
-            # Whoever gave up waiting is not answered.
+            # A caller that gave up waiting is not answered.
             batch = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
             try:
                 self._answer(batch)
