@@ -242,10 +242,10 @@ class RowNames:
         return name.decode(), _parse(line)
 
     def _read(self, name: str, rows: np.ndarray) -> Iterator[bytes]:
-        ends, column = self._read_records()[name], self._texts[name]
+        ends = self._read_records()[name]
+        text = self._texts[name].read(self._find_end(name, self.count))  # at once: a file is mapped anew as it grows
         for row in rows.tolist():
-            stop = ends[row].item()
-            yield column.read(stop)[ends[row - 1].item() if row else 0 :].tobytes()
+            yield text[ends[row - 1].item() if row else 0 : ends[row].item()].tobytes()
 
     def _read_records(self) -> np.ndarray:
         self._check()
@@ -263,7 +263,7 @@ class RowNames:
         Returns:
             `np.ndarray` of shape `(count,)`: Whether a row has one of the values of every field.
         """
-        key = json.dumps(where, default=repr)
+        key = repr(where)
         known = self._matches.pop(key, np.zeros(0, bool))
         ends, parts = self._read_records()["metadata"], [known]
         text = self._texts["metadata"].read(self._find_end("metadata", self.count))
@@ -316,7 +316,9 @@ def _parse(line: bytes) -> dict | None:
 
 
 def _hash(ids: Sequence[str]) -> np.ndarray:
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    # What is not a text, or not UTF-8, is asked for as well, and is in no gallery.
+    texts = (name.encode(errors="surrogatepass") if isinstance(name, str) else b"" for name in ids)
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in texts)
     return np.frombuffer(b"".join(digests), "<u8")
 
 

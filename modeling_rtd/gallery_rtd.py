@@ -601,7 +601,7 @@ class Gallery:
         Args:
             folder (`str` or `Path`): Folder, made where it does not exist.
             engine (`str`, *optional*): Another engine to move to. Defaults to this one's.
-            dtype (`str`, *optional*): Another type to store in; this one's where left out and the engine has it.
+            dtype (`str`, *optional*): Another type to store in. Defaults to this one's if the engine has it.
             options: Options of the engine, see [`Gallery`]. Defaults to this one's if the engine is the same.
 
         Raises:

@@ -46,7 +46,6 @@ class StoredEngine(Engine):
 
     def __init__(self, dim: int, dtype: str = "float32", folder: Path | None = None, state: dict | None = None):
         self.dim, self.dtype, self.folder = dim, np.dtype(dtype).newbyteorder("<"), folder
-        self._embeddings = AppendedArray(self.dtype, (dim,), folder and folder / _EMBEDDINGS)
         self._forget()
         if folder is not None and state is None:
             self._refuse_leftovers()
@@ -61,7 +60,8 @@ class StoredEngine(Engine):
                 self._refuse_short(_JOURNAL, self._num_rows, expected)
 
     def _forget(self) -> None:
-        self._names, self._is_old, self._journal_end = RowNames(self.folder), False, 0
+        self._embeddings = AppendedArray(self.dtype, (self.dim,), self.folder and self.folder / _EMBEDDINGS)
+        self._names, self._is_old, self._journal_end, self._last_line = RowNames(self.folder), False, 0, b""
         self._sums: list[tuple[int, int, int, int]] = []  # of batches: rows, checksum to go on from, and expected
         self._num_checked = 0
 
@@ -137,7 +137,7 @@ class StoredEngine(Engine):
         if self.folder is not None:
             line = json.dumps(entry).encode() + b"\n"
             write_at(self.folder / _JOURNAL, self._journal_end, line)
-            self._journal_end += len(line)
+            self._journal_end, self._last_line = self._journal_end + len(line), line
         self._apply(entry)
 
     def _apply(self, entry: dict, is_read: bool = False) -> None:
@@ -148,13 +148,11 @@ class StoredEngine(Engine):
 
     def refresh(self, state: dict | None = None) -> None:
         """See [`Engine.refresh`]."""
-        if self.folder is None or not (self.folder / _JOURNAL).exists():
+        if self.folder is None:
             return
         if self._is_old:  # another process may have changed the layout
             self._forget()
-        with (self.folder / _JOURNAL).open("rb") as file:
-            file.seek(self._journal_end)
-            written = file.read()
+        written = self._read_journal()
         whole = written[: written.rfind(b"\n") + 1]  # a last line without an end was being written
         with self._naming_journal():
             entries = [json.loads(line, parse_constant=lambda name: None) for line in whole.splitlines()]
@@ -172,7 +170,19 @@ class StoredEngine(Engine):
                 for entry in entries:
                     self._apply(entry, is_read=True)
         self._journal_end += len(whole)
+        self._last_line = (whole.splitlines(keepends=True) or [self._last_line])[-1]
         self._refuse_gaps(self._num_rows)
+
+    def _read_journal(self) -> bytes:
+        """Read what has come since; the checksums of the last line say whether it is the same gallery."""
+        place, written = self.folder / _JOURNAL, b""
+        if place.exists():
+            with place.open("rb") as file:
+                file.seek(self._journal_end - len(self._last_line))
+                written = file.read()
+        if not written.startswith(self._last_line):
+            raise ValueError(f"'{self.folder}' holds another gallery than when it was opened; open it again.")
+        return written[len(self._last_line) :]
 
     @contextlib.contextmanager
     def _naming_journal(self):

@@ -191,7 +191,7 @@ def test_threads_take_turns_at_one_gallery(tmp_path):
 )
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path, write):
     (tmp_path / "todo.txt").write_text("buy milk")
-    with pytest.raises(ValueError, match=f"'{tmp_path}' .*no gallery"):
+    with pytest.raises(ValueError, match=f"'{tmp_path}' .*not a gallery"):
         write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["todo.txt"]
 

@@ -29,7 +29,7 @@ def names(folder):
 def test_ids_are_found_where_they_are_and_not_where_they_were_removed(names):
     expected = [-1 if i % 10 == 0 else i for i in range(91)]
     assert names.find([f"größe {i}" for i in range(91)]).tolist() == expected
-    assert names.find(["größe", "", "größe 91"]).tolist() == [-1, -1, -1]
+    assert names.find(["größe", "", "größe 91", 7, None, "\udcff"]).tolist() == [-1] * 6
     append(names, ["größe 7"], removed=[7])
     assert names.find(["größe 7", "größe 8"]).tolist() == [91, 8]
 
@@ -39,6 +39,14 @@ def test_ids_of_one_hash_are_told_apart(folder, monkeypatch):
     names = RowNames(folder)
     append(names, ["a", "b", "cc", "d"])
     assert names.find(["d", "cc", "b", "e", "a"]).tolist() == [3, 2, 1, -1, 0]
+
+
+def test_a_file_is_mapped_once_for_many_rows(tmp_path, monkeypatch):
+    names, maps, memmap = RowNames(tmp_path), [], np.memmap
+    append(names, [f"{i}" for i in range(50)])
+    monkeypatch.setattr(np, "memmap", lambda *args, **kwargs: maps.append(args) or memmap(*args, **kwargs))
+    assert names.read_ids(np.arange(50)) == [f"{i}" for i in range(50)]
+    assert len(maps) == 3  # each file
 
 
 def test_sorted_parts_stay_few(folder):
@@ -55,6 +63,7 @@ def test_metadata_match_with_rows_that_came_since(names):
     assert names.match({"n": [1]}).tolist() == expected
     append(names, ["x", "y"], [{"n": True}, {"n": "1"}])  # Python's own equality, as in a list
     assert names.match({"n": [1]}).tolist() == [*expected, True, False]
+    assert not names.match({"n": [{(1, 2): 3}]}).any()
     for i in range(20):
         names.match({"n": [i]})
     assert len(names._matches) == 8

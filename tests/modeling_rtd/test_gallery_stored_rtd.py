@@ -116,3 +116,14 @@ def test_adding_and_removing_rewrite_no_row(tmp_path):
         if place.name not in ("manifest.json", ".lock"):
             assert (tmp_path / "a" / place.name).read_bytes().startswith(place.read_bytes()), place.name
     assert len(Gallery.load(tmp_path / "a")) == 63
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_gallery_that_was_made_anew_is_not_written_to_as_the_one_before(tmp_path, rows):
+    gallery = Gallery(np.eye(3)[:1], ["before"], folder=tmp_path / "a")
+    shutil.rmtree(tmp_path / "a")
+    if rows:
+        Gallery(np.eye(3)[:rows], list("xyz")[:rows], folder=tmp_path / "a")
+    with pytest.raises(ValueError, match="another gallery than when it was opened"):
+        gallery.add_embeddings(np.ones((1, 3)), ["after"])
+    assert not rows or Gallery.load(tmp_path / "a").ids == list("xyz")[:rows]

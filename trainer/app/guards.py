@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse
 
 __all__ = ["KnownHosts", "LimitBody", "LimitRate", "LimitTime", "PageToken", "is_token"]
 
-_CLIENTS = 10_000  # whose last requests are remembered before those of long ago are forgotten
+_CLIENTS = 10_000  # whose last requests are remembered
 
 
 class _Guard:
@@ -130,13 +130,14 @@ class LimitRate(_Guard):
     def _count(self, client: str) -> int:
         """Count a request, and give the seconds after which it would have been taken: 0 where it is."""
         now = time.monotonic()
-        if len(self._spent) > _CLIENTS:
-            self._spent = {name: until for name, until in self._spent.items() if until > now}
         # The time at which all that was spent has come back.
         until = max(now, self._spent.get(client, 0)) + 60 / self._most
         if until > now + 60:
             return math.ceil(until - now - 60)
+        self._spent.pop(client, None)  # so that who asked last comes last
         self._spent[client] = until
+        if len(self._spent) > _CLIENTS:
+            del self._spent[next(iter(self._spent))]
         return 0
 
 
@@ -192,7 +193,7 @@ class PageToken(_Guard):
             if kind.lower() == "basic":
                 value = _read_password(value)
             if not is_token(value, self._token):
-                sentence = "this page wants the token of its service: give it as the password of any user."
+                sentence = "this page needs the token of its service: give it as the password of any user."
                 ask = {"WWW-Authenticate": 'Basic realm="rtd", charset="UTF-8"'}
                 await JSONResponse({"detail": sentence}, 401, ask)(scope, receive, send)
                 return

@@ -26,7 +26,7 @@ from trainer.app.service import MAX_LETTERS, SearchDesk
 
 __all__ = ["PAGE", "BatchEncoder", "build_server"]
 
-_MOST = {"references": 16, "results": 1000, "excluded": 10_000, "numbers": 16_384}
+_MOST = {"references": 16, "results": 1000, "excluded": 10_000, "numbers": 16_384, "values": 1000}
 _MOST_WAITING, _BATCH, _SECONDS = 200, 16, 60
 _MOST_DECODED = 4  # queries at a time: sixteen references of 50 million pixels are 2.4 GB while they are read
 PAGE = "/page"
@@ -42,7 +42,7 @@ class _Reference(BaseModel):
     weights: list[FiniteFloat] | None = Field(None, max_length=_MOST["references"], description="one a reference")
     strength: FiniteFloat | None = Field(None, description="from 0, the reference alone, to 1, the query as it is")
     negative: str | None = Field(None, max_length=MAX_LETTERS, description="what is not wanted")
-    negative_weight: FiniteFloat | None = Field(None, description="how much that counts; 0.25 where left out")
+    negative_weight: FiniteFloat | None = Field(None, description="how much that counts (default: 0.25)")
     adapter: str | None = Field(None, description="name of an adapter of the text tower; __base__ for none")
 
 
@@ -125,7 +125,7 @@ class BatchEncoder:
             batch = [self._waiting.get()]
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get())
-            # Whoever gave up waiting is not answered.
+            # A caller that gave up waiting is not answered.
             batch = [(query, future) for query, future in batch if future.set_running_or_notify_cancel()]
             try:
                 self._answer(batch)
@@ -176,6 +176,9 @@ class _Service:
         return read_query(query, self.pipeline.processor)
 
     def search(self, asked: _Search, uploads: list[UploadFile]) -> dict:
+        longest = max([len(values) for values in (asked.where or {}).values() if isinstance(values, list)], default=0)
+        if longest > _MOST["values"]:  # each of them is compared with each image, and other searches wait
+            raise ValueError(f"a field of `where` may have {_MOST['values']:,} values, got {longest:,}.")
         if asked.vector is None:
             embeds = self.encode(asked, uploads)
         elif uploads or asked.ids or any(getattr(asked, name) is not None for name in _ALGEBRA):

@@ -255,7 +255,7 @@ class SearchDesk:
         history = self._open_history(state["turns"], voice)
         found = {"results": self._take_turn(history, reference, query), "others": []}
         if other and other != voice:
-            # A comparison is not a turn: the history goes on with the first answer.
+            # A comparison is not a turn: the history continues with the first answer.
             found["others"] = self._take_turn(self._open_history(state["turns"], other), reference, query)
         turn = history.turns[-1] | {"voice": voice}
         turns = [*state["turns"], turn]

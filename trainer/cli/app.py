@@ -143,7 +143,7 @@ def open_desk(options: argparse.Namespace, top_k: int):
     if wrong is not None:
         raise ValueError(f"--adapter takes NAME=PLACE, got '{wrong}'.")
     if options.images is not None and not options.images.is_dir():
-        raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is none.")
+        raise ValueError(f"--images must be the folder of the gallery's images; '{options.images}' is not a folder.")
     gallery = open_stored(options) if has_rows else None
     places = gallery.locate() if has_rows else paths
     root = options.images or (find_root(places) if has_rows else options.gallery)

@@ -76,8 +76,13 @@ def run(arguments: list[str]) -> None:
 
 def _check_options(options: argparse.Namespace) -> None:
     check_port(options.port)
-    if options.with_token and not os.environ.get(_TOKEN):
+    token = os.environ.get(_TOKEN, "")
+    if options.with_token and not token:
         raise ValueError(f"--with-token needs a token in the environment variable {_TOKEN}, which is empty.")
+    if options.with_token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise ValueError(
+            f"the token in {_TOKEN} must be ASCII without spaces, since a header brings it: choose another."
+        )
     if options.rate_limit is not None and options.rate_limit < 1:
         raise ValueError(f"--rate-limit must be at least 1, got {options.rate_limit}: leave it out for no limit.")
     if not 0 < options.time_limit < math.inf:

@@ -108,6 +108,8 @@ BAD = [
     ("/search", {"json": {"text": "red", "where": {"color": 1}}}, 422, "no image of the gallery has a field 'color'"),
     ("/search", {"json": {"text": "red", "where": "year = 1"}}, 422, "where: Input should be"),
     ("/search", {"json": {"text": "red", "where": {"year": []}}}, 422, "is empty"),
+    ("/search", {"json": {"text": "red", "where": {"year": [1] * 1001}}}, 422, "1,000 values, got 1,001"),
+    ("/search", {"json": {"ids": ["\udcff"]}}, 404, "the gallery has no image"),
     ("/search", {"json": {"text": "red", "strength": 0.5}}, 422, "`strength`"),
     ("/search", {"json": {"text": "red", "adapter": "none"}}, 422, "unknown adapter 'none'"),
     ("/search", {"json": {"text": "\ud800", "adapter": "\ud800"}}, 422, "unicode string"),

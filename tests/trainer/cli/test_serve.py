@@ -61,6 +61,10 @@ def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, s
     assert "anyone who reaches 0.0.0.0 can search this gallery: --with-token" in capsys.readouterr().err
     assert main([*arguments, "--with-token"]) == 2
     assert "--with-token needs a token in the environment variable RTD_TOKEN" in capsys.readouterr().err
+    for token in ("sésame", "sesame\n", "open sesame"):
+        monkeypatch.setenv("RTD_TOKEN", token)
+        assert main([*arguments, "--with-token"]) == 2
+        assert "RTD_TOKEN must be ASCII without spaces" in capsys.readouterr().err
     monkeypatch.setenv("RTD_TOKEN", "sesame")
     assert main([*arguments, "--with-token"]) == 0
     captured = capsys.readouterr()
