@@ -55,7 +55,9 @@ def read_embeddings(
         else:
             raise ValueError(f"'{path}' is none of .npy, .parquet, .faiss and .index.")
     if ids is None:
-        raise ValueError("the embeddings come without ids: pass a list, or a .json, .npy or text file of them.")
+        raise ValueError(
+            "the embeddings come without ids: name a .txt, .json or .npy file of them (`--ids`), or pass a list."
+        )
     return embeddings, ids, metadata
 
 

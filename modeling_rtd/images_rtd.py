@@ -118,7 +118,7 @@ def _open(file: Path | BytesIO) -> Image.Image:
         # By what the file holds: no other decoder is tried, whatever its name says.
         return Image.open(file, formats=tuple(IMAGE_FORMATS))
     except UnidentifiedImageError as error:
-        raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from error
+        raise ValueError(f"its format is not one of {', '.join(IMAGE_FORMATS)}") from error
     except Image.DecompressionBombError as error:
         reason = str(error).partition(",")[0]
         raise ValueError(f"{reason}: make it smaller, or set the environment variable RTD_MAX_PIXELS") from error

@@ -59,7 +59,7 @@ def test_without_a_gallery_it_embeds_and_with_one_it_searches(folder, model, pro
         ({"inputs": {"text": " "}}, "a text that is blank"),
         ({"inputs": {"image": "/etc/passwd"}}, "paths and URLs are not read"),
         ({"inputs": {"image": "https://example.com/a.png"}}, "paths and URLs are not read"),
-        ({"inputs": {"image": "YWJj"}}, "none of BMP"),
+        ({"inputs": {"image": "YWJj"}}, "one of BMP"),
         ({"inputs": query, "parameters": {"top_k": 2}}, "there is no gallery"),
     ):
         with pytest.raises(ValueError, match=sentence):

@@ -120,7 +120,7 @@ def test_a_url_is_read_to_the_same_bounds(server, tmp_path):
     Path(tmp_path, "eps.png").write_bytes(EPS)
     Path(tmp_path, "large.png").write_bytes(b"\0" * (20 * 2**20 + 1))
     assert RTDProcessor.load_image(f"{server}/a.png").size == (20, 12)
-    for name, message in {"eps": "none of BMP", "large": "bytes, and 20,971,520 are", "none": "404"}.items():
+    for name, message in {"eps": "one of BMP", "large": "bytes, and 20,971,520 are", "none": "404"}.items():
         with pytest.raises(ValueError, match=message):
             RTDProcessor.load_image(f"{server}/{name}.png")
 

@@ -294,4 +294,4 @@ def _word(errors: list[dict]) -> str:
     for error in errors[:3]:
         place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
         parts.append(f"{place or 'the body'}: {error['msg']}")
-    return f"the request is not accepted: {'; '.join(parts)}; /docs has what is."
+    return f"the request is not accepted: {'; '.join(parts)}; /docs lists what is accepted."

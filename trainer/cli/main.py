@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 
 from safetensors import SafetensorError
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     try:
-        with _listen_to_sigterm():
+        with _listen_to_sigterm(), _word_warnings():
             try:
                 return _run(arguments)
             finally:
@@ -95,8 +96,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     if verb not in _VERBS:
         close = difflib.get_close_matches(verb, _VERBS, n=1)
-        hint = f" did you mean '{close[0]}'?" if close else ""
-        print(f"rtd: unknown verb '{verb}';{hint}\n\n{_write_help()}", file=sys.stderr)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        print(f"rtd: unknown verb '{verb}'{hint}\n\n{_write_help()}", file=sys.stderr)
         return 2
     module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
@@ -135,6 +136,27 @@ def _listen_to_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+@contextlib.contextmanager
+def _word_warnings() -> Iterator[None]:
+    """Print a warning to the user as a sentence, without the line of code that it comes from, and each kind once."""
+    earlier, kinds = warnings.formatwarning, set()
+
+    def format_warning(message, category, *place):
+        if category is not UserWarning:
+            return earlier(message, category, *place)
+        kind = re.sub(r"\d+|, such as .*", "", str(message))  # counts and words differ from batch to batch
+        if kind in kinds:
+            return ""
+        kinds.add(kind)
+        return f"warning: {message} (shown once)\n"
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = earlier
 
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:

@@ -32,7 +32,7 @@ class VerbParser(argparse.ArgumentParser):
             `argparse.Namespace`: Values by name.
 
         Raises:
-            ValueError: If an option is unknown.
+            ValueError: If an option is unknown, missing or has a wrong value.
         """
         known = self._option_string_actions
         for option in (text.partition("=")[0] for text in args if text.startswith("--") and " " not in text):
@@ -44,3 +44,14 @@ class VerbParser(argparse.ArgumentParser):
                 hint = f" did you mean '{close[0]}'?" if close else ""
                 raise ValueError(f"unknown option '{option}';{hint} `{self.prog} --help` lists the options.")
         return super().parse_args(args, namespace)
+
+    def error(self, message: str):
+        """Refuse without the usage, which is longer than the reason.
+
+        Args:
+            message (`str`): What argparse found.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{message.removeprefix('argument ')}; `{self.prog} --help` lists the options.")

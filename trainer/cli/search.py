@@ -175,7 +175,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--turn", type=int, help="turn of the history whose results --use means (default: the last)")
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
-    parser.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE", help="only such images")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="FIELD=VALUE", help="only images with this value"
+    )
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="image to leave out")
     parser.add_argument("--keep-reference", action="store_true", help="keep the reference in the results")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

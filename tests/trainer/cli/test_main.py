@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import pytest
 from safetensors import SafetensorError
@@ -110,6 +111,19 @@ def test_every_verb_explains_its_options(verb, capsys):
         main([verb, "--help"])
     assert exit_.value.code == 0
     assert f"usage: rtd {verb}" in capsys.readouterr().out
+
+
+def test_a_warning_is_a_sentence_shown_once_for_each_kind(monkeypatch):
+    shown = []
+
+    def warn():
+        for count in (3, 4):
+            text = f"{count} words are unknown, such as 'w{count}'."
+            shown.append(warnings.formatwarning(text, UserWarning, "file.py", 1))
+
+    stop_with(monkeypatch, warn)
+    assert main(["search"]) == 0
+    assert shown == ["warning: 3 words are unknown, such as 'w3'. (shown once)\n", ""]
 
 
 def test_an_unknown_verb_is_named_with_the_nearest(capsys):

@@ -21,3 +21,14 @@ def test_a_beginning_and_a_text_with_hyphens_are_accepted(tmp_path, capsys):
     missing = str(tmp_path / "no-such-index")
     assert main(["search", "model", "--gal", missing, "--text", "--no pattern"]) == 2
     assert "unknown option" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [("search model --gallery index --top-k ten", "'ten'"), ("search model --text red", "--gallery")],
+)
+def test_a_wrong_value_and_a_missing_option_are_refused_in_one_line(arguments, named, capsys):
+    assert main(arguments.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rtd search: ")
+    assert named in line
