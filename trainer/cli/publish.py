@@ -18,6 +18,14 @@ from trainer.cli.parser import VerbParser
 
 __all__ = ["run"]
 
+_READ_BY = {
+    "a model or an adapter": (
+        *("base_model", "results", "without", "picture", "benchmark_data"),
+        *("license_name", "license_link", "card"),
+    ),
+    "--space": ("gallery", "examples"),
+}
+
 
 def run(arguments: list[str]) -> None:
     """List what would go up, or take it there.
@@ -98,7 +106,19 @@ def _build_parser() -> VerbParser:
     return parser
 
 
+def _refuse_ignored(options: argparse.Namespace) -> None:
+    """Refuse options that what is published does not read."""
+    kind = "--dataset" if options.dataset else "--space" if options.space else "a model or an adapter"
+    for owner, names in _READ_BY.items():
+        given = next((name for name in names if getattr(options, name)), None)
+        if owner != kind and given:
+            raise ValueError(f"--{given.replace('_', '-')} is for {owner}, but this publishes {kind}: leave it out.")
+    if options.license_name and options.license != "other":
+        raise ValueError(f"--license-name is for --license other, got --license {options.license}.")
+
+
 def _prepare(options: argparse.Namespace):
+    _refuse_ignored(options)
     if options.dataset:
         from trainer.publishing.data_set import prepare_data_set
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -99,8 +99,18 @@ class TripletMaker:
             yield from (self.make_block(block, seen) for block in blocks)
             return
         with multiprocessing.Pool(num_proc, _start_process, (self._edit,)) as pool:
-            edited = pool.imap(_edit_slots, map(self._list_slots, blocks))
-            yield from (self.make_block(block, seen, next(edited)) for block in blocks)
+
+            def edit(block: int):
+                return pool.apply_async(_edit_slots, (self._list_slots(block),))
+
+            # Only a few blocks ahead: a similarity model is slower than the rules, and edits would fill the memory.
+            window = 4 * num_proc
+            ahead = deque(map(edit, blocks[:window]))
+            for block in blocks:
+                proposals = ahead.popleft().get()
+                if block + window < len(self):
+                    ahead.append(edit(block + window))
+                yield self.make_block(block, seen, proposals)
 
     def _list_slots(self, block: int) -> list[tuple]:
         rows = self.rows[block * self.block_size : (block + 1) * self.block_size]

@@ -1,6 +1,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.factories import STAGES
 from trainer.cli.main import main
 from trainer.publishing.provenance import write_stages
@@ -19,3 +21,17 @@ def test_without_push_it_lists_the_files_and_may_write_the_card(place, tmp_path,
     assert "license: mit" in card.read_text()
     assert json.loads(card.with_suffix(".json").read_text())["license"] == "mit"
     assert hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        (["--dataset", "--base-model", "none"], "--base-model"),
+        (["--space", "--results", "a.json"], "--results"),
+        (["--gallery", "photos"], "--gallery"),
+        (["--license", "mit", "--license-name", "house"], "--license-name"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(options, option, place, capsys):
+    assert main(["publish", place, "someone/name", *options]) == 2
+    assert f"{option} is for" in capsys.readouterr().err
