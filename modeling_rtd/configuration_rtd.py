@@ -184,7 +184,7 @@ class RTDConfig(PreTrainedConfig):
         logit_scale_init_value (`float`, defaults to 2.6592):
             CLIP's initial log temperature; kept so that the directory also loads as a plain `CLIPModel`.
         context_token_id (`int`, *optional*):
-            Stands in the context's text in place of the pseudo-word, where the projection reads a context. Resolved
+            Takes the place, in the context's text, of the pseudo-word, where the projection reads a context. Resolved
             from the tokenizer by [`RTDModel.from_clip`].
         base_model (`str`, *optional*): Hub id or directory, from the root on, of the CLIP underneath.
         original_text_model (`dict`, *optional*):

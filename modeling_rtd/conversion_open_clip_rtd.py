@@ -120,7 +120,7 @@ def _read_settings(place, where: dict) -> dict:
 
 
 def _build_config(cfg: dict, place) -> CLIPConfig:
-    """Read sizes; open_clip's own defaults where they are left out."""
+    """Read sizes. A missing one has open_clip's own default."""
     vision, text = cfg["vision_cfg"], cfg["text_cfg"]
     size = vision.get("image_size", 224)
     size = size[0] if isinstance(size, list) and size[:1] * 2 == size else size

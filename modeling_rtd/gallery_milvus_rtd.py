@@ -53,8 +53,8 @@ class MilvusEngine(Engine):
         folder (`Path`): Where the manifest is, and the embedded file.
         state (`dict`, *optional*): As the manifest keeps it; left out for a gallery that is being made.
         uri (`str`, *optional*):
-            A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`; `milvus.db` in the
-            gallery's folder where left out, by `milvus-lite`.
+            A server, such as `"http://127.0.0.1:19530"`, or a file whose name ends with `.db`. Defaults to
+            `milvus.db` in the gallery's folder, by `milvus-lite`.
         collection (`str`, defaults to `"gallery"`): Name of the collection, which belongs to this gallery alone.
         index (`str`, defaults to `"FLAT"`):
             Type of Milvus's index: `"FLAT"` is exact; `"AUTOINDEX"`, `"HNSW"` and others are approximate.

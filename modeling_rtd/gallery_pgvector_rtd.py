@@ -33,8 +33,8 @@ class Database:
 
     Args:
         uri (`str`, *optional*):
-            Connection string, such as `"postgresql://user@host/name"`; the variables of libpq (`PGHOST`, `PGDATABASE`,
-            `PGPASSWORD`, ...) decide where left out.
+            Connection string, such as `"postgresql://user@host/name"`. Defaults to the variables of libpq (`PGHOST`,
+            `PGDATABASE`, `PGPASSWORD`, ...).
         makes_extension (`bool`, defaults to `False`): Whether to create pgvector's extension where it is not there.
 
     Attributes:

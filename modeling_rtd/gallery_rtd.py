@@ -195,8 +195,8 @@ class Gallery:
 
         Args:
             uri (`str`, *optional*):
-                Such as `"postgresql://user@host/immich"`; it is never repeated. The variables of libpq (`PGHOST`,
-                `PGDATABASE`, `PGPASSWORD`, ...) decide where left out.
+                Such as `"postgresql://user@host/immich"`; it is never repeated. Defaults to the variables of libpq
+                (`PGHOST`, `PGDATABASE`, `PGPASSWORD`, ...).
             layout:
                 What the table is. `table` (`"smart_search"`, which is Immich's), `id_column` (`"assetId"`; a uuid, an
                 integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
@@ -500,7 +500,7 @@ class Gallery:
             top_k (`int`, defaults to 10): Results a query; fewer where the gallery is smaller.
             exclude (`list[list[str]]`, *optional*): Ids to leave out, for each query; unknown ids are ignored.
             where (`dict` or `str`, *optional*):
-                Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list standing
+                Only images whose metadata has these values: `{"split": "val", "year": [2010, 2011]}`, a list for
                 for any of its values. With Milvus and pgvector also an expression in their own language, such as
                 `'metadata["year"] >= 2010'` and `"(metadata->>'year')::int >= 2010"`; it can read all of a database.
             min_score (`float`, *optional*): Results below this cosine are left out.

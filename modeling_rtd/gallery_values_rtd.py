@@ -23,7 +23,7 @@ def settle_ids(values: Iterable, where: str = "") -> list[str]:
 
     Args:
         values (iterable): One value an id.
-        where (`str`, defaults to `""`): Where they stand, for the refusal, such as `" of 'ids.npy'"`.
+        where (`str`, defaults to `""`): Where they are, for the refusal, such as `" of 'ids.npy'"`.
 
     Returns:
         `list[str]`: Ids.
@@ -54,7 +54,7 @@ def check_id(name: str, where: str = "") -> str:
 
     Args:
         name (`str`): The id.
-        where (`str`, defaults to `""`): Where it stands, for the refusal.
+        where (`str`, defaults to `""`): Where it is, for the refusal.
 
     Returns:
         `str`: The id.

@@ -229,7 +229,8 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
             input_ids (`torch.Tensor` of shape `(batch_size, seq_len)`): Token ids; each row holds an end of text.
             attention_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 1 for tokens, 0 for padding. Padding on the right needs none: attention is causal.
-            position_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*): Derived where left out.
+            position_ids (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
+                Defaults to the places of the tokens.
             placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 True at the positions that take pseudo-words: the n-th takes the n-th row of `pseudo_token_embeds`,
                 the last row serves any further ones. Where left out: positions equal to

@@ -70,8 +70,8 @@ class RTDProcessor(ProcessorMixin):
             Templates by name; each projection's own, and `"rtd"`, by default.
         default_template (`str`, defaults to `"lincir"`): Name of the template used where none is given.
         max_length (`int`, *optional*):
-            Tokens the text tower takes, start and end of text included; the tokenizer's length, at most CLIP's 77,
-            where left out.
+            Tokens the text tower takes, start and end of text included. Defaults to the tokenizer's length, at most
+            CLIP's 77.
         family (`str`, defaults to `"clip"`): Family of the backbone, `"clip"`, `"metaclip_2"` or `"siglip"`.
 
     Raises:
@@ -142,7 +142,7 @@ class RTDProcessor(ProcessorMixin):
             projection (`str` or [`RTDProjection`], defaults to `"lincir"`): Whose template is the default.
             kwargs:
                 Passed to `from_pretrained` of image processor and tokenizer; `backend` to the first alone, `"pil"`
-                where left out, or `"torchvision"`.
+                (default) or `"torchvision"`.
 
         Returns:
             [`RTDProcessor`]: Ready to save beside the model.

@@ -124,7 +124,7 @@ def read_query(query: Mapping, processor) -> Query:
 
 
 def _is_meant(query: Mapping, name: str) -> bool:
-    """Tell a misspelt entry, or a condition under another name, from a column of a data set that nobody asks about."""
+    """Recognise a misspelt entry, or a condition under another name; other columns of a data set are passed over."""
     is_condition = query.get("text") is None and isinstance(query[name], str)
     return is_condition or bool(difflib.get_close_matches(str(name), QUERY_ENTRIES, n=1))
 

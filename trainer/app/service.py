@@ -380,7 +380,7 @@ class SearchDesk:
         return image
 
     def hint(self, state: dict) -> str:
-        """Say of the last turn what a visitor may want to know beside its results.
+        """Say of the last turn what a visitor should know beside its results.
 
         Args:
             state (`dict`): See [`new_state`].

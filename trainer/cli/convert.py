@@ -13,7 +13,7 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Convert a checkpoint and tell where the model is.
+    """Convert a checkpoint and print where the model is.
 
     Args:
         arguments (`list[str]`): Options.

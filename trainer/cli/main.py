@@ -49,7 +49,7 @@ def _write_help() -> str:
 
 
 class _Terminated(SystemExit):
-    """SIGTERM; in a process that the verb starts, it ends that process without a word."""
+    """SIGTERM; in a process that the verb starts, it ends that process silently."""
 
 
 def main(arguments: list[str] | None = None) -> int:

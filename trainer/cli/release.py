@@ -147,8 +147,8 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
     except Exception as error:
         record["error"] = traceback.format_exc().replace(str(Path.home()), "~").replace(str(Path.cwd()), ".")
         raise ValueError(
-            f"{error}\nThis machine cannot make the release yet. Send us {request.folder / SMOKE_RECORD}: it "
-            "holds the findings above, versions and the error, and no token."
+            f"{error}\nThis machine cannot make the release yet. Attach {request.folder / SMOKE_RECORD} to an "
+            "issue of the project: it holds the findings above, versions and the error, and no token."
         ) from error
     finally:
         write_json(request.folder / SMOKE_RECORD, record)

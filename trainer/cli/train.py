@@ -31,8 +31,8 @@ class TrainCommand:
         lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
         lora_alpha (`int`, defaults to 32): Scale of the adapter.
         original_text_model (`str`, *optional*):
-            Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath; where left out,
-            the model carries a copy. An adapter needs neither.
+            Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath. Defaults
+            to a copy in the model. An adapter needs neither.
         benchmark (`str`, *optional*):
             Benchmark to judge on while training, as `eval_strategy` says: `wardrobe`, or with a preset
             `wardrobe/mini`, or `cirr`. Its validation queries are used.

@@ -49,7 +49,7 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
 
     Returns:
         `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper
-        noun, which `"rule"` does not tell from a noun), `"adjective"`, `"determiner"` or `""` for any other.
+        noun, which `"rule"` does not separate from a noun), `"adjective"`, `"determiner"` or `""` for any other.
 
     Raises:
         ValueError: If there is no such function.

@@ -182,8 +182,8 @@ def refuse_no_text(block: pa.Table, columns: Sequence[str], start: int = 0) -> N
             value = _read_value(block[name][place])
             came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
             raise ValueError(
-                f"row {start + place + 1}: `{name}` must be a non-empty string, got {came}; mend or remove that row, "
-                "or leave such rows out with bad_rows='skip' (--bad-rows skip)."
+                f"row {start + place + 1}: `{name}` must be a non-empty string, got {came}; correct or remove that "
+                "row, or leave such rows out with bad_rows='skip' (--bad-rows skip)."
             )
 
 

@@ -22,7 +22,7 @@ def draw_noise(
 ) -> torch.Tensor:
     """Draw the noise of refined concatenation, `u * eps` with `u ~ U(0, 1)` and `eps ~ N(0, I)` for each row.
 
-    RTD and LinCIR both add it, times a scale, to the text embedding that stands in for an image's. The generator is
+    RTD and LinCIR both add it, times a scale, to the text embedding that replaces an image's. The generator is
     counter-based (Philox), keyed by seed, epoch and row: results are the same for any number of processes or loader
     workers, and after a resume.
 

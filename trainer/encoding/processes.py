@@ -78,7 +78,7 @@ def share_batches(
         encode (`Callable`): Takes a range of rows, gives a tensor of shape `(len(range), projection_dim)`.
         total (`int`): Number of rows.
         batch_size (`int`): Rows in a batch.
-        desc (`str`, *optional*): Title of the progress bar; none is shown where left out, nor in the first second.
+        desc (`str`, *optional*): Title of the progress bar, shown after one second. Defaults to no bar.
         folder (`Path`, *optional*): Keeps each batch, so that a run that was stopped continues.
 
     Returns:
@@ -110,7 +110,7 @@ def share_images(
 
     Args:
         model, processor, images, num_workers: See [`encode_batches`]; of one content in all processes.
-        batches (sequence of sequences of `int`, *optional*): Those of the main process where left out.
+        batches (sequence of sequences of `int`, *optional*): Defaults to those of the main process.
 
     Yields:
         `tuple`: See [`encode_batches`]; all batches in order, in the main process.

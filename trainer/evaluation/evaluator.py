@@ -88,8 +88,8 @@ class EmbeddingRanker:
             query_embeds (`torch.Tensor` of shape `(num_queries, projection_dim)`): L2-normalised.
             depth (`int`, *optional*): Ranks to keep. Defaults to all.
             among (`str`, *optional*):
-                Column of the queries with the ids to rank, such as `"subset_ids"`; where left out `"candidate_ids"`,
-                and where there is no such column all of the gallery.
+                Column of the queries with the ids to rank, such as `"subset_ids"`. Defaults to `"candidate_ids"`, or
+                to the whole gallery without such a column.
 
         Returns:
             `np.ndarray` of shape `(num_queries, depth)`: Rows of gallery positions, best first, -1 where a row has

@@ -63,7 +63,8 @@ def rank_gallery(
     """Rank the gallery for each query, most similar first.
 
     Equal similarities keep the order of the gallery, so that a ranking is the same on every machine; unstable sorts
-    are not. Where the order of the gallery tells the answer (GeneCIS lists the target first), put the targets `last`.
+    are not. Where the order of the gallery gives the answer away (GeneCIS lists the target first), put the targets
+    `last`.
     Sort similarities, not distances `1 - similarity`, and not in half precision: both make ties that were none.
 
     Args:

@@ -25,7 +25,7 @@ def check_picture(path: str | Path) -> Path:
         `Path`: The same.
 
     Raises:
-        ValueError: If it is not there, not named like a PNG, has more than 10 MB or tells where it was taken.
+        ValueError: If it is missing, not named like a PNG, has more than 10 MB or holds the place where it was taken.
     """
     path = Path(path)
     if not path.is_file() or not _NAME.fullmatch(path.name):
@@ -39,7 +39,7 @@ def check_picture(path: str | Path) -> Path:
 
 
 def refuse_places(paths: list[Path]) -> None:
-    """Refuse photographs that tell where they were taken.
+    """Refuse photographs that hold the place where they were taken.
 
     Args:
         paths (`list[Path]`): Files of images.
@@ -51,6 +51,6 @@ def refuse_places(paths: list[Path]) -> None:
         with open_image(path) as image:
             if image.getexif().get_ifd(_GPS):
                 raise ValueError(
-                    f"'{path}' tells where it was taken (GPS in its metadata): remove the metadata, for instance with "
-                    "`exiftool -all=`, and publish again."
+                    f"'{path}' holds the place where it was taken (GPS in its metadata): remove the metadata, for "
+                    "instance with `exiftool -all=`, and publish again."
                 )

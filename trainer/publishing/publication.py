@@ -122,7 +122,7 @@ def prepare_publication(
     check_repo(repo)
     names = _list_files(folder)
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
-    # From this package: code that lies in the folder is never published.
+    # From this package: code in the folder is never published.
     files |= _list_code(ADAPTER_FACTS in names)
     recorded = _find_base(folder, names)
     base_model = base_model or recorded

@@ -29,7 +29,7 @@ def save_rtd_model(
         processor ([`RTDProcessor`]): Its processor.
         folder (`str` or `Path`): Where it goes; a model that is there is replaced.
         stages (`Sequence[Mapping]`, *optional*):
-            What made the model; where left out, what is recorded at the place that it was loaded from.
+            What made the model. Defaults to the record at the place that it was loaded from.
 
     Returns:
         `Path`: The folder.

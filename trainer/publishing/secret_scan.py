@@ -61,7 +61,7 @@ def find_leaks(files: Mapping[str, Path | bytes], folder: Path) -> list[str]:
 
 
 def _list_secrets() -> dict[bytes, str]:
-    """List secrets as they are and as JSON writes them, each with the name of where it stands."""
+    """List secrets as they are and as JSON writes them, each with the place where it is."""
     named = {name: value for name, value in os.environ.items() if _SECRET_NAMES.search(name)}
     named["the token of the Hub"] = get_token() or ""
     long = {name: value for name, value in named.items() if len(value) >= _MIN_SECRET}

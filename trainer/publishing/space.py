@@ -87,7 +87,7 @@ def prepare_space(
 
     Raises:
         ValueError: If the license is missing, the model is not a Hub id, there are too many images, or one cannot be
-            read or tells where it was taken.
+            read or holds the place where it was taken.
     """
     check_repo(repo)
     missing = {"--license ID": license, "--gallery DIR": gallery}

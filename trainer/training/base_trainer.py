@@ -28,8 +28,8 @@ from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_c
 __all__ = ["BaseTrainer", "check_batch_fills"]
 
 logger = logging.get_logger(__name__)
-# Own arguments that say where things lie (what lies there is in the facts of the run), or change no result. A run that
-# a row has stopped goes on without that row.
+# Own arguments that say where things are (what is there is in the facts of the run), or change no result. A run that
+# a row has stopped continues without that row.
 _PLACES = {"anchor_cache", "anchor_cache_dir", "bad_rows", "concepts", "length_groups", "phrases", "stage_dir"}
 # Arguments of transformers that belong to a recipe. The number of steps does not: a run may be made longer.
 _RECIPE = {

@@ -156,7 +156,7 @@ def _reword(row: dict, rng: Generator, is_known: _IsKnown) -> str | None:
 
 
 def _negate(row: dict, rng: Generator, is_known: _IsKnown) -> str | None:
-    """Say what is no longer there, as the condition tells it or else the captions, if they differ in one place."""
+    """Say what is no longer there, as the condition says it or else the captions, if they differ in one place."""
     if text := _rewrite(row, rng, is_known, _NEGATIONS):
         return text
     before, after = (row[f"{name}_caption"].rstrip(" .").split() for name in ("reference", "target"))
@@ -257,7 +257,7 @@ def parse_augmentations(names: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _is_read(row: dict) -> bool:
-    """Tell by small words whether a triplet is English, which the rules know."""
+    """Decide by small words whether a triplet is English, which the rules know."""
     texts = (row[f"{name}_caption"] for name in ("reference", "conditioning", "target"))
     words = {word for text in texts for word in text.lower().split()}
     return len(words & _ENGLISH) > len(words & _OTHERS)
@@ -267,7 +267,7 @@ def count_unread(rows: Iterable[dict]) -> int:
     """Count triplets in a language that the rules do not know, which [`ConditionAugmentation`] leaves alone.
 
     Args:
-        rows (iterable of `dict`): Triplets. English is told by its small words, such as "a", "is" and "with".
+        rows (iterable of `dict`): Triplets. English is recognised by its small words, such as "a", "is" and "with".
 
     Returns:
         `int`: Their number.
@@ -291,8 +291,7 @@ class ConditionAugmentation:
         names (`str` or sequence of `str`): See [`parse_augmentations`].
         seed (`int`): Seed of the run.
         is_known (callable, *optional*):
-            Tells whether the tokenizer has a word. Wordings with other words are not used. All words are known by
-            default.
+            Whether the tokenizer has a word. Wordings with other words are not used. Defaults to all words.
     """
 
     def __init__(self, names: str | Sequence[str], seed: int, is_known: _IsKnown | None = None):

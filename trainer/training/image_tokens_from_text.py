@@ -30,7 +30,7 @@ class TokenLift(nn.Module):
         projection_dim (`int`): Size D of the joint space.
         vision_hidden_size (`int`): Size V of the vision tower's tokens.
         num_tokens (`int`, defaults to 9): Tokens it makes, the class token first.
-        width (`int`, *optional*): Hidden width, `4 * projection_dim` where left out.
+        width (`int`, *optional*): Hidden width. Defaults to `4 * projection_dim`.
     """
 
     def __init__(self, projection_dim: int, vision_hidden_size: int, num_tokens: int = 9, width: int | None = None):

@@ -179,7 +179,7 @@ class RTDTrainer(BaseTrainer):
         eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
             Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
             best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
-            not tell how images are retrieved.
+            not measure how images are retrieved.
         processing_class ([`RTDProcessor`], *optional*): Defaults to the processor at the model's place.
         peft_config (`peft.LoraConfig`, *optional*):
             Train a new adapter instead of all weights; on all linear layers where it names no `target_modules`.

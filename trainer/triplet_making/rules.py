@@ -117,7 +117,7 @@ def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new:
 
 
 def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
-    """Find what may be at a place of a noun phrase: template, new words, and where the old ones go on."""
+    """Find what may be at a place of a noun phrase: template, new words, and where the old ones continue."""
     left, right = tokens[i - 1] if i else "^", tokens[i + 1 : end][:1]
     is_object = lexicon.is_noun(tokens[i])
     is_same = lexicon.is_noun if is_object else lexicon.adjectives.__contains__

@@ -97,7 +97,7 @@ class WorldPreset:
 
 @dataclass(frozen=True, eq=False)  # hashed as itself, for caches
 class World:
-    """Description of a world: what its scenes are, how they are told and drawn.
+    """Description of a world: what its scenes are, how they are described and drawn.
 
     Args:
         name (`str`): Name as a benchmark, such as `"small_world"`.
@@ -108,7 +108,7 @@ class World:
         draw_scene (`Callable`): From a preset, a generator and `held_out` (`None` for either) to a scene.
         change_scene (`Callable`): From a preset, a scene, names and a generator to one that differs in these alone.
         list_changeable (`Callable`): From a preset, a scene and a generator to the names that a change is drawn from.
-        is_sound (`Callable`): Whether a scene whose attributes were put together can be drawn and told.
+        is_sound (`Callable`): Whether a scene whose attributes were put together can be drawn and described.
         render_scene (`Callable`): From a scene, a size in pixels and a generator to the bytes of a PNG.
         wordings (`Mapping[str, Mapping[str, tuple[str, ...]]]`):
             Templates of conditions by split, `"A"` of training and `"B"` of queries, and by kind of change.

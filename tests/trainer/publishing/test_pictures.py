@@ -21,5 +21,5 @@ def test_a_photograph_that_tells_where_it_was_taken_is_refused(tmp_path):
     build_images(1)[0].save(tmp_path / "there.jpg", exif=exif)
     build_images(1)[0].save(tmp_path / "nowhere.jpg")
     refuse_places([tmp_path / "nowhere.jpg"])
-    with pytest.raises(ValueError, match="there.jpg' tells where it was taken"):
+    with pytest.raises(ValueError, match="there.jpg' holds the place"):
         refuse_places([tmp_path / "nowhere.jpg", tmp_path / "there.jpg"])

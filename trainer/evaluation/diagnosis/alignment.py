@@ -51,7 +51,7 @@ def summarise(values: np.ndarray) -> dict[str, float]:
 
 
 def compute_alignment(before: np.ndarray, after: np.ndarray, targets: np.ndarray, gallery: np.ndarray) -> dict:
-    """Compare two text towers by how their captions lie to the images that the captions describe.
+    """Compare two text towers by how near their captions are to the images that the captions describe.
 
     A cosine says little alone: what retrieval lives on is its margin over the cosine with any image.
 

@@ -49,7 +49,7 @@ def draw_alignment(
     drift: np.ndarray,
     path: Path,
 ) -> None:
-    """Draw how plain captions lie to their images before and after RTD.
+    """Draw how near plain captions are to their images before and after RTD.
 
     Args:
         before, after (`np.ndarray` of shape `(num_captions,)`): Cosines of captions with their images.
@@ -100,7 +100,7 @@ def draw_interpolation(rows: Sequence[Mapping], k: int, path: Path) -> None:
 
 
 def draw_modality_gap(words: Mapping[str, np.ndarray], token_table: np.ndarray, path: Path) -> None:
-    """Draw norms of pseudo-words, and where those of images and texts lie.
+    """Draw norms of pseudo-words, and where those of images and texts are.
 
     Args:
         words (`Mapping[str, np.ndarray]`): Pseudo-words by source, each of shape `(num_words, hidden_size)`.

@@ -162,8 +162,8 @@ class PhraseBank:
         count (`int`): Phrases of each.
         usable (`np.ndarray` of shape `(num_concepts,)`):
             False for SEARLE's problem concepts: a phrase of theirs does not hold the name letter by letter.
-        embeddings ([`CaptionEmbeddings`], *optional*): Frozen embeddings of the phrases; computed as they are drawn
-            where left out.
+        embeddings ([`CaptionEmbeddings`], *optional*): Frozen embeddings of the phrases. Defaults to computing
+            them as they are drawn.
     """
 
     def __init__(self, processor: RTDProcessor, phrases: dict[str, list[str]]):

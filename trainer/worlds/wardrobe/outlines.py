@@ -1,6 +1,6 @@
 """Outlines of the wardrobe's garments, as polygons in a plane of -1 to 1 whose y runs downwards.
 
-A garment hangs from one height, so that its hem alone tells its length.
+A garment hangs from one height, so that its hem alone shows its length.
 """
 
 from __future__ import annotations
