@@ -272,7 +272,7 @@ class RowNames:
             lines = text[int(ends[start - 1]) if start else 0 : int(ends[stop - 1])].tobytes()
             rows = json.loads(b"[" + lines[:-1].replace(b"\n", b",") + b"]")  # one call, several times as fast as many
             parts.append(
-                [bool(row) and all(row.get(name) in values for name, values in where.items()) for row in rows]
+                [row is not None and all(row.get(name) in values for name, values in where.items()) for row in rows]
             )
         self._matches[key] = np.concatenate(parts).astype(bool)
         if len(self._matches) > _FILTERS:

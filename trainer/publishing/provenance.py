@@ -17,7 +17,6 @@ from safetensors.torch import save
 from transformers.utils import cached_file
 
 from modeling_rtd import RTDModel, has_adapters, hash_tensors, read_json, write_json
-from trainer.data.tables import are_files
 
 
 __all__ = [
@@ -71,6 +70,8 @@ def name_data(data) -> str:
     Returns:
         `str`: As [`name_source`]; for rows in memory, their number.
     """
+    from trainer.data.tables import are_files  # `datasets` is not needed to name a model
+
     if isinstance(data, str | Path) or (isinstance(data, list | tuple) and are_files(data)):
         return name_source(data)
     return f"{len(data)} rows from memory" if hasattr(data, "__len__") else "a stream"

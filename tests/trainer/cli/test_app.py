@@ -116,7 +116,7 @@ def test_examples_are_read_from_a_file(place, photos, served, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--adapter", "other"], "--adapter takes NAME=PLACE, got 'other'"),
-        (["--images", "nowhere"], "'nowhere' is none"),
+        (["--images", "nowhere"], "'nowhere' is not a folder"),
         (["--top-k", "0"], "--top-k must be at least 1, got 0"),
         (["--port", "99999"], "--port must be between 1 and 65535, got 99999"),
     ],
