@@ -73,7 +73,7 @@ def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, process
         ("convert", ["file.pt", "--from", "lincir", "--clip", "clip", "-o", "model"]),
         ("index", ["model", "--images", "photos", "-o", "index"]),
         ("search", ["model", "--gallery", "photos", "--image", "photos/0.png", "--text", "is red"]),
-        ("serve", ["model", "--gallery", "index"]),
+        ("serve", ["model", "--gallery", "index", "--no-page"]),  # the page is that of `app`
         ("app", ["model", "--gallery", "index"]),
     ]
     run_verbs(verbs, tmp_path)
