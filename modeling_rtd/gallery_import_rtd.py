@@ -73,7 +73,12 @@ def _read_ids(ids) -> list[str] | None:
         names = read_array(path, _SAVE_AGAIN)
         if names.ndim != 1:
             raise ValueError(f"'{path}' must hold one row of ids, got an array of the shape {names.shape}.")
-        return settle_ids(names.tolist(), f" of '{path}'")
+        names = names.tolist()
+        try:  # numpy makes strings of codes that no character has
+            "".join(map(str, names)).encode("utf-8", "surrogatepass").decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"'{path}' is damaged, its ids are not text ({error}): {_SAVE_AGAIN}.") from error
+        return settle_ids(names, f" of '{path}'")
     if path.suffix == ".json":
         return settle_ids(read_json(path, _SAVE_AGAIN, list), f" of '{path}'")
     return settle_ids(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), f" of '{path}'")

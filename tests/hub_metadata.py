@@ -9,8 +9,6 @@ import json
 import re
 
 import yaml
-from huggingface_hub import EvalResultEntry, ModelCardData, parse_eval_result_entries
-from huggingface_hub.utils import validate_repo_id
 
 
 __all__ = ["check_card", "check_eval_results", "write_snippets"]
@@ -61,6 +59,10 @@ def check_card(content: str, kind: str) -> list[str]:
 
 def check_eval_results(content: str) -> list[str]:
     """Check a file of the folder `.eval_results`."""
+    # Not at the top: it reads the Hub's address when it is imported, and the stand-in starts before it is set.
+    from huggingface_hub import EvalResultEntry, parse_eval_result_entries
+    from huggingface_hub.utils import validate_repo_id
+
     try:
         entries = parse_eval_result_entries(yaml.safe_load(content))
         for entry in entries:
@@ -132,6 +134,8 @@ def _check_model(data: dict):
     for entry in data.get("widget") or ():
         if not isinstance(entry, dict) or not {"text", "src"} & entry.keys():
             yield "a widget entry needs text or src"
+    from huggingface_hub import ModelCardData
+
     try:
         ModelCardData(**{name: value for name, value in data.items() if name != "model-index"})
         for model in data.get("model-index") or ():
