@@ -27,6 +27,7 @@ from .gallery_values_rtd import check_id, settle_metadata
 __all__ = ["Gallery"]
 
 _IF_EXISTS = ("refuse", "skip", "replace")
+_EMPTY = "the gallery is empty: there is nothing to search."
 
 
 class Gallery:
@@ -513,9 +514,8 @@ class Gallery:
             ValueError: If the gallery is empty, `top_k` is below 1, sizes differ, a query is not finite, or the filter
                 names a field that no image has or is one that the engine does not take.
         """
-        held = len(self)  # once, since a database counts its rows for it
-        if not held:
-            raise ValueError("the gallery is empty: there is nothing to search.")
+        if self._store.engine is None:
+            raise ValueError(_EMPTY)
         if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
         if not isinstance(min_score, numbers.Real | None):
@@ -535,6 +535,10 @@ class Gallery:
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
         with self._store.turn:
+            # Counted in this search's turn, since other threads add rows; and once, since a database counts its own.
+            held = len(self._store.engine)
+            if not held:
+                raise ValueError(_EMPTY)
             results = self._store.engine.search(queries, min(int(top_k), held), barred, where)
         if min_score is None:
             return results
