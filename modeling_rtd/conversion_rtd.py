@@ -203,7 +203,7 @@ def _read_module(file: Path):
 def _first_line(error: Exception) -> str:
     text = str(error)
     if "weights_only" in text and "GLOBAL" not in text:
-        return "it is no plain pickle"  # torch advises to load it all the same
+        return "it is not a plain pickle"  # torch advises to load it all the same
     asked = re.search(r"(?:Unsupported global: GLOBAL|the file asks for) (\S+)", text)
     return f"it asks for {asked.group(1)}" if asked else (text.splitlines() or [type(error).__name__])[0]
 

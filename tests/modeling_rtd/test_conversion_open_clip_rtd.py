@@ -110,7 +110,7 @@ class Runs:
     [
         (lambda folder: (folder / BIN).unlink(), f"neither {SAFE} nor {BIN}"),
         (lambda folder: (folder / BIN).write_bytes((folder / BIN).read_bytes()[:-99]), "may be cut short"),
-        (lambda folder: (folder / BIN).write_bytes(b"nothing"), r"more than tensors \(it is no plain pickle"),
+        (lambda folder: (folder / BIN).write_bytes(b"nothing"), r"more than tensors \(it is not a plain pickle"),
         (lambda folder: (folder / SAFE).write_bytes(b"nothing"), "is damaged"),
         (lambda folder: torch.save({"visual.proj": Runs()}, folder / BIN), "holds more than tensors"),
         (lambda folder: torch.save([1], folder / BIN), "they have 0"),
