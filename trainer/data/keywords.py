@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import regex as re  # whose \w holds the vowel signs of all scripts
@@ -216,6 +216,7 @@ def _tag_by_rule(caption: str) -> list[tuple[str, str]]:
     return list(zip(words, kinds, strict=True))
 
 
+@lru_cache(2**16)
 def _is_open_class(word: str) -> bool:
     # Else a whole caption of another script would be one noun.
     if word in _CLOSED_CLASS or not _LATIN.match(word):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 __all__ = [
@@ -47,12 +48,14 @@ def join_tokens(tokens: Sequence[str]) -> str:
     return re.sub(r" ([.,;:!?%)])", r"\1", " ".join(tokens))
 
 
+@lru_cache(2**14)
 def is_plural(noun: str) -> bool:
     """Recognise a plural by its form: "dogs" and "women", but not "dress"."""
     # Not -ss, -is and -us: dress, tennis, cactus.
     return noun in PLURALS.values() or re.fullmatch(r"\w{2,}[^siu\W]s", noun) is not None
 
 
+@lru_cache(2**14)
 def find_article(word: str) -> str:
     """Find the indefinite article before a word: "an" before "orange", "a" before "unicorn"."""
     return "an" if re.match(r"(?!one\b|eu)[aeio]|u(?!ni|s)|hour|honest", word) else "a"

@@ -2,9 +2,12 @@
 
 import math
 import sys
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Callable, Sequence, Set
+from functools import lru_cache
+
+import numpy as np
 
 from trainer.triplet_making import grammar
 
@@ -14,7 +17,7 @@ __all__ = ["Lexicon"]
 # Words are exchangeable where they stand in the same places: the least cosine, which few common places shrink.
 _MIN_SIMILARITY = {"modifier": 0.1, "singular": 0.2, "plural": 0.2}
 _PHRASES = 256  # kept for a noun, the first that come: of millions of captions some have tens of thousands
-_CACHED = 2**18  # questions whose answers are kept
+_CACHED = 2**14  # questions whose answers are kept
 
 
 class Lexicon:
@@ -40,7 +43,7 @@ class Lexicon:
         # A tagger errs in single captions: what it says of a word in most of them counts.
         self._open = {word for word in known if 2 * kept[word] >= self.seen[word]}
         self._verbs = self._find_verbs(rows)
-        self._after, self._uses = defaultdict(set), Counter()
+        self._after, uses = defaultdict(set), Counter()
         places, following = defaultdict(Counter), defaultdict(dict)
         for tokens in rows:
             plain = ["^", *("a" if word == "an" else word for word in tokens), "$"]
@@ -49,15 +52,19 @@ class Lexicon:
             phrases = self.find_noun_phrases(tokens)
             for i, end in ((i, stop) for _, first, stop in phrases for i in range(first, stop)):
                 word = _find_role(tokens[i:end])
-                self._uses[word] += 1
+                uses[word] += 1
                 head = [("head", tokens[end - 1])] if i + 1 < end else []
                 places[word].update([("<", plain[i]), (">", plain[i + 2]), *head])
             for (*_, begin), (*_, end) in grammar.find_movable(tokens, phrases)[:1]:
                 if len(found := following[tokens[begin - 1]]) < _PHRASES:
                     found[tokens[begin:end]] = None
+        # Words that are at the end of noun phrases more often than before a noun.
+        self._nouns = {
+            word for word, _ in uses if uses[word, "singular"] + uses[word, "plural"] > uses[word, "modifier"]
+        }
         self.phrases = {noun: [text for text in found if self.is_noun(text[-1])] for noun, found in following.items()}
-        self._index({word: found for word, found in places.items() if self._uses[word] > 2})
-        nouns = {word for word, role in self._vectors if role != "modifier"}
+        self._index({word: found for word, found in places.items() if uses[word] > 2})
+        nouns = {word for word, role in self._numbers if role != "modifier"}
         self.plurals = {
             word: min(forms)
             for word in sorted(nouns)
@@ -67,15 +74,15 @@ class Lexicon:
         self.adjectives = {  # the more a word is used, the more nouns it must go with: "red", but not "baseball"
             word: None
             for (word, role), found in places.items()
-            if sum(side == "head" for side, _ in found) >= max(3, 0.3 * min(len(nouns), self._uses[word, role]))
+            if sum(side == "head" for side, _ in found) >= max(3, 0.3 * min(len(nouns), uses[word, role]))
             and not (self.is_noun(word) or "'" in word)
         }
         self._keep_answers()
 
     def _keep_answers(self) -> None:
         # On the instance: on the method it would keep every lexicon alive.
-        self._find_similar = cache(self._find_similar)
-        self.has, self.find_adjectives = lru_cache(_CACHED)(self.has), lru_cache(_CACHED)(self.find_adjectives)
+        self._find_similar = lru_cache(_CACHED)(self._find_similar)
+        self.find_adjectives = lru_cache(_CACHED)(self.find_adjectives)
 
     def __getstate__(self):  # for another process, which has answers of its own
         return {name: part for name, part in vars(self).items() if not hasattr(part, "cache_info")}
@@ -103,33 +110,50 @@ class Lexicon:
 
     def _index(self, places: dict[tuple, Counter]) -> None:
         """Turn the places of each word and role into a unit vector of positive mutual information."""
-        self._vectors, self._words, totals = {}, defaultdict(list), Counter()
+        totals, columns = Counter(), {}
         for found in places.values():
             totals.update(found)
+        total = totals.total()
+        ends, taken, weights = array("q", [0]), array("q"), array("d")
         for word, found in places.items():
-            scale = totals.total() / found.total()
+            scale = total / found.total()
             # Only what is more frequent than chance says something of a word.
             vector = {place: math.log(max(1, n * scale / totals[place])) for place, n in found.items()}
             norm = math.hypot(*vector.values()) or 1
-            self._vectors[word] = {place: weight / norm for place, weight in vector.items() if weight}
-            for place in self._vectors[word]:
-                self._words[place, word[1]].append(word)
+            for place, weight in vector.items():
+                if weight:
+                    taken.append(columns.setdefault((place, word[1]), len(columns)))
+                    weights.append(weight / norm)
+            ends.append(len(taken))
+        self._words, self._numbers = list(places), {word: number for number, word in enumerate(places)}
+        # A sparse matrix by rows, which are words, and again by columns.
+        self._ends, self._taken, self._weights = (np.array(part) for part in (ends, taken, weights))
+        order = np.argsort(self._taken, kind="stable")
+        self._holders = np.repeat(np.arange(len(places)), np.diff(self._ends))[order]
+        self._held = self._weights[order]
+        self._column_ends = np.concatenate([[0], np.bincount(self._taken, minlength=len(columns)).cumsum()])
 
-    def _find_similar(self, word: tuple[str, str]) -> list[str]:
-        shared, cosines = Counter(), Counter()
-        for place, weight in self._vectors.get(word, {}).items():
-            for other in self._words[place, word[1]]:
-                shared[other] += 1
-                cosines[other] += weight * self._vectors[other][place]
-        del cosines[word]
-        for other in cosines:
-            # Few common places may be chance.
-            cosines[other] *= shared[other] / (shared[other] + 3)
+    def _find_similar(self, word: tuple[str, str]) -> dict[str, None]:
+        number = self._numbers.get(word)
+        mine = slice(0, 0) if number is None else slice(self._ends[number], self._ends[number + 1])
+        if mine.start == mine.stop:
+            return {}
+        columns = [slice(*self._column_ends[column : column + 2]) for column in self._taken[mine]]
+        others = np.concatenate([self._holders[column] for column in columns])
+        parts = zip(self._weights[mine], columns, strict=True)
+        cosines = np.bincount(others, np.concatenate([weight * self._held[column] for weight, column in parts]))
+        # Few common places may be chance.
+        shared = np.bincount(others)
+        cosines *= shared / (shared + 3)
+        cosines[number] = 0
         # A frequent word is faintly like many: at least half of the best likeness is asked for.
-        least = max(_MIN_SIMILARITY[word[1]], 0.5 * max(cosines.values(), default=0))
-        return [other for (other, _), cosine in cosines.most_common() if cosine >= least]
+        found = np.flatnonzero(cosines >= max(_MIN_SIMILARITY[word[1]], 0.5 * cosines.max()))
+        firsts = np.empty(len(cosines), np.int64)
+        firsts[others[::-1]] = np.arange(len(others))[::-1]  # of equal ones that which is met first comes first
+        order = np.lexsort((firsts[found], -cosines[found]))
+        return dict.fromkeys(self._words[other][0] for other in found[order])
 
-    def find_neighbours(self, words: Sequence[str]) -> list[str]:
+    def find_neighbours(self, words: Sequence[str]) -> dict[str, None]:
         """Find what may stand for the first of the last words of a noun phrase, most similar in its places first."""
         return self._find_similar(_find_role(words))
 
@@ -152,17 +176,21 @@ class Lexicon:
 
     def is_noun(self, word: str) -> bool:
         """Check whether a word is at the end of noun phrases more often than before a noun."""
-        return self._uses[word, "singular"] + self._uses[word, "plural"] > self._uses[word, "modifier"]
+        return word in self._nouns
+
+    def find_next(self, word: str) -> Set[str]:
+        """Find the words that the captions hold behind a word; "^" is where captions begin."""
+        return self._after.get("a" if word == "an" else word, frozenset())
 
     def has(self, *words: str) -> bool:
-        """Check whether the captions hold each two of these words side by side; "^" is where captions begin."""
+        """Check whether the captions hold each two of these words side by side."""
         words = ["a" if word == "an" else word for word in words]
-        return all(word in self._after.get(left, ()) for left, word in zip(words, words[1:], strict=False))
+        return all(word in self.find_next(left) for left, word in zip(words, words[1:], strict=False))
 
     def find_adjectives(self, left: str, right: str) -> list[str]:
         """Find the adjectives that the captions hold behind one word and before another."""
-        behind = self._after.get("a" if left == "an" else left, ())
-        return [word for word in self.adjectives if word in behind and self.has(word, right)]
+        behind = self.find_next(left)
+        return [word for word in self.adjectives if word in behind and right in self.find_next(word)]
 
 
 def _find_role(words: Sequence[str]) -> tuple[str, str]:

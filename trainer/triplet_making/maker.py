@@ -173,7 +173,7 @@ class _Editor:
 
     def draw(self, slot: tuple) -> Iterator[tuple]:
         row, text, k = slot
-        return draw_edits(self.lexicon, text, np.random.default_rng([self.seed, row, k]), self.is_known)
+        yield from draw_edits(self.lexicon, text, np.random.default_rng([self.seed, row, k]), self.is_known)
 
     def __call__(self, slot: tuple) -> list[tuple]:
         return list(islice(self.draw(slot), self.attempts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import numpy as np
 
@@ -65,12 +66,17 @@ def draw_edits(
     tokens, options = grammar.TOKEN.findall(caption), defaultdict(list)
     phrases = [phrase for phrase in lexicon.find_noun_phrases(tokens) if lexicon.is_noun(tokens[phrase[2] - 1])]
     for find_edits in (_edit_words, _edit_counts, _edit_phrases):
-        for template, write in find_edits(lexicon, tokens, phrases):
-            options[template].append(write)
-    for template in map(str, rng.permutation(list(options))):
+        for template, write, choices in find_edits(lexicon, tokens, phrases):
+            options[template].append((write, choices))
+    templates = list(options)
+    for template in (templates[place] for place in rng.permutation(len(templates))):
         # Only what was drawn is written out: most of the work, of which most would be for nothing.
-        edited, fields = options[template][rng.integers(len(options[template]))]()
-        conditions = (wording.format(**fields) for wording in rng.permutation(WORDINGS[template]))
+        drawn = rng.integers(sum(len(choices) for _, choices in options[template]))
+        pairs = ((write, choice) for write, choices in options[template] for choice in choices)
+        write, choice = next(islice(pairs, drawn, None))
+        edited, fields = write(choice)
+        wordings = WORDINGS[template]
+        conditions = (wordings[place].format(**fields) for place in rng.permutation(len(wordings)))
         condition = next(filter(is_known, conditions), None)
         if condition is not None:
             yield template, grammar.join_tokens(tokens), condition, grammar.join_tokens(edited)
@@ -94,15 +100,15 @@ def _edit_words(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> It
     for phrase in phrases:
         _, first, end = phrase
         for i in range(first, end):
-            for template, new, stop in _find_swaps(lexicon, tokens, first, i, end):
-                write = partial(_write_swap, lexicon, tokens, phrase, i, new, stop)
-                yield template, write
+            for template, words, stop in _find_swaps(lexicon, tokens, first, i, end):
+                write = partial(_write_swap, lexicon, tokens, phrase, i, stop)
+                yield template, write, words
                 if template in _NEGATIONS:
-                    yield _NEGATIONS[template], write
+                    yield _NEGATIONS[template], write, words
 
 
-def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new: list[str], stop: int) -> tuple:
-    start, first, end = phrase
+def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, stop: int, word: str) -> tuple:
+    (start, first, end), new = phrase, [word] if word else []
     determiner = tokens[first - 1] if first > start else None
     a_old, the_old = _describe(lexicon, determiner, tokens[i:end])
     a_new, _ = _describe(lexicon, determiner, [*new, *tokens[stop:end]])
@@ -117,21 +123,22 @@ def _write_swap(lexicon: Lexicon, tokens: list[str], phrase: tuple, i: int, new:
 
 
 def _find_swaps(lexicon: Lexicon, tokens: list[str], first: int, i: int, end: int) -> Iterator[tuple]:
-    """Find what may be at a place of a noun phrase: template, new words, and where the old ones continue."""
-    left, right = tokens[i - 1] if i else "^", tokens[i + 1 : end][:1]
+    """Find what may be at a place of a noun phrase: template, choices of a word, and where the old ones continue."""
+    left, right = tokens[i - 1] if i else "^", tokens[i + 1] if i + 1 < end else None
     is_object = lexicon.is_noun(tokens[i])
     is_same = lexicon.is_noun if is_object else lexicon.adjectives.__contains__
     if is_same(tokens[i]):
-        similar = [word for word in lexicon.find_neighbours(tokens[i:end]) if is_same(word) and word not in tokens]
-        similar = [word for word in similar if lexicon.has(left, word, *right)]
-        for word in similar[:_NEIGHBOURS]:
-            yield "object" if is_object else "attribute", [word], i + 1
+        behind = lexicon.find_next(left)
+        similar = (word for word in lexicon.find_neighbours(tokens[i:end]) if word in behind and is_same(word))
+        similar = (word for word in similar if word not in tokens and (not right or right in lexicon.find_next(word)))
+        if words := list(islice(similar, _NEIGHBOURS)):
+            yield "object" if is_object else "attribute", words, i + 1
         if not is_object:
-            yield "remove_attribute", [], i + 1
-    rivals = {word for j in range(first, end - 1) for word in lexicon.find_neighbours(tokens[j:end])}
-    for word in lexicon.find_adjectives(left, tokens[i]):
-        if word not in tokens and word not in rivals:  # no "red blue dog"
-            yield "add_attribute", [word], i
+            yield "remove_attribute", [""], i + 1
+    barred = set(tokens).union(*(lexicon.find_neighbours(tokens[j:end]) for j in range(first, end - 1)))
+    # No "red blue dog".
+    if words := [word for word in lexicon.find_adjectives(left, tokens[i]) if word not in barred]:
+        yield "add_attribute", words, i
 
 
 def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> Iterator[tuple]:
@@ -148,12 +155,12 @@ def _edit_counts(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> I
             form = noun if is_many == (number > 1) else other
             if form and 0 < abs(number - old) <= 2 and word in lexicon.seen:
                 many = form if number > 1 else noun if old > 1 else other
-                write = partial(_write_count, tokens, (start, first, end), word, form, many)
-                yield "count", write
-                yield "more" if number > old else "fewer", write
+                write = partial(_write_count, tokens, (start, first, end), form, many)
+                yield "count", write, [word]
+                yield "more" if number > old else "fewer", write, [word]
 
 
-def _write_count(tokens: list[str], phrase: tuple, word: str, form: str, many: str) -> tuple:
+def _write_count(tokens: list[str], phrase: tuple, form: str, many: str, word: str) -> tuple:
     start, first, end = phrase
     new = [word, *tokens[first : end - 1], form]
     # Numbers are told by numbers: "two dogs instead of one dog", not "instead of a dog".
@@ -171,17 +178,23 @@ def _edit_phrases(lexicon: Lexicon, tokens: list[str], phrases: list[tuple]) -> 
     for movable in grammar.find_movable(tokens, phrases):
         (*_, begin), (start, inner, stop) = movable
         kind = "place" if tokens[begin] in grammar.PLACES else "part"
-        write = partial(_write_removal, lexicon, tokens, phrases[0], movable, kind)
-        yield f"remove_{kind}", write
+        write = partial(_write_removal, lexicon, tokens, phrases[0], kind)
+        yield f"remove_{kind}", write, [movable]
         if kind == "part" and tokens[start:inner] in ([], ["a"], ["an"]):
-            yield "negate_part", write
-    for phrase in lexicon.phrases.get(tokens[end - 1], ()) if tokens[end : end + 1] != ["of"] else ():
-        kind, kin = ("place", grammar.PLACES) if phrase[0] in grammar.PLACES else ("part", {"with"})
-        if phrase[-1] not in tokens and not kin & set(tokens):  # nothing is in two places
-            yield f"add_{kind}", partial(_write_addition, tokens, phrases[0], phrase, kind)
+            yield "negate_part", write, [movable]
+    held, found = set(tokens), defaultdict(list)
+    has_place, has_part = not held.isdisjoint(grammar.PLACES), "with" in held  # nothing is in two places
+    if (has_place and has_part) or tokens[end : end + 1] == ["of"]:
+        return
+    for phrase in lexicon.phrases.get(tokens[end - 1], ()):
+        is_place = phrase[0] in grammar.PLACES
+        if phrase[-1] not in held and not (has_place if is_place else has_part):
+            found["place" if is_place else "part"].append(phrase)
+    for kind, choices in found.items():
+        yield f"add_{kind}", partial(_write_addition, tokens, phrases[0], kind), choices
 
 
-def _write_removal(lexicon: Lexicon, tokens: list[str], subject: tuple, movable: tuple, kind: str) -> tuple:
+def _write_removal(lexicon: Lexicon, tokens: list[str], subject: tuple, kind: str, movable: tuple) -> tuple:
     (*_, begin), (start, inner, stop) = movable
     _, the_phrase = _describe(lexicon, tokens[inner - 1] if inner > start else None, tokens[inner:stop])
     fields = {"the_phrase": the_phrase, "phrase": grammar.join_tokens(tokens[begin + (kind == "part") : stop])}
@@ -189,7 +202,7 @@ def _write_removal(lexicon: Lexicon, tokens: list[str], subject: tuple, movable:
     return [*tokens[:begin], *tokens[stop:]], _name_subject(tokens, subject) | fields
 
 
-def _write_addition(tokens: list[str], subject: tuple, phrase: tuple[str, ...], kind: str) -> tuple:
+def _write_addition(tokens: list[str], subject: tuple, kind: str, phrase: tuple[str, ...]) -> tuple:
     end, fields = subject[2], {"phrase": grammar.join_tokens(phrase[kind == "part" :])}
     return [*tokens[:end], *phrase, *tokens[end:]], _name_subject(tokens, subject) | fields
 
