@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet
 from datasets import (
     Dataset,
     DatasetDict,
@@ -281,13 +280,15 @@ def _check_files(paths: Sequence[Path]) -> str:
         if path.suffix.lower() not in FORMATS:
             raise ValueError(f"'{path}' is not a {', '.join(FORMATS)} file; convert it to one of these.")
         kinds.add(FORMATS[path.suffix.lower()])
-        _check_start(path, FORMATS[path.suffix.lower()])
     if len(kinds) > 1:
         raise ValueError(f"the files are of several types ({', '.join(sorted(kinds))}); give files of one type.")
     kind = kinds.pop()
     if broken := find_broken(paths):
-        names = "', '".join(map(str, broken[:3]))
-        raise ValueError(f"'{names}' cannot be read as {kind}: {_NOT_WHOLE[kind]}.")
+        path, flaw = next(iter(broken.items()))
+        more = f" Of {len(paths)} files {len(broken)} are not whole." if len(broken) > 1 else ""
+        raise ValueError(f"'{path}' cannot be read as {kind}: {flaw}.{more}")
+    for path in paths:
+        _check_start(path, kind)
     return kind
 
 
@@ -340,31 +341,31 @@ def _read_header(paths: Sequence[Path], is_whole: bool) -> Features:
     return Features({name: Value("string") for name in names})
 
 
-_NOT_WHOLE = {
-    "json": "the last line is a part of a row, so the file is cut off; copy it again, or remove that line",
-    "parquet": "there is no footer, so the file is cut off; copy or write it again",
-    "webdataset": "the archive has no end, so the file is cut off; copy or write it again",
-}
-
-
-def find_broken(paths: Sequence[Path]) -> list[Path]:
-    """Find files that are missing or cut off, by their ends alone.
+def find_broken(paths: Sequence[Path]) -> dict[Path, str]:
+    """Find files that are missing, cannot be opened or are cut off, by their ends alone.
 
     Args:
         paths (sequence of `Path`): Files of one type.
 
     Returns:
-        `list[Path]`: Those that are not whole.
+        `dict[Path, str]`: Those that are not whole, and what each lacks.
     """
-    looks = {".jsonl": _ends_in_a_row, ".parquet": pa.parquet.read_metadata, ".tar": _ends_as_a_tar}
-    broken = []
+    broken = {}
     for path in paths:
-        look = looks.get(path.suffix.lower(), Path.stat)
+        look, flaw = _ENDS.get(path.suffix.lower(), (_open, ""))
         try:
             look(path)
-        except (OSError, ValueError, pa.ArrowException):
-            broken.append(path)
+        except FileNotFoundError:
+            broken[path] = "it is missing"
+        except OSError as error:
+            broken[path] = f"it cannot be opened ({error.strerror})"
+        except ValueError:
+            broken[path] = flaw
     return broken
+
+
+def _open(path: Path) -> None:
+    path.open("rb").close()
 
 
 def _ends_in_a_row(path: Path) -> None:
@@ -390,3 +391,20 @@ def _ends_as_a_tar(path: Path) -> None:
         file.seek(max(0, path.stat().st_size - 2 * tarfile.BLOCKSIZE))
         if file.read().strip(b"\0"):
             raise ValueError("a tar ends in two empty blocks")
+
+
+def _ends_as_a_parquet(path: Path) -> None:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4))
+        if file.read() not in (b"PAR1", b"PARE"):
+            raise ValueError("a parquet ends in its name, or that of an encrypted one")
+
+
+_ENDS = {
+    ".jsonl": (
+        _ends_in_a_row,
+        "the last line is a part of a row, so the file is cut off; copy it again, or remove that line",
+    ),
+    ".parquet": (_ends_as_a_parquet, "there is no footer, so the file is cut off; copy or write it again"),
+    ".tar": (_ends_as_a_tar, "the archive has no end, so the file is cut off; copy or write it again"),
+}

@@ -236,7 +236,7 @@ class RowStream(torch.utils.data.IterableDataset):
 
     def _word_break(self, error: Exception, rows: int) -> str:
         broken = find_broken(list(self.watch.sizes))
-        place = f" '{broken[0]}' is missing or cut off." if broken else ""
+        place = "".join(f" '{path}': {flaw}." for path, flaw in list(broken.items())[:1])
         return (
             f"the stream broke behind row {rows}{self._order}:{place} {error.__cause__ or error}. Restore it "
             "and start the same run again: it continues from its last checkpoint."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -275,19 +276,16 @@ def map_blocks(table: Dataset, function: Callable[[pa.Table, list[int]], pa.Tabl
     Raises:
         OSError: If the disk is full; what was written is removed.
     """
-
-    def find_partial() -> set[Path]:
-        return {path for file in table.cache_files for path in Path(file["filename"]).parent.glob("tmp*")}
-
-    before = find_partial()
-    try:
-        with word_full_disk():
+    with word_full_disk():
+        try:
             options = {"with_indices": True, "batched": True, "batch_size": 20_000, "desc": desc}
             mapped = table.with_format("arrow").map(function, **options)
-    except OSError:
-        for path in find_partial() - before:  # which `datasets` leaves behind
-            path.unlink(missing_ok=True)
-        raise
+        except OSError as error:
+            # `datasets` leaves its file behind, in a folder where other processes have theirs.
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                if partial := frame.f_locals.get("tmp_file"):
+                    Path(partial.name).unlink(missing_ok=True)
+            raise
     return mapped.with_format(None)
 
 

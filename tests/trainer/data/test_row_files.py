@@ -97,12 +97,12 @@ def test_files_that_are_cut_off_are_named_before_anything_is_read(tmp_path):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
     write_tar(tmp_path / "a.tar", txt=[b"a"] * 30)
     for path in [*tmp_path.iterdir()]:
-        assert find_broken([path]) == []
+        assert not find_broken([path])
         content = path.read_bytes()
         whole = path.with_stem("b")
         whole.write_bytes(content)
         path.write_bytes(content[: len(content) // 3 * 2 - 5])
-        assert find_broken([whole, path]) == [path]
+        assert list(find_broken([whole, path])) == [path]
         for load in (load_table, open_stream):
             with pytest.raises(ValueError, match=f"{path.name}' cannot be read as .* cut off"):
                 load([whole, path])
@@ -111,9 +111,22 @@ def test_files_that_are_cut_off_are_named_before_anything_is_read(tmp_path):
 def test_a_long_last_row_is_read_to_its_start(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n' + json.dumps({"text": "b" * 300_000}) + "\n")
-    assert find_broken([path]) == []
+    assert not find_broken([path])
     path.write_text(path.read_text()[:-5])
-    assert find_broken([path]) == [path]
+    assert list(find_broken([path])) == [path]
+
+
+def test_a_file_that_is_whole_and_cannot_be_read_is_not_called_cut_off(tmp_path):
+    path = tmp_path / "rows.parquet"
+    Dataset.from_list(ROWS).to_parquet(path)
+    path.write_bytes(path.read_bytes()[:-40] + b"\xff" * 32 + path.read_bytes()[-8:])
+    with pytest.raises(ValueError, match="rows.parquet' cannot be read as parquet: (?!.*cut off)"):
+        load_table(path)
+    (tmp_path / "folder.parquet").mkdir()
+    assert find_broken([tmp_path / "folder.parquet", tmp_path / "absent.csv"]) == {
+        tmp_path / "folder.parquet": "it cannot be opened (Is a directory)",
+        tmp_path / "absent.csv": "it is missing",
+    }
 
 
 def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):

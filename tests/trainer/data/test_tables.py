@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
+from datasets.arrow_writer import ArrowWriter
 
 from tests.factories import build_triplets
 from trainer.data.captions import clean_caption, clean_captions
@@ -140,19 +141,23 @@ def test_rows_without_text_are_left_out_with_one_warning():
         prepare_triplets(Dataset.from_list(rows[1:2]), bad_rows="skip")
 
 
-def test_a_disk_that_fills_leaves_no_part_of_a_table(tmp_path):
+def test_a_disk_that_fills_leaves_no_part_of_a_table_and_what_others_write(tmp_path, monkeypatch):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
     table = load_table(tmp_path / "rows.parquet")
     folder = Path(table.cache_files[0]["filename"]).parent
     before = set(folder.iterdir())
 
-    def fill(rows, indices):
-        (folder / "tmpab12").write_bytes(b"part")
+    def copy(rows, indices):
+        (folder / "tmpother").write_bytes(b"of another process")
+        return rows
+
+    def fill(self, *args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setattr(ArrowWriter, "finalize", fill)
     with pytest.raises(OSError, match="the disk is full"):
-        map_blocks(table, fill, "Filling")
-    assert set(folder.iterdir()) == before
+        map_blocks(table, copy, "Filling")
+    assert set(folder.iterdir()) - before == {folder / "tmpother"}
 
 
 def test_a_stream_is_refused_with_what_to_do():
