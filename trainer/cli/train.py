@@ -106,12 +106,12 @@ def run(arguments: list[str]) -> None:
     if command.benchmark is not None and args.eval_strategy == "no":
         raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")
     model, processor, earlier = load_start(command.model, command.projection, command.projection_from)
-    triplets = command.triplets
+    triplets, split = command.triplets, command.split
     if command.captions is not None:
-        triplets = [Path(args.output_dir, "triplets.jsonl")]
+        triplets, split = [Path(args.output_dir, "triplets.jsonl")], None
         # One process makes the triplets, and the others find them finished.
         with args.main_process_first():
-            write_triplets(command.captions, triplets[0], method="rules", seed=args.seed)
+            write_triplets(command.captions, triplets[0], method="rules", split=command.split, seed=args.seed)
     evaluator = None
     if command.benchmark is not None:
         benchmark = load_benchmark(command.benchmark, root=command.benchmark_root)
@@ -120,7 +120,7 @@ def run(arguments: list[str]) -> None:
     trainer = RTDTrainer(
         model,
         args,
-        train_dataset=open_rows(triplets, command.split, command.streaming, args.seed),
+        train_dataset=open_rows(triplets, split, command.streaming, args.seed),
         eval_dataset=evaluator,
         processing_class=processor,
         peft_config=build_lora_config(**lora) if command.lora_r else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 __all__ = ["TrainProjectionCommand", "run"]
@@ -18,10 +19,11 @@ class TrainProjectionCommand:
         captions (`list[str]`, *optional*):
             For a method of captions: files, patterns of them, a folder, or a Hub id of captions in a column `text`.
             For a method of pairs: captions of the images, see [`load_pairs`].
-        images (`str`, *optional*):
-            For a method of images or pairs: folder of images. For pairs it is not needed where the captions come with
-            their images, as in tars of a web data set.
-        split (`str`, *optional*): Split of a folder or a Hub data set of captions; `train` by default.
+        images (`list[str]`, *optional*):
+            For a method of images: folder of images; or files, patterns or a Hub id with a column `image`, as tars of
+            a web data set. For a method of pairs: folder of images, not needed where the captions come with theirs.
+        split (`str`, *optional*):
+            Split of a folder or a Hub data set of captions, or of a Hub data set of images; `train` by default.
         streaming (`bool`, defaults to `False`): Read captions while training, and keep none, see [`open_stream`].
     """
 
@@ -30,7 +32,9 @@ class TrainProjectionCommand:
     captions: list[str] | None = field(
         default=None, metadata={"help": "captions: txt, jsonl, json, csv, parquet, tar, patterns, folder or Hub id"}
     )
-    images: str | None = field(default=None, metadata={"help": "folder of images"})
+    images: list[str] | None = field(
+        default=None, metadata={"help": "folder of images; without captions also parquet, tar, patterns or Hub id"}
+    )
     split: str | None = field(default=None, metadata={"help": "split of a folder or a Hub data set; train by default"})
     streaming: bool = field(default=False, metadata={"help": "read captions while training, and keep none on disk"})
 
@@ -69,25 +73,39 @@ def run(arguments: list[str]) -> None:
     needed = ("images", "captions") if method.reads == "pairs" else (method.reads,)
     if method.reads == "pairs" and command.captions and not command.images:
         needed = ("captions",)  # which may bring their images
-    _check_data(method.name, command, needed)
-    source = command.images
+    _check_data(method.name, command, needed, method.reads)
     if command.captions is not None:
         source = open_rows(command.captions, command.split, command.streaming, args.seed)
+    else:
+        source = _open_images(command.images, command.split)
     if method.reads == "pairs":
-        source = load_pairs(command.images, source)
+        source = load_pairs(command.images and command.images[0], source)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
     data = {name: name_source(getattr(command, name)) for name in needed}
     if folder := finish_run(trainer, data):
         print(f"model: {folder}")
 
 
-def _check_data(method: str, command: TrainProjectionCommand, needed: tuple[str, ...]) -> None:
+def _open_images(places: list[str], split: str | None):
+    from trainer.data.tables import load_table
+
+    folder = places[0] if len(places) == 1 and Path(places[0]).is_dir() else None
+    if folder is None:
+        return load_table(places[0] if len(places) == 1 else list(map(Path, places)), split)
+    if split is not None:
+        raise ValueError(f"'{folder}' is a folder of images, which has no splits: leave --split out.")
+    return folder
+
+
+def _check_data(method: str, command: TrainProjectionCommand, needed: tuple[str, ...], reads: str) -> None:
     what = " with ".join(needed)
     missing = [f"--{name}" for name in needed if getattr(command, name) is None]
     if missing:
         raise ValueError(f"{method} is trained from {what}: give {' and '.join(missing)}.")
-    if command.streaming and needed != ("captions",):
+    if command.streaming and reads != "captions":
         raise ValueError(f"{method} goes through its images before it trains: leave --streaming out.")
+    if reads == "pairs" and len(command.images or ()) > 1:
+        raise ValueError(f"{method} finds images by their names in one folder, got {len(command.images)} (--images).")
     surplus = [f"--{name}" for name in ("images", "captions") if name not in needed and getattr(command, name)]
     if surplus:
         raise ValueError(f"{method} is trained from {what}: leave {surplus[0]} out.")

@@ -20,7 +20,12 @@ def run(arguments: list[str]) -> None:
     """
     refuse_old_names("triplets", arguments, {"--model": "--similarity-model"})
     parser = VerbParser("rtd triplets", description=__doc__)
-    parser.add_argument("captions", help="txt (a caption a line), or jsonl, json, csv, parquet, Hub id: column text")
+    parser.add_argument(
+        "captions",
+        nargs="+",
+        help="txt (a caption a line), or jsonl, json, csv, parquet, tar, patterns, folder or Hub id: column text",
+    )
+    parser.add_argument("--split", help="split of a folder or a Hub data set (default: train)")
     parser.add_argument("-o", "--output", required=True, help="jsonl file to write; its reports come beside it")
     parser.add_argument("--method", default="rules", help="rules: edits by templates; lm: a language model's")
     parser.add_argument(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainer.data.row_files import find_files
 from trainer.data.tables import WHITESPACE, load_table
 
 
@@ -106,30 +107,37 @@ _MAX_CHARACTERS = 2000  # of a caption; longer lines are something else
 
 
 def read_captions(
-    source: str | Path, columns: Sequence[str] = ("text", "caption")
+    source: str | Path | Sequence[str | Path],
+    columns: Sequence[str] = ("text", "caption"),
+    split: str | None = None,
 ) -> tuple[list[str | None], dict[str, list[int]]]:
     """Read captions, one a row; rows without a caption become `None`.
 
     Args:
-        source (`str` or `Path`):
-            A txt file of one caption a line, UTF-8; or a jsonl, json, csv or parquet file or Hub id with one of
-            `columns`.
+        source (`str`, `Path`, or list of them):
+            txt files of one caption a line, UTF-8; or files, patterns, a folder or a Hub id with one of `columns`, as
+            [`load_table`] takes them.
         columns (sequence of `str`, defaults to `("text", "caption")`): Columns that captions may be in.
+        split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
 
     Returns:
         `tuple`: Captions, and for each reason the rows that were skipped, counted from 1: `blank`, `too_long` (over
         2,000 characters), `binary` (no UTF-8, or control characters).
 
     Raises:
-        ValueError: If there is no such file, it has no such column, or most of it is binary.
+        ValueError: If there is no such file or split, it has no such column, or most of it is binary.
     """
-    path = Path(source)
-    if path.is_file() and path.suffix.lower() == ".txt":
+    files = find_files(source)
+    are_lines = isinstance(files, list) and all(path.is_file() and path.suffix.lower() == ".txt" for path in files)
+    if are_lines and split in (None, "train"):
         # Not splitlines, which also cuts at form feeds and the like: rows are counted as editors count them.
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
-        texts = [line.decode(errors="replace") for line in lines]
+        texts = [
+            line.decode(errors="replace")
+            for path in files
+            for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+        ]
     else:
-        table = load_table(source)
+        table = load_table(files, split)
         column = next((name for name in columns if name in table.column_names), None)
         if column is None:
             wanted, found = " or ".join(map(repr, columns)), ", ".join(table.column_names)

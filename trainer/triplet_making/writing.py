@@ -6,6 +6,7 @@ import json
 import os
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,12 @@ __all__ = ["write_triplets"]
 
 
 def write_triplets(
-    source: str | Path, output: str | Path, method: str = "rules", num_proc: int = 1, **options
+    source: str | Path | Sequence[str | Path],
+    output: str | Path,
+    method: str = "rules",
+    num_proc: int = 1,
+    split: str | None = None,
+    **options,
 ) -> dict:
     """Make triplets of a file of captions and write them as jsonl, with a report on their quality beside them.
 
@@ -30,7 +36,7 @@ def write_triplets(
     each finished block ends), `.report.json`, `.report.md` and `.lock`.
 
     Args:
-        source (`str` or `Path`): See [`read_captions`].
+        source, split: See [`read_captions`].
         output (`str` or `Path`): The jsonl file.
         method, num_proc: See [`make_triplets`].
         options: As for [`make_triplets`].
@@ -44,7 +50,7 @@ def write_triplets(
             something else, or another process is making it; if no triplet could be made.
     """
     output = Path(output)
-    captions, skipped = read_captions(source)
+    captions, skipped = read_captions(source, split=split)
     maker = TripletMaker(captions, method, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
     # What is finished is only read: in a training, all processes but the first come here at the same time.

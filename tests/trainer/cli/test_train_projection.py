@@ -128,3 +128,16 @@ def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, c
     assert main(command) == 0
     assert main([*command, "--streaming"]) == 2
     assert "stream" in capsys.readouterr().err
+
+
+def test_images_come_from_a_tar_and_a_folder_has_no_splits(clip_place, folder, tmp_path, capsys):
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        for i, path in enumerate(list_images(folder)):
+            tar.add(path, f"{i:04}{path.suffix}")
+    command = ["train-projection", clip_place, "--method", "pic2word", "-o", str(tmp_path / "run"), *FAST]
+    command += ["--per_device_train_batch_size", "4"]
+    assert main([*command, "--images", str(folder), "--split", "test"]) == 2
+    assert "a folder of images, which has no splits" in capsys.readouterr().err
+    assert main([*command, "--images", f"{tmp_path}/*.tar", "--split", "test"]) == 2
+    assert "there is no split 'test'" in capsys.readouterr().err
+    assert main([*command, "--images", f"{tmp_path}/*.tar"]) == 0

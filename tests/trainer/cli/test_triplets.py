@@ -1,5 +1,7 @@
 import json
 
+from datasets import Dataset
+
 from tests.factories import TINY_CAPTIONS, write_lines
 from trainer.cli.main import main
 
@@ -23,3 +25,22 @@ def test_captions_of_another_script_are_counted(tmp_path, capsys):
     report = json.loads((tmp_path / "t.jsonl.report.json").read_text())
     rows = [len(TINY_CAPTIONS) + 1, len(TINY_CAPTIONS) + 2]
     assert report["captions"]["other_script"] == {"count": 2, "rows": rows}
+
+
+def test_captions_of_several_files_and_of_a_split_are_those_of_one_file(tmp_path, capsys):
+    whole = write_lines(tmp_path / "whole.txt", TINY_CAPTIONS)
+    half = len(TINY_CAPTIONS) // 2
+    parts = [
+        write_lines(tmp_path / f"part-{i}.txt", part)
+        for i, part in enumerate((TINY_CAPTIONS[:half], TINY_CAPTIONS[half:]))
+    ]
+    (tmp_path / "split").mkdir()
+    Dataset.from_dict({"text": TINY_CAPTIONS}).to_parquet(tmp_path / "split/test-0.parquet")
+    sources = [[whole], parts, [f"{tmp_path}/part-*.txt"], [tmp_path / "split", "--split", "test"]]
+    made = []
+    for i, source in enumerate(sources):
+        assert main(["triplets", *map(str, source), "-o", str(tmp_path / f"{i}.jsonl")]) == 0
+        made.append((tmp_path / f"{i}.jsonl").read_bytes())
+    assert set(made) == {made[0]}
+    assert main(["triplets", str(whole), "--split", "test", "-o", str(tmp_path / "x.jsonl")]) == 2
+    assert "there is no split 'test'" in capsys.readouterr().err
