@@ -183,8 +183,8 @@ class Engine:
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def _describe(self, row: int) -> tuple[str, dict | None]:
-        """Name the id and the metadata of a row."""
+    def _describe(self, rows: np.ndarray) -> list[tuple[str, dict | None]]:
+        """Name the id and the metadata of each row."""
         raise NotImplementedError
 
     def search(
@@ -207,7 +207,7 @@ class Engine:
             usable = rows >= 0
             for q, names in enumerate(exclude):
                 if names:
-                    usable[q] &= [row >= 0 and self._describe(row)[0] not in names for row in rows[q].tolist()]
+                    usable[q, usable[q]] = [name not in names for name, _ in self._describe(rows[q, usable[q]])]
             kept = np.where(usable, scores, -np.inf)
             last = -np.sort(-kept, axis=1)[:, top_k - 1] if kept.shape[1] >= top_k else np.full(len(kept), -np.inf)
             # The last of the best and its rival may both err by the tolerance.
@@ -229,12 +229,14 @@ class Engine:
             exact[part] = np.einsum("nd,nd->n", vectors, queries[query[part]].astype(np.float64))
         exact = exact.round(12)  # below this, equal rows may differ by the order of summation
         order = np.lexsort((candidates, -exact, query))
-        results = [[] for _ in queries]
-        for i in order:
-            if len(results[query[i]]) < top_k:
-                name, metadata = self._describe(int(candidates[i]))
-                result = {"id": name, "score": float(exact[i].clip(-1, 1))}  # rows are rounded
-                results[query[i]].append(result if metadata is None else {**result, "metadata": metadata})
+        query = query[order]
+        best = np.arange(len(order)) - np.searchsorted(query, query) < top_k
+        query, order = query[best], order[best]
+        results, scores = [[] for _ in queries], exact[order].clip(-1, 1)  # rows are rounded
+        found = zip(query.tolist(), scores.tolist(), self._describe(candidates[order]), strict=True)
+        for q, score, (name, metadata) in found:
+            result = {"id": name, "score": score}
+            results[q].append(result if metadata is None else {**result, "metadata": metadata})
         return results
 
 

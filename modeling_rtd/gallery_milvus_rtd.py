@@ -265,8 +265,8 @@ class MilvusEngine(Engine):
         }
         return np.array([found[name]["embedding"] for name in names], np.float32).reshape(-1, self.dim)[places]
 
-    def _describe(self, row: int) -> tuple[str, dict | None]:
-        return self._names[row], self._metadata.get(row)
+    def _describe(self, rows: np.ndarray) -> list[tuple[str, dict | None]]:
+        return [(self._names[row], self._metadata.get(row)) for row in rows.tolist()]
 
 
 def _write_expression(where: dict) -> str:

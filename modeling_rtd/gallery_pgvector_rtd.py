@@ -332,8 +332,8 @@ class TableEngine(Engine):
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
         return self._found.embeddings[rows]
 
-    def _describe(self, row: int) -> tuple[str, dict | None]:
-        return self._found.rows[row]
+    def _describe(self, rows: np.ndarray) -> list[tuple[str, dict | None]]:
+        return [self._found.rows[row] for row in rows.tolist()]
 
     def close(self) -> None:
         """See [`Engine.close`]."""

@@ -226,26 +226,13 @@ class RowNames:
         """
         return [_parse(text) for text in self._read("metadata", rows)]
 
-    def describe(self, row: int) -> tuple[str, dict | None]:
-        """Read id and metadata of a row.
-
-        Args:
-            row (`int`): Row number.
-
-        Returns:
-            `tuple[str, dict]`: The dictionary may be `None`.
-        """
-        records = self._read_records()
-        (_, *starts), (_, *ends) = records[row - 1].item() if row else (0, 0, 0), records[row].item()
-        parts = zip(self._texts.values(), starts, ends, strict=True)
-        name, line = (column.read(end)[start:].tobytes() for column, start, end in parts)
-        return name.decode(), _parse(line)
-
     def _read(self, name: str, rows: np.ndarray) -> Iterator[bytes]:
         ends = self._read_records()[name]
-        text = self._texts[name].read(self._find_end(name, self.count))  # at once: a file is mapped anew as it grows
-        for row in rows.tolist():
-            yield text[ends[row - 1].item() if row else 0 : ends[row].item()].tobytes()
+        # At once: a file is mapped anew as it grows.
+        text = memoryview(self._texts[name].read(self._find_end(name, self.count)))
+        starts, stops = ends[rows - 1] * (rows > 0), ends[rows]
+        for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
+            yield text[start:stop].tobytes()
 
     def _read_records(self) -> np.ndarray:
         self._check()

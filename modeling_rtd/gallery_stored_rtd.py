@@ -251,8 +251,8 @@ class StoredEngine(Engine):
     def _read_rows(self, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self._load_array()[rows])
 
-    def _describe(self, row: int) -> tuple[str, dict | None]:
-        return self._names.describe(row)
+    def _describe(self, rows: np.ndarray) -> list[tuple[str, dict | None]]:
+        return list(zip(self._names.read_ids(rows), self._names.read_metadata(rows), strict=True))
 
     def _find_allowed(self, where: dict | None) -> np.ndarray | None:
         """Mark the rows that count, of shape `(num_rows,)`; `None` where all do."""
