@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .errors_rtd import pick_where, suggest
-from .files_rtd import name_damage, read_json
+from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
 
@@ -228,7 +227,8 @@ class RTDAdapterMixin:
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
-        Path(save_directory, ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
+        # Last: by this file a folder is an adapter.
+        write_json(Path(save_directory, ADAPTER_FACTS), facts)
 
     def check_adapters(self, adapter_names: Sequence[str | None]) -> None:
         """Check that the text tower has the adapters that some queries name.

@@ -175,8 +175,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 it reads a class token that the backbone does not have, or a tokenizer is missing or does not fit.
         """
         if isinstance(clip, str | Path):
-            read_backbone_config(clip, **pick_where(kwargs))  # refused by name before anything else is fetched
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
+            where = pick_where(kwargs)
+            read_backbone_config(clip, **where)  # refused by name before anything else is fetched
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, **where, trust_remote_code=False)
             clip = load_backbone(str(clip), **kwargs)
         if tokenizer is None:
             raise ValueError(

@@ -14,6 +14,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors_rtd import suggest
+from .images_rtd import is_url
 
 
 __all__ = [
@@ -365,8 +366,8 @@ def name_image(image) -> list[str]:
     name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
     if not name or str(name).startswith("data:"):
         return []
-    if str(name).startswith(("http://", "https://")):
-        return [str(name)]
+    if is_url(name):
+        return [name]
     # A gallery may name a file as it was typed, from the root on, with links followed, or from this folder.
     here = Path.cwd()
     whole = [Path(os.path.abspath(name)), Path(name).resolve()]  # noqa: PTH100 - a link is a name of its own

@@ -24,6 +24,12 @@ def test_one_directory_loads_as_every_class_with_equal_towers(loader, model, pro
     assert torch.equal(text, model.get_text_features(**inputs).pooler_output)
 
 
+def test_the_tokenizer_of_a_clip_is_where_the_clip_is(clip, tokenizer, tmp_path):
+    for part in (clip, tokenizer):
+        part.save_pretrained(tmp_path / "clip")
+    assert RTDModel.from_clip(str(tmp_path), subfolder="clip").config.text_config.placeholder_token_id is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_saving_and_loading_is_bit_exact(model, tmp_path, dtype):
     model.to(dtype).save_pretrained(tmp_path)
