@@ -215,6 +215,7 @@ class RTDConfig(PreTrainedConfig):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
             if name == "text_config" and isinstance(value, PreTrainedConfig):
+                # transformers' own configuration of a tower has no field for the placeholder: it becomes ours.
                 value = value if hasattr(value, "placeholder_token_id") else value.to_dict()
             if not isinstance(value, PreTrainedConfig):
                 # Where a part was loaded from is a place of one machine, and no part of a model.

@@ -233,6 +233,7 @@ def _build_model(config: CLIPConfig, state: dict[str, torch.Tensor], place) -> C
                 f"the weights of '{place}' are not those of its {OPEN_CLIP_CONFIG}, which says {wanted} layers of "
                 f"{tower}: they have {held}; fetch them again, or name another checkpoint."
             )
+    # Shapes without memory: a foreign configuration may ask for a network of any size.
     with torch.device("meta"):
         needed = {name: tuple(tensor.shape) for name, tensor in CLIPModel(config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -141,6 +141,7 @@ class RTDAdapterMixin:
                         "were saved, or some are missing; restore it from a copy, or save it again."
                     )
             except Exception:
+                # transformers has loaded it before it was checked, and would keep it.
                 if is_new and adapter_name in getattr(self.text_model, "peft_config", {}):
                     self.text_model.delete_adapter(adapter_name)
                 raise
@@ -249,6 +250,7 @@ class RTDAdapterMixin:
         if adapter_names is None:
             return None
         self.check_adapters(adapter_names)
+        # peft passes over names where adapters are disabled, without an error.
         if any(getattr(module, "_disable_adapters", False) for module in self.text_model.modules()):
             asked = next((name for name in adapter_names if name not in (None, _BASE)), None)
             if asked is not None:

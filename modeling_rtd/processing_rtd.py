@@ -300,6 +300,7 @@ class RTDProcessor(ProcessorMixin):
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
+        # A copy, since threads may share a processor.
         limited = copy.copy(self)
         limited.max_length = max_length or self.max_length
         limited._cuts = truncation not in (False, "do_not_truncate")

@@ -104,6 +104,7 @@ def read_query(query: Mapping, processor) -> Query:
         hint = f" did you mean '{_SYNONYMS[unknown]}'?" if unknown in _SYNONYMS else ""
         raise ValueError(suggest("entry of a query", unknown, QUERY_ENTRIES) + hint)
     text, negative = _read_text(query, "text"), _read_text(query, "negative")
+    # Rows of a data set have every column: `None` says that an entry was left out.
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     if not images and text is None:
@@ -161,6 +162,7 @@ def _check_algebra(query: Mapping, images: list, text: str | None, negative: str
     if weights is not None:
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != len(images):
             raise ValueError(f"`weights` needs one number for each of {len(images)} images, got {weights!r}.")
+        # For its checks alone, before an image is encoded.
         join_references(torch.ones(len(images), 1), weights)
     if strength is not None:
         check_strength("`strength`", strength)
@@ -170,6 +172,7 @@ def _check_algebra(query: Mapping, images: list, text: str | None, negative: str
         check_weight("`negative_weight`", weight)
         if negative is None:
             raise ValueError("`negative_weight` comes without `negative`, the text that is not wanted.")
+    # A text taken off itself points where it did: nothing would be excluded.
     if negative is not None and text is not None and _fold(negative) == _fold(text):
         raise ValueError(
             f"the negative text is the query's own text, {text!r}: name what is not wanted, which is something else."
@@ -221,6 +224,7 @@ def encode_composed(
         if len(parts) > 1:
             parts = [join_references(torch.stack(parts), query.weights)]
         embeds.append(parts[0] if parts else next(texts))
+    # Last, in the order of `texts`: plain texts come before the negative ones.
     for row, query in enumerate(queries):
         if query.negative is not None:
             embeds[row] = exclude_text(embeds[row][None], next(texts)[None], query.negative_weight)[0]
@@ -304,6 +308,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
             # RTDTrainer judges a tower alone, with pseudo-words that are made already.
             tower = getattr(model, "text_model", model)
             return _settle(tower(**prompts, pseudo_token_embeds=words, pseudo_token_mask=mask).text_embeds)
+        # peft refuses names beside merged adapters, so none are passed where no query has one.
         adapters = [owners[row].adapter or adapter for row in rows]
         return _settle(
             model.get_composed_features(
@@ -314,6 +319,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
         )
 
     asked = [row for row, query in enumerate(owners) if query.condition is not None]
+    # At 1 the mix is the query itself, and its second prompt is spared.
     weighed = [row for row in asked if owners[row].strength not in (None, 1)]
     if features is None and len(asked) < len(owners):
         raise ValueError('a query of pseudo-words needs a condition: pass condition="" for the reference alone.')
@@ -337,6 +343,7 @@ def _gather_references(model, queries: Sequence[Query]) -> tuple[dict | None, tu
         return None, (torch.cat(words), None if masks[0] is None else torch.cat(masks))
     if all(query.features is not None for query in queries):
         names = [name for name in ("pooler_output", "last_hidden_state") if queries[0].features.get(name) is not None]
+        # Kept features may be float32 on the CPU, as an evaluator keeps them.
         tower = model.text_model
         parts = {name: torch.cat([query.features[name] for query in queries]) for name in names}
         return {name: part.to(tower.device, tower.dtype) for name, part in parts.items()}, None
@@ -486,6 +493,7 @@ def check_weight(name: str, value: float) -> None:
 
 
 def _is_number(value) -> bool:
+    # True is a number to Python.
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 

@@ -65,6 +65,7 @@ def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> d
     pipeline = build(model)
     if has_adapters(model.text_model):
         active = model.text_model.active_adapters()[0]
+        # The active one first: the first voice answers where none is chosen.
         names = sorted(model.text_model.peft_config, key=lambda name: name != active)
         voices = {f"RTD ({name})": Voice(pipeline, name) for name in names}
         return voices | {PROJECTION_ALONE: Voice(pipeline, "__base__")}
@@ -137,6 +138,7 @@ class SearchDesk:
         if name not in self.voices:
             raise ValueError(suggest("way to answer", name, self.voices))
         voice = self.voices[name]
+        # Measures cost a second text pass; `hint` reads them.
         kept = {"top_k": self.top_k, "with_measures": True}
         kept |= {} if voice.adapter is None else {"adapter": voice.adapter}
         return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
@@ -156,6 +158,7 @@ class SearchDesk:
         """
         if path is None:
             return state | {"reference": None}
+        # Decoded once here: what cannot be read is refused before it is a reference.
         self.read_upload(path, Path(path).name)
         return state | {"reference": {"path": path}}
 
@@ -246,6 +249,7 @@ class SearchDesk:
             raise ValueError(f"a text may have {MAX_LETTERS:,} letters, got {longest:,}: make it shorter.")
         reference, has_text = state["reference"], bool(text and text.strip())
         query = {"text": text if has_text else None}
+        # The page always sends its sliders, and a strength without a condition is refused.
         if has_text and reference and strength not in (None, 1):
             query["strength"] = strength
         if negative and negative.strip():
@@ -366,6 +370,7 @@ class SearchDesk:
         return None if state["reference"] is None else self._shrink(state["reference"])
 
     def _shrink(self, one: dict) -> Image.Image:
+        # For `locate`, which refuses what is outside of the root.
         history = self._open_history((), next(iter(self.voices)))
         try:
             image = self._processor.load_image(one["path"] if "path" in one else history.locate(one["id"]))

@@ -67,6 +67,7 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
     from modeling_rtd import parse_json
 
     examples, remedy = [], "write {'image': PATH, 'text': CONDITION} on each line"
+    # Of bytes, since the lines of a text also end at form feeds and the like.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         row = parse_json(line, f"{path}, line {number}", remedy, image=str, text=str)
         image = path.parent / row["image"]
@@ -147,6 +148,7 @@ def open_desk(options: argparse.Namespace, top_k: int):
     gallery = open_stored(options) if has_rows else None
     places = gallery.locate() if has_rows else paths
     root = options.images or (find_root(places) if has_rows else options.gallery)
+    # Before the model is loaded and a folder encoded.
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
     compare_pictures(options, gallery, model, processor)

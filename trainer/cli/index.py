@@ -53,6 +53,7 @@ def run(arguments: list[str]) -> None:
         if state.is_main_process:
             _write(options, model, processor, paths, chosen)
         elif options.embeddings is None:
+            # The main process waits for the batches of the others.
             for _ in share_images(model, processor, paths, num_workers=options.num_workers):
                 pass
 

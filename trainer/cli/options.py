@@ -91,6 +91,7 @@ def expand_recipe(arguments: list[str], positional: str = "") -> list[str]:
     Raises:
         ValueError: If the recipe is missing or not a YAML mapping.
     """
+    # HfArgumentParser makes flags of all fields.
     if positional and arguments and not arguments[0].startswith("-"):
         arguments = [f"--{positional}", *arguments]
     arguments = [part for argument in arguments for part in _split_recipe(argument)]

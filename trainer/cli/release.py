@@ -145,6 +145,7 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         record["seconds_per_step"] = training["seconds"] / training["steps"]
         record["peak_gpu_mib"] = training["peak_gpu_mib"]
     except Exception as error:
+        # The file is sent to others: no path of this machine.
         record["error"] = traceback.format_exc().replace(str(Path.home()), "~").replace(str(Path.cwd()), ".")
         raise ValueError(
             f"{error}\nThis machine cannot make the release yet. Attach {request.folder / SMOKE_RECORD} to an "
@@ -152,5 +153,6 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         ) from error
     finally:
         write_json(request.folder / SMOKE_RECORD, record)
+    # Of as many steps as the recipe has.
     minutes = record["seconds_per_step"] * 2000 / 60
     print(f"\nThis machine can make the release: at most {minutes:.0f} min of training. Nothing was kept or uploaded.")

@@ -179,6 +179,7 @@ def set_recall_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -
         >>> round(set_recall_at_k(np.array([[True, False, True]]), num_targets=[3], k=3), 4)
         0.6667
     """
+    # As published, with its 1e-5: without a target the share is 0 and not undefined.
     return float((_count_hits(relevance, k) / (np.asarray(num_targets) + 1e-5)).mean())
 
 
@@ -219,6 +220,7 @@ def target_ranks(relevance: np.ndarray) -> np.ndarray:
         array([2, 3])
     """
     relevance = _check_relevance(relevance)
+    # Without a hit, argmax would give the first rank.
     return np.where(relevance.any(axis=1), relevance.argmax(axis=1) + 1, relevance.shape[1] + 1)
 
 
@@ -265,6 +267,7 @@ def subset_recall_at_k(
         raise ValueError(f"`k` must be between 1 and the size of the smallest subset ({smallest}), got {k}.")
     hits = relevance(ranking, gallery_ids, target_ids)
     inside = _find(np.asarray(ranking), subsets, gallery_ids)
+    # The k first of the subset, wherever they are in a ranking of the whole gallery.
     return float((hits & inside & (inside.cumsum(axis=1) <= k)).any(axis=1).mean())
 
 
@@ -273,6 +276,7 @@ def _find(ranking: np.ndarray, ids_per_query: Sequence[Iterable[Hashable]], gall
     position = find_positions(gallery_ids)
     found = np.zeros(ranking.shape, dtype=bool)
     for row, ids in enumerate(ids_per_query):
+        # -1, which stands for nothing, is the place of no id.
         found[row] = np.isin(ranking[row], [position[item] for item in ids if item in position])
     return found
 

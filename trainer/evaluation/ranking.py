@@ -98,6 +98,7 @@ def rank_gallery(
         rows = np.flatnonzero(np.isnan(similarities).any(axis=1))
         raise ValueError(f"{len(rows)} queries have similarities that are not numbers, the first in row {rows[0]}.")
     if last is None:
+        # Negated: a rising order turned over would turn ties over, too.
         ranking = np.argsort(-similarities, axis=1, kind="stable")
     else:
         # Ordered by `last` first: the stable sort by similarity keeps that order among equals.

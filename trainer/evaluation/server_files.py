@@ -158,7 +158,8 @@ def _check_circo(content: Mapping[str, Any], folder: DataFolder | None, known: s
 
 
 def _check_keys(rows: Mapping[str, Any], ids: list[str], name: str) -> Iterator[str]:
-    absent, foreign = [query for query in ids if query not in rows], [query for query in rows if query not in set(ids)]
+    known = set(ids)
+    absent, foreign = [query for query in ids if query not in rows], [query for query in rows if query not in known]
     val = find_benchmark(name).counts["val"][""]["queries"]
     # CIRCO's script averages over whatever queries a file has, without a word.
     if name == "circo" and len(rows) == val != len(ids):

@@ -40,6 +40,7 @@ from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
 from trainer.evaluation.ranking import rank_gallery
+from trainer.loading import load_processor
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
@@ -47,14 +48,7 @@ from trainer.training.condition_augmentation import ConditionAugmentation, count
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator, write_contexts
-from trainer.training.starting_model import (
-    check_untrained,
-    find_processor,
-    fit_lift,
-    load_rest,
-    load_whole_model,
-    take_tower,
-)
+from trainer.training.starting_model import check_untrained, fit_lift, load_rest, load_whole_model, take_tower
 
 
 __all__ = ["RTDTrainer"]
@@ -147,7 +141,7 @@ def _settle_companions(
     if whole is not None:
         if projection is not None and projection is not whole.projection:
             raise ValueError("the model has a projection of its own: leave `projection` out.")
-        return whole.projection, processor or find_processor(whole)
+        return whole.projection, processor or load_processor(whole)
     if projection is None or processor is None:
         raise ValueError(
             "a text tower alone needs `projection` and `processing_class`: pass them, or a whole RTDModel as `model`."

@@ -27,7 +27,7 @@ from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift
 from trainer.training.lora import check_adapter, complete_config
 
 
-__all__ = ["check_untrained", "find_processor", "fit_lift", "load_rest", "load_whole_model", "take_tower"]
+__all__ = ["check_untrained", "fit_lift", "load_rest", "load_whole_model", "take_tower"]
 
 
 def load_whole_model(model) -> RTDModel | None:
@@ -82,31 +82,6 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
                 f"'{original_text_model}' holds another text tower than '{place}': name the CLIP underneath, or leave "
                 "`original_text_model` (--original_text_model) out."
             )
-
-
-def find_processor(model: RTDModel) -> RTDProcessor:
-    """Load the processor of a model from where the model was loaded from.
-
-    Args:
-        model ([`RTDModel`]): The model.
-
-    Returns:
-        [`RTDProcessor`]: Its processor.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        if model.name_or_path:
-            return RTDProcessor.from_pretrained(model.name_or_path)
-        if model.config.base_model:
-            return RTDProcessor.from_clip(model.config.base_model, model.projection)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no processor could be loaded from '{model.name_or_path or model.config.base_model}': pass it as "
-            "processing_class=."
-        ) from error
-    raise ValueError("the model was put together in memory: pass its RTDProcessor as processing_class=.")
 
 
 def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:

@@ -115,6 +115,7 @@ def draw_modality_gap(words: Mapping[str, np.ndarray], token_table: np.ndarray, 
     left.legend(fontsize=8)
     centre = words["image"].mean(axis=0)
     across = words["text"].mean(axis=0) - centre
+    # The two means may be the same.
     across /= max(np.linalg.norm(across), 1e-12)
     rest = np.concatenate([words["image"], words["text"]]) - centre
     # Without the gap, which may be the largest direction itself.

@@ -13,11 +13,9 @@ from modeling_rtd import RTDProjection
 from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, keep_texts
-from trainer.encoding.captions import encode_batch
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.projections.pic2word import Pic2WordObjective
-from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["METHOD", "ContextI2WObjective", "ContextI2WTrainingArguments"]
@@ -94,17 +92,12 @@ class ContextI2WObjective(Pic2WordObjective):
             `dict`: As [`Pic2WordObjective.collate`]; and `context_embeds` of shape `(batch_size, projection_dim)`, or
             the tokens to compute them from.
         """
-        batch, contexts = super().collate(rows), [row["text"] for row in rows]
-        if self.caption_embeddings is not None:
-            return batch | {"context_embeds": self.caption_embeddings(contexts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, context=contexts)
+        return super().collate(rows) | self._collate_captions("context", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""
-        if "context_embeds" not in batch:
-            contexts = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
-            batch = batch | {"context_embeds": contexts[batch["context_index"]]}
-        return super().compute_loss(projection, batch, epoch)
+        contexts = {"context_embeds": self._embed_captions("context", batch)}
+        return super().compute_loss(projection, batch | contexts, epoch)
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.

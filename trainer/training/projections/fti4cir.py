@@ -17,7 +17,6 @@ from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
 from trainer.data.tables import hash_rows, keep_texts
-from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -25,7 +24,6 @@ from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.projections.objective import Objective
-from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["METHOD", "FTI4CIRObjective", "FTI4CIRTrainingArguments"]
@@ -84,9 +82,7 @@ class FTI4CIRObjective(Objective):
     """
 
     def __init__(self, args: FTI4CIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # One row. Sent here and not at each step, which would wait for the device.
         self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.features = None
@@ -161,10 +157,7 @@ class FTI4CIRObjective(Objective):
             for part, texts in pieces.items():
                 padded = self.processor.pad(self.processor.tokenize_pieces(texts))
                 batch |= {f"{part}_{name}": padded[name] for name in ("input_ids", "placeholder_mask")}
-        texts = [row["text"] for row in rows]
-        if self.caption_embeddings is not None:
-            return batch | {"text_embeds": self.caption_embeddings(texts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, text=texts)
+        return batch | self._collate_captions("text", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.
@@ -183,11 +176,7 @@ class FTI4CIRObjective(Objective):
         whole = self._encode(prompt, embeds, mask)
         subject = self._encode(_take(batch, "subject"), embeds[:, :1], None)
         attribute = self._encode(_take(batch, "attribute"), embeds[:, 1:], mask[:, 1:])
-        if "text_embeds" in batch:
-            text = batch["text_embeds"]
-        else:
-            text = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
-            text = text[batch["text_index"]]
+        text = self._embed_captions("text", batch)
         contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
         # All twelve features, used or not, as published.
         products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)

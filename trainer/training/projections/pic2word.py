@@ -65,9 +65,7 @@ class Pic2WordObjective(Objective):
     columns: tuple[str, ...] = ()
 
     def __init__(self, args: Pic2WordTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # One row. Sent here and not at each step, which would wait for the device.
         self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step

@@ -126,9 +126,7 @@ class SEARLEObjective(Objective):
             )
         if (args.phrases == "lm") != (args.phrase_model is not None):
             raise ValueError("--phrases lm, and nothing else, needs --phrase-model, a language model.")
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # Who reads texts; what is read is kept under it.
         reading = hashlib.sha256(describe_reading(processor).encode()).hexdigest()
         self.text_reader = [hash_tensors(model.text_model), reading]
