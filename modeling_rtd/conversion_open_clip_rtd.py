@@ -85,6 +85,7 @@ def _convert(place, where: dict) -> tuple:
             f"the text tower of '{place}' pools at the largest of {text.vocab_size} ids, but its tokenizer ends a "
             f"text with {tokenizer.eos_token_id}: put its own tokenizer beside its files."
         )
+    # transformers pools at the end of text, whose id open_clip's settings do not name.
     for name in ("bos", "eos", "pad"):
         setattr(text, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     state = _rename(_load_weights(place, where))

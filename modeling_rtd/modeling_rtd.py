@@ -106,6 +106,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    # A buffer that transformers before 4.31 saved.
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
 
     def __init__(self, config: RTDConfig):

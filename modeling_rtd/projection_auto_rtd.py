@@ -15,6 +15,7 @@ from .projection_searle_rtd import SEARLEProjection
 
 __all__ = ["PROJECTIONS", "build_projection", "load_projection", "register_projection"]
 
+# Not through AutoModel, which goes by the class of a configuration: here all share one.
 PROJECTIONS: dict[str, type[RTDProjection]] = {
     "context_i2w": ContextI2WProjection,
     "fti4cir": FTI4CIRProjection,

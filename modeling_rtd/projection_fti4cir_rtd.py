@@ -68,9 +68,7 @@ class _Transformer(nn.Module):
 class _Phi(nn.Module):
     def __init__(self, config: RTDProjectionConfig):
         super().__init__()
-        width = config.hidden_size or 4 * config.projection_dim
-        dropout = 0.5 if config.dropout is None else config.dropout
-        self.layers = build_wide_layers(config.projection_dim, width, config.text_hidden_size, dropout)
+        self.layers = build_wide_layers(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)

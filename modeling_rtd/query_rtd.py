@@ -165,11 +165,11 @@ def _check_algebra(query: Mapping, images: list, text: str | None, negative: str
         # For its checks alone, before an image is encoded.
         join_references(torch.ones(len(images), 1), weights)
     if strength is not None:
-        check_strength("`strength`", strength)
+        _check_strength("`strength`", strength)
         if not images or text is None:
             raise ValueError("`strength` weighs a condition against a reference: the query needs `image` and `text`.")
     if weight is not None:
-        check_weight("`negative_weight`", weight)
+        _check_weight("`negative_weight`", weight)
         if negative is None:
             raise ValueError("`negative_weight` comes without `negative`, the text that is not wanted.")
     # A text taken off itself points where it did: nothing would be excluded.
@@ -405,7 +405,7 @@ def weigh_condition(
         tensor([[0.7071, 0.7071]])
     """
     _check_shapes(reference_embeds, composed_embeds)
-    share = _spread(strength, check_strength, composed_embeds)
+    share = _spread(strength, _check_strength, composed_embeds)
     return _normalise((1 - share) * _normalise(reference_embeds) + share * _normalise(composed_embeds))
 
 
@@ -431,7 +431,7 @@ def exclude_text(
         tensor([[1., 0.]])
     """
     _check_shapes(query_embeds, negative_embeds)
-    share = _spread(weight, check_weight, query_embeds)
+    share = _spread(weight, _check_weight, query_embeds)
     return _normalise(_normalise(query_embeds) - share * _normalise(negative_embeds))
 
 
@@ -457,37 +457,19 @@ def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None
     if len(weights) != len(embeds):
         raise ValueError(f"`weights` needs one number a reference: got {len(weights)} for {len(embeds)}.")
     for weight in weights:
-        check_weight("a weight of `weights`", weight)
+        _check_weight("a weight of `weights`", weight)
     if not sum(weights):
         raise ValueError(f"`weights` are {list(weights)}: at least one reference must count.")
     shares = torch.tensor(weights, dtype=torch.float32, device=embeds.device)[:, None] / sum(weights)
     return _normalise((shares * _normalise(embeds)).sum(dim=0, keepdim=True))[0]
 
 
-def check_strength(name: str, value: float) -> None:
-    """Refuse a strength that is none.
-
-    Args:
-        name (`str`): What it is called.
-        value (`float`): What came.
-
-    Raises:
-        ValueError: If it is not a number between 0 and 1.
-    """
+def _check_strength(name: str, value: float) -> None:
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
 
 
-def check_weight(name: str, value: float) -> None:
-    """Refuse a weight that is none.
-
-    Args:
-        name (`str`): What it is called.
-        value (`float`): What came.
-
-    Raises:
-        ValueError: If it is not a finite number of at least 0.
-    """
+def _check_weight(name: str, value: float) -> None:
     if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
 
@@ -503,7 +485,7 @@ def _spread(value, check, embeds: torch.Tensor) -> torch.Tensor:
     if len(values) != len(embeds):
         raise ValueError(f"got {len(values)} weights for {len(embeds)} queries: give one, or one each.")
     for one in values:
-        check("`strength`" if check is check_strength else "`weight`", one)
+        check("`strength`" if check is _check_strength else "`weight`", one)
     return torch.tensor(values, dtype=torch.float32, device=embeds.device)[:, None]
 
 

@@ -106,6 +106,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             if is_whole
             else RTDProcessor.from_clip(name_or_path, model.projection)
         )
+    # Of several processes each has its own.
     return model.to(PartialState().device), processor
 
 

@@ -40,6 +40,7 @@ def fetch_file(place: str) -> Path:
             digest = hashlib.sha256(place.encode()).hexdigest()[:8]
             target = Path(torch.hub.get_dir(), "checkpoints", f"{digest}-{parts[-1]}")
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Whole if it is there: torch downloads to another name, and moves it.
             if not target.exists():
                 torch.hub.download_url_to_file(place, str(target))
             return target
@@ -90,6 +91,7 @@ def load_start(
     if projection is None or not projection.endswith(_SUFFIXES):
         model, processor = load_model_and_processor(name_or_path, projection)
         found = model.projection.config.projection_type
+        # Recipes set it: their figures are those of one method.
         if projection_from not in (None, found):
             raise ValueError(
                 f"'{projection or name_or_path}' holds a projection of {found}, but {projection_from} is asked for "

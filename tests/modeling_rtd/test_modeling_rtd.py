@@ -152,8 +152,8 @@ def test_clips_order_of_arguments_is_refused(model, query):
 def test_clips_own_configurations_are_taken(clip):
     text, vision = clip.config.text_config, clip.config.vision_config
     assert RTDConfig(text_config=text).placeholder_token_id is None
-    config = RTDConfig.from_text_vision_configs(text, vision, logit_scale_init_value=1.0)
-    assert config.logit_scale_init_value == 1.0
+    sizes = {"projection_dim": 24, "text_hidden_size": text.hidden_size, "vision_hidden_size": vision.hidden_size}
+    config = RTDConfig(text_config=text, vision_config=vision, projection_config=sizes, projection_dim=24)
     output = RTDModel(config)(torch.zeros(1, 3, 32, 32))
     assert output.image_embeds.shape == (1, 24)
 

@@ -111,7 +111,9 @@ def new_state() -> dict:
 
 
 class SearchDesk:
-    """Answers what is asked on the page. It keeps nothing of a visit: that is in the state.
+    """Answers what is asked on the page. It keeps nothing of a visit: that is in the state, see [`new_state`].
+
+    Most methods take the state of a visit and return the next one.
 
     Args:
         voices (`dict[str, Voice]`): Ways to answer, by name, over one gallery.
@@ -147,11 +149,7 @@ class SearchDesk:
         """Take an uploaded file as the reference; without one, continue without a reference.
 
         Args:
-            state (`dict`): See [`new_state`].
             path (`str`, *optional*): Where the upload is.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If it cannot be read or is too large, see [`open_image`].
@@ -166,11 +164,7 @@ class SearchDesk:
         """Take the reference of an example.
 
         Args:
-            state (`dict`): See [`new_state`].
             number (`int`): Position of the example, from 0.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If there is no such example.
@@ -227,7 +221,6 @@ class SearchDesk:
         """Search with the reference of the state, as the next turn of its history.
 
         Args:
-            state (`dict`): See [`new_state`].
             text (`str`): Condition; plain text where there is no reference.
             strength (`float`, defaults to 1):
                 How much it counts, see [`weigh_condition`]; nothing where either is missing.
@@ -235,9 +228,6 @@ class SearchDesk:
             negative_weight (`float`, defaults to 0.25): How much that counts, see [`exclude_text`].
             voice (`str`, *optional*): Who answers. Defaults to the first voice.
             other (`str`, *optional*): Who answers too, to compare; that is not part of the history.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If the query is not accepted, a text is too long, or the history is full.
@@ -276,14 +266,7 @@ class SearchDesk:
         return history.ask(image=history.locate(name), exclude=[name], **query)
 
     def browse(self, state: dict) -> dict:
-        """Show the next images of the gallery, to pick a reference from; after the last, the first again.
-
-        Args:
-            state (`dict`): See [`new_state`].
-
-        Returns:
-            `dict`: The next state.
-        """
+        """Show the next images of the gallery, to pick a reference from; after the last, the first again."""
         start = state["page"] * self.top_k
         shown = [{"id": name} for name in self._ids[start : start + self.top_k]]
         page = state["page"] + 1 if start + self.top_k < len(self._ids) else 0
@@ -293,11 +276,7 @@ class SearchDesk:
         """Show the results of an earlier turn again.
 
         Args:
-            state (`dict`): See [`new_state`].
             number (`int`): Of the turn, from 1.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If there is no such turn.
@@ -311,12 +290,8 @@ class SearchDesk:
         """Choose an image that is shown.
 
         Args:
-            state (`dict`): See [`new_state`].
             position (`int`): From 0.
             column (`str`, defaults to `"results"`): `"results"`, or `"others"` of the voice compared with.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If no such image is shown.
@@ -328,12 +303,6 @@ class SearchDesk:
 
     def use_chosen(self, state: dict) -> dict:
         """Make the chosen image the next reference.
-
-        Args:
-            state (`dict`): See [`new_state`].
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If none is chosen.
@@ -361,9 +330,6 @@ class SearchDesk:
     def draw_reference(self, state: dict) -> Image.Image | None:
         """Draw the reference.
 
-        Args:
-            state (`dict`): See [`new_state`].
-
         Returns:
             `PIL.Image.Image` or `None`: A small picture.
         """
@@ -377,7 +343,6 @@ class SearchDesk:
         # A file that was moved or damaged since must not take the page down.
         except ValueError:
             return Image.new("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX), "lightgrey")
-        image = image.convert("RGB")
         if max(image.size) < _THUMBNAIL_PX // 2:  # small drawings stay sharp
             factor = _THUMBNAIL_PX // max(image.size)
             return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -387,9 +352,6 @@ class SearchDesk:
     def hint(self, state: dict) -> str:
         """Say of the last turn what a visitor should know beside its results.
 
-        Args:
-            state (`dict`): See [`new_state`].
-
         Returns:
             `str`: A sentence where the condition moved the query little, a heuristic; otherwise nothing.
         """
@@ -398,9 +360,6 @@ class SearchDesk:
 
     def describe_turns(self, state: dict) -> list[tuple[str, int]]:
         """Describe the history.
-
-        Args:
-            state (`dict`): See [`new_state`].
 
         Returns:
             `list[tuple[str, int]]`: Of each turn one line, and its number.

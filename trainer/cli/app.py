@@ -17,9 +17,6 @@ __all__ = ["add_desk_options", "check_port", "open_desk", "read_examples", "run"
 def run(arguments: list[str]) -> None:
     """Serve the page until it is interrupted.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If there is nothing to search, or an option is not accepted.
         ImportError: If gradio is not installed.
@@ -40,8 +37,9 @@ def run(arguments: list[str]) -> None:
     check_port(options.port)
     examples = [] if options.examples is None else read_examples(options.examples)
 
-    from trainer.app.page import serve_page
+    from trainer.app.page import import_gradio, serve_page
 
+    import_gradio()  # before a model is loaded and a folder encoded
     desk = open_desk(options, options.top_k)
     desk.examples = examples
     if options.host not in ("127.0.0.1", "localhost", "::1"):

@@ -13,9 +13,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Diagnose a model, and print where the report is.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option, a file or the output folder is not accepted.
     """

@@ -113,9 +113,6 @@ def build_system(options: argparse.Namespace):
 def run(arguments: list[str]) -> None:
     """Judge, print tables, and write a record for each benchmark; or check directories.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option, a directory or a file is not in order.
     """
@@ -176,6 +173,7 @@ def _check(roots: dict[str, Path | None], split: str | None) -> None:
         findings = check_folder(info, root, split, name.partition("/")[2])
         print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
         print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
+        # Files beside the images change no number.
         if any(finding.kind not in ("ok", "extra") for finding in findings):
             incomplete.append(info.name)
     if incomplete:

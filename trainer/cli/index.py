@@ -23,9 +23,6 @@ _NUM_COMPARED = 8
 def run(arguments: list[str]) -> None:
     """Make or extend an index; the same command continues after an interruption.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If there is nothing to index, an option is not accepted, or embeddings do not match the model.
     """

@@ -17,9 +17,6 @@ _SHOWN = 10
 def run(arguments: list[str]) -> None:
     """Write files for a server and check them, or check files that anyone wrote.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option is not accepted, or a file breaks a rule of its server.
     """

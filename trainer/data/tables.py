@@ -208,6 +208,7 @@ def keep_texts(table: Dataset, columns: Sequence[str], bad_rows: str = "refuse")
         return table
     check_columns(table.column_names, columns)
     marks = [mark_rows(block, columns) for block in iterate_columns(table, columns)]
+    # `concatenate` refuses an empty list.
     kept = np.flatnonzero(np.concatenate([mark.to_numpy(zero_copy_only=False) for mark in marks] or [[]]))
     if len(kept) == len(table):
         return table

@@ -100,6 +100,7 @@ def run_demo(
     settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
     settings |= {"split": split, "experiments": experiments, "methods": methods, "backbone": backbone}
     folder = _prepare_folder(Path(output_dir), settings)
+    # Experiments are of the first seed alone.
     names = _list_stages(methods)
     stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
     rows, losses, experiment_rows = [], [], []

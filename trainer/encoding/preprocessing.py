@@ -51,6 +51,7 @@ def read_image(path: str) -> Image.Image:
         ValueError: If it cannot be read; names it.
     """
     try:
+        # Not `RTDProcessor.load_image`, which turns images upright.
         with open_image(path) as image:
             return image.convert("RGB")
     except Exception as error:

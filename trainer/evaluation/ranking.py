@@ -92,6 +92,7 @@ def rank_gallery(
     similarities = np.asarray(similarities)
     if similarities.ndim != 2:
         raise ValueError(f"`similarities` must be of shape (num_queries, num_gallery), got {similarities.shape}.")
+    # The minus below would turn whole numbers without a sign over.
     if not np.issubdtype(similarities.dtype, np.floating):
         similarities = similarities.astype(np.float64)
     if np.isnan(similarities).any():

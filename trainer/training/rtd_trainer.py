@@ -231,7 +231,7 @@ class RTDTrainer(BaseTrainer):
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
-            args.noise_unit = settle_noise_unit(args.noise_unit, tower)
+            args.noise_unit = settle_noise_unit(args.noise_unit, tower)  # which is compared when a run is resumed
             train_dataset = prepare_triplets(train_dataset, None, args.bad_rows, args.joined_batch_size)
             references, conditions = map(sample_rows(train_dataset).__getitem__, TRIPLET_COLUMNS[:2])
             size = run_facts["noise_size"] = _measure_noise(
@@ -491,6 +491,7 @@ class RTDTrainer(BaseTrainer):
         similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
         ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
+        # A small evaluation is not an error.
         recall = {name: recall_at_k(hits, min(k, len(hits))) for name, k in _TEXT_METRICS.items()}
         return recall | self._compute_own_metrics(torch.cat(composed), target)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig
 
 from modeling_rtd import (
     RTDConfig,
@@ -18,6 +17,7 @@ from modeling_rtd import (
     has_adapters,
     hash_tensors,
     load_text_model,
+    read_backbone_config,
 )
 from trainer.data.images import load_images
 from trainer.encoding.image_features import ImageFeatures
@@ -101,14 +101,16 @@ def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:
     try:
         if not place:
             raise ValueError("it was put together in memory")
+        # A copy, since the trainer's own stays on its device.
         model = RTDModel.from_clip(place, copy.deepcopy(projection).cpu(), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the trainer was given a text tower alone, and the rest of its model could not be loaded ({error}): pass "
             "the whole RTDModel as save_model(model=...)."
         ) from error
-    if AutoConfig.from_pretrained(place).model_type == RTDConfig.model_type:
-        model.config.base_model = RTDConfig.from_pretrained(place).base_model
+    config = read_backbone_config(place)
+    if config.model_type == RTDConfig.model_type:
+        model.config.base_model = config.base_model
     model.name_or_path = place
     return model.to(tower.device)
 

@@ -95,6 +95,7 @@ def run_diagnosis(
             f"the targets of the split '{benchmark.split}' of {benchmark.name} are not public; diagnose on a split "
             "whose targets are."
         )
+    # Before anything is encoded: a row without a text is refused at once.
     table = None if triplets is None else load_triplets(triplets)
     folder.mkdir(parents=True, exist_ok=True)
     diagnosis = _Diagnosis(model, processor, benchmark, folder, table, k, noise_scale, batch_size)

@@ -50,11 +50,6 @@ class ContextI2WObjective(Pic2WordObjective):
     Pic2Word's loss, where the pseudo-word also depends on a context: the embedding of the image's caption with its
     objects replaced by one token. Which words are objects is not published; here they are the runs of nouns and
     adjectives, as LinCIR finds its keywords but without determiners.
-
-    Args:
-        args ([`ContextI2WTrainingArguments`]): As for Pic2Word, and the keyword function.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     columns = ("text",)
@@ -76,6 +71,7 @@ class ContextI2WObjective(Pic2WordObjective):
 
         def write_context(row: dict, index: int) -> dict:
             caption = clean_caption(row["text"])
+            # By row: a context depends neither on processes nor on other rows.
             rng = np.random.default_rng([self.args.seed, index])
             return {"text": self.processor.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
 
@@ -84,9 +80,6 @@ class ContextI2WObjective(Pic2WordObjective):
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
-
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
             `dict`: As [`Pic2WordObjective.collate`]; and `context_embeds` of shape `(batch_size, projection_dim)`, or
@@ -101,9 +94,6 @@ class ContextI2WObjective(Pic2WordObjective):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: As [`Pic2WordObjective.describe`], the keyword function, and a hash of the contexts.

@@ -74,11 +74,6 @@ class FTI4CIRObjective(Objective):
 
     Images are not augmented, so each is encoded once. Deviation: a caption with nothing behind its first noun is left
     out, where the published code drops those whose subject equals the attribute.
-
-    Args:
-        args ([`FTI4CIRTrainingArguments`]): `temperature`, `caption_weight`, and the keyword function that tags.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     def __init__(self, args: FTI4CIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
@@ -105,6 +100,7 @@ class FTI4CIRObjective(Objective):
             source = self._split(source)
         source = keep_texts(source, ["subject", "attribute"], self.args.bad_rows)
         table = load_images(source, self.args.num_images, ("subject", "attribute"))
+        # Before the images are encoded, which takes long.
         check_batch_fills(self.args, len(table))
         with self.args.main_process_first(desc="encoding images"):
             self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
@@ -137,9 +133,6 @@ class FTI4CIRObjective(Objective):
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
-
         Returns:
             `dict`: What [`ImageFeatures`] gives; `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
             of shape `(batch_size, seq_len)`, prompts in which the one is given as pseudo-words; and `text_embeds` of
@@ -160,16 +153,7 @@ class FTI4CIRObjective(Objective):
         return batch | self._collate_captions("text", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            projection ([`RTDProjection`]): The network to train, possibly wrapped.
-            batch (`dict`): A batch of [`collate`].
-            epoch (`int`): Not used.
-
-        Returns:
-            `torch.Tensor`: Scalar, `L_con + L_ortho + caption_weight * L_reg`.
-        """
+        """Compute `L_con + L_ortho + caption_weight * L_reg` of a batch; see [`LinCIRObjective.compute_loss`]."""
         images = batch["image_embeds"]
         embeds, mask, features = projection(images, batch["image_tokens"], return_features=True)
         prompt = {name: self.prompt[name].expand(len(images), -1) for name in self.prompt}
@@ -202,9 +186,6 @@ class FTI4CIRObjective(Objective):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: Both towers, and hashes of the images and the split captions.

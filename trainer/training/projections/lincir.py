@@ -69,11 +69,6 @@ class LinCIRObjective(Objective):
 
     Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
-
-    Args:
-        args ([`LinCIRTrainingArguments`]): Keyword function, masking and noise.
-        model ([`RTDModel`]): Whose frozen text tower encodes.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     def __init__(self, args: LinCIRTrainingArguments, model: RTDModel, processor: RTDProcessor):

@@ -133,4 +133,5 @@ def find_concepts(
     """
     count = min(count, len(concept_embeds))
     chunks = (normalize(chunk, dim=-1) @ concept_embeds.T for chunk in image_embeds.split(chunk_size))
+    # int32, since the result is kept on disk.
     return torch.cat([similarities.topk(count).indices.int() for similarities in chunks])

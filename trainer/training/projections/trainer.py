@@ -71,12 +71,14 @@ class ProjectionTrainer(BaseTrainer):
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)
+        # Of what came: prepared rows have no name.
         data = {record.reads: name_data(train_dataset)}
         if is_stream(train_dataset) and record.reads != "captions":
             raise ValueError(
                 f"{method} goes through its {record.reads} before it trains, which a stream does not allow: load them "
                 "with streaming=False, which keeps them on disk and not in memory."
             )
+        # Before the stock Trainer is built: facts of the run are taken of prepared rows.
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
             model.projection,
