@@ -148,6 +148,7 @@ def _build_config(cfg: dict, place) -> CLIPConfig:
                 f"'{place}' is not a CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {name} = {value!r}, "
                 "which must be a positive number; name another checkpoint."
             )
+    # The default of open_clip is the exact GELU; OpenAI's weights have the quick one.
     shared = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu", "projection_dim": sizes["embed_dim"]}
     return CLIPConfig(
         projection_dim=sizes["embed_dim"],
@@ -197,6 +198,7 @@ def _load_weights(place, where: dict) -> dict[str, torch.Tensor]:
         state = load_safely(Path(file))
         state = state.get("state_dict", state) if isinstance(state, dict) else {}  # of a training of one's own
         return {
+            # A prefix of DistributedDataParallel.
             str(name).removeprefix("module."): value
             for name, value in state.items()
             if isinstance(value, torch.Tensor)

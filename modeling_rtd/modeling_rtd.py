@@ -313,6 +313,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         # A new dictionary: a copy shares that of this model, whose parts would change too.
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
         model.config = copy.copy(self.config)
+        # The lender knows where the tower is.
         model.config.original_text_model = None
         model._original_text = self._original_text.lend(model.config, self.text_model)
         return model

@@ -14,7 +14,7 @@ from .projection_searle_rtd import build_wide_layers
 
 __all__ = ["FTI4CIRProjection"]
 
-_NUM_TEMPLATES, _MAX_ATTRIBUTES = 24, 12
+_NUM_TEMPLATES, _MAX_ATTRIBUTES = 24, 12  # published, and so is the next one
 _THRESHOLD = 0.05  # share of the softmax that a template needs to become a word
 
 

@@ -49,6 +49,7 @@ def run(arguments: list[str]) -> None:
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
 
+    # The Hub would be asked for a mistyped folder.
     for place in (options.clip, options.projection):
         if place is not None:
             check_place(place)

@@ -313,6 +313,7 @@ class _DemoRun:
             # One for all variants, which read the same captions by the same tower.
             "anchor_cache_dir": str(scratch / "anchors"),
             "max_steps": steps,
+            # Twenty points make a curve, whatever the preset.
             "logging_steps": max(1, steps // 20),
             "save_strategy": "no",
             "report_to": "none",

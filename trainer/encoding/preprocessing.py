@@ -12,7 +12,7 @@ from modeling_rtd import open_image
 
 __all__ = ["PublishedCropImageProcessor", "pad_to_target", "read_image"]
 
-_TARGET_RATIO = 1.25
+_TARGET_RATIO = 1.25  # published by SEARLE
 
 
 class PublishedCropImageProcessor(CLIPImageProcessorPil):

@@ -103,6 +103,7 @@ def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k:
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if num_targets.shape != relevance.shape[:1]:
         raise ValueError(f"`num_targets` must be of shape {relevance.shape[:1]}, got {num_targets.shape}.")
+    # More hits than targets come of a ranking that repeats an id.
     if (wrong := np.flatnonzero((num_targets < 1) | (num_targets < relevance.sum(axis=1)))).size:
         raise ValueError(f"the query in row {wrong[0]} has no target, or more hits than targets.")
     hits = relevance[:, :k]  # (num_queries, <= k)

@@ -19,7 +19,7 @@ from trainer.evaluation.scoring import SUBSET_DEPTH, Rankings
 __all__ = ["TEST_SPLITS", "check_submission", "write_submission"]
 
 TEST_SPLITS = {"cirr": "test1", "circo": "test"}
-_DEPTH = 50
+_DEPTH = 50  # images of a ranking, for both servers
 _MAX_BYTES = 5_000_000  # "5MB"; the smaller reading of it
 _COCO_IDS = range(10**12)  # files of COCO are named by ids of twelve digits
 

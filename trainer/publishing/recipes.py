@@ -68,6 +68,7 @@ def _reads_tokens(method: str) -> bool:
     return "image_tokens" in PROJECTIONS[method].consumes
 
 
+# The CLIPs of LinCIR's and RTD's code. LinCIR has no recipe for ViT-B/32, hence SEARLE.
 BACKBONES = {
     "vitb32": Backbone("ViT-B/32", "openai/clip-vit-base-patch32", "searle"),
     "vitl": Backbone("ViT-L/14", "openai/clip-vit-large-patch14", "lincir"),

@@ -111,6 +111,7 @@ def embed_concepts(
     means, templates = [], find_templates(processor)
     for start in tqdm(range(0, len(names), chunk_size), desc="Embedding concepts"):
         chunk = names[start : start + chunk_size]
+        # With spaces around a name, as published.
         texts = [template.replace("{}", f" {name} ") for name in chunk for template in templates]
         embeds = normalize(encode_captions(text_model, processor, texts, desc=None), dim=-1)
         means.append(embeds.view(len(chunk), len(templates), -1).mean(1))

@@ -201,6 +201,7 @@ def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> 
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
     pixels = (pixels - 128) * contrast + (128 + brightness) + 5 * noise
     buffer = io.BytesIO()
+    # Noise compresses badly, and each picture would take longer.
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
