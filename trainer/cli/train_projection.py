@@ -13,18 +13,8 @@ __all__ = ["TrainProjectionCommand", "run"]
 class TrainProjectionCommand:
     """What `rtd train-projection` reads.
 
-    Args:
-        model (`str`): Directory or Hub id of a CLIP.
-        method (`str`, defaults to `"lincir"`): Method to train by.
-        captions (`list[str]`, *optional*):
-            For a method of captions: files, patterns of them, a folder, or a Hub id of captions in a column `text`.
-            For a method of pairs: captions of the images, see [`load_pairs`].
-        images (`list[str]`, *optional*):
-            For a method of images: folder of images; or files, patterns or a Hub id with a column `image`, as tars of
-            a web data set. For a method of pairs: folder of images, not needed where the captions come with theirs.
-        split (`str`, *optional*):
-            Split of a folder or a Hub data set of captions, or of a Hub data set of images; `train` by default.
-        streaming (`bool`, defaults to `False`): Read captions while training, and keep none, see [`open_stream`].
+    The help of a field says what it is. Images and captions of a method of pairs are those of [`load_pairs`], and
+    `streaming` is that of [`open_stream`].
     """
 
     model: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
@@ -79,6 +69,7 @@ def run(arguments: list[str]) -> None:
     else:
         source = _open_images(command.images, command.split)
     if method.reads == "pairs":
+        # Here and not in the trainer, which takes one source of rows.
         source = load_pairs(command.images and command.images[0], source)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
     data = {name: name_source(getattr(command, name)) for name in needed}

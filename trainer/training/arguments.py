@@ -93,6 +93,7 @@ class _RecipeArguments(TrainingArguments):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
         if self.bad_rows not in ("refuse", "skip"):
             raise ValueError(f"`bad_rows` must be 'refuse' or 'skip', got {self.bad_rows!r}.")
+        # Before transformers' own checks, which take a number.
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
         if self.dataloader_pin_memory is None:  # torch warns where there is nothing to send to
@@ -138,7 +139,8 @@ class RTDTrainingArguments(_RecipeArguments):
         caption_weight (`float`, defaults to 0.0):
             Ours, not the paper's. Adds `caption_weight * mean(1 - cos(t(c), a(c)))` to the loss, where `t` is the
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
-            tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
+            tower keeps reading plain text as before RTD. 0 is the published recipe. We recommend 2, with an interval
+            of 8.
         caption_interval (`int`, defaults to 1):
             Read the captions of every Nth triplet of a batch for that term, such as 8 for an eighth of its
             cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
@@ -188,6 +190,7 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError(f"`caption_interval` must be 1 or more, got {self.caption_interval}.")
         if self.loss_type not in ("nt_xent", "info_nce"):
             raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
+        # In one order, since it is compared when a run is resumed.
         self.condition_augmentation = ",".join(parse_augmentations(self.condition_augmentation)) or None
         if self.condition_augmentation and not self.composition:
             raise ValueError("`condition_augmentation` has no effect without `composition`: leave one of them out.")
