@@ -111,7 +111,7 @@ class LimitRate(_Guard):
 
     Args:
         app: ASGI application.
-        count (`int`): Requests a minute of one address.
+        count (`int`): Requests a minute of one address; of IPv6, of one network of 64 bits.
     """
 
     def __init__(self, app, count: int):
@@ -120,7 +120,7 @@ class LimitRate(_Guard):
 
     async def _guard(self, scope, receive, send):
         if scope.get("method") == "POST":
-            wait = self._count((scope.get("client") or ("",))[0])
+            wait = self._count(_name_client((scope.get("client") or ("",))[0]))
             if wait:
                 sentence = f"one client may ask {self._most} times a minute: ask again in {wait} s."
                 await JSONResponse({"detail": sentence}, 429, {"Retry-After": str(wait)})(scope, receive, send)
@@ -139,6 +139,17 @@ class LimitRate(_Guard):
         if len(self._spent) > _CLIENTS:
             del self._spent[next(iter(self._spent))]
         return 0
+
+
+def _name_client(host: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped:  # as a socket of both kinds gives it
+        return str(address.ipv4_mapped)
+    # Whoever has one address has the 2**64 of its network.
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class LimitTime(_Guard):
