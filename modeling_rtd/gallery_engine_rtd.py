@@ -80,6 +80,10 @@ class Engine:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def __bool__(self) -> bool:
+        """Say whether there are rows; an engine that has to count them answers without."""
+        return len(self) > 0
+
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added."""

@@ -164,6 +164,9 @@ class MilvusEngine(Engine):
     def __len__(self) -> int:
         return self._ask("query", filter="", output_fields=["count(*)"])[0]["count(*)"]
 
+    def __bool__(self) -> bool:
+        return bool(self._ask("query", filter="row >= 0", output_fields=["row"], limit=1))
+
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added."""

@@ -246,6 +246,9 @@ class TableEngine(Engine):
     def __len__(self) -> int:
         return sum(count for (count,) in self._fetch("SELECT count(*) FROM {source}"))
 
+    def __bool__(self) -> bool:
+        return any(found for (found,) in self._fetch("SELECT EXISTS (SELECT FROM {source})"))
+
     @property
     def ids(self) -> list[str]:
         """`list[str]`: In the order in which the images were added."""

@@ -91,6 +91,9 @@ class Gallery:
     def __len__(self) -> int:
         return 0 if self._store.engine is None else len(self._store.engine)
 
+    def __bool__(self) -> bool:
+        return bool(self._store.engine)
+
     def __contains__(self, name: str) -> bool:
         return bool(self._find([name]))
 
@@ -435,7 +438,7 @@ class Gallery:
     def _check_before_adding(self, model, processor) -> None:
         if self._store.engine is None:
             self._store.create(model.config.projection_dim)
-        if self._store.manifest.fingerprint is None and len(self):
+        if self._store.manifest.fingerprint is None and self:
             raise ValueError(
                 "the gallery does not say which image tower made its embeddings, and images of another would be "
                 "nonsense among them: compare a few images with `verify_embeddings` first."

@@ -95,6 +95,15 @@ def test_rows_are_added_removed_replaced_and_left_out(build):
         assert [hit["id"] for hit in hits] == [names[i] for i in best[q, 1:6]]
 
 
+def test_whether_there_are_images_is_known_without_a_count_of_a_database(build, monkeypatch):
+    gallery = build(np.eye(2, 16), ["a", "b"])
+    if build.kind.startswith(("milvus", "pgvector")):
+        monkeypatch.setattr(type(gallery._store.engine), "__len__", None)
+    assert gallery
+    gallery.remove(["a", "b"])
+    assert not gallery
+
+
 def test_filters_and_metadata(build):
     rows, queries, ids = draw_embeddings("random")
     metadata = [{"split": "val" if i % 3 else "train", "year": 2000 + i % 7, "it's": True} for i in range(200)]
