@@ -537,6 +537,8 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
+        if isinstance(where, dict):
+            self._prepare_filter(where)
         with self._store.turn:
             # Counted in this search's turn, since other threads add rows; and once, since a database counts its own.
             held = len(self._store.engine)
@@ -546,6 +548,14 @@ class Gallery:
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
+
+    def _prepare_filter(self, where: dict) -> None:
+        """Read the metadata for a new filter, while others search; of several new filters one at a time."""
+        with self._store.turn:
+            read = self._store.engine.begin_filter(where)
+        if read is not None:
+            with self._store.filtering:
+                read()
 
     @staticmethod
     def _check_exclusions(exclude, count: int) -> None:

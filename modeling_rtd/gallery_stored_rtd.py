@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -159,18 +160,16 @@ class StoredEngine(Engine):
             is_old = not self._journal_end and any("ids" in entry for entry in entries[:1])
         if is_old:
             self._names, self._is_old = RowNames(), True
-            with self._naming_journal():
-                for entry in entries:
-                    self._apply_old(entry)
         else:
             with self._naming_journal():
                 total = self._num_rows + sum(_read_count(entry) for entry in entries)
             self._refuse_gaps(total)
-            with self._naming_journal():
-                for entry in entries:
-                    self._apply(entry, is_read=True)
-        self._journal_end += len(whole)
-        self._last_line = (whole.splitlines(keepends=True) or [self._last_line])[-1]
+        apply = self._apply_old if is_old else functools.partial(self._apply, is_read=True)
+        with self._naming_journal():
+            for line, entry in zip(whole.splitlines(keepends=True), entries, strict=True):
+                apply(entry)
+                # Line by line: those before a damaged one count once, however often it is read.
+                self._journal_end, self._last_line = self._journal_end + len(line), line
         self._refuse_gaps(self._num_rows)
 
     def _read_journal(self) -> bytes:
@@ -253,6 +252,10 @@ class StoredEngine(Engine):
 
     def _describe(self, row: int) -> tuple[str, dict | None]:
         return self._names.describe(row)
+
+    def begin_filter(self, where: dict) -> Callable[[], object] | None:
+        """See [`Engine.begin_filter`]."""
+        return self._names.begin_match(where)
 
     def _find_allowed(self, where: dict | None) -> np.ndarray | None:
         """Mark the rows that count, of shape `(num_rows,)`; `None` where all do."""

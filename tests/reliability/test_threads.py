@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from modeling_rtd import Gallery, RTDModel, has_adapters
+from modeling_rtd import Gallery, RTDModel, gallery_rows_rtd, has_adapters
 from modeling_rtd.pipeline_rtd import ComposedImageRetrievalPipeline
 from tests.factories import build_images, build_processor, shake
 
@@ -152,6 +152,27 @@ def test_a_search_sees_whole_batches_while_another_thread_adds_and_removes(kind,
     run_in_threads([write, *(lambda seed=seed: search(seed) for seed in range(THREADS - 1))])
     assert len(gallery) == 8 + 8 * 4
     assert gallery.search(rows[63:], top_k=1)[0][0]["id"] == "56 7"
+
+
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_new_filter_is_read_while_others_search_and_add(kind, tmp_path, monkeypatch):
+    begun, may_end, is_match = threading.Event(), threading.Event(), gallery_rows_rtd._is_match
+
+    def wait(row, where):
+        begun.set()
+        assert may_end.wait(60)
+        return is_match(row, where)
+
+    folder = None if kind == "memory" else tmp_path / "index"
+    gallery = Gallery(torch.eye(8), list("abcdefgh"), [{"n": i % 2} for i in range(8)], folder=folder)
+    monkeypatch.setattr(gallery_rows_rtd, "_is_match", wait)
+    with ThreadPoolExecutor(1) as pool:
+        filtered = pool.submit(gallery.search, torch.eye(8)[:1], 8, None, {"n": 1})
+        assert begun.wait(60)
+        assert gallery.search(torch.eye(8)[:1], top_k=1)[0][0]["id"] == "a"
+        gallery.add_embeddings(torch.eye(8)[:2], ["x", "y"], [{"n": 1}, {"n": 0}])
+        may_end.set()
+        assert [hit["id"] for hit in filtered.result(60)[0]] == ["x", "b", "d", "f", "h"]
 
 
 def test_images_are_added_while_others_search_with_adapters(model, processor, gallery, images):
