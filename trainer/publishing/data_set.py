@@ -14,6 +14,7 @@ from trainer.data.triplets import load_triplets
 from trainer.publishing.pictures import refuse_places
 from trainer.publishing.publication import Publication, add_record, check_repo, refuse_leaks
 from trainer.publishing.secret_scan import find_leaks
+from trainer.publishing.tables import write_cell
 
 
 __all__ = ["prepare_data_set"]
@@ -63,7 +64,7 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         repo=repo,
         is_gallery=is_gallery,
         count=f"{len(rows):,}",
-        example=None if is_gallery else rows[0],
+        example=None if is_gallery else {name: write_cell(text) for name, text in rows[0].items()},
         license=license,
     )
     return Publication(repo, add_record({_FILE: content.getvalue(), "README.md": str(card).encode()}), kind="dataset")

@@ -5,9 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 
-__all__ = ["METRICS", "format_table"]
+__all__ = ["METRICS", "format_table", "write_cell"]
 
 METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
+
+
+def write_cell(text: str) -> str:
+    """Write a text as a cell of a Markdown table.
+
+    Args:
+        text (`str`): Text of any lines.
+
+    Returns:
+        `str`: One line, in which a `|` is a letter.
+    """
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def format_table(rows: list[dict]) -> str:

@@ -23,3 +23,13 @@ def test_captions_of_another_script_are_counted(tmp_path, capsys):
     report = json.loads((tmp_path / "t.jsonl.report.json").read_text())
     rows = [len(TINY_CAPTIONS) + 1, len(TINY_CAPTIONS) + 2]
     assert report["captions"]["other_script"] == {"count": 2, "rows": rows}
+
+
+def test_the_report_of_an_earlier_version_is_read(tmp_path, capsys):
+    source, place = write_lines(tmp_path / "captions.txt", TINY_CAPTIONS), tmp_path / "t.jsonl.report.json"
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl")]) == 0
+    report = json.loads(place.read_text())
+    del report["captions"]["other_script"]
+    place.write_text(json.dumps(report))
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl")]) == 0
+    assert f"triplets from {len(TINY_CAPTIONS)} captions" in capsys.readouterr().out
