@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from trainer.data.row_files import (
     FORMATS,
@@ -25,6 +26,7 @@ from trainer.data.row_files import (
 
 __all__ = [
     "WHITESPACE",
+    "add_column",
     "are_files",
     "check_columns",
     "check_texts",
@@ -36,6 +38,7 @@ __all__ = [
     "mark_rows",
     "mark_texts",
     "refuse_no_text",
+    "take_rows",
 ]
 
 _BLOCK = 65536  # rows at once
@@ -289,6 +292,47 @@ def map_blocks(table: Dataset, function: Callable[[pa.Table, list[int]], pa.Tabl
             path.unlink(missing_ok=True)
         raise
     return mapped.with_format(None)
+
+
+def add_column(table: Dataset, name: str, values: Sequence) -> Dataset:
+    """Add a column, as [`~datasets.Dataset.add_column`] does.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        name (`str`): Name of the column.
+        values (`list`): One a row.
+
+    Returns:
+        `datasets.Dataset`: The rows with the column.
+    """
+    with _without_bars():  # a table of which rows were left out is copied first
+        return table.add_column(name, values)
+
+
+def take_rows(table: Dataset, rows: Sequence[int]) -> Dataset:
+    """Copy some rows, so that they follow one another.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        rows (`list[int]`): Numbers of those to copy.
+
+    Returns:
+        `datasets.Dataset`: The copy.
+    """
+    with _without_bars():
+        return table.select(rows).flatten_indices()
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide a progress bar that says "Flattening the indices"."""
+    shows_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shows_bars:
+            enable_progress_bars()
 
 
 def hash_rows(table: Dataset, columns: Iterable[str]) -> str:

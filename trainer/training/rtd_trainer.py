@@ -31,7 +31,7 @@ from modeling_rtd import (
 from trainer.data.captions import has_words
 from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
-from trainer.data.tables import iterate_columns
+from trainer.data.tables import add_column, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -68,7 +68,8 @@ def _add_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, compos
     if isinstance(triplets, RowStream):
         triplets.finish = partial(_add_contexts_to_rows, processor, composition)
         return triplets
-    return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
+    contexts = write_contexts(processor, triplets["conditioning_caption"], composition)
+    return add_column(triplets, "context", contexts)
 
 
 def _add_contexts_to_rows(processor: RTDProcessor, composition: bool, rows: list[dict]) -> list[dict]:

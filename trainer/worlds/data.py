@@ -191,15 +191,14 @@ def _build_benchmark(world: World, preset: WorldPreset, split: str) -> Benchmark
         "kind": [[phrase.kind for phrase in said] for said in phrases],
         "wording": [[phrase.wording for phrase in said] for said in phrases],
     }
+    gallery = _image_columns(world, preset, scenes, gallery_ids, rng)
+    # Shuffled, since ties keep the gallery's order, in which each query's targets would come first.
+    order = np.random.default_rng(0).permutation(len(scenes)).tolist()
+    gallery = {name: [column[place] for place in order] for name, column in gallery.items()}
     return Benchmark(
         name=world.name,
         split=split,
-        # Shuffled, since ties keep the gallery's order, in which each query's targets would come first.
-        gallery=Dataset.from_dict(
-            _image_columns(world, preset, scenes, gallery_ids, rng), features=Features(_image_features(world))
-        )
-        .shuffle(seed=0)
-        .flatten_indices(),
+        gallery=Dataset.from_dict(gallery, features=Features(_image_features(world))),
         queries=Dataset.from_dict(queries, features=Features(_query_features(world))),
         protocol=Protocol(exclude_reference=True),
     )

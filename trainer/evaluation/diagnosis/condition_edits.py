@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from datasets import Dataset
 
+from trainer.data.tables import add_column
+
 
 __all__ = ["CONDITION_EDITS", "contradict", "edit_queries", "exchange", "misspell", "negate"]
 
@@ -110,7 +112,7 @@ def edit_queries(queries: Dataset, edit: Callable[[Sequence[str]], Sequence[str]
         wordings = [edit(wording) for wording in zip(*queries["wordings"], strict=True)]
         columns["wordings"] = [list(row) for row in zip(*wordings, strict=True)]
     for name, values in columns.items():
-        queries = queries.remove_columns(name).add_column(name, list(values))
+        queries = add_column(queries.remove_columns(name), name, list(values))
     return queries
 
 

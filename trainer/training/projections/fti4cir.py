@@ -16,7 +16,7 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
-from trainer.data.tables import hash_rows, keep_texts
+from trainer.data.tables import add_column, hash_rows, keep_texts, take_rows
 from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
@@ -116,7 +116,7 @@ class FTI4CIRObjective(Objective):
             f"a photo of {subject} with {attribute}"
             for subject, attribute in zip(table["subject"], table["attribute"], strict=True)
         ]
-        return table.add_column("text", texts).add_column("row", list(range(len(table))))
+        return add_column(add_column(table, "text", texts), "row", list(range(len(table))))
 
     def _split(self, source: Dataset) -> Dataset:
         source = keep_texts(source, ["text"], self.args.bad_rows)
@@ -135,7 +135,7 @@ class FTI4CIRObjective(Objective):
                 stacklevel=4,
             )
         parts = {"subject": [split[row][0] for row in kept], "attribute": [split[row][1] for row in kept]}
-        images = source.select(kept).flatten_indices().select_columns(["image"])
+        images = take_rows(source.select_columns(["image"]), kept)
         return concatenate_datasets([images, Dataset.from_dict(parts)], axis=1)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:

@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import decode_image, hash_images, load_images
+from trainer.data.tables import add_column
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -93,7 +94,7 @@ class Pic2WordObjective(Objective):
                 self.features = ImageFeatures(
                     self.model, self.processor, table, self.args.stage_folder, self.args.padding
                 )
-        return table.add_column("row", list(range(len(table))))
+        return add_column(table, "row", list(range(len(table))))
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
