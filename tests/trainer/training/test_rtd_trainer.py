@@ -432,13 +432,13 @@ def test_weights_that_are_not_finite_are_never_saved(build, model):
     assert all(torch.isfinite(p).all() for p in RTDTextModel.from_pretrained(last).parameters())
 
 
-def test_long_texts_are_cut_with_one_warning_and_their_count(build, monkeypatch):
-    monkeypatch.setattr("trainer.training.rtd_collator._WARNED", set())
+def test_long_texts_are_cut_with_one_warning_and_their_count_in_each_run(build):
     rows = [dict(row) for row in ROWS]
     rows[30]["conditioning_caption"] = "is red and " * 20
-    with pytest.warns(UserWarning, match="1 of 16 texts .* 20 tokens") as caught:
-        build(rows=rows, anchor_cache="never", max_steps=6).train()
-    assert sum("texts are longer" in str(warning.message) for warning in caught) == 1
+    for name in ("first", "second"):
+        with pytest.warns(UserWarning, match="1 of 16 texts .* 20 tokens") as caught:
+            build(rows=rows, anchor_cache="never", max_steps=6, name=name).train()
+        assert sum("texts are longer" in str(warning.message) for warning in caught) == 1
 
 
 def test_the_best_tower_comes_back_when_a_finished_run_is_resumed(build):

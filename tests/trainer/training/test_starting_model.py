@@ -15,6 +15,7 @@ from tests.factories import build_images, build_triplets
 from trainer.publishing.provenance import read_stages
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config
+from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 
 
@@ -243,6 +244,14 @@ def test_other_models_and_arguments_are_refused_by_name(place, build_args, tmp_p
         RTDTrainer(model=stock, args=build_args(), train_dataset=ROWS)
     with pytest.raises(ValueError, match="RTDTrainingArguments"):
         RTDTrainer(model=place, args=TrainingArguments(str(tmp_path / "x")), train_dataset=ROWS)
+
+
+@pytest.mark.parametrize("trainer", [RTDTrainer, ProjectionTrainer])
+def test_a_processor_of_another_family_is_refused_by_both_names(trainer, model, processor, build_args):
+    other = RTDProcessor(processor.image_processor, processor.tokenizer, family="siglip")
+    args = build_args() if trainer is RTDTrainer else None
+    with pytest.raises(ValueError, match="made for siglip.*of clip"):
+        trainer(model, args, train_dataset=ROWS, processing_class=other)
 
 
 def test_predictions_are_refused(place, build_args):

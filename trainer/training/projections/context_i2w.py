@@ -97,7 +97,9 @@ class ContextI2WObjective(Pic2WordObjective):
         batch, contexts = super().collate(rows), [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"context_embeds": self.caption_embeddings(contexts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, context=contexts)
+        return batch | collate_captions(
+            self.processor, self.warning_once, self.args.num_length_groups, context=contexts
+        )
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""

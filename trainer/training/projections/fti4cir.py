@@ -70,8 +70,8 @@ class FTI4CIRTrainingArguments(ImageProjectionTrainingArguments):
 class FTI4CIRObjective(Objective):
     """FTI4CIR's objective (https://huggingface.co/papers/2503.19296), from images with captions.
 
-    The prompt of all pseudo-words must be encoded as the image (joint NT-Xent); local features must be orthogonal;
-    and the caption with its subject, its attribute, or both given as pseudo-words must be encoded as the caption
+    The prompt of all pseudo-words must be encoded as the image (joint NT-Xent). Local features must be orthogonal.
+    The caption with its subject, its attribute, or both given as pseudo-words must be encoded as the caption
     itself ("a photo of SUBJECT with ATTRIBUTE"; 1 - cosine).
 
     Images are not augmented, so each is encoded once. Deviation: a caption with nothing behind its first noun is left
@@ -145,7 +145,7 @@ class FTI4CIRObjective(Objective):
             rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
-            `dict`: What [`ImageFeatures`] gives; `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
+            `dict`: What [`ImageFeatures`] gives. `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
             of shape `(batch_size, seq_len)`, prompts in which the one is given as pseudo-words; and `text_embeds` of
             shape `(batch_size, projection_dim)`, or the tokens to compute them from.
         """
@@ -164,7 +164,7 @@ class FTI4CIRObjective(Objective):
         texts = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"text_embeds": self.caption_embeddings(texts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, text=texts)
+        return batch | collate_captions(self.processor, self.warning_once, self.args.num_length_groups, text=texts)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.

@@ -66,8 +66,9 @@ class LinCIRTrainingArguments(ProjectionTrainingArguments):
 class LinCIRObjective(Objective):
     """LinCIR's self-masking projection (https://huggingface.co/papers/2312.01998), from plain captions.
 
-    The text embedding of a caption, with noise, is projected to a pseudo-word; the caption with its keywords replaced
-    by that pseudo-word must be encoded as the caption itself: mean squared error of un-normalised embeddings.
+    The text embedding of a caption, with noise, is projected to a pseudo-word. The caption with its keywords replaced
+    by that pseudo-word must be encoded as the caption itself. The loss is the mean squared error of un-normalised
+    embeddings.
 
     Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
@@ -130,7 +131,7 @@ class LinCIRObjective(Objective):
 
         Returns:
             `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, by
-            rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of
+            rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers. And `text_embeds` of
             shape `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([self._mask(row) for row in rows])
@@ -148,7 +149,7 @@ class LinCIRObjective(Objective):
         captions = [row["text"] for row in rows]
         if self.caption_embeddings is not None:
             return batch | {"text_embeds": self.caption_embeddings(captions)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, text=captions)
+        return batch | collate_captions(self.processor, self.warning_once, self.args.num_length_groups, text=captions)
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from trainer.training.rtd_collator import WarningOnce
 
 
 __all__ = ["Objective"]
@@ -21,6 +25,11 @@ class Objective:
     """
 
     caption_embeddings = None
+
+    @cached_property
+    def warning_once(self) -> WarningOnce:
+        """[`WarningOnce`]: Of all batches."""
+        return WarningOnce()
 
     @staticmethod
     def decays(name: str) -> bool:

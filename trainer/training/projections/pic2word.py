@@ -53,9 +53,9 @@ class Pic2WordTrainingArguments(ImageProjectionTrainingArguments):
 class Pic2WordObjective(Objective):
     """Pic2Word's objective (https://huggingface.co/papers/2302.03084), from images without any text.
 
-    The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself: symmetric InfoNCE over the
-    batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients, where the published
-    code gathers without; the result is the joint gradient that it approximates.
+    The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself. The loss is symmetric
+    InfoNCE over the batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients,
+    where the published code gathers without; the result is the joint gradient that it approximates.
 
     Args:
         args ([`Pic2WordTrainingArguments`]): `augment` crops at random; otherwise each image is encoded once.
