@@ -1,18 +1,8 @@
 import pytest
 
 from modeling_rtd import Gallery, RTDModel
-from tests.factories import build_clip, build_images, build_tokenizer, shake
+from tests.factories import build_clip, build_tokenizer, shake
 from trainer.app import SearchDesk, list_voices
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Folder of fifteen images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(15)):
-        image.save(folder / f"{i:02}.png")
-    return folder
 
 
 @pytest.fixture
