@@ -36,6 +36,28 @@ def test_import_stays_light(before, module, unwanted):
     assert not set(unwanted.split()) & set(imported)
 
 
+REFUSED = """
+search nothing x
+search nothing --gallery /nope --text a
+index nothing --images /nope -o x
+serve nothing --gallery /nope
+app nothing --gallery /nope
+train --bad
+train-projection --bad
+release a b --bad
+publish --bad
+demo --bad
+"""
+
+
+def test_torch_is_not_waited_for_where_a_verb_refuses():
+    code = "import sys\nfrom trainer.cli.main import main\n"
+    code += f"assert all(main(line.split()) == 2 for line in {REFUSED.strip().splitlines()})\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 TRAINING = ["datasets", "transformers.trainer", "matplotlib", "pandas", "evaluate", "sklearn", "trainer.training"]
 RUN_VERBS = """
 import json, sys

@@ -54,8 +54,6 @@ def run(arguments: list[str]) -> None:
 
 
 def _read_request(arguments: list[str]):
-    from trainer.release.steps import Request
-
     place = arguments.index("--") if "--" in arguments else len(arguments)
     parser = VerbParser("rtd release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name of a packaged recipe, such as rtd-vitl")
@@ -76,6 +74,9 @@ def _read_request(arguments: list[str]):
     parser.add_argument("--smoke", action="store_true", help="try every step in about five minutes, and keep nothing")
     parser.add_argument("--without-gpu", action="store_true", help="accept a machine without a GPU")
     options = parser.parse_args(arguments[:place])
+
+    from trainer.release.steps import Request
+
     return Request(
         recipe=options.recipe,
         repo=options.repo if "/" in options.repo else f"{options.repo}/{options.recipe}",
