@@ -89,8 +89,8 @@ class Database:
             is_clear = False
         if not is_clear:
             raise ValueError(
-                "the connection string of PostgreSQL cannot be read: write postgresql://user:password@host:port/name, "
-                "with signs such as @ and / in a password as %40 and %2F, or give the password as PGPASSWORD."
+                "the connection string of PostgreSQL cannot be read. Write postgresql://user:password@host:port/name, "
+                "with signs such as @ and / in a password as %40 and %2F. Or give the password as PGPASSWORD."
             ) from None
 
     def _prepare(self, connection) -> None:

@@ -96,8 +96,8 @@ def write_at(place: Path, end: int, data: bytes) -> None:
 class RowNames:
     """Ids and metadata of rows that are appended and never changed, without a Python object for each row.
 
-    `ids.bin` holds the ids, one behind the other, `metadata.jsonl` a line of JSON a row, and `rows.bin` for each row a
-    hash of its id and where both end. Rows are found by sorted hashes, whose parts are merged as they grow.
+    `ids.bin` holds the ids, one behind the other. `metadata.jsonl` has a line of JSON a row, and `rows.bin` for each
+    row a hash of its id and where both end. Rows are found by sorted hashes, whose parts are merged as they grow.
 
     Args:
         folder (`Path`, *optional*): Where the files are. Defaults to in memory.
@@ -331,7 +331,7 @@ class RowNames:
             if _sum(*parts) != expected:
                 raise ValueError(
                     f"the ids or metadata of the images {start + 1} to {stop} of '{self._records.place.parent}' are "
-                    "not those that were written (another checksum); restore the folder from a copy, or index the "
+                    "not those that were written (another checksum). Restore the folder from a copy, or index the "
                     "images again into a new one."
                 )
         self._num_checked = len(self._sums)

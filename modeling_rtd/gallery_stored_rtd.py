@@ -26,11 +26,11 @@ _BLOCK = 8192  # rows at a time, where a layout is changed
 class StoredEngine(Engine):
     """Rows that are appended, and never changed; embeddings, ids and metadata stay in mapped files.
 
-    A batch is written to `embeddings.bin` and the files of [`RowNames`] first, and is there once its line is in
-    `journal.jsonl`: a process that is killed leaves whole batches only. The line counts the rows, has their checksums,
-    and lists the rows that they replace or that were removed: these stay in the files and are passed over, until the
+    A batch is written to `embeddings.bin` and the files of [`RowNames`] first. It is there once its line is in
+    `journal.jsonl`. A process that is killed leaves whole batches only. The line counts the rows, has their checksums,
+    and lists the rows that they replace or that were removed. These stay in the files and are passed over, until the
     gallery is saved to another folder. Checksums of embeddings are compared at the first search after opening, which
-    reads the file once: about 0.1 seconds a gigabyte of what is in memory.
+    reads the file once. That takes about 0.1 seconds a gigabyte of what is in memory.
 
     A folder of 0.1.0.dev0 has ids and metadata in the journal. It is read into memory, and changed to this layout
     before anything else is written to it.
@@ -236,7 +236,7 @@ class StoredEngine(Engine):
             if _sum_rows(array[start:stop], before) != expected:
                 raise ValueError(
                     f"the images {start + 1} to {stop} of '{self.folder / _EMBEDDINGS}' are not those that were "
-                    "written (another checksum); restore the folder from a copy, or index the images again into a new "
+                    "written (another checksum). Restore the folder from a copy, or index the images again into a new "
                     "one."
                 )
         self._num_checked = len(self._sums)

@@ -27,7 +27,7 @@ class _Guard:
         self._app = app
 
     async def __call__(self, scope, receive, send):
-        """Guard requests; all else is the start and the end of the service."""
+        """Guard requests; the rest is the start and the end of the service."""
         answer = self._guard if scope["type"] in ("http", "websocket") else self._app
         await answer(scope, receive, send)
 
@@ -36,7 +36,7 @@ class KnownHosts(_Guard):
     """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding).
 
     A number as the host is let through: a browser asks for one only where it was typed. starlette's
-    TrustedHostMiddleware knows names alone, and who listens at all addresses would have to list them.
+    TrustedHostMiddleware knows names alone. Who listens at all addresses would have to list them.
 
     Args:
         app: ASGI application.

@@ -42,7 +42,7 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
     if "image" not in table.column_names:
         if len(table) != len(paths):
             raise ValueError(
-                f"{len(paths)} images in '{images}', but {len(table)} captions; give each caption the name of its "
+                f"{len(paths)} images in '{images}', but {len(table)} captions. Give each caption the name of its "
                 "image in a column 'image', or bring as many of the one as of the other."
             )
         return add_column(table, "image", [str(path) for path in paths])

@@ -44,8 +44,8 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
     Args:
         name (`str`):
             `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside TextBlob, offline.
-            `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns, and of the words before
-            a verb or a preposition the last for the noun; knows English, and tags no word of another script.
+            `"rule"`: word lists and suffixes, nothing to install. It takes bare verbs for nouns, and of the words
+            before a verb or a preposition the last for the noun. It knows English, and tags no word of another script.
 
     Returns:
         `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper

@@ -248,7 +248,7 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
     kind, watch = _check_files(paths), FileWatch(paths)
     if split not in (None, "train"):
         raise ValueError(
-            f"there is no split '{split}' in '{paths[0]}', since files are read whole: leave the split out (--split), "
+            f"there is no split '{split}' in '{paths[0]}', since files are read whole. Leave the split out (--split), "
             "or name a folder or a Hub data set."
         )
     try:

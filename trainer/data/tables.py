@@ -52,24 +52,24 @@ def load_table(source, split: str | None = None) -> Dataset:
     Args:
         source (`str`, `Path`, list of them or of rows, `datasets.Dataset` or `datasets.DatasetDict`):
             jsonl, json, csv, parquet or txt file, or tar of a web data set (a text `txt`, or a row `json`, beside each
-            image), or several of one type, also as a pattern (`shards/*.parquet`); folder that `datasets` reads; Hub
-            id; data set; list of dicts; or list of texts, which become the column `text`.
+            image), or several of one type, also as a pattern (`shards/*.parquet`); folder that `datasets` reads, Hub
+            id, data set, list of dicts, or list of texts, which become the column `text`.
         split (`str`, *optional*): Split of a folder, a Hub data set or a `DatasetDict`; `train` by default.
 
     Returns:
         `datasets.Dataset`: The rows.
 
     Raises:
-        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
-            there is no such split; or the data set is a stream.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+            If there is no such split, or the data set is a stream.
         OSError: If the disk with the cache is full.
     """
     if isinstance(source, Dataset):
         return source
     if is_stream(source):
         raise ValueError(
-            "the data are a stream (IterableDataset), which can be trained on with RTD and LinCIR, and nothing else: "
-            "load them with streaming=False, which keeps them on disk and not in memory."
+            "the data are a stream (IterableDataset), which can be trained on with RTD and LinCIR, and nothing else. "
+            "Load them with streaming=False, which keeps them on disk and not in memory."
         )
     if isinstance(source, DatasetDict):
         return take_split(source, split)

@@ -37,12 +37,12 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         [`Publication`]: One parquet file, which the Hub shows as a table, and the card.
 
     Raises:
-        ValueError: If the license is missing, the data cannot be read, there are too many images, a photograph tells
+        ValueError: If the license is missing, the data cannot be read, there are too many images, a photograph holds
             where it was taken, or a text holds a secret or a path of this machine.
     """
     check_repo(repo)
     if license is None:
-        raise ValueError("the card lacks facts; give all of them:\n  license: the license of the data; --license ID")
+        raise ValueError("the card lacks facts: give all of them.\n  license: the license of the data; --license ID")
     is_gallery = Path(place).is_dir()
     rows = _read_images(Path(place)) if is_gallery else load_triplets(str(place))
     texts = rows.remove_columns("image") if is_gallery else rows

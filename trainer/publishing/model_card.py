@@ -112,7 +112,7 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
         model ([`RTDModel`]): The model.
         processor ([`RTDProcessor`]): Its processor.
         repo (`str`): See [`CardFacts`].
-        facts: All else of [`CardFacts`].
+        facts: Everything else of [`CardFacts`].
 
     Returns:
         [`CardFacts`]: For [`render_card`].

@@ -133,7 +133,7 @@ def _check(model: RTDModel, precisions: Sequence[str]) -> None:
     method, consumes = model.projection.config.projection_type, model.projection.consumes
     if tuple(consumes) != ("image_embeds",):
         raise ValueError(
-            f"a '{method}' projection reads {', '.join(consumes)}, which no ONNX file here passes on: export a model "
+            f"a '{method}' projection reads {', '.join(consumes)}, which no ONNX file here passes on. Export a model "
             "whose projection reads the pooled embedding alone, such as LinCIR, SEARLE or Pic2Word."
         )
     if has_adapters(model.text_model):

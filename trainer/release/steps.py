@@ -145,7 +145,7 @@ def find_benchmarks(root: Path, method: str) -> tuple[dict[str, Path], dict[str,
         method (`str`): Method whose protocol is followed.
 
     Returns:
-        `tuple`: Directories by name of the benchmark; by name what is wrong with directories that are left out; and
+        `tuple`: Directories by name of the benchmark. By name what is wrong with directories that are left out; and
         the number of images to encode.
     """
     found, broken, images = {}, {}, 0

@@ -41,7 +41,7 @@ def write_triplets(
         `templates`, `dropped`, `similarity` and a `sample` of 20.
 
     Raises:
-        ValueError: As [`read_captions`] and [`make_triplets`]; if `output` was made with other settings or by
+        ValueError: As [`read_captions`] and [`make_triplets`]. If `output` was made with other settings or by
             something else, or another process is making it; if no triplet could be made.
     """
     output = Path(output)

@@ -62,7 +62,7 @@ class WorldData:
 
         A query's ground truth is every gallery image with exactly the attributes of the target. For each query the
         gallery holds one or two targets, an image that looks like the reference (which is not in the gallery itself),
-        three that miss the target in one or two attributes, and another object for which the condition is true; these
+        three that miss the target in one or two attributes, and another object for which the condition is true. These
         are its subset. Beside the columns of [`Benchmark`], the gallery has the attributes, and the queries
         `target_caption` (a full plain caption of the target), `paraphrases` (the condition in another held-out wording
         and in one of training), `reference_scene`, `changed`, the names of the attributes that the condition speaks

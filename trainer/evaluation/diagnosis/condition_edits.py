@@ -24,7 +24,7 @@ def misspell(conditions: Sequence[str], seed: int = 0) -> list[str]:
         seed (`int`, defaults to 0): Which word and which letter.
 
     Returns:
-        `list[str]`: Conditions; one without a word of three letters stays as it is.
+        `list[str]`: Conditions. One that has no word of three letters stays as it is.
 
     Examples:
         >>> misspell(["is blue"])
@@ -105,7 +105,7 @@ def edit_queries(queries: Dataset, edit: Callable[[Sequence[str]], Sequence[str]
         edit (`Callable`): Gives as many conditions as it gets.
 
     Returns:
-        `datasets.Dataset`: The queries, all else as it was.
+        `datasets.Dataset`: The queries, otherwise as they were.
     """
     columns = {"condition": edit(queries["condition"][:])}
     if "wordings" in queries.column_names:
