@@ -31,7 +31,7 @@ __all__ = ["VARIANTS", "format_moves", "format_table", "main"]
 
 _BASE = "RTD as published"
 _RECOMMENDED = "rewording,negation,irrelevant_clause,dropped_words,typo"
-_KEPT = {"caption_weight": 10, "caption_interval": 8}
+_KEPT = {"caption_weight": 2, "caption_interval": 8}
 VARIANTS: dict[str, dict] = {
     _BASE: {},
     **{name: {"condition_augmentation": name} for name in CONDITION_AUGMENTATIONS},
@@ -152,7 +152,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = read_options(__doc__, VARIANTS, arguments)
     torch.set_num_threads(1)
-    seeds = [_Conditions(options.preset, seed, options.output_dir, "conditions.json") for seed in options.seeds]
+    seeds = [
+        _Conditions(options.preset, seed, options.output_dir, "conditions.json", options.world)
+        for seed in options.seeds
+    ]
     measure_missing(seeds, (_BASE, *options.variants), options.at_most)
     measured = [seed.rows for seed in seeds if _BASE in seed.rows]
     print(format_table(measured), format_moves(measured), sep="\n\n")

@@ -182,7 +182,7 @@ def test_rows_of_norm_zero_are_never_found(immich, attach, run, model, processor
 def test_another_schema_hides_no_owner(immich, attach, run):
     run('CREATE SCHEMA "Im"', *(f'ALTER TABLE {t} SET SCHEMA "Im"' for t in ("smart_search", "asset", "asset_file")))
     run('ALTER TABLE "user" SET SCHEMA "Im"')
-    with pytest.raises(ValueError, match="name one by owner="):
+    with pytest.raises(ValueError, match="Name one by owner="):
         attach(table="Im.smart_search")
     gallery = attach(table="Im.smart_search", owner="bert@example.org")
     assert set(names(gallery.search(np.eye(1, 24), 100)[0])) == set(immich["bert"])

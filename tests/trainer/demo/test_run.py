@@ -20,13 +20,16 @@ VARIANTS = [
     "image + text",
     "lincir",
     "lincir + rtd",
+    "lincir + rtd, captions kept",
     "lincir + rtd without rc",
     "lincir + rtd without rb",
     "control: no composition",
     "control: shuffled conditions",
-    "pic2word",
-    "pic2word + rtd",
-    *(f"{method}{rtd}" for method in ("searle", "context_i2w", "fti4cir") for rtd in ("", " + rtd")),
+    *(
+        f"{method}{rtd}"
+        for method in ("pic2word", "searle", "context_i2w", "fti4cir")
+        for rtd in ("", " + rtd", " + rtd, captions kept")
+    ),
 ]
 METRICS = ["recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1"]
 

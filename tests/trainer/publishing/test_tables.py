@@ -17,3 +17,9 @@ def test_several_seeds_give_mean_and_sample_deviation():
 
 def test_a_cell_is_one_line_and_ends_where_its_text_does():
     assert write_cell("a | b\n c") == "a \\| b c"
+
+
+def test_recall_of_captions_is_a_column_where_a_row_has_it():
+    lines = format_table([row("rtd", 0, 0.1), row("other", 0, 0.1) | {"caption_recall@5": 0.25}]).splitlines()
+    assert lines[0].endswith("| captions R@5 |")
+    assert [line.split(" | ")[-1] for line in lines[2:]] == [" |", "25.0 |"]
