@@ -34,9 +34,9 @@ class TaskWithoutDefault(dict):
 class ComposedImageRetrievalPipeline(Pipeline):
     """Find the images of a gallery that answer a query.
 
-    A query is a dictionary, or a row of a data set, with `image` and `text`: a reference image (path, URL or PIL
-    image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
-    `image` alone it asks for similar images. A query may also hold
+    A query is a dictionary, or a row of a data set, with `image` and `text`. These are a reference image (path, URL or
+    PIL image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD;
+    with `image` alone it asks for similar images. A query may also hold
 
     - `image` as a list of references, and `weights`, one number each (equal ones by default);
     - `strength`, from 0 (the reference alone) to 1 (the query as it is, the default);

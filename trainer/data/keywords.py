@@ -117,7 +117,7 @@ def mask_keywords(caption: str, keywords: Sequence[str], rng: np.random.Generato
     """Cut a caption at its keywords: each keyword gives way to a placeholder for the pseudo-word.
 
     Keywords are taken in order, every occurrence of each. At the first keyword that the caption does not hold, or
-    where there is no keyword, one random word of the caption is masked instead and the remaining keywords are dropped
+    where there is no keyword, one random word of it is masked instead. Then the remaining keywords are dropped
     (LinCIR, https://huggingface.co/papers/2312.01998, in its published code). A keyword that an earlier one has
     destroyed changes nothing.
 

@@ -242,8 +242,8 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
 
     Raises:
-        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
-            or if there is no such split.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+            If there is no such split.
     """
     kind, watch = _check_files(paths), FileWatch(paths)
     if split not in (None, "train"):

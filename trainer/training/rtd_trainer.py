@@ -168,7 +168,7 @@ class RTDTrainer(BaseTrainer):
     """Train the text tower of a model with text triplets (RTD, https://huggingface.co/papers/2406.09188).
 
     The image side is never touched. The projection is a frozen companion. The anchors are embeddings of captions by
-    the tower as it came, from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
+    the tower as it came. They are from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
 
     Args:
         model (`str`, `Path`, [`RTDModel`], [`RTDTextModel`] or `peft.PeftModel` of it, *optional*):

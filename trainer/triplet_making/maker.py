@@ -213,7 +213,7 @@ def make_triplets(
     """Make text triplets from plain captions, no two alike, none whose target is its reference.
 
     `"rules"` knows English, and leaves out captions in another script than Latin. It edits a caption by the templates
-    of [`WORDINGS`]; which words are nouns or adjectives, which of them are
+    of [`WORDINGS`]. Which words are nouns or adjectives, which of them are
     exchangeable and which phrases go with a noun is read off the captions themselves. `"lm"` asks a local causal
     language model with [`PROMPT`] and samples. Both are ours, neither is the data of the paper
     (https://huggingface.co/papers/2406.09188), which were made by a larger language model.

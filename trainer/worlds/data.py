@@ -45,7 +45,7 @@ class WorldData:
         seed (`int`): Seed of the training data; the benchmark does not depend on it.
         images (`datasets.Dataset`):
             Columns `id`, `image`, `captions` (several each, some of the form "a photo of X that Y") and one for each
-            attribute of a scene, and `pose` where the world redraws pictures.
+            attribute of a scene. Also `pose` where the world redraws pictures.
         captions (`datasets.Dataset`): Column `text`, plain captions of further scenes.
         triplets (`datasets.Dataset`): Columns `reference_caption`, `conditioning_caption`, `target_caption`.
     """

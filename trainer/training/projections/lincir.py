@@ -70,7 +70,7 @@ class LinCIRObjective(Objective):
     by that pseudo-word must be encoded as the caption itself. The loss is the mean squared error of un-normalised
     embeddings.
 
-    Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
+    Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`. The word
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
 
     Args:

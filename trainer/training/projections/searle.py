@@ -98,14 +98,14 @@ class SEARLETrainingArguments(ImageProjectionTrainingArguments):
 class SEARLEObjective(Objective):
     """SEARLE's objective (https://huggingface.co/papers/2303.15247), from images, names of concepts, and phrases.
 
-    Stages come first, each of which keeps its result in `stage_dir`: images are encoded, their nearest concepts found,
+    Stages come first, each of which keeps its result in `stage_dir`. Images are encoded, their nearest concepts found,
     phrases about these written, and each image is inverted ([`TextualInversion`]). The projection then learns to give
     an image its inverted pseudo-word (joint NT-Xent against the others of the batch, joined over processes). With it
     a phrase about a concept of the image must be encoded as the phrase itself.
 
     The published code draws a batch's concepts again until each has usable phrases. Drawing each among the usable ones
     has the same distribution and always ends. Deviations: an image with no usable concept among its nearest 15 is
-    inverted with the nearest usable one, and an image with none at all is left out.
+    inverted with the nearest usable one. An image with none at all is left out.
 
     Args:
         args ([`SEARLETrainingArguments`]): Concepts, phrases, inversion and weights.
