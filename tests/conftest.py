@@ -20,6 +20,7 @@ import gc  # noqa: E402
 import shutil  # noqa: E402
 import uuid  # noqa: E402
 
+import datasets  # noqa: E402
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -31,6 +32,10 @@ from tests.hub_stand_in import HubStandIn  # noqa: E402
 
 
 torch.set_num_threads(1)
+# Of several parquet files that are streamed, datasets sleeps five seconds after each pass.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+# No test cuts the power, and a disk takes milliseconds for each of tens of thousands of files.
+os.fsync = lambda place: os.fstat(place)
 
 
 def pytest_collection_finish():
@@ -119,9 +124,16 @@ def processor():
 
 
 @pytest.fixture
-def model(clip, tokenizer):
+def model():
+    model = copy.deepcopy(_built("model", _build_model))
     torch.manual_seed(1)
-    return RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer)
+    return model
+
+
+def _build_model():
+    clip = factories.build_clip()
+    torch.manual_seed(1)
+    return RTDModel.from_clip(clip, "lincir", tokenizer=factories.build_tokenizer())
 
 
 _cache = {}

@@ -1,15 +1,13 @@
 import contextlib
 import copy
 import json
-import re
-import subprocess
-import sys
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from modeling_rtd import RTDModel, RTDTextModel, build_projection, hash_tensors
 from modeling_rtd.configuration_rtd import RTDProjectionConfig
@@ -307,39 +305,22 @@ def test_a_checkpoint_is_a_text_tower_with_its_companions_named(build, model, pr
     }
 
 
-FULL_DISK = """
-import resource, signal, sys, torch
-sys.path.insert(0, sys.argv[2])
-from datasets import Dataset
-from transformers import TrainerCallback, TrainingArguments
-from modeling_rtd import RTDModel
-from tests.factories import build_clip, build_processor, build_triplets
-from trainer.training.arguments import RTDTrainingArguments
-from trainer.training.rtd_trainer import RTDTrainer
-
 class FillDisk(TrainerCallback):
+    """Leaves room for small files only, after a step."""
+
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == 3:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-processor = build_processor()
-model = RTDModel.from_clip(build_clip(), tokenizer=processor.tokenizer)
-args = RTDTrainingArguments(output_dir=sys.argv[1], max_steps=4, per_device_train_batch_size=16, save_strategy="steps",
-                            save_steps=2, use_cpu=True, disable_tqdm=True, anchor_cache="never")
-RTDTrainer(model.text_model, args, projection=model.projection, train_dataset=Dataset.from_list(build_triplets(48)),
-           processing_class=processor, callbacks=[FillDisk()]).train()
-"""
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path / "run"), str(Path.cwd())], capture_output=True, text=True
-    )
-    assert result.returncode != 0
-    assert re.search(
-        r"saving checkpoint-4 failed.*checkpoint-2 is complete: free some space", result.stderr, re.DOTALL
-    )
+def test_a_full_disk_leaves_the_last_good_checkpoint(build, tmp_path):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "anchor_cache": "never"}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="(?s)saving checkpoint-4 failed.*checkpoint-2 is complete: free some space"):
+            build(callbacks=[FillDisk()], **settings).train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "run/checkpoint-4").exists()
     assert find_last_complete_checkpoint(tmp_path / "run").name == "checkpoint-2"
 
