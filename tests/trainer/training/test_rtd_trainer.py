@@ -20,6 +20,7 @@ from trainer.training.lora import add_lora
 from trainer.training.rtd_trainer import _add_contexts
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROWS = build_triplets(48)
 # Renamed in transformers 5.23.
 CHECKPOINTING = next(
@@ -146,7 +147,7 @@ def test_the_anchor_cache_is_read_by_the_same_tower_only(build, model):
     ids=lambda ablation: next(iter(ablation)),
 )
 def test_each_part_can_be_switched_and_still_learns(build, ablation):
-    trainer = build(max_steps=30, logging_steps=10, **ablation)
+    trainer = build(max_steps=9, logging_steps=3, **ablation)
     trainer.train()
     losses = get_losses(trainer)
     assert losses[-1] < losses[0]
@@ -254,7 +255,10 @@ def measure_drift(trainer, processor):
     return 1 - torch.nn.functional.cosine_similarity(embeds, anchors).mean().item()
 
 
-@pytest.mark.parametrize("kind", ["all weights", "lora", "target_anchored", "bf16"])
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("target_anchored", "bf16")]
+
+
+@pytest.mark.parametrize("kind", ["all weights", "lora", *SLOW_KINDS])
 def test_plain_captions_drift_less_with_the_term(build, model, processor, kind):
     drifts, arguments = [], {"target_anchored": False} if kind == "target_anchored" else {"bf16": kind == "bf16"}
     for weight in (0.0, 10.0):
@@ -347,7 +351,7 @@ def test_a_step_never_waits_for_its_device(build, monkeypatch):
         loss.item()
 
 
-@pytest.mark.parametrize("names", [None, "typo,rewording"])
+@pytest.mark.parametrize("names", ["typo,rewording", pytest.param(None, marks=pytest.mark.slow)])
 def test_processes_that_tokenise_change_no_result(build, names):
     workers = [{}, {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}]
     trainers = [
