@@ -53,7 +53,14 @@ def damage(adapter, change):
     save_file(change(load_file(path)), path, {"format": "pt"})
 
 
-@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"target_modules": "all-linear", "lora_alpha": 3}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "all-linear", "lora_alpha": 3},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"use_rslora": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_an_adapter_gives_the_same_embeddings_by_every_loader(save, place, compose, config):
     adapter, trained = save(**config)
     expected = compose(trained)

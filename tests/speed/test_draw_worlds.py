@@ -1,9 +1,12 @@
 import sys
 
+import pytest
+
 from speed import draw_worlds
 from trainer.worlds import WORLDS, find_world
 
 
+@pytest.mark.slow
 def test_each_world_has_a_row(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["draw_worlds", "--count", "2", "--rounds", "1"])
     draw_worlds.main()

@@ -117,6 +117,7 @@ def test_a_resumed_stream_goes_on_bit_for_bit(build, settings):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_that_a_row_stops_goes_on_without_it(build):
     rows = build_triplets(1300)
     bad = [*rows[:1004], rows[0] | {"target_caption": ""}, *rows[1004:]]

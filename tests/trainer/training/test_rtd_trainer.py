@@ -279,7 +279,13 @@ def test_an_interval_without_a_weight_changes_nothing(build):
     assert hash_tensors(trainers[0].model) == hash_tensors(trainers[1].model)
 
 
-@pytest.mark.parametrize("ours", [{}, {"caption_weight": 10.0, "condition_augmentation": "typo,rewording"}])
+@pytest.mark.parametrize(
+    "ours",
+    [
+        {"caption_weight": 10.0, "condition_augmentation": "typo,rewording"},
+        pytest.param({}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_equals_a_straight_one_bit_for_bit(build, ours):
     settings = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2} | ours
     straight = build(name="straight", **settings)
