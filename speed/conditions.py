@@ -34,7 +34,7 @@ __all__ = ["VARIANTS", "format_moves", "format_table", "main"]
 
 _BASE = "RTD as published"
 _RECOMMENDED = "rewording,negation,irrelevant_clause,dropped_words,typo"
-_KEPT = {"caption_weight": 10, "caption_interval": 8}
+_KEPT = {"caption_weight": 2, "caption_interval": 8}
 VARIANTS: dict[str, dict] = {
     _BASE: {},
     **{name: {"condition_augmentation": name} for name in CONDITION_AUGMENTATIONS},

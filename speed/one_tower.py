@@ -1,7 +1,8 @@
-"""Measure in the small world what keeping plain captions brings and costs: RTD as published, and with our term.
+"""Measure in a drawn world what keeping plain captions brings and costs: RTD as published, and with our term.
 
     PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower                # three seeds, about an hour
     PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower --at_most 2    # two rows more, then stop
+    PYTHONPATH=. python speed/one_tower.py --world wardrobe --output_dir runs/one_tower_wardrobe
     PYTHONPATH=. python speed/one_tower.py --preset toy --seeds 0 --output_dir runs/one_tower_toy
 
 A row is a text tower over LinCIR, judged on validation queries: composed ones, and plain captions of the targets read
@@ -25,6 +26,7 @@ from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, write_json
 from trainer.demo.recipes import RECIPES, write_projection_arguments
+from trainer.demo.run import DEMO_WORLDS
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.length_groups import run_in_groups
 from trainer.evaluation.evaluator import RetrievalEvaluator
@@ -34,7 +36,9 @@ from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.losses import target_anchored_loss
 from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
-from trainer.worlds.small_world import build_small_world, train_clip
+from trainer.worlds import find_world
+from trainer.worlds.clip import train_clip
+from trainer.worlds.data import build_world
 
 
 __all__ = ["MEASURES", "VARIANTS", "Seed", "format_table", "main"]
@@ -76,6 +80,10 @@ VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
     "cosine, weight 40, every 4th step": ({"caption_weight": 40}, False, _EveryFourthStep),
     "cosine, weight 10, targets alone": ({"caption_weight": 10}, False, _TargetsAlone),
     "cosine, weight 10, every 8th triplet": ({"caption_weight": 10, "caption_interval": 8}, False, RTDTrainer),
+    "cosine, weight 2, every 8th triplet": ({"caption_weight": 2, "caption_interval": 8}, False, RTDTrainer),
+    "cosine, weight 3, every 8th triplet": ({"caption_weight": 3, "caption_interval": 8}, False, RTDTrainer),
+    "cosine, weight 1, every 8th triplet": ({"caption_weight": 1, "caption_interval": 8}, False, RTDTrainer),
+    "cosine, weight 1": ({"caption_weight": 1}, False, RTDTrainer),
     "contrast, weight 1": ({"caption_weight": 1}, False, _Contrast),
     "published, without refined batch": ({"refined_batch": False}, False, RTDTrainer),
     "every 4th triplet, without refined batch": (
@@ -101,14 +109,15 @@ VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
 class Seed:
     """World, CLIP and projection of one seed, and the rows in a file of that name; all kept in a folder."""
 
-    def __init__(self, preset: str, seed: int, folder: Path, rows: str = "rows.json"):
-        self.preset, self.seed, self.folder = preset, seed, folder / f"seed{seed}"
+    def __init__(self, preset: str, seed: int, folder: Path, rows: str = "rows.json", world: str = "shapes"):
+        self.drawn, self.preset, self.seed = find_world(DEMO_WORLDS[world]), preset, seed
+        self.folder = folder / f"seed{seed}"
         self.file = self.folder / rows
         self.rows = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def prepare(self) -> None:
         """Draw the world, and train CLIP and projection where they are not there yet."""
-        self.world, self.recipe = build_small_world(self.preset, self.seed), RECIPES[self.preset]
+        self.world, self.recipe = build_world(self.drawn, self.preset, self.seed), RECIPES[self.preset]
         self.model, self.processor = self._load("clip", self._train_clip)
         captions = self.world.captions["text"][:2000]
         self.rms = encode_captions(self.model.text_model, self.processor, captions, desc=None)
@@ -236,6 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments (`list[str]`, *optional*): Command line; that of the process by default.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="shapes", choices=DEMO_WORLDS)
     parser.add_argument("--preset", default="demo", choices=RECIPES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -243,7 +253,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    seeds, left = [Seed(options.preset, seed, options.output_dir) for seed in options.seeds], options.at_most
+    seeds = [Seed(options.preset, seed, options.output_dir, world=options.world) for seed in options.seeds]
+    left = options.at_most
     for seed in seeds:
         wanted = dict.fromkeys(("before RTD", "RTD as published", *options.variants))
         missing = [name for name in wanted if name not in seed.rows][:left]

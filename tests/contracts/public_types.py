@@ -36,7 +36,7 @@ def use(model: RTDModel, processor: RTDProcessor, images: list[Path], composed: 
 
 def make(model: RTDModel, processor: RTDProcessor, triplets: Dataset) -> dict[str, Any]:
     """Train, and judge."""
-    arguments = RTDTrainingArguments("runs/rtd", max_steps=300, learning_rate=1e-3, caption_weight=10.0)
+    arguments = RTDTrainingArguments("runs/rtd", max_steps=300, learning_rate=1e-3, caption_weight=2.0)
     trainer = RTDTrainer(model="runs/lincir/model", args=arguments, train_dataset=triplets)
     trainer.train()
     trainer.save_model()

@@ -50,6 +50,7 @@ BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
     "{} + rtd": ({}, False),
+    "{} + rtd, captions kept": ({"caption_weight": 2.0, "caption_interval": 8}, False),
     "{} + rtd without rc": ({"refined_concatenation": False}, False),
     "{} + rtd without rb": ({"refined_batch": False}, False),
     "control: no composition": ({"composition": False}, False),
@@ -149,7 +150,7 @@ def _list_variants(method: str) -> dict[str, tuple[dict, bool]]:
     return {
         name.format(method): settings
         for name, settings in RTD_VARIANTS.items()
-        if method == "lincir" or name == "{} + rtd"
+        if method == "lincir" or name in ("{} + rtd", "{} + rtd, captions kept")
     }
 
 

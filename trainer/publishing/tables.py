@@ -7,7 +7,14 @@ import numpy as np
 
 __all__ = ["METRICS", "format_table"]
 
-METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
+METRICS = {
+    "recall@1": "R@1",
+    "recall@5": "R@5",
+    "recall@10": "R@10",
+    "map@5": "mAP@5",
+    "subset_recall@1": "subset R@1",
+}
+_CAPTIONS = {"caption_recall@5": "captions R@5"}
 
 
 def format_table(rows: list[dict]) -> str:
@@ -17,15 +24,19 @@ def format_table(rows: list[dict]) -> str:
         rows (`list[dict]`): Rows of `metrics.json`.
 
     Returns:
-        `str`: The table.
+        `str`: The table. Where rows have R@5 of plain captions of the targets, it is the last column.
     """
-    variants = list(dict.fromkeys(row["variant"] for row in rows))
-    lines = ["| variant | R@1 | R@5 | R@10 | mAP@5 | subset R@1 |", "|---|---|---|---|---|---|"]
-    for variant in variants:
-        cells = []
-        for metric in METRICS:
-            values = 100 * np.array([row[metric] for row in rows if row["variant"] == variant])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}")
+    columns = METRICS | (_CAPTIONS if any(_CAPTIONS.keys() & row for row in rows) else {})
+    lines = [f"| variant | {' | '.join(columns.values())} |", "|---" * (len(columns) + 1) + "|"]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        chosen = [row for row in rows if row["variant"] == variant]
+        cells = [_format_cell([row[m] if m in METRICS else row.get(m) for row in chosen]) for m in columns]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _format_cell(values: list[float | None]) -> str:
+    if None in values:
+        return ""
+    percent = 100 * np.array(values)
+    return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")

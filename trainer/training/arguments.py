@@ -138,7 +138,8 @@ class RTDTrainingArguments(_RecipeArguments):
         caption_weight (`float`, defaults to 0.0):
             Ours, not the paper's. Adds `caption_weight * mean(1 - cos(t(c), a(c)))` to the loss, where `t` is the
             tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
-            tower keeps reading plain text as before RTD. 0 is the published recipe; 10 is recommended.
+            tower keeps reading plain text as before RTD. 0 is the published recipe. We recommend 2, with an interval
+            of 8.
         caption_interval (`int`, defaults to 1):
             Read the captions of every Nth triplet of a batch for that term, such as 8 for an eighth of its
             cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the

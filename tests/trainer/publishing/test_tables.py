@@ -13,3 +13,9 @@ def test_several_seeds_give_mean_and_sample_deviation():
     table = format_table([row("rtd", 0, 0.1), row("rtd", 1, 0.2), row("other", 0, 0.0), row("other", 1, 0.0)])
     assert table.splitlines()[-2].split(" | ")[1] == "15.0 ± 7.1"  # sqrt(((10 - 15)^2 + (20 - 15)^2) / 1)
     assert table.splitlines()[-1].startswith("| other | 0.0 ± 0.0")
+
+
+def test_recall_of_captions_is_a_column_where_a_row_has_it():
+    lines = format_table([row("rtd", 0, 0.1), row("other", 0, 0.1) | {"caption_recall@5": 0.25}]).splitlines()
+    assert lines[0].endswith("| captions R@5 |")
+    assert [line.split(" | ")[-1] for line in lines[2:]] == [" |", "25.0 |"]

@@ -31,10 +31,7 @@ _COLOURS = {
 _BACKDROPS = {"sand": (226, 204, 164), "sky": (156, 203, 240), "mint": (164, 222, 188)}
 _CREAM, _DUSK = (252, 249, 240), (62, 62, 88)
 _SECOND = {"yellow": _DUSK, "white": _DUSK, "pink": (140, 30, 84)}  # of patterns, cream where there is no other
-_MATERIALS = (
-    *("nothing", "body", "sleeve", "fold", "rib", "inside", "ink", "metal", "leather", "gold", "button"),
-    *("placket", "pocket"),
-)
+_MATERIALS = "nothing body sleeve fold rib inside ink metal leather gold button placket".split()
 _FABRICS = {"body": 1.0, "sleeve": 0.93, "fold": 0.84}  # what shows the pattern, and how bright it is
 _OVER = 3  # how many times larger than the picture the maps are
 _PATTERN_TONES = 3  # none, half and full second colour
@@ -148,7 +145,6 @@ def _mix_palette(scene: Scene, tint: np.ndarray, shade: float) -> bytes:
         "gold": np.array((240, 200, 80)),
         "button": np.array(_DUSK if is_light else _CREAM),
         "placket": colour * 0.9,
-        "pocket": colour * 0.72 if is_light else colour * 0.45 + 255 * 0.55,
     }
     tones = np.stack([colour, (colour + second) / 2, second])  # (_PATTERN_TONES, 3)
     rows = [tones * _FABRICS[name] if name in _FABRICS else [plain[name]] * _PATTERN_TONES for name in _MATERIALS]

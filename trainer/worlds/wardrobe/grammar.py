@@ -35,7 +35,6 @@ SYNONYMS = {
     "long": ("long sleeves",),
     "belt": ("a belt",),
     "buttons": ("buttons",),
-    "pockets": ("pockets", "two pockets"),
 }
 _PAIRS = ("trousers", "dungarees")
 _OPENINGS = ("", "", "a photo of ", "a picture of ", "an image of ")

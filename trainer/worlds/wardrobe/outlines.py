@@ -72,7 +72,6 @@ class Layout:
     half: float = 0.0
     buttons: tuple[float, float] = (0.0, 0.0)
     columns: tuple[float, ...] = (0.0,)
-    pockets: _Point = (0.0, 0.0)
 
     def add(self, kind: str, points: Iterable[Sequence[float]], radius: float = 0.0) -> None:
         """Add a polygon, with rounded corners."""
@@ -129,9 +128,6 @@ def _lay_out_top(garment: str, sleeves: str, level: int, flare: float, angle: fl
         layout, cut, hem, wide
     )
     layout.waist, layout.half = cut.waist_y, cut.waist + 0.02
-    layout.pockets = (0.20 if garment != "dress" else 0.22, cut.waist_y + 0.10 if level else hem - 0.34)
-    if garment == "dress":
-        layout.pockets = (0.21, 0.04 if level else -0.08)
     return layout
 
 
@@ -194,7 +190,6 @@ def _lay_out_skirt(level: int, flare: float) -> Layout:
     for x in (-0.6, -0.2, 0.2, 0.6):
         layout.draw("fold", [(x * half, waist + 0.05), (x * wide * 1.05, hem + 0.02)], 0.035)
     layout.waist, layout.half, layout.buttons = waist - 0.04, half + 0.03, (waist + 0.14, hem - 0.06)
-    layout.pockets = (0.19, waist + 0.12)
     return layout
 
 
@@ -205,7 +200,6 @@ def _lay_out_trousers(level: int, flare: float) -> Layout:
     _add_legs(layout, 0.26, waist, _SKIRT_HEMS[level] + (0.08 if level == 0 else 0), flare)
     layout.add("rib", _box(0.27, waist - 0.1, 0.275, waist + 0.02), 0.02)
     layout.waist, layout.half, layout.buttons = waist - 0.04, 0.29, (waist + 0.12, waist + 0.34)
-    layout.pockets = (0.19, waist + 0.10)
     return layout
 
 
@@ -219,7 +213,6 @@ def _lay_out_dungarees(level: int, flare: float) -> Layout:
     layout.add("body", _box(0.22, -0.56, 0.28, waist + 0.02), 0.04)
     layout.draw("ink", [(-0.3, waist), (0.3, waist)], 0.02)
     layout.waist, layout.half, layout.buttons = waist, 0.33, (-0.44, 0.04)
-    layout.pockets = (0.19, waist + 0.08)
     return layout
 
 
@@ -256,13 +249,6 @@ def _add_detail(layout: Layout, detail: str) -> None:
         for x in layout.columns:
             for y in np.linspace(first, last, count):
                 layout.add("button", [(x + 0.066 * math.sin(t), y + 0.066 * math.cos(t)) for t in turns])
-    elif detail == "pockets":
-        (x, y), wide, deep = layout.pockets, 0.115, 0.24
-        for centre in (-x, x):
-            left, right = centre - wide, centre + wide
-            pocket = [(left, y), (right, y), (right, y + deep - 0.05), (centre, y + deep), (left, y + deep - 0.05)]
-            layout.add("pocket", pocket, 0.012)
-            layout.add("button", [(left, y), (right, y), (right, y + 0.055), (left, y + 0.055)])
 
 
 def _hook(y: float) -> list[_Point]:

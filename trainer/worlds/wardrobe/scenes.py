@@ -27,7 +27,7 @@ __all__ = [
 SLEEVED = ("dress", "coat", "tee", "jumper")
 _UNSLEEVED = ("skirt", "trousers", "dungarees")
 LENGTHS = ("cropped", "midi", "maxi")
-_DETAILS = ("", "belt", "buttons", "pockets")
+_DETAILS = ("", "belt", "buttons")  # pockets are too fine for the demo's CLIP, see docs/worlds.md
 _BACKDROP_CHANGES = 0.4  # shoppers seldom ask for another backdrop
 _WITHOUT_DETAIL = 0.4
 
@@ -41,7 +41,7 @@ class Scene(NamedTuple):
         pattern (`str`): `"plain"`, `"striped"`, `"dotted"` or `"checked"`.
         sleeves (`str`): `"none"`, `"short"` or `"long"`; empty for a garment that cannot have any.
         length (`str`): `"cropped"`, `"midi"` or `"maxi"`.
-        detail (`str`): `"belt"`, `"buttons"` or `"pockets"`; empty for none.
+        detail (`str`): `"belt"` or `"buttons"`; empty for none.
         backdrop (`str`): Colour behind the garment, none of which is a colour of garments.
     """
 
