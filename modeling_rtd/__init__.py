@@ -136,6 +136,7 @@ AutoConfig.register(RTDConfig.model_type, RTDConfig, exist_ok=True)
 AutoModel.register(RTDConfig, RTDModel, exist_ok=True)
 AutoProcessor.register(RTDConfig, RTDProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(TASK, ComposedImageRetrievalPipeline, pt_model=AutoModel)
+# transformers asks the entry for a default where no model is named, and would end in a KeyError.
 PIPELINE_REGISTRY.supported_tasks[TASK] = TaskWithoutDefault(PIPELINE_REGISTRY.supported_tasks[TASK])
 # Saving copies this package's files beside the weights, so that the Hub serves them to those who lack it.
 RTDConfig.register_for_auto_class()

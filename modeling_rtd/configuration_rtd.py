@@ -160,6 +160,7 @@ class RTDProjectionConfig(PreTrainedConfig):
     """
 
     model_type = "rtd_projection"
+    # By this key transformers finds it in the configuration of a whole model.
     base_config_key = "projection_config"
 
     projection_type: str = "lincir"
@@ -215,6 +216,7 @@ class RTDConfig(PreTrainedConfig):
         for name, config_class in RTDConfig.sub_configs.items():
             value = getattr(self, name) or {}
             if name == "text_config" and isinstance(value, PreTrainedConfig):
+                # transformers' own configuration of a tower has no field for the placeholder: it becomes ours.
                 value = value if hasattr(value, "placeholder_token_id") else value.to_dict()
             if not isinstance(value, PreTrainedConfig):
                 # Where a part was loaded from is a place of one machine, and no part of a model.
@@ -222,26 +224,6 @@ class RTDConfig(PreTrainedConfig):
                 config_class = (_TEXT_CONFIGS | _VISION_CONFIGS).get(value.get("model_type"), config_class)
                 setattr(self, name, config_class(**kept))
         super().__post_init__(**kwargs)
-
-    @classmethod
-    def from_text_vision_configs(cls, text_config, vision_config, **kwargs) -> RTDConfig:
-        """Put the configurations of two towers together, as those of CLIP are; the projection gets their sizes.
-
-        Args:
-            text_config, vision_config (`PreTrainedConfig`): Of the towers.
-            kwargs: Other fields.
-
-        Returns:
-            [`RTDConfig`]: The configuration.
-        """
-        dim = getattr(text_config, "projection_dim", None) or text_config.projection_size
-        sizes = {
-            "projection_dim": dim,
-            "text_hidden_size": text_config.hidden_size,
-            "vision_hidden_size": vision_config.hidden_size,
-        }
-        fields = {"projection_config": sizes, "projection_dim": dim} | kwargs
-        return cls(text_config=text_config.to_dict(), vision_config=vision_config.to_dict(), **fields)
 
     @property
     def placeholder_token_id(self) -> int | None:

@@ -85,6 +85,7 @@ def _convert(place, where: dict) -> tuple:
             f"the text tower of '{place}' pools at the largest of {text.vocab_size} ids, but its tokenizer ends a "
             f"text with {tokenizer.eos_token_id}: put its own tokenizer beside its files."
         )
+    # transformers pools at the end of text, whose id open_clip's settings do not name.
     for name in ("bos", "eos", "pad"):
         setattr(text, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     state = _rename(_load_weights(place, where))
@@ -147,6 +148,7 @@ def _build_config(cfg: dict, place) -> CLIPConfig:
                 f"'{place}' is not a CLIP of two plain transformers: its {OPEN_CLIP_CONFIG} says {name} = {value!r}, "
                 "which must be a positive number; name another checkpoint."
             )
+    # The default of open_clip is the exact GELU; OpenAI's weights have the quick one.
     shared = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu", "projection_dim": sizes["embed_dim"]}
     return CLIPConfig(
         projection_dim=sizes["embed_dim"],
@@ -196,6 +198,7 @@ def _load_weights(place, where: dict) -> dict[str, torch.Tensor]:
         state = load_safely(Path(file))
         state = state.get("state_dict", state) if isinstance(state, dict) else {}  # of a training of one's own
         return {
+            # A prefix of DistributedDataParallel.
             str(name).removeprefix("module."): value
             for name, value in state.items()
             if isinstance(value, torch.Tensor)
@@ -233,6 +236,7 @@ def _build_model(config: CLIPConfig, state: dict[str, torch.Tensor], place) -> C
                 f"the weights of '{place}' are not those of its {OPEN_CLIP_CONFIG}, which says {wanted} layers of "
                 f"{tower}: they have {held}; fetch them again, or name another checkpoint."
             )
+    # Shapes without memory: a foreign configuration may ask for a network of any size.
     with torch.device("meta"):
         needed = {name: tuple(tensor.shape) for name, tensor in CLIPModel(config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -268,6 +268,7 @@ def convert_checkpoint(
     state = read_checkpoint(file, method)
     # In float32 whatever the CLIP is stored in: a projection must not be rounded.
     model = RTDModel.from_clip(clip, projection or method, dtype=torch.float32)
+    # A copy, since the CLIP's own tower stays as the original.
     part = copy.deepcopy(model.text_model) if method == "rtd" else model.projection
     _check_tensors(state, part.state_dict(), file, clip)
     part.load_state_dict(state)

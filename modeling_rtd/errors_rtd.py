@@ -26,6 +26,7 @@ def suggest(kind: str, name: str, known) -> str:
         >>> suggest("projection", "linccir", ["lincir", "searle"])
         "unknown projection 'linccir'; did you mean 'lincir'? Known: lincir, searle."
     """
+    # As a text: where nothing was named, None comes.
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" did you mean '{close[0]}'?" if close else ""
     return f"unknown {kind} '{name}';{hint} Known: {', '.join(sorted(known))}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .errors_rtd import pick_where, suggest
-from .files_rtd import name_damage, read_json
+from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
 
@@ -142,6 +141,7 @@ class RTDAdapterMixin:
                         "were saved, or some are missing; restore it from a copy, or save it again."
                     )
             except Exception:
+                # transformers has loaded it before it was checked, and would keep it.
                 if is_new and adapter_name in getattr(self.text_model, "peft_config", {}):
                     self.text_model.delete_adapter(adapter_name)
                 raise
@@ -228,7 +228,8 @@ class RTDAdapterMixin:
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
-        Path(save_directory, ADAPTER_FACTS).write_text(json.dumps(facts, indent=2))
+        # Last: by this file a folder is an adapter.
+        write_json(Path(save_directory, ADAPTER_FACTS), facts)
 
     def check_adapters(self, adapter_names: Sequence[str | None]) -> None:
         """Check that the text tower has the adapters that some queries name.
@@ -249,6 +250,7 @@ class RTDAdapterMixin:
         if adapter_names is None:
             return None
         self.check_adapters(adapter_names)
+        # peft passes over names where adapters are disabled, without an error.
         if any(getattr(module, "_disable_adapters", False) for module in self.text_model.modules()):
             asked = next((name for name in adapter_names if name not in (None, _BASE)), None)
             if asked is not None:

@@ -166,6 +166,7 @@ def check_text_features(backbone: PreTrainedModel, tower: RTDTextTower, tokenize
         ValueError: If they differ.
     """
     length, was_training = tower.config.max_position_embeddings, backbone.training
+    # SigLIP pools the last position: its own class gives features of full rows alone.
     batch = tokenizer(list(_TEXTS), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     if backbone.config.model_type == "siglip":
         batch.pop("attention_mask", None)  # SigLIP was trained to see its padding

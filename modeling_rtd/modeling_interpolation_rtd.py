@@ -54,6 +54,7 @@ def remove_adapters(tower: RTDTextTower, merge: bool) -> RTDTextTower:
     """
     adapted = copy.deepcopy(tower)
     if merge:
+        # Layer by layer: what transformers adapted has no `merge_and_unload` of peft's wrapper.
         for layer in adapted.modules():
             if hasattr(layer, "base_layer"):
                 layer.merge()

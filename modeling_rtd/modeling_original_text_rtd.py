@@ -129,8 +129,7 @@ class OriginalTextTower:
             )
         except OSError as error:
             raise ValueError(
-                "the text tower from before RTD, which plain text, contexts and saving need, "
-                "could not be loaded from "
+                "the text tower from before RTD, which plain text, contexts and saving need, could not be loaded from "
                 f"{place}: {error}"
             ) from error
         if hash_tensors(tower) != place["sha256"]:

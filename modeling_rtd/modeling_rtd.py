@@ -52,6 +52,7 @@ SENTENCE_TRANSFORMERS_FILES = {
     },
 }
 
+# Checked, since the towers pass on what they do not know: a misspelt argument would have no effect.
 _FORWARD_ARGUMENTS = frozenset(TransformersKwargs.__annotations__) | {"adapter_names", "branch_index"}
 
 
@@ -105,6 +106,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+    # A buffer that transformers before 4.31 saved.
     _keys_to_ignore_on_load_unexpected = [r"embeddings\.position_ids$"]
 
     def __init__(self, config: RTDConfig):
@@ -118,6 +120,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         if backbone.has_logit_bias:
+            # In SigLIP's own shapes, so that the folder also loads as a plain `SiglipModel`.
             self.logit_scale, self.logit_bias = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
         self.projection = build_projection(config.projection_config)
         self._original_text = OriginalTextTower(config)
@@ -175,8 +178,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 it reads a class token that the backbone does not have, or a tokenizer is missing or does not fit.
         """
         if isinstance(clip, str | Path):
-            read_backbone_config(clip, **pick_where(kwargs))  # refused by name before anything else is fetched
-            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
+            where = pick_where(kwargs)
+            read_backbone_config(clip, **where)  # refused by name before anything else is fetched
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, **where, trust_remote_code=False)
             clip = load_backbone(str(clip), **kwargs)
         if tokenizer is None:
             raise ValueError(
@@ -291,6 +295,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 "the tower again with load_text_model, so that the original is kept."
             )
         if self.config.original_text_model is None:
+            # After a second training the original is still the first tower.
             self.set_original_text_model(self.text_model, original_repo)
         self.text_model = tower.to(device=self.device, dtype=self.dtype).eval()
 
@@ -308,6 +313,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         # A new dictionary: a copy shares that of this model, whose parts would change too.
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
         model.config = copy.copy(self.config)
+        # The lender knows where the tower is.
         model.config.original_text_model = None
         model._original_text = self._original_text.lend(model.config, self.text_model)
         return model
@@ -445,6 +451,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If the projection reads something that did not come, or counts of images and prompts differ.
         """
         if image_features is None:
+            # By name, also where the configuration asks for tuples (`return_dict`).
             image_features = self.get_image_features(pixel_values, return_dict=True)
         count = len(image_features.pooler_output)
         if input_ids is not None and len(input_ids) != count:
@@ -591,6 +598,7 @@ def _check_call(pixel_values, input_ids, kwargs: dict) -> None:
 def _find_projection(projection: str | RTDProjection, family: str, sizes: dict[str, int]) -> RTDProjection:
     """Give the projection that came, is at a place, or is built by the name of its method; of these sizes."""
     if not isinstance(projection, RTDProjection):
+        # A Hub id has a slash, and no name of a method has one.
         is_place = Path(projection).is_dir() or "/" in str(projection)
         projection = (
             load_projection(str(projection))
@@ -616,11 +624,13 @@ def _build_config(clip: PreTrainedModel, projection: RTDProjection, tokenizer) -
         projection_dim=sizes.projection_dim,
         initializer_factor=clip.config.initializer_factor,
     )
+    # SigLIP's configuration has no initial scale.
     if not backbone.has_logit_bias:
         config.logit_scale_init_value = clip.config.logit_scale_init_value
     if "context_embeds" in projection.consumes:
         config.context_token_id = find_context_token_id(tokenizer)
     config.base_model = settle_place(clip.name_or_path)
+    # Otherwise the copy would choose its own, whatever the CLIP was loaded with.
     config._attn_implementation = clip.config._attn_implementation
     return config
 

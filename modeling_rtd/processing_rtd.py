@@ -247,6 +247,7 @@ class RTDProcessor(ProcessorMixin):
             data["pixel_values"] = self.prepare_images(images, **of_images)
         if text is not None:
             data |= worker.pad(worker.tokenize_texts(_as_list("text", text)), of_text.get("padding", True))
+            # `get_text_features` passes on what it gets, and plain text has no pseudo-words.
             del data["placeholder_mask"]
         if conditions is not None:
             conditions = _as_list("conditions", conditions)
@@ -292,6 +293,7 @@ class RTDProcessor(ProcessorMixin):
         """Give a processor that cuts texts at a length, or refuses those that are longer."""
         if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int)):
             raise ValueError(f"`max_length` must be a whole number, got {max_length!r}.")
+        # Start and end of text, and one token between them.
         least = self.max_length - self._room + 1
         if max_length is not None and not least <= max_length <= self.max_length:
             raise ValueError(
@@ -300,6 +302,7 @@ class RTDProcessor(ProcessorMixin):
             )
         if truncation not in (True, False, "longest_first", "do_not_truncate"):
             raise ValueError(f"`truncation` must be True or False, got {truncation!r}.")
+        # A copy, since threads may share a processor.
         limited = copy.copy(self)
         limited.max_length = max_length or self.max_length
         limited._cuts = truncation not in (False, "do_not_truncate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .configuration_rtd import RTDProjectionConfig
-from .errors_rtd import suggest
+from .errors_rtd import pick_where, refuse_missing, suggest
 from .files_rtd import name_damage
 from .projection_context_i2w_rtd import ContextI2WProjection
 from .projection_fti4cir_rtd import FTI4CIRProjection
@@ -15,6 +15,7 @@ from .projection_searle_rtd import SEARLEProjection
 
 __all__ = ["PROJECTIONS", "build_projection", "load_projection", "register_projection"]
 
+# Not through AutoModel, which goes by the class of a configuration: here all share one.
 PROJECTIONS: dict[str, type[RTDProjection]] = {
     "context_i2w": ContextI2WProjection,
     "fti4cir": FTI4CIRProjection,
@@ -73,16 +74,9 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
     Raises:
         ValueError: If the repository names an unknown projection or lacks some of its tensors.
     """
-    where = {
-        k: v for k, v in kwargs.items() if k in ("revision", "subfolder", "token", "cache_dir", "local_files_only")
-    }
     with name_damage(name_or_path):
-        config = RTDProjectionConfig.from_pretrained(name_or_path, **where)
+        config = RTDProjectionConfig.from_pretrained(name_or_path, **pick_where(kwargs))
         projection_class = _find_projection_class(config.projection_type)
         projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
-    if report["missing_keys"]:
-        raise ValueError(
-            f"'{name_or_path}' holds no complete '{config.projection_type}' projection: "
-            f"{sorted(report['missing_keys'])} are missing; give a directory saved by a projection or by RTDModel."
-        )
+    refuse_missing(report, name_or_path, f"a '{config.projection_type}' projection")
     return projection

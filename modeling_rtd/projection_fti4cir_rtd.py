@@ -14,7 +14,7 @@ from .projection_searle_rtd import build_wide_layers
 
 __all__ = ["FTI4CIRProjection"]
 
-_NUM_TEMPLATES, _MAX_ATTRIBUTES = 24, 12
+_NUM_TEMPLATES, _MAX_ATTRIBUTES = 24, 12  # published, and so is the next one
 _THRESHOLD = 0.05  # share of the softmax that a template needs to become a word
 
 
@@ -68,9 +68,7 @@ class _Transformer(nn.Module):
 class _Phi(nn.Module):
     def __init__(self, config: RTDProjectionConfig):
         super().__init__()
-        width = config.hidden_size or 4 * config.projection_dim
-        dropout = 0.5 if config.dropout is None else config.dropout
-        self.layers = build_wide_layers(config.projection_dim, width, config.text_hidden_size, dropout)
+        self.layers = build_wide_layers(config)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)

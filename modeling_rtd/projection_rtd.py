@@ -104,6 +104,7 @@ class RTDProjection(PreTrainedModel):
         Raises:
             ValueError: If family or a size differs from what the projection says of itself.
         """
+        # Sizes do not tell families apart: CLIP L/14 and SigLIP B/16 both have 768 and 768.
         if self.config.family not in (None, family):
             raise ValueError(
                 f"the projection is made for a {self.config.family}, and the backbone is a {family}; use a projection "

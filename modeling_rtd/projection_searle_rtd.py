@@ -12,24 +12,25 @@ from .projection_rtd import Paper, RTDProjection
 __all__ = ["SEARLEProjection", "build_wide_layers"]
 
 
-def build_wide_layers(in_features: int, width: int, out_features: int, dropout: float) -> nn.Sequential:
+def build_wide_layers(config: RTDProjectionConfig) -> nn.Sequential:
     """Build SEARLE's perceptron: two hidden layers with GELU, dropout after each.
 
     Args:
-        in_features, width, out_features (`int`): Sizes.
-        dropout (`float`): Probability.
+        config ([`RTDProjectionConfig`]): Hidden width defaults to `4 * projection_dim`, dropout to 0.5, as published.
 
     Returns:
         `nn.Sequential`: Its linear layers at places 0, 3 and 6, as published.
     """
+    width = config.hidden_size or 4 * config.projection_dim
+    dropout = 0.5 if config.dropout is None else config.dropout
     return nn.Sequential(
-        nn.Linear(in_features, width),
+        nn.Linear(config.projection_dim, width),
         nn.GELU(),
         nn.Dropout(dropout),
         nn.Linear(width, width),
         nn.GELU(),
         nn.Dropout(dropout),
-        nn.Linear(width, out_features),
+        nn.Linear(width, config.text_hidden_size),
     )
 
 
@@ -50,9 +51,7 @@ class SEARLEProjection(RTDProjection):
 
     def __init__(self, config: RTDProjectionConfig):
         super().__init__(config)
-        width = config.hidden_size or 4 * config.projection_dim
-        dropout = 0.5 if config.dropout is None else config.dropout
-        self.layers = build_wide_layers(config.projection_dim, width, config.text_hidden_size, dropout)
+        self.layers = build_wide_layers(config)
         self.post_init()
 
     def project(self, image_embeds: torch.Tensor):

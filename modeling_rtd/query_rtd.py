@@ -14,6 +14,7 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .errors_rtd import suggest
+from .images_rtd import is_url
 
 
 __all__ = [
@@ -103,6 +104,7 @@ def read_query(query: Mapping, processor) -> Query:
         hint = f" did you mean '{_SYNONYMS[unknown]}'?" if unknown in _SYNONYMS else ""
         raise ValueError(suggest("entry of a query", unknown, QUERY_ENTRIES) + hint)
     text, negative = _read_text(query, "text"), _read_text(query, "negative")
+    # Rows of a data set have every column: `None` says that an entry was left out.
     images = query.get("image")
     images = [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
     if not images and text is None:
@@ -160,15 +162,17 @@ def _check_algebra(query: Mapping, images: list, text: str | None, negative: str
     if weights is not None:
         if isinstance(weights, str) or not isinstance(weights, Sequence) or len(weights) != len(images):
             raise ValueError(f"`weights` needs one number for each of {len(images)} images, got {weights!r}.")
+        # For its checks alone, before an image is encoded.
         join_references(torch.ones(len(images), 1), weights)
     if strength is not None:
-        check_strength("`strength`", strength)
+        _check_strength("`strength`", strength)
         if not images or text is None:
             raise ValueError("`strength` weighs a condition against a reference: the query needs `image` and `text`.")
     if weight is not None:
-        check_weight("`negative_weight`", weight)
+        _check_weight("`negative_weight`", weight)
         if negative is None:
             raise ValueError("`negative_weight` comes without `negative`, the text that is not wanted.")
+    # A text taken off itself points where it did: nothing would be excluded.
     if negative is not None and text is not None and _fold(negative) == _fold(text):
         raise ValueError(
             f"the negative text is the query's own text, {text!r}: name what is not wanted, which is something else."
@@ -220,6 +224,7 @@ def encode_composed(
         if len(parts) > 1:
             parts = [join_references(torch.stack(parts), query.weights)]
         embeds.append(parts[0] if parts else next(texts))
+    # Last, in the order of `texts`: plain texts come before the negative ones.
     for row, query in enumerate(queries):
         if query.negative is not None:
             embeds[row] = exclude_text(embeds[row][None], next(texts)[None], query.negative_weight)[0]
@@ -303,6 +308,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
             # RTDTrainer judges a tower alone, with pseudo-words that are made already.
             tower = getattr(model, "text_model", model)
             return _settle(tower(**prompts, pseudo_token_embeds=words, pseudo_token_mask=mask).text_embeds)
+        # peft refuses names beside merged adapters, so none are passed where no query has one.
         adapters = [owners[row].adapter or adapter for row in rows]
         return _settle(
             model.get_composed_features(
@@ -313,6 +319,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
         )
 
     asked = [row for row, query in enumerate(owners) if query.condition is not None]
+    # At 1 the mix is the query itself, and its second prompt is spared.
     weighed = [row for row in asked if owners[row].strength not in (None, 1)]
     if features is None and len(asked) < len(owners):
         raise ValueError('a query of pseudo-words needs a condition: pass condition="" for the reference alone.')
@@ -336,6 +343,7 @@ def _gather_references(model, queries: Sequence[Query]) -> tuple[dict | None, tu
         return None, (torch.cat(words), None if masks[0] is None else torch.cat(masks))
     if all(query.features is not None for query in queries):
         names = [name for name in ("pooler_output", "last_hidden_state") if queries[0].features.get(name) is not None]
+        # Kept features may be float32 on the CPU, as an evaluator keeps them.
         tower = model.text_model
         parts = {name: torch.cat([query.features[name] for query in queries]) for name in names}
         return {name: part.to(tower.device, tower.dtype) for name, part in parts.items()}, None
@@ -365,8 +373,8 @@ def name_image(image) -> list[str]:
     name = image if isinstance(image, str | Path) else getattr(image, "filename", "")
     if not name or str(name).startswith("data:"):
         return []
-    if str(name).startswith(("http://", "https://")):
-        return [str(name)]
+    if is_url(name):
+        return [name]
     # A gallery may name a file as it was typed, from the root on, with links followed, or from this folder.
     here = Path.cwd()
     whole = [Path(os.path.abspath(name)), Path(name).resolve()]  # noqa: PTH100 - a link is a name of its own
@@ -397,7 +405,7 @@ def weigh_condition(
         tensor([[0.7071, 0.7071]])
     """
     _check_shapes(reference_embeds, composed_embeds)
-    share = _spread(strength, check_strength, composed_embeds)
+    share = _spread(strength, _check_strength, composed_embeds)
     return _normalise((1 - share) * _normalise(reference_embeds) + share * _normalise(composed_embeds))
 
 
@@ -423,7 +431,7 @@ def exclude_text(
         tensor([[1., 0.]])
     """
     _check_shapes(query_embeds, negative_embeds)
-    share = _spread(weight, check_weight, query_embeds)
+    share = _spread(weight, _check_weight, query_embeds)
     return _normalise(_normalise(query_embeds) - share * _normalise(negative_embeds))
 
 
@@ -449,42 +457,25 @@ def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None
     if len(weights) != len(embeds):
         raise ValueError(f"`weights` needs one number a reference: got {len(weights)} for {len(embeds)}.")
     for weight in weights:
-        check_weight("a weight of `weights`", weight)
+        _check_weight("a weight of `weights`", weight)
     if not sum(weights):
         raise ValueError(f"`weights` are {list(weights)}: at least one reference must count.")
     shares = torch.tensor(weights, dtype=torch.float32, device=embeds.device)[:, None] / sum(weights)
     return _normalise((shares * _normalise(embeds)).sum(dim=0, keepdim=True))[0]
 
 
-def check_strength(name: str, value: float) -> None:
-    """Refuse a strength that is none.
-
-    Args:
-        name (`str`): What it is called.
-        value (`float`): What came.
-
-    Raises:
-        ValueError: If it is not a number between 0 and 1.
-    """
+def _check_strength(name: str, value: float) -> None:
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 (the reference alone) and 1 (the query as it is), got {value!r}.")
 
 
-def check_weight(name: str, value: float) -> None:
-    """Refuse a weight that is none.
-
-    Args:
-        name (`str`): What it is called.
-        value (`float`): What came.
-
-    Raises:
-        ValueError: If it is not a finite number of at least 0.
-    """
+def _check_weight(name: str, value: float) -> None:
     if not _is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
 
 
 def _is_number(value) -> bool:
+    # True is a number to Python.
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -494,7 +485,7 @@ def _spread(value, check, embeds: torch.Tensor) -> torch.Tensor:
     if len(values) != len(embeds):
         raise ValueError(f"got {len(values)} weights for {len(embeds)} queries: give one, or one each.")
     for one in values:
-        check("`strength`" if check is check_strength else "`weight`", one)
+        check("`strength`" if check is _check_strength else "`weight`", one)
     return torch.tensor(values, dtype=torch.float32, device=embeds.device)[:, None]
 
 

@@ -20,6 +20,7 @@ except ImportError as error:
 
 __all__ = ["RTDSentenceTransformer"]
 
+# Of more formats than are decoded here: nobody means the name of such a file as a text.
 _IMAGE_NAME = re.compile(r"\S+\.(avif|bmp|gif|heic|jpe?g|png|tiff?|webp)", re.IGNORECASE)
 
 

@@ -106,6 +106,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             if is_whole
             else RTDProcessor.from_clip(name_or_path, model.projection)
         )
+    # Of several processes each has its own.
     return model.to(PartialState().device), processor
 
 
@@ -122,11 +123,13 @@ def load_processor(model: RTDModel) -> RTDProcessor:
         ValueError: If neither place is known or holds a processor.
     """
     place = model.name_or_path or model.config.base_model
+    if not place:
+        raise ValueError("the model was put together in memory: pass its RTDProcessor as processing_class=.")
     try:
         if model.name_or_path:
             return RTDProcessor.from_pretrained(place)
-        if place:
-            return RTDProcessor.from_clip(place, model.projection)
-    except OSError as error:
-        raise ValueError(f"'{place}' holds no processor of the model: pass `processing_class`. {error}") from error
-    raise ValueError("the model was not loaded from a place that has a processor: pass `processing_class`.")
+        return RTDProcessor.from_clip(place, model.projection)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no processor of the model could be loaded from '{place}' ({error}): pass it as processing_class=."
+        ) from error

@@ -52,6 +52,7 @@ class Method:
         Raises:
             ValueError: If they are not of this method's class.
         """
+        # A method would train with the defaults of another, and nothing would show it.
         if not isinstance(args, self.arguments):
             raise ValueError(
                 f"a '{self.name}' projection is trained with {self.arguments.__name__}, got {type(args).__name__}: "
@@ -94,6 +95,7 @@ def list_methods() -> list[str]:
     Returns:
         `list[str]`: In order of the alphabet.
     """
+    # Of projections, since records are imported when they are asked for.
     return sorted(PROJECTIONS)
 
 

@@ -36,8 +36,11 @@ def fetch_file(place: str) -> Path:
     parts = PurePosixPath(place).parts
     try:
         if place.startswith("https://"):
-            target = Path(torch.hub.get_dir(), "checkpoints", parts[-1])
+            # Authors give their files the same names: one at another address is another file.
+            digest = hashlib.sha256(place.encode()).hexdigest()[:8]
+            target = Path(torch.hub.get_dir(), "checkpoints", f"{digest}-{parts[-1]}")
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Whole if it is there: torch downloads to another name, and moves it.
             if not target.exists():
                 torch.hub.download_url_to_file(place, str(target))
             return target
@@ -45,9 +48,8 @@ def fetch_file(place: str) -> Path:
             return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the published file '{place}' could not be loaded ({error}); download it where "
-            "there is a network, and name the "
-            "file itself with --projection."
+            f"the published file '{place}' could not be loaded ({error}); download it where there is a network, and "
+            "name the file itself with --projection."
         ) from error
     raise ValueError(f"there is no file '{place}'.")
 
@@ -89,6 +91,7 @@ def load_start(
     if projection is None or not projection.endswith(_SUFFIXES):
         model, processor = load_model_and_processor(name_or_path, projection)
         found = model.projection.config.projection_type
+        # Recipes set it: their figures are those of one method.
         if projection_from not in (None, found):
             raise ValueError(
                 f"'{projection or name_or_path}' holds a projection of {found}, but {projection_from} is asked for "

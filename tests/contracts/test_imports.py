@@ -53,7 +53,7 @@ for verb, arguments in verbs:
         from trainer.app import page
         training.remove("pandas")
         page.serve_page = lambda desk, *_: (page.build_page(desk), "nowhere")
-        page._import_gradio().Blocks.block_thread = lambda self: None
+        page.import_gradio().Blocks.block_thread = lambda self: None
     status = main([verb, *arguments])
     found = [name for name in training if name in sys.modules]
     assert status == 0 and not found, f"{verb} gave {status} and imported {found}"

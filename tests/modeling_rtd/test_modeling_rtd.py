@@ -24,6 +24,12 @@ def test_one_directory_loads_as_every_class_with_equal_towers(loader, model, pro
     assert torch.equal(text, model.get_text_features(**inputs).pooler_output)
 
 
+def test_the_tokenizer_of_a_clip_is_where_the_clip_is(clip, tokenizer, tmp_path):
+    for part in (clip, tokenizer):
+        part.save_pretrained(tmp_path / "clip")
+    assert RTDModel.from_clip(str(tmp_path), subfolder="clip").config.text_config.placeholder_token_id is not None
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_saving_and_loading_is_bit_exact(model, tmp_path, dtype):
     model.to(dtype).save_pretrained(tmp_path)
@@ -146,8 +152,8 @@ def test_clips_order_of_arguments_is_refused(model, query):
 def test_clips_own_configurations_are_taken(clip):
     text, vision = clip.config.text_config, clip.config.vision_config
     assert RTDConfig(text_config=text).placeholder_token_id is None
-    config = RTDConfig.from_text_vision_configs(text, vision, logit_scale_init_value=1.0)
-    assert config.logit_scale_init_value == 1.0
+    sizes = {"projection_dim": 24, "text_hidden_size": text.hidden_size, "vision_hidden_size": vision.hidden_size}
+    config = RTDConfig(text_config=text, vision_config=vision, projection_config=sizes, projection_dim=24)
     output = RTDModel(config)(torch.zeros(1, 3, 32, 32))
     assert output.image_embeds.shape == (1, 24)
 

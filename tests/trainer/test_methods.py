@@ -141,9 +141,6 @@ class ToyTrainingArguments(ProjectionTrainingArguments):
 
 
 class ToyObjective(Objective):
-    def __init__(self, args, model, processor):
-        self.args, self.model, self.processor = args, model, processor
-
     def prepare(self, source):
         texts = load_table(source)["text"][:]
         self.embeds = encode_captions(self.model.text_model, self.processor, texts, desc=None)

@@ -14,9 +14,10 @@ def test_an_address_is_fetched_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         torch.hub, "download_url_to_file", lambda url, target: fetched.append(url) or Path(target).write_bytes(b"x")
     )
-    for _ in range(2):
-        assert published_checkpoints.fetch_file("https://example.org/phi.pt").read_bytes() == b"x"
-    assert fetched == ["https://example.org/phi.pt"]
+    places = ["https://example.org/phi.pt", "https://example.org/other/phi.pt"]
+    for place in (*places, *places):
+        assert published_checkpoints.fetch_file(place).read_bytes() == b"x"
+    assert fetched == places
 
 
 @pytest.mark.parametrize("place", ["org/name/phi.pt", "phi.pt", "/nowhere/at/all.pt"])

@@ -93,6 +93,7 @@ class SearchHistory:
         options = _make_plain(self.options)
         asked = dict(query)
         if chosen is not None:
+            # The turn keeps ids; the pipeline reads files.
             names = query["image"] if isinstance(query["image"], list) else [query["image"]]
             asked["image"] = [self.locate(name) for name in names]
             # By its id, since the pipeline knows the reference by its path only.
@@ -101,6 +102,7 @@ class SearchHistory:
         answer = self.pipeline(asked, **options)
         measures = answer if isinstance(answer, dict) else {"hits": answer}
         results = measures.pop("hits")
+        # After the answer: a query that is refused is not a turn.
         self.turns.append({"query": query, "chosen": chosen, "options": options, "results": results} | measures)
         return results
 
@@ -219,6 +221,7 @@ def _is_turn(turn, earlier: int) -> bool:
         scores = [hit["score"] for hit in results]
         if chosen is not None:
             numbers = [chosen["turn"], *chosen["ranks"]]
+            # By type, since True is an int to Python.
             is_choice = all(type(number) is int and number >= 1 for number in numbers) and chosen["turn"] <= earlier
             is_choice &= bool(chosen["ranks"]) and query.get("image") is not None
         else:

@@ -12,7 +12,7 @@ from modeling_rtd import NEGATIVE_WEIGHT
 from trainer.app.service import MAX_LETTERS, SearchDesk, new_state
 
 
-__all__ = ["MAX_UPLOAD_BYTES", "build_page", "mount_page", "serve_page"]
+__all__ = ["MAX_UPLOAD_BYTES", "build_page", "import_gradio", "mount_page", "serve_page"]
 
 MAX_UPLOAD_BYTES = 20 * 2**20
 _MAX_WAITING = 500  # requests in the queue; one is answered at a time
@@ -42,7 +42,15 @@ _SERVED = {
 }
 
 
-def _import_gradio():
+def import_gradio():
+    """Import gradio, which nothing else here does.
+
+    Returns:
+        The module.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     try:
         import gradio
@@ -65,7 +73,7 @@ def build_page(desk: SearchDesk):
     Raises:
         ImportError: If gradio is not installed.
     """
-    gr = _import_gradio()
+    gr = import_gradio()
     # gradio looks every ten minutes, and removes uploads after an hour.
     with gr.Blocks(title="rtd", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         _Page(gr, desk, blocks)
@@ -168,6 +176,7 @@ class _Page:
         self._on(self.examples.select, self._make_take_example(), [], None)
 
     def _on(self, event, step, inputs: list, api_name: str | None) -> None:
+        # gradio sees by a step's signature that it takes the event of a click.
         @functools.wraps(step)
         def answer(*values):
             try:
@@ -295,7 +304,7 @@ def mount_page(app, desk: SearchDesk, path: str) -> None:
     Raises:
         ImportError: If gradio is not installed.
     """
-    gr = _import_gradio()
+    gr = import_gradio()
     _open_folder()
     page = build_page(desk)
     page.state_session_capacity = _MAX_VISITS
@@ -320,7 +329,7 @@ def serve_page(desk: SearchDesk, host: str = "127.0.0.1", port: int | None = Non
         ImportError: If gradio is not installed.
         OSError: If the port is taken, or the address is none of this machine.
     """
-    _import_gradio()
+    import_gradio()
     _open_folder()
     page = build_page(desk)
     from starlette.middleware import Middleware

@@ -65,6 +65,7 @@ def list_voices(model: RTDModel, processor: RTDProcessor, gallery: Gallery) -> d
     pipeline = build(model)
     if has_adapters(model.text_model):
         active = model.text_model.active_adapters()[0]
+        # The active one first: the first voice answers where none is chosen.
         names = sorted(model.text_model.peft_config, key=lambda name: name != active)
         voices = {f"RTD ({name})": Voice(pipeline, name) for name in names}
         return voices | {PROJECTION_ALONE: Voice(pipeline, "__base__")}
@@ -110,7 +111,9 @@ def new_state() -> dict:
 
 
 class SearchDesk:
-    """Answers what is asked on the page. It keeps nothing of a visit: that is in the state.
+    """Answers what is asked on the page. It keeps nothing of a visit: that is in the state, see [`new_state`].
+
+    Most methods take the state of a visit and return the next one.
 
     Args:
         voices (`dict[str, Voice]`): Ways to answer, by name, over one gallery.
@@ -137,6 +140,7 @@ class SearchDesk:
         if name not in self.voices:
             raise ValueError(suggest("way to answer", name, self.voices))
         voice = self.voices[name]
+        # Measures cost a second text pass; `hint` reads them.
         kept = {"top_k": self.top_k, "with_measures": True}
         kept |= {} if voice.adapter is None else {"adapter": voice.adapter}
         return SearchHistory(voice.pipeline, turns, root=self.root, **kept)
@@ -145,17 +149,14 @@ class SearchDesk:
         """Take an uploaded file as the reference; without one, continue without a reference.
 
         Args:
-            state (`dict`): See [`new_state`].
             path (`str`, *optional*): Where the upload is.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If it cannot be read or is too large, see [`open_image`].
         """
         if path is None:
             return state | {"reference": None}
+        # Decoded once here: what cannot be read is refused before it is a reference.
         self.read_upload(path, Path(path).name)
         return state | {"reference": {"path": path}}
 
@@ -163,11 +164,7 @@ class SearchDesk:
         """Take the reference of an example.
 
         Args:
-            state (`dict`): See [`new_state`].
             number (`int`): Position of the example, from 0.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If there is no such example.
@@ -224,7 +221,6 @@ class SearchDesk:
         """Search with the reference of the state, as the next turn of its history.
 
         Args:
-            state (`dict`): See [`new_state`].
             text (`str`): Condition; plain text where there is no reference.
             strength (`float`, defaults to 1):
                 How much it counts, see [`weigh_condition`]; nothing where either is missing.
@@ -232,9 +228,6 @@ class SearchDesk:
             negative_weight (`float`, defaults to 0.25): How much that counts, see [`exclude_text`].
             voice (`str`, *optional*): Who answers. Defaults to the first voice.
             other (`str`, *optional*): Who answers too, to compare; that is not part of the history.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If the query is not accepted, a text is too long, or the history is full.
@@ -246,6 +239,7 @@ class SearchDesk:
             raise ValueError(f"a text may have {MAX_LETTERS:,} letters, got {longest:,}: make it shorter.")
         reference, has_text = state["reference"], bool(text and text.strip())
         query = {"text": text if has_text else None}
+        # The page always sends its sliders, and a strength without a condition is refused.
         if has_text and reference and strength not in (None, 1):
             query["strength"] = strength
         if negative and negative.strip():
@@ -272,14 +266,7 @@ class SearchDesk:
         return history.ask(image=history.locate(name), exclude=[name], **query)
 
     def browse(self, state: dict) -> dict:
-        """Show the next images of the gallery, to pick a reference from; after the last, the first again.
-
-        Args:
-            state (`dict`): See [`new_state`].
-
-        Returns:
-            `dict`: The next state.
-        """
+        """Show the next images of the gallery, to pick a reference from; after the last, the first again."""
         start = state["page"] * self.top_k
         shown = [{"id": name} for name in self._ids[start : start + self.top_k]]
         page = state["page"] + 1 if start + self.top_k < len(self._ids) else 0
@@ -289,11 +276,7 @@ class SearchDesk:
         """Show the results of an earlier turn again.
 
         Args:
-            state (`dict`): See [`new_state`].
             number (`int`): Of the turn, from 1.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If there is no such turn.
@@ -307,12 +290,8 @@ class SearchDesk:
         """Choose an image that is shown.
 
         Args:
-            state (`dict`): See [`new_state`].
             position (`int`): From 0.
             column (`str`, defaults to `"results"`): `"results"`, or `"others"` of the voice compared with.
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If no such image is shown.
@@ -324,12 +303,6 @@ class SearchDesk:
 
     def use_chosen(self, state: dict) -> dict:
         """Make the chosen image the next reference.
-
-        Args:
-            state (`dict`): See [`new_state`].
-
-        Returns:
-            `dict`: The next state.
 
         Raises:
             ValueError: If none is chosen.
@@ -357,22 +330,19 @@ class SearchDesk:
     def draw_reference(self, state: dict) -> Image.Image | None:
         """Draw the reference.
 
-        Args:
-            state (`dict`): See [`new_state`].
-
         Returns:
             `PIL.Image.Image` or `None`: A small picture.
         """
         return None if state["reference"] is None else self._shrink(state["reference"])
 
     def _shrink(self, one: dict) -> Image.Image:
+        # For `locate`, which refuses what is outside of the root.
         history = self._open_history((), next(iter(self.voices)))
         try:
             image = self._processor.load_image(one["path"] if "path" in one else history.locate(one["id"]))
         # A file that was moved or damaged since must not take the page down.
         except ValueError:
             return Image.new("RGB", (_THUMBNAIL_PX, _THUMBNAIL_PX), "lightgrey")
-        image = image.convert("RGB")
         if max(image.size) < _THUMBNAIL_PX // 2:  # small drawings stay sharp
             factor = _THUMBNAIL_PX // max(image.size)
             return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
@@ -382,9 +352,6 @@ class SearchDesk:
     def hint(self, state: dict) -> str:
         """Say of the last turn what a visitor should know beside its results.
 
-        Args:
-            state (`dict`): See [`new_state`].
-
         Returns:
             `str`: A sentence where the condition moved the query little, a heuristic; otherwise nothing.
         """
@@ -393,9 +360,6 @@ class SearchDesk:
 
     def describe_turns(self, state: dict) -> list[tuple[str, int]]:
         """Describe the history.
-
-        Args:
-            state (`dict`): See [`new_state`].
 
         Returns:
             `list[tuple[str, int]]`: Of each turn one line, and its number.

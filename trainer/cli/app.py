@@ -17,9 +17,6 @@ __all__ = ["add_desk_options", "check_port", "open_desk", "read_examples", "run"
 def run(arguments: list[str]) -> None:
     """Serve the page until it is interrupted.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If there is nothing to search, or an option is not accepted.
         ImportError: If gradio is not installed.
@@ -40,8 +37,9 @@ def run(arguments: list[str]) -> None:
     check_port(options.port)
     examples = [] if options.examples is None else read_examples(options.examples)
 
-    from trainer.app.page import serve_page
+    from trainer.app.page import import_gradio, serve_page
 
+    import_gradio()  # before a model is loaded and a folder encoded
     desk = open_desk(options, options.top_k)
     desk.examples = examples
     if options.host not in ("127.0.0.1", "localhost", "::1"):
@@ -67,6 +65,7 @@ def read_examples(path: Path) -> list[tuple[str, str]]:
     from modeling_rtd import parse_json
 
     examples, remedy = [], "write {'image': PATH, 'text': CONDITION} on each line"
+    # Of bytes, since the lines of a text also end at form feeds and the like.
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         row = parse_json(line, f"{path}, line {number}", remedy, image=str, text=str)
         image = path.parent / row["image"]
@@ -147,6 +146,7 @@ def open_desk(options: argparse.Namespace, top_k: int):
     gallery = open_stored(options) if has_rows else None
     places = gallery.locate() if has_rows else paths
     root = options.images or (find_root(places) if has_rows else options.gallery)
+    # Before the model is loaded and a folder encoded.
     _report_outside(SearchHistory.list_outside(places, root), len(places), root)
     model, processor = load_model_and_processor(options.model)
     compare_pictures(options, gallery, model, processor)

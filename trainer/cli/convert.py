@@ -15,9 +15,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Convert a checkpoint and print where the model is.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If the file is refused (see `convert_checkpoint` and `convert_open_clip`), the output folder is not
             empty, or options do not go together.
@@ -52,6 +49,7 @@ def run(arguments: list[str]) -> None:
     from trainer.publishing.provenance import read_stages
     from trainer.publishing.saving import save_rtd_model
 
+    # The Hub would be asked for a mistyped folder.
     for place in (options.clip, options.projection):
         if place is not None:
             check_place(place)

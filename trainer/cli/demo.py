@@ -14,11 +14,7 @@ __all__ = ["run"]
 
 
 def run(arguments: list[str]) -> None:
-    """Run the demo, and print its table and three commands to try.
-
-    Args:
-        arguments (`list[str]`): Options.
-    """
+    """Run the demo, and print its table and three commands to try."""
     parser = VerbParser("rtd demo", description=__doc__)
     parser.add_argument("-o", "--output-dir", default="runs/demo", help="folder of the results (default: %(default)s)")
     parser.add_argument("--preset", default="demo", help="size of the world: demo, mini or toy")
@@ -53,6 +49,7 @@ def _list_next(folder: Path, backbone: str) -> str:
     place, gallery, captions = (shlex.quote(str(path)) for path in (folder, world / "gallery", world / "captions.txt"))
     examples = shlex.quote(str(world / "examples.jsonl"))
     image = shlex.quote(str(world / "references" / query["reference"]))
+    # Other families have no published scale of noise.
     unit = "" if backbone == "clip" else " --noise-unit rms"
     return f"""Search for what one of its queries asks for; right is {" or ".join(query["targets"])}:
   rtd search {place}/model --gallery {gallery} --image {image} --text "{query["condition"]}"

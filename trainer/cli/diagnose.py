@@ -13,9 +13,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Diagnose a model, and print where the report is.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option, a file or the output folder is not accepted.
     """
@@ -51,6 +48,7 @@ def run(arguments: list[str]) -> None:
     name, switches = options.benchmark, read_switches(options)
     check_one_part(name, options.split)
     root = find_benchmark_root(options.root, name, is_one_of_many=False)
+    # Before a model is loaded, which takes long.
     check_request(name, options.split, root, **switches)
     with join_processes() as state:
         system = ModelSystem(options.model, batch_size=options.batch_size)

@@ -51,6 +51,7 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
         parser (`argparse.ArgumentParser`): Of the verb.
     """
     reference = parser.add_mutually_exclusive_group()
+    # `None` leaves the switch where the method published it.
     reference.add_argument(
         "--exclude-reference", action="store_true", default=None, help="remove the reference from the ranking"
     )
@@ -89,6 +90,7 @@ def build_system(options: argparse.Namespace):
 
     if sum(bool(given) for given in (options.model, options.embeddings, options.rankings)) != 1:
         raise ValueError("name a MODEL, or --embeddings FILE, or --rankings FILE; one of the three.")
+    # Rankings have no similarities that could be equal.
     idle = () if options.model else _OF_A_MODEL if options.embeddings else (*_OF_A_MODEL, "ties")
     if idle := [name for name in idle if getattr(options, name) is not None]:
         raise ValueError(
@@ -111,9 +113,6 @@ def build_system(options: argparse.Namespace):
 def run(arguments: list[str]) -> None:
     """Judge, print tables, and write a record for each benchmark; or check directories.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option, a directory or a file is not in order.
     """
@@ -132,6 +131,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     names = list(dict.fromkeys(name.strip() for name in options.benchmark.split(",")))
     roots, switches = _find_roots(names, options.root), read_switches(options)
+    # All of them first: the last one must not be refused after hours.
     for name, root in roots.items():
         check_request(name, options.split, root, **switches)
     if options.check:
@@ -173,6 +173,7 @@ def _check(roots: dict[str, Path | None], split: str | None) -> None:
         findings = check_folder(info, root, split, name.partition("/")[2])
         print(f"{info.name} in {root}\nIt should hold\n{info.layout}\n")
         print("\n".join(f"  {finding.kind:<8} {finding.text}" for finding in findings), end="\n\n")
+        # Files beside the images change no number.
         if any(finding.kind not in ("ok", "extra") for finding in findings):
             incomplete.append(info.name)
     if incomplete:

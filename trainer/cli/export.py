@@ -14,9 +14,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Export a model and print how near each file is to torch.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If the model cannot be exported or a file differs too much (see `export_onnx`), or the output
             folder is not empty.

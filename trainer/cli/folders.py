@@ -17,5 +17,6 @@ def check_new_folder(folder: Path) -> None:
     Raises:
         ValueError: If it is a file, or not empty.
     """
+    # `save_pretrained` would leave what is there beside the new files.
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"'{folder}' is not empty; choose another folder with --output-dir.")

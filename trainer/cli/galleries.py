@@ -30,6 +30,7 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", help="token of the Milvus server")
     table = parser.add_argument_group("table of PostgreSQL", "Put a password into PGPASSWORD or ~/.pgpass.")
     table.add_argument("--owner", help="Immich: owner of the searched pictures, by e-mail address or id")
+    # `None` and not False where it was not given, as `_refuse` expects.
     table.add_argument(
         "--all-owners", action="store_true", default=None, help="Immich: search the pictures of all owners"
     )

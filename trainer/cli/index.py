@@ -23,9 +23,6 @@ _NUM_COMPARED = 8
 def run(arguments: list[str]) -> None:
     """Make or extend an index; the same command continues after an interruption.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If there is nothing to index, an option is not accepted, or embeddings do not match the model.
     """
@@ -53,6 +50,7 @@ def run(arguments: list[str]) -> None:
         if state.is_main_process:
             _write(options, model, processor, paths, chosen)
         elif options.embeddings is None:
+            # The main process waits for the batches of the others.
             for _ in share_images(model, processor, paths, num_workers=options.num_workers):
                 pass
 

@@ -15,9 +15,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Save a model at a point between the two text towers, with the one from before RTD or without.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If alpha is not between 0 and 1, RTD has not trained the model, the diagnosis is of another one, or
             the output folder is not empty.

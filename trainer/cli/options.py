@@ -91,6 +91,7 @@ def expand_recipe(arguments: list[str], positional: str = "") -> list[str]:
     Raises:
         ValueError: If the recipe is missing or not a YAML mapping.
     """
+    # HfArgumentParser makes flags of all fields.
     if positional and arguments and not arguments[0].startswith("-"):
         arguments = [f"--{positional}", *arguments]
     arguments = [part for argument in arguments for part in _split_recipe(argument)]
@@ -123,6 +124,7 @@ def find_value(arguments: list[str], name: str, default: str) -> str:
 def _shorten_help(parser: HfArgumentParser, shows_all: bool, positional: str) -> None:
     """Leave out of the help what nearly nobody sets: over a hundred arguments of transformers' Trainer."""
     rare = set() if shows_all else {field.name for field in fields(TrainingArguments)} - _USUAL
+    # Its flag is for recipes; on the command line it is the first argument.
     rare.add(positional)
     output = parser._option_string_actions["--output_dir"]
     # transformers gives its own arguments no short names.
@@ -140,6 +142,7 @@ class _Formatter(HelpFormatter):
     """Shows each option once, with hyphens, and defaults where there are any."""
 
     def _format_action_invocation(self, action: Action) -> str:
+        # HfArgumentParser gives each option with underscores and with hyphens.
         names = [name for name in action.option_strings if "_" not in name] or action.option_strings
         if action.nargs == 0:
             return ", ".join(names)

@@ -30,9 +30,6 @@ _READ_BY = {
 def run(arguments: list[str]) -> None:
     """List what would go up, or take it there.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If the card lacks facts, or anything must not be published, see `prepare_publication`.
     """

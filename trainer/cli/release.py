@@ -23,9 +23,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Examine the machine, then do every step that is not done yet.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If options or data are missing, the machine is not ready, or a step stopped.
     """
@@ -109,6 +106,7 @@ def _do_steps(request, steps: list) -> dict[str, float]:
         try:
             _call(step.write())
         except Exception as error:
+            # The sentence is for users, the traceback for developers.
             (request.folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             raise ValueError(
                 f"step {number}, {step.name}, stopped: {error}\nThe same command continues with this step; "
@@ -145,6 +143,7 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         record["seconds_per_step"] = training["seconds"] / training["steps"]
         record["peak_gpu_mib"] = training["peak_gpu_mib"]
     except Exception as error:
+        # The file is sent to others: no path of this machine.
         record["error"] = traceback.format_exc().replace(str(Path.home()), "~").replace(str(Path.cwd()), ".")
         raise ValueError(
             f"{error}\nThis machine cannot make the release yet. Attach {request.folder / SMOKE_RECORD} to an "
@@ -152,5 +151,6 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         ) from error
     finally:
         write_json(request.folder / SMOKE_RECORD, record)
+    # Of as many steps as the recipe has.
     minutes = record["seconds_per_step"] * 2000 / 60
     print(f"\nThis machine can make the release: at most {minutes:.0f} min of training. Nothing was kept or uploaded.")

@@ -20,9 +20,6 @@ _IN_A_ROW = 10  # of the contact sheet
 def run(arguments: list[str]) -> None:
     """Search, and print a table with a contact sheet, or JSON.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If the folder holds no readable image, a reference is unreadable, or an option is not accepted.
     """
@@ -83,6 +80,7 @@ def _open_gallery(options: argparse.Namespace, model, processor, paths: list[str
 def _open_history(search, options: argparse.Namespace, **kept):
     from trainer.app.history import SearchHistory
 
+    # What was not given stays out of the turns that are saved.
     kept = {name: value for name, value in kept.items() if value not in (None, {})}
     if options.history is not None and options.history.exists():
         return SearchHistory.load(search, options.history, **kept)

@@ -21,9 +21,6 @@ _TOKEN = "RTD_TOKEN"
 def run(arguments: list[str]) -> None:
     """Serve until it is interrupted.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If there is nothing to search, or an option is not accepted.
         OSError: If the port is taken, or the address is none of this machine.
@@ -59,6 +56,7 @@ def run(arguments: list[str]) -> None:
             "extra `serve`."
         ) from error
 
+    # First: a model takes long to load, and a taken port shows at once.
     listening = _listen(options.host, options.port)
     with listening:
         desk = open_desk(options, top_k=10)

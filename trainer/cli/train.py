@@ -13,30 +13,8 @@ __all__ = ["TrainCommand", "run"]
 class TrainCommand:
     """What `rtd train` reads.
 
-    Args:
-        model (`str`, *optional*): First argument: directory or Hub id of an RTD model, or of a CLIP.
-        triplets (`list[str]`, *optional*):
-            Text triplets: files (jsonl, json, csv, parquet, tar), patterns of them, a folder, or a Hub id.
-        split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
-        streaming (`bool`, defaults to `False`): Read triplets while training, and keep none, see [`open_stream`].
-        captions (`str`, *optional*): Captions to make triplets from by rules, where there are none.
-        projection (`str`, *optional*):
-            Needed where `model` is a CLIP: directory or Hub id of a projection, or a file as its authors publish it
-            (a file, `org/name/file.pt` on the Hub, or an `https://` address), which is converted safely.
-        projection_from (`str`, *optional*): Method of the projection; needed with a published file.
-        images (`str`, *optional*):
-            For a projection that reads image tokens: folder of a few thousand unlabelled
-            images, on which [`fit_token_lift`] learns to feed it from text.
-        lift_steps (`int`, defaults to 2000): Steps of that.
-        lora_r (`int`, defaults to 0): Rank of a LoRA adapter; 0 trains all weights, as published.
-        lora_alpha (`int`, defaults to 32): Scale of the adapter.
-        original_text_model (`str`, *optional*):
-            Directory or Hub id that holds the text tower from before RTD, such as the CLIP underneath. Defaults
-            to a copy in the model. An adapter needs neither.
-        benchmark (`str`, *optional*):
-            Benchmark to judge on while training, as `eval_strategy` says: `wardrobe`, or with a preset
-            `wardrobe/mini`, or `cirr`. Its validation queries are used.
-        benchmark_root (`str`, *optional*): Directory of that benchmark; a drawn world needs none.
+    The help of a field says what it is. `streaming` is that of [`open_stream`], and `images` are those on which
+    [`fit_token_lift`] learns for `lift_steps` steps.
     """
 
     model: str | None = field(default=None, metadata={"help": SUPPRESS})  # comes first, or from a recipe
@@ -96,6 +74,7 @@ def run(arguments: list[str]) -> None:
     command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage, positional="model")
     if command.model is None:
         raise ValueError(f"name the model first: {usage}")
+    # Before the model is loaded, as all that options alone can say.
     if (command.triplets is None) == (command.captions is None):
         raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
     if command.projection in PROJECTIONS:

@@ -12,17 +12,8 @@ __all__ = ["TrainProjectionCommand", "run"]
 class TrainProjectionCommand:
     """What `rtd train-projection` reads.
 
-    Args:
-        model (`str`): Directory or Hub id of a CLIP.
-        method (`str`, defaults to `"lincir"`): Method to train by.
-        captions (`list[str]`, *optional*):
-            For a method of captions: files, patterns of them, a folder, or a Hub id of captions in a column `text`.
-            For a method of pairs: captions of the images, see [`load_pairs`].
-        images (`str`, *optional*):
-            For a method of images or pairs: folder of images. For pairs it is not needed where the captions come with
-            their images, as in tars of a web data set.
-        split (`str`, *optional*): Split of a folder or a Hub data set of captions; `train` by default.
-        streaming (`bool`, defaults to `False`): Read captions while training, and keep none, see [`open_stream`].
+    The help of a field says what it is. Images and captions of a method of pairs are those of [`load_pairs`], and
+    `streaming` is that of [`open_stream`].
     """
 
     model: str = field(metadata={"help": "CLIP to train it on: directory or Hub id"})
@@ -74,6 +65,7 @@ def run(arguments: list[str]) -> None:
     if command.captions is not None:
         source = open_rows(command.captions, command.split, command.streaming, args.seed)
     if method.reads == "pairs":
+        # Here and not in the trainer, which takes one source of rows.
         source = load_pairs(command.images, source)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
     data = {name: name_source(getattr(command, name)) for name in needed}

@@ -12,9 +12,6 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> None:
     """Make triplets, or continue the run that began the output, and print where they and the report are.
 
-    Args:
-        arguments (`list[str]`): Options.
-
     Raises:
         ValueError: If an option or a file is not accepted.
     """

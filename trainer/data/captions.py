@@ -97,6 +97,7 @@ def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> 
     noun = next((word for word, kind in tag(caption) if kind == "noun"), None)
     if len(words) < 4 or noun is None:
         return None
+    # As a whole word: the noun `cat` is not in `category`.
     end = re.search(rf"(?<!\w){re.escape(noun)}(?!\w)", caption)
     subject, attribute = (caption[: end.end()], caption[end.end() :].strip()) if end else ("", "")
     return (subject, attribute) if attribute and subject != attribute else None
@@ -146,6 +147,7 @@ def read_captions(
 
 
 def _find_flaw(text: str) -> str | None:
+    # Cleaning would leave nothing of it.
     if re.fullmatch(r"[\s.$]*", text):
         return "blank"
     if len(text) > _MAX_CHARACTERS:

@@ -77,4 +77,5 @@ def _name_images(table: Dataset) -> Dataset:
 
 
 def _split_numbers(path: Path) -> list:
+    # Pairs, since Python has no order of numbers and texts.
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]

@@ -67,6 +67,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             warnings.warn(f"the link '{folder}' leads to a folder that is listed already: left out.", stacklevel=4)
             continue
         seen.add(place)
+        # Not `rglob`, which follows no links to folders.
         with os.scandir(folder) as entries:
             for entry in entries:
                 # macOS leaves `._x.jpg` beside `x.jpg`, which holds no picture.

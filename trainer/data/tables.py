@@ -108,6 +108,7 @@ def _load_list(rows: list) -> Dataset:
 
 
 def _check_encoding(rows: list) -> None:
+    # Arrow refuses it too, and names no row.
     for number, row in enumerate(rows, start=1):
         texts = row.values() if isinstance(row, Mapping) else (row,)
         try:
@@ -207,6 +208,7 @@ def keep_texts(table: Dataset, columns: Sequence[str], bad_rows: str = "refuse")
         return table
     check_columns(table.column_names, columns)
     marks = [mark_rows(block, columns) for block in iterate_columns(table, columns)]
+    # `concatenate` refuses an empty list.
     kept = np.flatnonzero(np.concatenate([mark.to_numpy(zero_copy_only=False) for mark in marks] or [[]]))
     if len(kept) == len(table):
         return table
@@ -240,6 +242,7 @@ def mark_texts(column: pa.ChunkedArray) -> pa.BooleanArray:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return pa.array(np.zeros(len(column), bool))
     try:
+        # In full: otherwise Arrow does not look whether the bytes are UTF-8.
         column.validate(full=True)
     except pa.ArrowInvalid:  # bytes that are not UTF-8
         return pa.array([_holds_text(value.as_py()) for value in column.cast(pa.binary())], pa.bool_())
@@ -306,7 +309,9 @@ def hash_rows(table: Dataset, columns: Iterable[str]) -> str:
         # Lengths apart from texts: "ab", "c" and "a", "bc" have the same bytes.
         lengths, texts = hashlib.sha256(), hashlib.sha256()
         for block in iterate_columns(table, [name]):
+            # With offsets of 64 bits, as `_view_bytes` reads them.
             column = pa.concat_arrays(block[name].cast(pa.large_string()).chunks)
+            # A missing text is another one than an empty one.
             lengths.update(pc.binary_length(column).cast(pa.int64()).fill_null(-1).to_numpy().tobytes())
             texts.update(_view_bytes(column.fill_null("")))
         digests += [name, lengths.hexdigest(), texts.hexdigest()]

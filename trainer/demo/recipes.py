@@ -99,6 +99,7 @@ def write_projection_arguments(method: str, world: World, preset: str, rms: floa
         "keyword_fn": "rule",
         "augment": False,
         "stage_dir": str(folder / "stages"),
+        # Last: a method's own replace the shared ones.
         **recipe.own.get(method, {}),
     }
     # One list for all methods, of which each takes what it knows.

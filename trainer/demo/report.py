@@ -183,4 +183,4 @@ how large the gains are on real data. A projection need not beat the plain sum o
 Prompt of LinCIR `{facts["prompt"]}`; reference images are not in the gallery; ties keep the gallery's order. Recipes were fixed \
 on validation queries of the shapes. {facts["threads"]} thread(s); {", ".join(f"{k} {v}" for k, v in facts["versions"].items())}.
 """
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")

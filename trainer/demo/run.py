@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, set_seed
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, suggest
+from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, suggest, write_json
 from trainer.data.images import load_images
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
@@ -101,6 +100,7 @@ def run_demo(
     settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
     settings |= {"split": split, "experiments": experiments, "methods": methods, "backbone": backbone}
     folder = _prepare_folder(Path(output_dir), settings)
+    # Experiments are of the first seed alone.
     names = _list_stages(methods)
     stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
     rows, losses, experiment_rows = [], [], []
@@ -117,7 +117,7 @@ def run_demo(
         _draw_losses(losses, methods, folder)
         write_report(rows, facts, folder / "report.md", experiment_rows)
     if experiments:
-        (folder / "experiments.json").write_text(json.dumps(experiment_rows, indent=2))
+        write_json(folder / "experiments.json", experiment_rows)
     shutil.rmtree(folder / "scratch")
     return folder
 
@@ -160,7 +160,7 @@ def _write_rows(rows: list[dict], folder: Path) -> None:
         "wordings": [{"variant": row["variant"], "seed": row["seed"], **row["wordings"]} for row in rows],
     }
     for name, table in tables.items():
-        (folder / f"{name}.json").write_text(json.dumps(table, indent=2))
+        write_json(folder / f"{name}.json", table)
 
 
 def _draw_losses(losses: list[dict], methods: tuple[str, ...], folder: Path) -> None:
@@ -186,7 +186,7 @@ def _prepare_folder(folder: Path, settings: dict) -> Path:
         number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
         folder.rename(folder.with_name(f"{folder.name}.{number}"))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "demo.json").write_text(json.dumps(settings, indent=2))
+    write_json(folder / "demo.json", settings)
     return folder
 
 
@@ -229,6 +229,7 @@ class _DemoRun:
                 triplets = _shuffle_conditions(self.data.triplets, self.seed) if shuffles else self.data.triplets
                 tuned = self._train_rtd(variant, model, triplets, **arguments)
                 rows.append(self._judge(variant, tuned, method, True))
+                # The experiments start from the projection of this variant.
                 if variant == "lincir + rtd":
                     self.projected = model
                 if self.seed == 0 and variant == "lincir + rtd":
@@ -268,6 +269,7 @@ class _DemoRun:
         args = record.arguments(**self._shared_arguments(method, own.pop("max_steps")), **own)
         source = {"captions": data.captions, "images": data.images}.get(record.reads)
         if source is None:
+            # A method of pairs reads one caption of each image.
             source = data.images.add_column("text", [captions[0] for captions in data.images["captions"]])
         with self.stages(method, f"training the projection {record.paper.name}", self.seconds):
             trainer = ProjectionTrainer(
@@ -308,8 +310,10 @@ class _DemoRun:
         scratch = self.folder / "scratch"
         return {
             "output_dir": str(scratch / re.sub(r"\W+", "_", stage)),
+            # One for all variants, which read the same captions by the same tower.
             "anchor_cache_dir": str(scratch / "anchors"),
             "max_steps": steps,
+            # Twenty points make a curve, whatever the preset.
             "logging_steps": max(1, steps // 20),
             "save_strategy": "no",
             "report_to": "none",

@@ -29,6 +29,7 @@ def place_result(folder: str | Path, stage: str, suffix: str, **facts) -> Path:
         `Path`: The file, which need not exist.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
+    # Sorted: the order in which facts are passed names no other result.
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return Path(folder) / f"{stage}-{key[:16]}{suffix}"
 

@@ -62,6 +62,7 @@ def encode_captions(
         `torch.Tensor` of shape `(len(captions), projection_dim)`: Projected, not normalised, float32, on the CPU.
     """
     rows = processor.tokenize_texts(captions)
+    # By length, so that rows of a batch have little padding.
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     embeds = torch.empty(len(rows), text_model.config.projection_dim)
     device = text_model.device

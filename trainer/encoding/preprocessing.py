@@ -12,7 +12,7 @@ from modeling_rtd import open_image
 
 __all__ = ["PublishedCropImageProcessor", "pad_to_target", "read_image"]
 
-_TARGET_RATIO = 1.25
+_TARGET_RATIO = 1.25  # published by SEARLE
 
 
 class PublishedCropImageProcessor(CLIPImageProcessorPil):
@@ -51,6 +51,7 @@ def read_image(path: str) -> Image.Image:
         ValueError: If it cannot be read; names it.
     """
     try:
+        # Not `RTDProcessor.load_image`, which turns images upright.
         with open_image(path) as image:
             return image.convert("RGB")
     except Exception as error:

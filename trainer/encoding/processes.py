@@ -118,6 +118,7 @@ def share_images(
     state = PartialState()
     (batches,) = broadcast_object_list([batches])
     own = encode_batches(model, processor, images, batches[state.process_index :: state.num_processes], num_workers)
+    # As often in each process: `gather_object` waits for all of them.
     for _ in range(0, len(batches), state.num_processes):
         parts = gather_object([next(own, None)])
         if state.is_main_process:

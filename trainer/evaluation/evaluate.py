@@ -14,7 +14,7 @@ import numpy
 import torch
 import transformers
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor, write_json
 from trainer.evaluation.benchmarks import Benchmark, DataFolder, check_request, find_benchmark, load_parts
 from trainer.evaluation.benchmarks.checking import compare_with_official, drop_missing, find_missing
 from trainer.evaluation.scoring import average_parts, score_rankings
@@ -88,7 +88,7 @@ def open_parts(
     if needs_images:
         for i, part in enumerate(parts):
             if gone := find_missing(part, folder):
-                missing += [path for path in gone if path not in missing]
+                missing = list(dict.fromkeys([*missing, *gone]))
                 parts[i] = drop_missing(part, gone) if allow_missing else part
     if missing and not allow_missing:
         shown = ", ".join(missing[:3])
@@ -180,6 +180,7 @@ def make_record(
     info, first = find_benchmark(name), parts[0]
     protocol = asdict(first.protocol) | system.describe_protocol(first)
     published = replace(first, protocol=info.find_protocol(system.method))
+    # With the system's part, which writes the prompt of a protocol out.
     published = asdict(published.protocol) | system.describe_protocol(published)
     deviations = [f"{len(missing)} images are missing"] if missing else []
     deviations += [text for part in parts for text in compare_with_official(info, part)]
@@ -240,5 +241,5 @@ def write_record(record: Mapping[str, Any], folder: str | Path) -> Path:
     )
     path = Path(folder) / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    write_json(path, record)
     return path

@@ -103,6 +103,7 @@ def average_precision_at_k(relevance: np.ndarray, num_targets: Sequence[int], k:
         raise ValueError(f"`k` must be at least 1, got {k}.")
     if num_targets.shape != relevance.shape[:1]:
         raise ValueError(f"`num_targets` must be of shape {relevance.shape[:1]}, got {num_targets.shape}.")
+    # More hits than targets come of a ranking that repeats an id.
     if (wrong := np.flatnonzero((num_targets < 1) | (num_targets < relevance.sum(axis=1)))).size:
         raise ValueError(f"the query in row {wrong[0]} has no target, or more hits than targets.")
     hits = relevance[:, :k]  # (num_queries, <= k)
@@ -179,6 +180,7 @@ def set_recall_at_k(relevance: np.ndarray, num_targets: Sequence[int], k: int) -
         >>> round(set_recall_at_k(np.array([[True, False, True]]), num_targets=[3], k=3), 4)
         0.6667
     """
+    # As published, with its 1e-5: without a target the share is 0 and not undefined.
     return float((_count_hits(relevance, k) / (np.asarray(num_targets) + 1e-5)).mean())
 
 
@@ -219,6 +221,7 @@ def target_ranks(relevance: np.ndarray) -> np.ndarray:
         array([2, 3])
     """
     relevance = _check_relevance(relevance)
+    # Without a hit, argmax would give the first rank.
     return np.where(relevance.any(axis=1), relevance.argmax(axis=1) + 1, relevance.shape[1] + 1)
 
 
@@ -265,6 +268,7 @@ def subset_recall_at_k(
         raise ValueError(f"`k` must be between 1 and the size of the smallest subset ({smallest}), got {k}.")
     hits = relevance(ranking, gallery_ids, target_ids)
     inside = _find(np.asarray(ranking), subsets, gallery_ids)
+    # The k first of the subset, wherever they are in a ranking of the whole gallery.
     return float((hits & inside & (inside.cumsum(axis=1) <= k)).any(axis=1).mean())
 
 
@@ -273,6 +277,7 @@ def _find(ranking: np.ndarray, ids_per_query: Sequence[Iterable[Hashable]], gall
     position = find_positions(gallery_ids)
     found = np.zeros(ranking.shape, dtype=bool)
     for row, ids in enumerate(ids_per_query):
+        # -1, which stands for nothing, is the place of no id.
         found[row] = np.isin(ranking[row], [position[item] for item in ids if item in position])
     return found
 

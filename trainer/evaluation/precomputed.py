@@ -44,6 +44,7 @@ class Embeddings:
             raise ValueError(f"got {len(self.ids)} {self.name} ids, but {len(self.rows)} {self.name} embeddings.")
         if len(set(self.ids)) < len(self.ids):
             raise ValueError(f"{self.name} ids repeat: {len(self.ids)} ids, {len(set(self.ids))} of them distinct.")
+        # A row of zeros has no cosine.
         usable = np.isfinite(self.rows).all(axis=1) & self.rows.any(axis=1)
         if not usable.all():
             raise ValueError(
@@ -206,6 +207,7 @@ def _strike(row: Sequence[str], allowed: Sequence[str], reference: str | None, d
     allowed = dict.fromkeys(allowed)
     if foreign := [item for item in row if item not in allowed]:
         raise ValueError(f"{what} names '{foreign[0]}', which is none of the {len(allowed)} images it may rank.")
+    # A subset may have fewer images than the metrics look at.
     needed = min(len(allowed) - (reference in allowed), depth)
     if len(row) < needed:
         raise ValueError(f"{what} must have {needed} ids beside an excluded reference, but has {len(row)}.")

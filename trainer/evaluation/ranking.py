@@ -92,12 +92,14 @@ def rank_gallery(
     similarities = np.asarray(similarities)
     if similarities.ndim != 2:
         raise ValueError(f"`similarities` must be of shape (num_queries, num_gallery), got {similarities.shape}.")
+    # The minus below would turn whole numbers without a sign over.
     if not np.issubdtype(similarities.dtype, np.floating):
         similarities = similarities.astype(np.float64)
     if np.isnan(similarities).any():
         rows = np.flatnonzero(np.isnan(similarities).any(axis=1))
         raise ValueError(f"{len(rows)} queries have similarities that are not numbers, the first in row {rows[0]}.")
     if last is None:
+        # Negated: a rising order turned over would turn ties over, too.
         ranking = np.argsort(-similarities, axis=1, kind="stable")
     else:
         # Ordered by `last` first: the stable sort by similarity keeps that order among equals.

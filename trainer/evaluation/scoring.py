@@ -75,6 +75,7 @@ def score_rankings(benchmark: Benchmark, rankings: Rankings) -> dict[str, float]
     queries, protocol = benchmark.queries, benchmark.protocol
     gallery_ids, ranking, subset_ranking = rankings
     targets = queries["target_ids"][:]
+    # Each target once, should annotations repeat one.
     found, numbers = relevance(ranking, gallery_ids, targets), [len(set(ids)) for ids in targets]
     compute = {
         "recall": lambda k: recall_at_k(found, k),

@@ -19,7 +19,7 @@ from trainer.evaluation.scoring import SUBSET_DEPTH, Rankings
 __all__ = ["TEST_SPLITS", "check_submission", "write_submission"]
 
 TEST_SPLITS = {"cirr": "test1", "circo": "test"}
-_DEPTH = 50
+_DEPTH = 50  # images of a ranking, for both servers
 _MAX_BYTES = 5_000_000  # "5MB"; the smaller reading of it
 _COCO_IDS = range(10**12)  # files of COCO are named by ids of twelve digits
 
@@ -158,7 +158,8 @@ def _check_circo(content: Mapping[str, Any], folder: DataFolder | None, known: s
 
 
 def _check_keys(rows: Mapping[str, Any], ids: list[str], name: str) -> Iterator[str]:
-    absent, foreign = [query for query in ids if query not in rows], [query for query in rows if query not in set(ids)]
+    known = set(ids)
+    absent, foreign = [query for query in ids if query not in rows], [query for query in rows if query not in known]
     val = find_benchmark(name).counts["val"][""]["queries"]
     # CIRCO's script averages over whatever queries a file has, without a word.
     if name == "circo" and len(rows) == val != len(ids):

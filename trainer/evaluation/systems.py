@@ -124,6 +124,7 @@ class EmbeddingSystem:
         path (`str`): File, see [`read_precomputed_embeddings`].
     """
 
+    # The name of no method, hence the protocol that most are published in.
     needs_images, method = False, "rtd"
 
     def __init__(self, path: str):

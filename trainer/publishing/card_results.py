@@ -38,6 +38,7 @@ def read_results(paths: Sequence[str | Path], hashes: Mapping[str, str], repo: s
     results: dict[str, dict | list] = {}
     for path in map(Path, paths):
         try:
+            # Of any kind, since the demo's rows are a list.
             content = _check_result(path, read_json(path, "judge the model again", object), hashes, repo)
         except OSError as error:
             raise ValueError(f"'{path}' cannot be read as results: {error}") from error
@@ -98,6 +99,7 @@ def write_eval_results(
             raise ValueError(f"{count} results are of '{name}', and a leaderboard takes one: give one (--results).")
         dataset, _, task = place.partition(":")
         validate_repo_id(dataset)
+        # One metric, since an entry of the Hub holds one value.
         (metric, value), record = next(iter(records[name]["metrics"].items())), records[name]
         entry = EvalResultEntry(
             dataset_id=dataset,
@@ -125,6 +127,7 @@ def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> 
     if "system" in content:
         _require(content, _RECORD)
         system = content["system"]
+        # Records of development versions may have an alpha: they judge a tower between the two.
         if system.get("sha256") != hashes or system.get("alpha") is not None or system.get("mode") != "composed":
             raise ValueError(f"'{path}' judges other weights than these; judge the model that is published.")
         data = dict(content["data"])

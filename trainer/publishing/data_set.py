@@ -18,6 +18,7 @@ from trainer.publishing.secret_scan import find_leaks
 
 __all__ = ["prepare_data_set"]
 
+# As `push_to_hub` of `datasets` names it.
 _FILE = "data/train-00000-of-00001.parquet"
 _MOST_IMAGES = 5000
 _TEMPLATE = Path(__file__).parent / "templates/data_card.md"
@@ -46,6 +47,7 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
     rows = _read_images(Path(place)) if is_gallery else load_triplets(str(place))
     texts = rows.remove_columns("image") if is_gallery else rows
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in texts).encode()
+    # Of the texts: a scan of the parquet file, which is compressed, would find nothing.
     refuse_leaks(find_leaks({Path(place).name: lines}, Path(place).absolute().parent))
     content = io.BytesIO()
     rows.to_parquet(content)
@@ -85,5 +87,6 @@ def _read_images(folder: Path) -> Dataset:
     refuse_places(paths)
     names = [path.relative_to(folder).as_posix() for path in paths]
     pairs = zip(names, paths, strict=True)
+    # The bytes as they are: encoded again, a JPEG would lose.
     images = [{"bytes": path.read_bytes(), "path": name.rpartition("/")[2]} for name, path in pairs]
     return Dataset.from_dict({"id": names, "image": images}, Features({"id": Value("string"), "image": Image()}))

@@ -167,6 +167,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         `huggingface_hub.ModelCard`: With metadata, results among them, in the Hub's form.
     """
     base = facts.base_model
+    # Without a tower from before RTD, RTD has not trained the model.
     papers = ([RTD_PAPER] if facts.plain_tower else []) + [PROJECTIONS[facts.projection].paper]
     return ModelCard.from_template(
         _write_metadata(facts),
@@ -189,6 +190,7 @@ def render_card(facts: CardFacts) -> ModelCard:
         limits=_list_limits(facts),
         license=f"[{facts.license_name}]({facts.license_link})" if facts.license_name else facts.license,
         unfilled={name: _UNFILLED.format(text) for name, text in facts.unfilled.items()},
+        # Figures may be shown on the terms of the data that they are of.
         data_licenses=sorted(
             f"Results on {record['benchmark']}: {record['data']['license'].rstrip('.')}."
             for record in facts.evaluations
@@ -212,6 +214,7 @@ def write_card(facts: CardFacts, path: str | Path) -> None:
 
 def _write_metadata(facts: CardFacts) -> ModelCardData:
     base = None if facts.base_model == "none" else facts.base_model
+    # Of all stages: the projection's data made the model, too.
     named = [name for stage in facts.stages for name in (stage.get("data") or {}).values()]
     results = [
         EvalResult(
@@ -311,6 +314,7 @@ def _is_rank(metric: str) -> bool:
 
 
 def _is_drawn(record: Mapping) -> bool:
+    # A record is JSON: it has the license of its benchmark, and not the declaration.
     return record["data"]["license"].endswith("drawn by this package")
 
 
@@ -354,6 +358,7 @@ def _describe_alignment(facts: CardFacts) -> str | None:
         reader = "Plain text queries still go to the tower from after RTD, the only one in this repository"
     elif facts.is_adapter:
         reader = "That is why plain text queries go to the base, with the adapter switched off"
+    # Empty and not missing: a drawn world has no files.
     drawn = "the drawn images of " if facts.diagnosis["about"].get("files") == {} else ""
     about, found = facts.diagnosis["about"], [100 * recall[f"recall_{when}"] for when in ("before", "after")]
     return (

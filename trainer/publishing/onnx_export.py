@@ -102,6 +102,7 @@ def export_onnx(
         _write_settings(model, processor, partial)
         for name, (module, draw, outputs) in parts.items():
             (partial / name).mkdir(exist_ok=True)
+            # Two of them: torch.export takes a size of 1 for a constant.
             whole = _trace(module, draw(2, 1), outputs, partial / name / "model.onnx")
             checks = [draw(1, 0), draw(3, 2)]
             expected = [_run_torch(module, inputs) for inputs in checks]
@@ -116,6 +117,7 @@ def export_onnx(
                         f"{place} differs from torch by {differences[place]:.2g}, and at most "
                         f"{ONNX_PRECISIONS[precision]:g} is accepted; leave out the precision {precision}."
                     )
+            # The others were made of it.
             if "fp32" not in precisions:
                 whole.unlink()
                 whole.with_name(f"{whole.name}.data").unlink(missing_ok=True)
@@ -235,6 +237,7 @@ def _convert(whole: Path, precision: str) -> Path:
         settings = {"weight_type": QuantType.QUInt8, "op_types_to_quantize": ["MatMul", "Gemm", "Gather"]}
         quantize_dynamic(whole, path, use_external_data_format=is_large, **settings)
         return path
+    # Inputs and outputs stay float32: one program feeds files of all precisions.
     half = convert_float_to_float16(onnx.load(whole), keep_io_types=True)
     onnx.save(half, path, save_as_external_data=half.ByteSize() > _SINGLE_FILE, location=f"{path.name}.data")
     return path
@@ -256,6 +259,7 @@ def _compare(path: Path, checks: Sequence[Mapping], expected: Sequence[Sequence[
             session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()}), outputs, strict=True
         )
     ]
+    # `max` may pass over NaN, which is the largest difference of all.
     return max(float(np.nan_to_num(row, nan=np.inf).max()) for row in differences)
 
 

@@ -47,9 +47,9 @@ __all__ = [
     "refuse_leaks",
 ]
 
+_RECORD = "publication.json"  # what a publication wrote: on the Hub, a file that it does not list is somebody's own
 # What of a folder goes up; everything else is refused. This list is the guard against what must not be published, the
 # scan for secrets only the second one.
-_RECORD = "publication.json"  # what a publication wrote: on the Hub, a file that it does not list is somebody's own
 _OURS = re.compile(
     r"(?:(?:original_text|projection)/)?(?:config\.json|model(?:-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json)"
     r"|rtd_adapter\.json|adapter_config\.json|adapter_model\.safetensors|provenance\.json|publication\.json|evaluation/[^/]+\.json|\w+_rtd\.py"
@@ -337,9 +337,8 @@ def _find_base(folder: Path, names: Sequence[str]) -> str | None:
     config = _read(folder, "config.json")
     if config.get("model_type") != RTDConfig.model_type:
         raise ValueError(
-            f"'{folder}' is not an RTD model, its config.json says "
-            f"'{config.get('model_type')}': put a projection on a "
-            "CLIP with `rtd train-projection`."
+            f"'{folder}' is not an RTD model, its config.json says '{config.get('model_type')}': put a projection on "
+            "a CLIP with `rtd train-projection`."
         )
     return config.get("base_model")
 

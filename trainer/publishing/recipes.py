@@ -54,6 +54,7 @@ class Backbone(NamedTuple):
     @property
     def methods(self) -> list[str]:
         """`list[str]`: Projections that it can have, that of its first recipe in front."""
+        # SigLIP has no class token, which these projections read.
         names = [name for name in list_methods() if self.family != "siglip" or not _reads_tokens(name)]
         return sorted(names, key=lambda name: (name != self.method, name))
 
@@ -67,6 +68,7 @@ def _reads_tokens(method: str) -> bool:
     return "image_tokens" in PROJECTIONS[method].consumes
 
 
+# The CLIPs of LinCIR's and RTD's code. LinCIR has no recipe for ViT-B/32, hence SEARLE.
 BACKBONES = {
     "vitb32": Backbone("ViT-B/32", "openai/clip-vit-base-patch32", "searle"),
     "vitl": Backbone("ViT-L/14", "openai/clip-vit-large-patch14", "lincir"),
@@ -112,6 +114,7 @@ def find_recipe(name: str) -> dict[str, str]:
     clip, file = BACKBONES[key].clip, find_method(method).files.get(key)
     options = {
         "model": clip,
+        # Without a published file too: a projection of another method is then refused.
         "projection_from": method,
         "original_text_model": clip,
         "output_dir": f"runs/{name}",
@@ -131,6 +134,7 @@ def write_projection_command(name: str, data: Sequence[str] = ()) -> list[str]:
     """
     key, method = list_recipes()[name]
     backbone, record = BACKBONES[key], find_method(method)
+    # Methods that read images add no noise.
     has_unit = backbone.noise and "noise_unit" in {field.name for field in fields(record.arguments)}
     options = [*record.options.split(), *["--noise-unit", "rms"] * bool(has_unit)]
     return ["train-projection", backbone.clip, "--method", method, *data, *options]

@@ -19,6 +19,7 @@ __all__ = ["prepare_space"]
 
 _MOST_IMAGES = 1000  # are encoded on two cores whenever the Space starts
 _NEEDS = ("torch", "transformers", "accelerate", "huggingface_hub", "safetensors", "numpy", "Pillow")
+# What `_APP` imports.
 _PAGE = ("trainer", "trainer.app.page", "trainer.loading", "trainer.data.image_files")
 _APP = '''"""The page of `rtd app` over the images in `gallery`; {model} answers."""
 

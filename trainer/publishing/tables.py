@@ -39,4 +39,5 @@ def _format_cell(values: list[float | None]) -> str:
     if None in values:
         return ""
     percent = 100 * np.array(values)
+    # n - 1: a few runs are a sample of all.
     return f"{percent.mean():.1f}" + (f" ± {percent.std(ddof=1):.1f}" if len(percent) > 1 else "")

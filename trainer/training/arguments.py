@@ -93,6 +93,7 @@ class _RecipeArguments(TrainingArguments):
             raise ValueError(f"`anchor_cache` must be 'auto', 'always' or 'never', got {self.anchor_cache!r}.")
         if self.bad_rows not in ("refuse", "skip"):
             raise ValueError(f"`bad_rows` must be 'refuse' or 'skip', got {self.bad_rows!r}.")
+        # Before transformers' own checks, which take a number.
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 4 if torch.cuda.is_available() and not self.use_cpu else 0
         if self.dataloader_pin_memory is None:  # torch warns where there is nothing to send to
@@ -189,6 +190,7 @@ class RTDTrainingArguments(_RecipeArguments):
             raise ValueError(f"`caption_interval` must be 1 or more, got {self.caption_interval}.")
         if self.loss_type not in ("nt_xent", "info_nce"):
             raise ValueError(f"`loss_type` must be 'nt_xent' or 'info_nce', got {self.loss_type!r}.")
+        # In one order, since it is compared when a run is resumed.
         self.condition_augmentation = ",".join(parse_augmentations(self.condition_augmentation)) or None
         if self.condition_augmentation and not self.composition:
             raise ValueError("`condition_augmentation` has no effect without `composition`: leave one of them out.")

@@ -15,14 +15,20 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, read_json, write_json
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hold_lock_file, write_json
 from trainer.data.row_files import word_full_disk
 from trainer.data.streams import RowStream
 from trainer.encoding.captions import CaptionEmbeddings
 from trainer.publishing.provenance import describe_stage, read_stages
 from trainer.publishing.publication import prepare_publication, push
 from trainer.publishing.saving import record_run, save_rtd_model
-from trainer.training.checkpoints import RUN_FILE, find_checkpoints, find_last_complete_checkpoint, is_complete
+from trainer.training.checkpoints import (
+    RUN_FILE,
+    find_checkpoints,
+    find_last_complete_checkpoint,
+    is_complete,
+    refuse_other_run,
+)
 
 
 __all__ = ["BaseTrainer", "check_batch_fills"]
@@ -259,6 +265,7 @@ class BaseTrainer(Trainer):
         checkpoint = find_last_complete_checkpoint(output_dir)
         if resume_from_checkpoint is not True:
             checkpoint = Path(resume_from_checkpoint) if is_complete(resume_from_checkpoint) else None
+        # With save_only_model every checkpoint looks incomplete, and none was being written.
         if checkpoint is None and existing and resume_from_checkpoint is True and not self.args.save_only_model:
             logger.warning(f"{existing[0].name} was being written when the run stopped: the run starts again.")
             return self._train_from(0, **kwargs)
@@ -267,7 +274,7 @@ class BaseTrainer(Trainer):
                 f"no complete checkpoint to resume from: {resume_from_checkpoint!r} in '{output_dir}', which holds "
                 f"{[path.name for path in existing] or 'none'}."
             )
-        self._check_run(checkpoint)
+        refuse_other_run(checkpoint, self.run_facts)
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if 0 < self.args.max_steps <= state.global_step:
             # The stock Trainer would train one step more.
@@ -377,15 +384,6 @@ class BaseTrainer(Trainer):
         folder = self._saved or self.save_model()
         publication = prepare_publication(folder, repo, base_model, license, results, without, is_final=True)
         return push(publication, private, endpoint)[0]
-
-    def _check_run(self, checkpoint: Path) -> None:
-        recorded = read_json(checkpoint / RUN_FILE, "resume from another checkpoint")
-        foreign = [name for name in self.run_facts if recorded.get(name) != self.run_facts[name]]
-        if foreign:
-            raise ValueError(
-                f"'{checkpoint}' is of another run: {', '.join(foreign)} differ(s). Resume with what it was started "
-                "with, or choose another output_dir."
-            )
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         super()._save(output_dir, state_dict)

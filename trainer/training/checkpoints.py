@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -11,7 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from modeling_rtd import read_json
 
 
-__all__ = ["RUN_FILE", "find_checkpoints", "find_last_complete_checkpoint", "is_complete"]
+__all__ = ["RUN_FILE", "find_checkpoints", "find_last_complete_checkpoint", "is_complete", "refuse_other_run"]
 
 RUN_FILE = "run.json"
 
@@ -53,6 +54,24 @@ def is_complete(checkpoint: str | Path) -> bool:
     # torch writes zip archives: one that was cut short lacks the directory at its end.
     pickles = {folder / "optimizer.pt", folder / "scheduler.pt", *folder.glob("*.pt"), *folder.glob("*.pth")}
     return bool(weights) and all(zipfile.is_zipfile(path) for path in pickles)
+
+
+def refuse_other_run(folder: Path, run_facts: Mapping) -> None:
+    """Refuse a run or a checkpoint with other facts than those that are recorded in it.
+
+    Args:
+        folder (`Path`): Folder with `RUN_FILE`.
+        run_facts (`Mapping`): What identifies the run, see [`BaseTrainer`].
+
+    Raises:
+        ValueError: If a fact differs; names it.
+    """
+    recorded = read_json(folder / RUN_FILE, "restore it, or choose another output_dir")
+    if foreign := [name for name in run_facts if recorded.get(name) != run_facts[name]]:
+        raise ValueError(
+            f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Continue with what it was started with, "
+            "or choose another output_dir."
+        )
 
 
 def find_last_complete_checkpoint(output_dir: str | Path) -> Path | None:

@@ -116,6 +116,7 @@ def _compile(template: str) -> re.Pattern:
     return re.compile(template, re.IGNORECASE)
 
 
+# Longer wordings first: "the dog is red" would fit most of them.
 _PATTERNS = [(kind, template, _compile(template)) for kind, group in _WORDINGS.items() for template in group]
 
 
@@ -160,6 +161,7 @@ def _negate(row: dict, rng: Generator, is_known: _IsKnown) -> str | None:
     if text := _rewrite(row, rng, is_known, _NEGATIONS):
         return text
     before, after = (row[f"{name}_caption"].rstrip(" .").split() for name in ("reference", "target"))
+    # With autojunk, difflib passes over frequent words of texts of 200 and more.
     edits = [edit for edit in SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if edit[0] != "equal"]
     if len(edits) != 1 or edits[0][0] == "insert":
         return None

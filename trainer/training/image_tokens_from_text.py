@@ -102,7 +102,7 @@ def fit_token_lift(
         template=processor.prompt_templates[processor.default_template],
         settings=[noise_scale, steps, batch_size, learning_rate, seed],
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng():  # the caller's random state stays, whether the lift is fitted or read
         torch.manual_seed(seed)
         lift = TokenLift(model.config.projection_dim, model.config.vision_config.hidden_size).to(model.device)
     if path.is_file():

@@ -74,6 +74,7 @@ def target_anchored_loss(
     index = torch.arange(num_pairs, device=queries.device)
     if loss_type == "nt_xent":
         rows = torch.cat([targets, queries])  # (2M, D)
+        # A row is not its own negative.
         logits = (rows @ rows.T / temperature).fill_diagonal_(float("-inf"))
         # Finite at any temperature, where the published code exponentiates before it divides.
         return functional.cross_entropy(logits, torch.cat([index + num_pairs, index]))

@@ -34,6 +34,7 @@ class LossBarCallback(ProgressCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         """Open the bar."""
         super().on_train_begin(args, state, control, **kwargs)
+        # The first process alone has one.
         if self.training_bar is not None:
             self.training_bar.set_description(self.title)
 

@@ -40,6 +40,7 @@ from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
 from trainer.evaluation.ranking import rank_gallery
+from trainer.loading import load_processor
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
@@ -47,14 +48,7 @@ from trainer.training.condition_augmentation import ConditionAugmentation, count
 from trainer.training.lora import load_adapter_weights
 from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.rtd_collator import HardNegativeTripletCollator, write_contexts
-from trainer.training.starting_model import (
-    check_untrained,
-    find_processor,
-    fit_lift,
-    load_rest,
-    load_whole_model,
-    take_tower,
-)
+from trainer.training.starting_model import check_untrained, fit_lift, load_rest, load_whole_model, take_tower
 
 
 __all__ = ["RTDTrainer"]
@@ -147,7 +141,7 @@ def _settle_companions(
     if whole is not None:
         if projection is not None and projection is not whole.projection:
             raise ValueError("the model has a projection of its own: leave `projection` out.")
-        return whole.projection, processor or find_processor(whole)
+        return whole.projection, processor or load_processor(whole)
     if projection is None or processor is None:
         raise ValueError(
             "a text tower alone needs `projection` and `processing_class`: pass them, or a whole RTDModel as `model`."
@@ -237,7 +231,7 @@ class RTDTrainer(BaseTrainer):
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
             data = {"triplets": name_data(train_dataset)} | ({} if images is None else {"images": name_data(images)})
-            args.noise_unit = settle_noise_unit(args.noise_unit, tower)
+            args.noise_unit = settle_noise_unit(args.noise_unit, tower)  # which is compared when a run is resumed
             train_dataset = prepare_triplets(train_dataset, None, args.bad_rows, args.joined_batch_size)
             references, conditions = map(sample_rows(train_dataset).__getitem__, TRIPLET_COLUMNS[:2])
             size = run_facts["noise_size"] = _measure_noise(
@@ -497,6 +491,7 @@ class RTDTrainer(BaseTrainer):
         similarities = torch.cat(composed) @ normalize(target, dim=-1).T.cpu()
         ranking = rank_gallery(similarities.numpy())
         hits = ranking == np.arange(len(ranking))[:, None]
+        # A small evaluation is not an error.
         recall = {name: recall_at_k(hits, min(k, len(hits))) for name, k in _TEXT_METRICS.items()}
         return recall | self._compute_own_metrics(torch.cat(composed), target)
 

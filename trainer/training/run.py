@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from modeling_rtd import read_json, write_json
+from modeling_rtd import write_json
 from trainer.training.base_trainer import BaseTrainer
-from trainer.training.checkpoints import RUN_FILE, find_checkpoints
+from trainer.training.checkpoints import RUN_FILE, find_checkpoints, refuse_other_run
 from trainer.training.progress import LossBarCallback
 
 
@@ -55,16 +55,8 @@ def finish_run(
 
 def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
     """Refuse to write over anything that this very run has not made."""
-    record = folder / RUN_FILE
-    if record.is_file():
-        recorded = read_json(record, "restore it, or choose another output_dir")
-        foreign = [name for name in run_facts if recorded.get(name) != run_facts[name]]
-        if foreign:
-            raise ValueError(
-                f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Continue with "
-                "what it was started with, "
-                "or choose another output_dir."
-            )
+    if (folder / RUN_FILE).is_file():
+        refuse_other_run(folder, run_facts)
     elif any(
         (folder / name).exists() for name in ("model", "adapter", "training.json", "metrics.json", "config.json")
     ):

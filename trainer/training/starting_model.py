@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig
 
 from modeling_rtd import (
     RTDConfig,
@@ -18,6 +17,7 @@ from modeling_rtd import (
     has_adapters,
     hash_tensors,
     load_text_model,
+    read_backbone_config,
 )
 from trainer.data.images import load_images
 from trainer.encoding.image_features import ImageFeatures
@@ -27,7 +27,7 @@ from trainer.training.image_tokens_from_text import TokenLift, fit_token_lift
 from trainer.training.lora import check_adapter, complete_config
 
 
-__all__ = ["check_untrained", "find_processor", "fit_lift", "load_rest", "load_whole_model", "take_tower"]
+__all__ = ["check_untrained", "fit_lift", "load_rest", "load_whole_model", "take_tower"]
 
 
 def load_whole_model(model) -> RTDModel | None:
@@ -84,31 +84,6 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
             )
 
 
-def find_processor(model: RTDModel) -> RTDProcessor:
-    """Load the processor of a model from where the model was loaded from.
-
-    Args:
-        model ([`RTDModel`]): The model.
-
-    Returns:
-        [`RTDProcessor`]: Its processor.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    try:
-        if model.name_or_path:
-            return RTDProcessor.from_pretrained(model.name_or_path)
-        if model.config.base_model:
-            return RTDProcessor.from_clip(model.config.base_model, model.projection)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"no processor could be loaded from '{model.name_or_path or model.config.base_model}': pass it as "
-            "processing_class=."
-        ) from error
-    raise ValueError("the model was put together in memory: pass its RTDProcessor as processing_class=.")
-
-
 def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:
     """Load the rest of the model that a text tower belongs to, from where the tower was loaded from.
 
@@ -126,14 +101,16 @@ def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:
     try:
         if not place:
             raise ValueError("it was put together in memory")
+        # A copy, since the trainer's own stays on its device.
         model = RTDModel.from_clip(place, copy.deepcopy(projection).cpu(), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the trainer was given a text tower alone, and the rest of its model could not be loaded ({error}): pass "
             "the whole RTDModel as save_model(model=...)."
         ) from error
-    if AutoConfig.from_pretrained(place).model_type == RTDConfig.model_type:
-        model.config.base_model = RTDConfig.from_pretrained(place).base_model
+    config = read_backbone_config(place)
+    if config.model_type == RTDConfig.model_type:
+        model.config.base_model = config.base_model
     model.name_or_path = place
     return model.to(tower.device)
 

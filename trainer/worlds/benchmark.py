@@ -23,6 +23,7 @@ def declare_benchmark(world: World) -> BenchmarkInfo:
     """
 
     def load(folder: None, split: str, part: str, protocol: Protocol) -> Benchmark:
+        # A copy: the drawn benchmark is kept for the next call.
         return replace(build_benchmark(world, part, split), protocol=protocol)
 
     return BenchmarkInfo(

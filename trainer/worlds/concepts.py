@@ -33,6 +33,7 @@ def list_phrases(world: World, preset: str | WorldPreset = "demo") -> list[str]:
     Raises:
         ValueError: If the preset is unknown.
     """
+    # A dictionary as an ordered set.
     preset, rng, phrases = world.find_preset(preset), np.random.default_rng(0), {}
     while len(phrases) < _NUM_PHRASES:
         scene = world.draw_scene(preset, rng)

@@ -199,6 +199,7 @@ def _build_benchmark(world: World, preset: WorldPreset, split: str) -> Benchmark
             _image_columns(world, preset, scenes, gallery_ids, rng), features=Features(_image_features(world))
         )
         .shuffle(seed=0)
+        # A shuffled table would look each row up in a map.
         .flatten_indices(),
         queries=Dataset.from_dict(queries, features=Features(_query_features(world))),
         protocol=Protocol(exclude_reference=True),

@@ -31,6 +31,7 @@ def write_world(world: WorldData, folder: str | Path, split: str = "test") -> No
         split (`str`, defaults to `"test"`): Queries: `"validation"` or `"test"`.
     """
     folder, benchmark = Path(folder), world.benchmark(split)
+    # `take` raises where there are fewer.
     images = world.images.take(min(_TRAINING_IMAGES, len(world.images)))
     _write_images(folder / "gallery", benchmark.gallery, "id", "image")
     _write_images(folder / "references", benchmark.queries, "reference_id", "reference_image")

@@ -44,6 +44,7 @@ def write_phrases(
     """
     names = [name for name in world.scene._fields if getattr(reference, name) != getattr(target, name)]
     phrases = []
+    # Nothing is drawn where there is no order: more draws would make another world of each seed.
     for name in [names[i] for i in rng.permutation(len(names))] if len(names) > 1 else names:
         kind = world.tell_kind(name, reference, target)
         wording = pick(rng, world.wordings[split][kind])

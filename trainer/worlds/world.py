@@ -172,6 +172,7 @@ class World:
         return is_held_out(*(getattr(scene, name) for name in self.held_out_by))
 
 
+# Asked at each try of a draw, of few combinations.
 @functools.cache
 def is_held_out(*values: str) -> bool:
     """Check whether a combination is kept out of all training data and is what queries look for.

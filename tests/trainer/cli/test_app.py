@@ -26,6 +26,7 @@ def served(monkeypatch):
         return Closed(), "http://127.0.0.1:1/"
 
     monkeypatch.setattr(page, "serve_page", serve_page)
+    monkeypatch.setattr(page, "import_gradio", lambda: None)
     return served
 
 
@@ -126,7 +127,7 @@ def test_bad_options_are_refused_with_a_sentence(place, photos, flags, message, 
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_gradio_is_named(place, photos, monkeypatch, capsys):
+def test_a_missing_gradio_is_named_before_a_model_is_loaded(photos, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    assert main(["app", place, "--gallery", str(photos)]) == 2
+    assert main(["app", "nowhere", "--gallery", str(photos)]) == 2
     assert "the page needs gradio: pip install gradio" in capsys.readouterr().err

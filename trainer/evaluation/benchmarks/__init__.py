@@ -26,6 +26,7 @@ __all__ = [
     "load_parts",
 ]
 
+# Imported when asked for: the worlds are on a higher floor.
 _MODULES = {
     name: f"trainer.evaluation.benchmarks.{name}"
     for name in ("cirr", "circo", "fashioniq", "genecis", "coco", "imagenet_r")
@@ -72,6 +73,7 @@ def load_parts(
     info, part = find_benchmark(name), name.partition("/")[2]
     split = info.check_split(split)
     parts = info.choose_parts(split, part)
+    # Before a file is looked for: the refusal shows the whole layout.
     check_root(info, folder and folder.root)
     return [check_annotations(info.load(folder, split, part, protocol or info.protocol)) for part in parts]
 

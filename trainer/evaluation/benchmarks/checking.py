@@ -62,6 +62,7 @@ def check_folder(info: BenchmarkInfo, root: str | Path, split: str | None = None
             findings += [Finding("differs", text) for text in deviations]
             if not deviations:
                 findings.append(Finding("ok", f"{benchmark.title}: {_count(benchmark)}, the official numbers"))
+            # Parts share images, each of which is read once.
             images |= dict.fromkeys(_list_images(benchmark))
     findings += _check_digests(info, folder) + [Finding("missing", text) for text in folder.absent]
     missing = [path for path in images if not folder.holds(path)]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_METRICS", "Benchmark", "BenchmarkInfo", "Protocol"]
 
 DEFAULT_METRICS = ("recall@1", "recall@5", "recall@10", "map@5", "subset_recall@1")
+# Each as at least one published evaluation has it.
 _CHOICES = {
     "caption_order": ("both", "forward", "reversed"),
     "gallery": ("original", "val"),

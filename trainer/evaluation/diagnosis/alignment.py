@@ -79,5 +79,6 @@ def compute_alignment(before: np.ndarray, after: np.ndarray, targets: np.ndarray
 
 
 def _normalize(rows: np.ndarray) -> np.ndarray:
+    # In float64: margins are small differences of cosines that are near each other.
     rows = np.asarray(rows, dtype=np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -18,7 +17,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hash_tensors
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hash_tensors, write_json
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -96,12 +95,13 @@ def run_diagnosis(
             f"the targets of the split '{benchmark.split}' of {benchmark.name} are not public; diagnose on a split "
             "whose targets are."
         )
+    # Before anything is encoded: a row without a text is refused at once.
     table = None if triplets is None else load_triplets(triplets)
     folder.mkdir(parents=True, exist_ok=True)
     diagnosis = _Diagnosis(model, processor, benchmark, folder, table, k, noise_scale, batch_size)
     facts = diagnosis.run(name or model.name_or_path or "a model", record)
     if PartialState().is_main_process:
-        (folder / _FILE).write_text(json.dumps(facts, indent=2))
+        write_json(folder / _FILE, facts)
         write_report(facts, folder / "report.md")
     return facts
 
@@ -208,6 +208,7 @@ class _Diagnosis:
 
     def draw(self, draw: Callable, name: str, *data) -> None:
         if PartialState().is_main_process:
+            # All processes have the same numbers.
             draw(*data, self.folder / name)
 
     @cached_property
@@ -226,6 +227,7 @@ class _Diagnosis:
         if not self.has_before:
             raise _NotAvailableError(self.missing)
         rows = []
+        # Kept: five parts of the report read it, and each tower encodes once.
         for alpha in tqdm(ALPHAS, desc="Interpolating", leave=False):
             model = self.model.interpolate_text_model(alpha)
             composed = self.evaluator.encode_queries(model)
@@ -351,6 +353,7 @@ class _Diagnosis:
         if "paraphrases" in self.queries.column_names:
             rows = self.queries["paraphrases"][:]
             texts = {name: [row[name] for row in rows] for name in rows[0]}
+            # Bound as a default: all closures of the loop would see the last texts.
             variants = {name: edit_queries(self.queries, lambda _, t=t: t) for name, t in texts.items()} | variants
         ranks, first = self.rank(self.composed)
         facts = {}
@@ -396,6 +399,7 @@ class _Diagnosis:
             for name, column in zip(names, TRIPLET_COLUMNS, strict=True)
         }
         self.draw(pictures.draw_triplets, "triplets.png", lengths, kept, asked)
+        # Without start and end of text.
         longest = self.processor.max_length - 2
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*the end of the text is cut off")

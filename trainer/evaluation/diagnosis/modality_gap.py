@@ -89,6 +89,7 @@ def compare_modalities(image_words: np.ndarray, text_words: np.ndarray, paired: 
     words = np.concatenate([image_words, text_words])
     is_image = np.arange(len(words)) < len(image_words)
     places, _ = find_neighbours(words, words, leave_out_self=True)
+    # In units of the words: projections differ in the norm that they give.
     rms = np.sqrt((words**2).sum(axis=1).mean())
     own = find_neighbours(text_words, image_words)[0] == np.arange(len(text_words)) if paired else None
     return {

@@ -83,6 +83,7 @@ def draw_interpolation(rows: Sequence[Mapping], k: int, path: Path) -> None:
     alphas = [row["alpha"] for row in rows]
     names = ("composed", "captions") if has_captions else ("composed",)
     recalls = {name: [100 * row[name][f"recall@{k}"] for row in rows] for name in names}
+    # Not strict: without captions there is a colour too many.
     for (name, values), colour in zip(recalls.items(), (_AFTER, _BEFORE), strict=False):
         axes[0].plot(alphas, values, marker="o", color=colour, label=name)
     axes[0].set(title="text towers between before and after RTD", xlabel="alpha", ylabel=f"recall@{k}, %")
@@ -115,6 +116,7 @@ def draw_modality_gap(words: Mapping[str, np.ndarray], token_table: np.ndarray, 
     left.legend(fontsize=8)
     centre = words["image"].mean(axis=0)
     across = words["text"].mean(axis=0) - centre
+    # The two means may be the same.
     across /= max(np.linalg.norm(across), 1e-12)
     rest = np.concatenate([words["image"], words["text"]]) - centre
     # Without the gap, which may be the largest direction itself.

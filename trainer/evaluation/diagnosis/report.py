@@ -18,7 +18,7 @@ def write_report(facts: dict, path: Path) -> None:
         facts (`dict`): What [`run_diagnosis`] returns.
         path (`Path`): Markdown file to write; pictures are looked for beside it.
     """
-    path.write_text(format_report(facts))
+    path.write_text(format_report(facts), encoding="utf-8")
 
 
 def format_report(facts: dict) -> str:
@@ -348,6 +348,7 @@ def _short(depth: str) -> str:
 
 
 def _list_facts(about: dict) -> list[str]:
+    # Not `if value`: no and zero are facts too.
     return [f"- {name}: {_plain(value)}" for name, value in about.items() if value not in (None, [], {})]
 
 

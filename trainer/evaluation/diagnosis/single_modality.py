@@ -27,6 +27,7 @@ def compute_single_modality(text: np.ndarray, image: np.ndarray, composed: np.nd
         >>> groups["neither"]["composed"], groups["lost"]
         (1.0, 0.5)
     """
+    # By ranks, since similarities of the three are on different scales.
     by_text, by_image, by_composed = (np.asarray(ranks) <= k for ranks in (text, image, composed))
     groups = {
         "text only": by_text & ~by_image,

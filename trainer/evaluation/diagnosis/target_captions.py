@@ -34,6 +34,7 @@ def add_target_captions(benchmark: Benchmark, path: str | Path) -> Benchmark:
             f"the captions '{path}' lack {len(absent)} targets of {benchmark.title}, such as '{absent[0]}'."
         )
     queries = benchmark.queries
+    # What is named counts more than the captions of a drawn world.
     if "target_caption" in queries.column_names:
         queries = queries.remove_columns("target_caption")
     column = ["" if name is None else captions[name] for name in firsts]

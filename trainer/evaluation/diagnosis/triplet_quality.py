@@ -60,6 +60,7 @@ def measure_triplets(references: Sequence[str], conditions: Sequence[str], targe
         "ambiguous": _mean(len(targets_of[row[:2]]) > 1 for row in rows),
         "unchanged": _mean(reference == target for reference, _, target in rows),
         "copied": _mean(condition == target for _, condition, target in rows),
+        # Between blanks, so that `red` is not in `hundred`.
         "condition_in_target": _mean(f" {condition} " in f" {target} " for _, condition, target in rows),
         "condition_covered": _mean(len(c & t) / max(1, len(c)) for _, c, t in words),
         "overlap": _mean(len(r & t) / max(1, len(r | t)) for r, _, t in words),

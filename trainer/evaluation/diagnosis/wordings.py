@@ -45,6 +45,7 @@ def compute_wordings(queries: Dataset, ranks: np.ndarray, k: int) -> dict[str, d
     return {
         column: {
             name: {"count": len(found[name]), "recall": float(np.mean(found[name]))}
+            # What is of no single wording comes last.
             for name in sorted(found, key=lambda name: (name == _TWO, name))
         }
         for column, found in groups.items()

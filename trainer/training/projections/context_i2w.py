@@ -13,11 +13,9 @@ from modeling_rtd import RTDProjection
 from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.tables import hash_rows, keep_texts
-from trainer.encoding.captions import encode_batch
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.projections.pic2word import Pic2WordObjective
-from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["METHOD", "ContextI2WObjective", "ContextI2WTrainingArguments"]
@@ -52,11 +50,6 @@ class ContextI2WObjective(Pic2WordObjective):
     Pic2Word's loss, where the pseudo-word also depends on a context: the embedding of the image's caption with its
     objects replaced by one token. Which words are objects is not published; here they are the runs of nouns and
     adjectives, as LinCIR finds its keywords but without determiners.
-
-    Args:
-        args ([`ContextI2WTrainingArguments`]): As for Pic2Word, and the keyword function.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     columns = ("text",)
@@ -78,6 +71,7 @@ class ContextI2WObjective(Pic2WordObjective):
 
         def write_context(row: dict, index: int) -> dict:
             caption = clean_caption(row["text"])
+            # By row: a context depends neither on processes nor on other rows.
             rng = np.random.default_rng([self.args.seed, index])
             return {"text": self.processor.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
 
@@ -87,30 +81,19 @@ class ContextI2WObjective(Pic2WordObjective):
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
-
         Returns:
             `dict`: As [`Pic2WordObjective.collate`]; and `context_embeds` of shape `(batch_size, projection_dim)`, or
             the tokens to compute them from.
         """
-        batch, contexts = super().collate(rows), [row["text"] for row in rows]
-        if self.caption_embeddings is not None:
-            return batch | {"context_embeds": self.caption_embeddings(contexts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, context=contexts)
+        return super().collate(rows) | self._collate_captions("context", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""
-        if "context_embeds" not in batch:
-            contexts = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
-            batch = batch | {"context_embeds": contexts[batch["context_index"]]}
-        return super().compute_loss(projection, batch, epoch)
+        contexts = {"context_embeds": self._embed_captions("context", batch)}
+        return super().compute_loss(projection, batch | contexts, epoch)
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: As [`Pic2WordObjective.describe`], the keyword function, and a hash of the contexts.

@@ -17,7 +17,6 @@ from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
 from trainer.data.tables import hash_rows, keep_texts
-from trainer.encoding.captions import encode_batch
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -25,7 +24,6 @@ from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.base_trainer import check_batch_fills
 from trainer.training.losses import cosine_loss, target_anchored_loss
 from trainer.training.projections.objective import Objective
-from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["METHOD", "FTI4CIRObjective", "FTI4CIRTrainingArguments"]
@@ -76,17 +74,10 @@ class FTI4CIRObjective(Objective):
 
     Images are not augmented, so each is encoded once. Deviation: a caption with nothing behind its first noun is left
     out, where the published code drops those whose subject equals the attribute.
-
-    Args:
-        args ([`FTI4CIRTrainingArguments`]): `temperature`, `caption_weight`, and the keyword function that tags.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     def __init__(self, args: FTI4CIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # One row. Sent here and not at each step, which would wait for the device.
         self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.features = None
@@ -109,6 +100,7 @@ class FTI4CIRObjective(Objective):
             source = self._split(source)
         source = keep_texts(source, ["subject", "attribute"], self.args.bad_rows)
         table = load_images(source, self.args.num_images, ("subject", "attribute"))
+        # Before the images are encoded, which takes long.
         check_batch_fills(self.args, len(table))
         with self.args.main_process_first(desc="encoding images"):
             self.features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
@@ -141,9 +133,6 @@ class FTI4CIRObjective(Objective):
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
-
         Returns:
             `dict`: What [`ImageFeatures`] gives; `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
             of shape `(batch_size, seq_len)`, prompts in which the one is given as pseudo-words; and `text_embeds` of
@@ -161,33 +150,17 @@ class FTI4CIRObjective(Objective):
             for part, texts in pieces.items():
                 padded = self.processor.pad(self.processor.tokenize_pieces(texts))
                 batch |= {f"{part}_{name}": padded[name] for name in ("input_ids", "placeholder_mask")}
-        texts = [row["text"] for row in rows]
-        if self.caption_embeddings is not None:
-            return batch | {"text_embeds": self.caption_embeddings(texts)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, text=texts)
+        return batch | self._collate_captions("text", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            projection ([`RTDProjection`]): The network to train, possibly wrapped.
-            batch (`dict`): A batch of [`collate`].
-            epoch (`int`): Not used.
-
-        Returns:
-            `torch.Tensor`: Scalar, `L_con + L_ortho + caption_weight * L_reg`.
-        """
+        """Compute `L_con + L_ortho + caption_weight * L_reg` of a batch; see [`LinCIRObjective.compute_loss`]."""
         images = batch["image_embeds"]
         embeds, mask, features = projection(images, batch["image_tokens"], return_features=True)
         prompt = {name: self.prompt[name].expand(len(images), -1) for name in self.prompt}
         whole = self._encode(prompt, embeds, mask)
         subject = self._encode(_take(batch, "subject"), embeds[:, :1], None)
         attribute = self._encode(_take(batch, "attribute"), embeds[:, 1:], mask[:, 1:])
-        if "text_embeds" in batch:
-            text = batch["text_embeds"]
-        else:
-            text = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
-            text = text[batch["text_index"]]
+        text = self._embed_captions("text", batch)
         contrast = target_anchored_loss(gather_embeds(whole), gather_embeds(images), self.args.temperature)
         # All twelve features, used or not, as published.
         products = features.float() @ features.float().transpose(1, 2)  # (B, 12, 12)
@@ -213,9 +186,6 @@ class FTI4CIRObjective(Objective):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: Both towers, and hashes of the images and the split captions.

@@ -17,13 +17,11 @@ from trainer.data.keywords import get_keyword_fn, mask_keywords
 from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
 from trainer.data.tables import keep_texts, load_table, map_blocks
-from trainer.encoding.captions import encode_batch
 from trainer.encoding.length_groups import group_by_length, run_in_groups
 from trainer.encoding.noise import draw_noise, measure_noise, settle_noise_unit
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ProjectionTrainingArguments
 from trainer.training.projections.objective import Objective
-from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["METHOD", "LinCIRObjective", "LinCIRTrainingArguments"]
@@ -71,18 +69,11 @@ class LinCIRObjective(Objective):
 
     Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
-
-    Args:
-        args ([`LinCIRTrainingArguments`]): Keyword function, masking and noise.
-        model ([`RTDModel`]): Whose frozen text tower encodes.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     def __init__(self, args: LinCIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        self.args = args
-        self.text_model = model.text_model
+        super().__init__(args, model, processor)
         args.noise_unit = settle_noise_unit(args.noise_unit, model.text_model)
-        self.processor = processor
 
     def prepare(self, source) -> Dataset | RowStream:
         """Clean captions.
@@ -112,7 +103,7 @@ class LinCIRObjective(Objective):
 
     def _measure(self, rows: Dataset | RowStream) -> Dataset | RowStream:
         captions = sample_rows(rows)["text"]
-        self.noise_size = measure_noise(self.args.noise_unit, self.text_model, self.processor, captions)
+        self.noise_size = measure_noise(self.args.noise_unit, self.model.text_model, self.processor, captions)
         return rows
 
     def _mask(self, row: dict) -> list[str]:
@@ -145,10 +136,7 @@ class LinCIRObjective(Objective):
         del batch["attention_mask"]  # padding is on the right and attention is causal
         batch["length_groups"] = group_by_length([len(ids) for ids in masked], self.args.num_length_groups)
         batch["row"] = [row["row"] for row in rows]
-        captions = [row["text"] for row in rows]
-        if self.caption_embeddings is not None:
-            return batch | {"text_embeds": self.caption_embeddings(captions)}
-        return batch | collate_captions(self.processor, self.args.num_length_groups, text=captions)
+        return batch | self._collate_captions("text", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch.
@@ -161,15 +149,11 @@ class LinCIRObjective(Objective):
         Returns:
             `torch.Tensor`: Scalar.
         """
-        if "text_embeds" in batch:
-            text_embeds = batch["text_embeds"]
-        else:
-            captions = encode_batch(self.text_model, batch["caption_input_ids"], batch["caption_groups"])
-            text_embeds = captions[batch["text_index"]]
+        text_embeds = self._embed_captions("text", batch)
         noise = draw_noise(batch["row"], text_embeds.shape[1], self.args.seed, epoch, text_embeds.device)
         embeds, mask = projection(text_embeds + self.args.noise_scale * self.noise_size * noise)
         masked = run_in_groups(
-            self.text_model,
+            self.model.text_model,
             batch["length_groups"],
             input_ids=batch["input_ids"],
             placeholder_mask=batch["placeholder_mask"],
@@ -189,7 +173,7 @@ class LinCIRObjective(Objective):
             `dict`: Text tower, keyword function, masking, size of the noise's unit, and a hash of the captions.
         """
         return {
-            "text_model": hash_tensors(self.text_model),
+            "text_model": hash_tensors(self.model.text_model),
             "noise_size": self.noise_size,
             "keyword_fn": self.args.keyword_fn,
             "mask_on": self.args.mask_on,

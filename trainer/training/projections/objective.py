@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from modeling_rtd import RTDModel, RTDProcessor
+from trainer.encoding.captions import encode_batch
+from trainer.training.arguments import ProjectionTrainingArguments
+from trainer.training.rtd_collator import collate_captions
 
 
 __all__ = ["Objective"]
@@ -12,8 +20,13 @@ __all__ = ["Objective"]
 class Objective:
     """How rows become batches, and batches a loss.
 
-    An objective is built from `(args, model, processor)` and defines `prepare`, `collate`, `compute_loss` and
-    `describe`; see [`LinCIRObjective`] for what these take and return.
+    It defines `prepare`, `collate`, `compute_loss` and `describe`; see [`LinCIRObjective`] for what these take and
+    return.
+
+    Args:
+        args ([`ProjectionTrainingArguments`]): Of the method's own class.
+        model ([`RTDModel`]): Whose frozen towers encode.
+        processor ([`RTDProcessor`]): Its processor.
 
     Attributes:
         caption_embeddings ([`CaptionEmbeddings`], *optional*):
@@ -21,6 +34,22 @@ class Objective:
     """
 
     caption_embeddings = None
+
+    def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
+        self.args, self.model, self.processor = args, model, processor
+
+    def _collate_captions(self, name: str, captions: Sequence[str]) -> dict:
+        """Look the embeddings of a batch up as `NAME_embeds`, or collate the tokens to compute them from."""
+        if self.caption_embeddings is not None:
+            return {f"{name}_embeds": self.caption_embeddings(captions)}
+        return collate_captions(self.processor, self.args.num_length_groups, **{name: captions})
+
+    def _embed_captions(self, name: str, batch: dict) -> torch.Tensor:
+        """Give the frozen embeddings of a batch of `_collate_captions`."""
+        if f"{name}_embeds" in batch:
+            return batch[f"{name}_embeds"]
+        captions = encode_batch(self.model.text_model, batch["caption_input_ids"], batch["caption_groups"])
+        return captions[batch[f"{name}_index"]]
 
     @staticmethod
     def decays(name: str) -> bool:

@@ -55,19 +55,12 @@ class Pic2WordObjective(Objective):
     The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself: symmetric InfoNCE over the
     batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients, where the published
     code gathers without; the result is the joint gradient that it approximates.
-
-    Args:
-        args ([`Pic2WordTrainingArguments`]): `augment` crops at random; otherwise each image is encoded once.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
     """
 
     columns: tuple[str, ...] = ()
 
     def __init__(self, args: Pic2WordTrainingArguments, model: RTDModel, processor: RTDProcessor):
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # One row. Sent here and not at each step, which would wait for the device.
         self.prompt = send_to_device(processor.pad(processor.build_prompts([""])[0]), model.device)
         self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step
@@ -98,9 +91,6 @@ class Pic2WordObjective(Objective):
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
-
         Returns:
             `dict`: What [`ImageFeatures`] gives, or `pixel_values` of shape `(batch_size, 3, height, width)` of random
             crops.
@@ -114,20 +104,12 @@ class Pic2WordObjective(Objective):
         return {"pixel_values": pixels}
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            projection ([`RTDProjection`]): The network to train, possibly wrapped.
-            batch (`dict`): A batch of [`collate`].
-            epoch (`int`): Not used.
-
-        Returns:
-            `torch.Tensor`: Scalar.
-        """
+        """Compute the loss of a batch; see [`LinCIRObjective.compute_loss`]."""
         if "pixel_values" in batch:
             with torch.no_grad():
                 features = read_features(self.model, batch["pixel_values"].to(self.model.dtype))
             batch = batch | {name: tensor.float() for name, tensor in features.items()}
+        # Of the model's own projection: the wrapper of several processes has no `consumes`.
         embeds, mask = projection(**{name: batch[name] for name in self.model.projection.consumes})
         image_embeds = batch["image_embeds"]
         names = ("input_ids", "placeholder_mask")
@@ -145,9 +127,6 @@ class Pic2WordObjective(Objective):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: Both towers, and a hash of the images' names and number.

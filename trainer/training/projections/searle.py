@@ -107,11 +107,6 @@ class SEARLEObjective(Objective):
     has the same distribution and always ends. Deviations: an image with no usable concept among its nearest 15 is
     inverted with the nearest usable one, and an image with none at all is left out.
 
-    Args:
-        args ([`SEARLETrainingArguments`]): Concepts, phrases, inversion and weights.
-        model ([`RTDModel`]): Whose frozen towers encode.
-        processor ([`RTDProcessor`]): Its processor.
-
     Raises:
         ValueError: If concepts or phrases are not named, or a language model without need.
     """
@@ -126,9 +121,7 @@ class SEARLEObjective(Objective):
             )
         if (args.phrases == "lm") != (args.phrase_model is not None):
             raise ValueError("--phrases lm, and nothing else, needs --phrase-model, a language model.")
-        self.args = args
-        self.model = model
-        self.processor = processor
+        super().__init__(args, model, processor)
         # Who reads texts; what is read is kept under it.
         reading = hashlib.sha256(describe_reading(processor).encode()).hexdigest()
         self.text_reader = [hash_tensors(model.text_model), reading]
@@ -171,6 +164,7 @@ class SEARLEObjective(Objective):
     def _encode_images(self, table: Dataset) -> torch.Tensor:
         features = ImageFeatures(self.model, self.processor, table, self.args.stage_folder, self.args.padding)
         embeds = features(range(len(table)))["image_embeds"]
+        # Of the embeddings, which is all that the later stages read.
         self.facts["images"] = hashlib.sha256(embeds.numpy().tobytes()).hexdigest()
         return embeds
 
@@ -218,7 +212,9 @@ class SEARLEObjective(Objective):
         args = self.args
         self.facts["phrases"] = self.bank.hash()
         settings = {name: value for name, value in vars(args).items() if name.startswith("oti_")}
+        # Half precision gives other vectors, which are kept under another name.
         precision = {"seed": args.seed, "fp16": args.fp16, "bf16": args.bf16, "num_concepts": args.num_concepts}
+        # Not .npy, whose header would have to say how many rows are to come.
         path = place_result(
             args.stage_folder, "inversion", ".f32", text=self.text_reader, **settings, **precision, **self.facts
         )
@@ -230,9 +226,6 @@ class SEARLEObjective(Objective):
 
         Random numbers come from torch's default generator, so that a resumed run draws the same, unless other
         processes collate (`dataloader_num_workers`).
-
-        Args:
-            rows (`list[dict]`): Rows of [`prepare`].
 
         Returns:
             `dict`: `image_embeds` of shape `(batch_size, projection_dim)`, `words` of shape
@@ -247,16 +240,7 @@ class SEARLEObjective(Objective):
         return batch | {"image_embeds": self.image_embeds[places], "words": words}
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            projection ([`RTDProjection`]): The network to train, possibly wrapped.
-            batch (`dict`): A batch of [`collate`].
-            epoch (`int`): Not used.
-
-        Returns:
-            `torch.Tensor`: Scalar, `L_distil + phrase_weight * L_gpt`.
-        """
+        """Compute `L_distil + phrase_weight * L_gpt` of a batch; see [`LinCIRObjective.compute_loss`]."""
         embeds = projection(image_embeds=batch["image_embeds"])[0]  # (B, 1, H)
         joined = gather_embeds(embeds[:, 0].float()), gather_embeds(batch["words"])
         # The joint NT-Xent of RTD, at a temperature of its own, as published.
@@ -265,9 +249,6 @@ class SEARLEObjective(Objective):
 
     def describe(self, dataset: Dataset) -> dict[str, str]:
         """Say what identifies a run of this objective.
-
-        Args:
-            dataset (`datasets.Dataset`): Prepared rows.
 
         Returns:
             `dict`: Both towers, and hashes of the images' embeddings, the names of concepts, and the phrases.

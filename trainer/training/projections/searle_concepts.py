@@ -111,6 +111,7 @@ def embed_concepts(
     means, templates = [], find_templates(processor)
     for start in tqdm(range(0, len(names), chunk_size), desc="Embedding concepts"):
         chunk = names[start : start + chunk_size]
+        # With spaces around a name, as published.
         texts = [template.replace("{}", f" {name} ") for name in chunk for template in templates]
         embeds = normalize(encode_captions(text_model, processor, texts, desc=None), dim=-1)
         means.append(embeds.view(len(chunk), len(templates), -1).mean(1))
@@ -133,4 +134,5 @@ def find_concepts(
     """
     count = min(count, len(concept_embeds))
     chunks = (normalize(chunk, dim=-1) @ concept_embeds.T for chunk in image_embeds.split(chunk_size))
+    # int32, since the result is kept on disk.
     return torch.cat([similarities.topk(count).indices.int() for similarities in chunks])

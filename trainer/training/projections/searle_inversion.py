@@ -18,6 +18,7 @@ from trainer.training.projections.searle_phrases import PhraseBank, compute_phra
 
 __all__ = ["TextualInversion"]
 
+# Published, and so is that the sum of both losses is divided by that of their weights.
 _INITIAL_STD = 0.02
 _WEIGHT_DECAY = 0.01
 _PHRASE_WEIGHT = 0.5

@@ -53,7 +53,7 @@ PHRASE_TEMPLATES = tuple(
     )
 )
 _SAMPLING = {"temperature": 0.5, "no_repeat_ngram_size": 2}
-_MAX_TOKENS = 35
+_MAX_TOKENS = 35  # published, as the sampling is
 
 
 def read_templates(source: str | Path) -> list[str]:
@@ -134,6 +134,7 @@ def write_phrases(
             own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4])
             prompt = f"a photo of {name} that"
             texts = model.continue_prompt(prompt, count, own_seed, _MAX_TOKENS, **_SAMPLING)
+            # As published: ends of lines become dots, and runs of dots one.
             written[name] = [re.sub(r"\.+", ".", re.sub(r"\n+", ". ", text)) for text in texts]
             file.write(json.dumps({name: written[name]}, ensure_ascii=False).encode() + b"\n")
             file.flush()

@@ -10,7 +10,7 @@ from transformers import set_seed
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.data.row_files import is_stream
 from trainer.data.tables import iterate_columns
-from trainer.loading import load_model_and_processor
+from trainer.loading import load_model_and_processor, load_processor
 from trainer.methods import find_method
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import ProjectionTrainingArguments
@@ -64,19 +64,21 @@ class ProjectionTrainer(BaseTrainer):
             processing_class = processing_class or found
         method = model.projection.config.projection_type
         args = _settle_arguments(method, args)
-        processing_class = processing_class or _find_processor(model)
+        processing_class = processing_class or load_processor(model)
         model.projection.check_text_tower(model.text_model.config)
         record = find_method(method)
         # Published code of SEARLE, Pic2Word and FTI4CIR computes gradients of CLIP's weights, and throws them away.
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)
+        # Of what came: prepared rows have no name.
         data = {record.reads: name_data(train_dataset)}
         if is_stream(train_dataset) and record.reads != "captions":
             raise ValueError(
                 f"{method} goes through its {record.reads} before it trains, which a stream does not allow: load them "
                 "with streaming=False, which keeps them on disk and not in memory."
             )
+        # Before the stock Trainer is built: facts of the run are taken of prepared rows.
         train_dataset = self.objective.prepare(train_dataset)
         super().__init__(
             model.projection,
@@ -136,15 +138,3 @@ def _settle_arguments(method: str, args: ProjectionTrainingArguments | None) -> 
     args = record.arguments() if args is None else args
     record.check_arguments(args)
     return args
-
-
-def _find_processor(model: RTDModel) -> RTDProcessor:
-    """Load the processor from where the model comes from, or from the CLIP that it was put on."""
-    try:
-        if model.name_or_path:
-            return RTDProcessor.from_pretrained(model.name_or_path)
-        if model.config.base_model:
-            return RTDProcessor.from_clip(model.config.base_model, model.projection)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the model's processor could not be loaded ({error}): pass processing_class.") from error
-    raise ValueError("a model that was built in memory needs processing_class, an RTDProcessor.")

@@ -33,6 +33,7 @@ SYNONYMS = {
 _PLURALS = {"box": "boxes", "cross": "crosses", "plus": "pluses"}
 _NUMBERS = {1: "one", 2: "two", 3: "three"}
 _GROUPS = {1: ("a", "one", "a single"), 2: ("two", "a pair of"), 3: ("three", "a group of three")}
+# Twice, so that two captions in five begin without an opening.
 _OPENINGS = ("", "", "a photo of ", "a picture of ", "an image of ")
 _EXTRAS = ("with {}", "next to {}", "and {}")
 _GROUNDS = ("on a {} background", "on a {} backdrop", "in front of a {} background", "on {}")
@@ -166,10 +167,12 @@ def list_words() -> list[str]:
     phrases = [text for kinds in WORDINGS.values() for texts in kinds.values() for text in texts]
     texts = [_PROMPT_WORDS, "an some", *spoken, *nouns, *map(_say_plural, nouns), *_NUMBERS.values(), *_OPENINGS]
     texts += [*(text for group in _GROUPS.values() for text in group), *_EXTRAS, *_GROUNDS, *phrases]
+    # In order: a word's place decides its id.
     words = dict.fromkeys(word for text in texts for word in text.split() if "{" not in word)
     return list(words)
 
 
+# Of all values: smaller presets share the words, and so their ids.
 _WORLD = SmallWorldPreset("all", 48)
 
 

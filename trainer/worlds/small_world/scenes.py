@@ -182,6 +182,7 @@ def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> 
     Returns:
         `bytes`: The picture as PNG, RGB.
     """
+    # Pillow draws polygons with hard edges, which shrinking smooths.
     size = 2 * image_size_px
     image = Image.new("RGB", (size, size), _jitter(_BACKGROUNDS[scene.background], rng))
     radius = (0.21 if scene.size == "big" else 0.125) * size
@@ -200,6 +201,7 @@ def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> 
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
     pixels = (pixels - 128) * contrast + (128 + brightness) + 5 * noise
     buffer = io.BytesIO()
+    # Noise compresses badly, and each picture would take longer.
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
@@ -259,6 +261,7 @@ def _draw_object(image: Image.Image, shape, colour, texture, centre, radius, tur
         for offset in range(-side, side, 8):
             draw.line((offset, 0, offset + side, side), fill=dark, width=4)
     else:
+        # So that a dot is in the middle of the object, whatever its size.
         for x in range(half % 9 - 9, side, 9):
             for y in range(half % 9 - 9, side, 9):
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=dark)
