@@ -72,7 +72,7 @@ class RTDAdapterMixin:
             name_or_path (`str`): Directory or Hub id of the adapter repository.
             base (`str`, *optional*): The CLIP underneath; where the adapter says by default.
             is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-            kwargs: Passed to `CLIPModel.from_pretrained`.
+            kwargs: Passed to `CLIPModel.from_pretrained`; `revision` and `subfolder` are those of the adapter.
 
         Returns:
             [`RTDModel`]: With the adapter active; its `original_text_model` is the base with the adapter disabled.
@@ -81,15 +81,18 @@ class RTDAdapterMixin:
             ValueError: If there is no adapter, it is damaged, or the base is not found or is not the one it was
                 trained on.
         """
-        _check_is_adapter(name_or_path)
-        facts = _read_adapter_facts(name_or_path)
+        where = pick_where(kwargs)
+        _check_is_adapter(name_or_path, where)
+        facts = _read_adapter_facts(name_or_path, where)
         base, dtype = base or facts["base_model"], kwargs.pop("dtype", None)
         if base is None:
             raise ValueError(f"the adapter '{name_or_path}' does not say which CLIP it was trained on: pass base=.")
         # Resolved to a folder first: transformers 5.19 would read the repository's adapter as one of the projection.
-        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, subfolder="projection")
-        cached_file(name_or_path, CONFIG_NAME, subfolder="projection")
+        inside = where | {"subfolder": f"{where.get('subfolder', '')}/projection".strip("/")}
+        weights = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **inside)
+        cached_file(name_or_path, CONFIG_NAME, **inside)
         projection = load_projection(str(Path(weights).parent))
+        kwargs = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
         try:
             # In the type it was trained in, so that its hash can be compared.
             model = cls.from_clip(base, projection, dtype=getattr(torch, facts["dtype"]), **kwargs)
@@ -98,7 +101,7 @@ class RTDAdapterMixin:
                 f"the adapter '{name_or_path}' was trained on '{base}', which is not there: pass base= with the place "
                 "of that CLIP."
             ) from error
-        model.load_adapter(name_or_path, is_trainable=is_trainable)
+        model.load_adapter(name_or_path, is_trainable=is_trainable, **where)
         return model if dtype is None else model.to(dtype)
 
     def load_adapter(self, name_or_path: str, adapter_name: str = "default", is_trainable: bool = False, **kwargs):
@@ -108,7 +111,8 @@ class RTDAdapterMixin:
             name_or_path (`str`): Directory or Hub id of the adapter repository.
             adapter_name (`str`, defaults to `"default"`): Name to choose it by, see `set_adapter`.
             is_trainable (`bool`, defaults to `False`): Whether the adapter is to be trained further.
-            kwargs: Of transformers, which loads `AutoModel` of an adapter's folder this way; not used.
+            kwargs: `revision`, `token` and the like say where the adapter is. Others come from transformers, which
+                loads `AutoModel` of an adapter's folder this way, and are not used.
 
         Returns:
             What transformers' own `load_adapter` returns.
@@ -117,8 +121,9 @@ class RTDAdapterMixin:
             ValueError: If there is no adapter, it was trained on another text tower or with another projection, or
                 its tensors are not those that were saved; the model then stays as it was.
         """
-        _check_is_adapter(name_or_path)
-        facts = _read_adapter_facts(name_or_path)
+        where = pick_where(kwargs)
+        _check_is_adapter(name_or_path, where)
+        facts = _read_adapter_facts(name_or_path, where)
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
@@ -133,7 +138,9 @@ class RTDAdapterMixin:
             is_new = adapter_name not in getattr(self.text_model, "peft_config", {})
             try:
                 with name_damage(name_or_path):
-                    report = self.text_model.load_adapter(name_or_path, adapter_name, is_trainable=is_trainable)
+                    report = self.text_model.load_adapter(
+                        name_or_path, adapter_name, is_trainable=is_trainable, adapter_kwargs=where
+                    )
                 # transformers drops keys that it does not know, such as DoRA's magnitudes, without an error.
                 if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
                     raise ValueError(
@@ -338,12 +345,12 @@ def _read_model_type(config: str) -> str:
     return str(read_json(config, "restore it from a copy, or save the model again").get("model_type"))
 
 
-def _check_is_adapter(name_or_path: str) -> None:
+def _check_is_adapter(name_or_path: str, where: dict) -> None:
     """Refuse what is not an adapter repository, and say what it is."""
-    if cached_file(name_or_path, ADAPTER_FACTS, **_QUIET):
+    if cached_file(name_or_path, ADAPTER_FACTS, **where, **_QUIET):
         return
-    refuse_parts(name_or_path)
-    if cached_file(name_or_path, CONFIG_NAME, **_QUIET):
+    refuse_parts(name_or_path, **where)
+    if cached_file(name_or_path, CONFIG_NAME, **where, **_QUIET):
         raise ValueError(
             f"'{name_or_path}' is not an adapter: load it with RTDModel.from_pretrained, or with from_clip if it is a "
             "CLIP."
@@ -354,8 +361,8 @@ def _check_is_adapter(name_or_path: str) -> None:
     )
 
 
-def _read_adapter_facts(name_or_path: str) -> dict:
-    file, remedy = cached_file(name_or_path, ADAPTER_FACTS), "save the adapter again"
+def _read_adapter_facts(name_or_path: str, where: dict) -> dict:
+    file, remedy = cached_file(name_or_path, ADAPTER_FACTS, **where), "save the adapter again"
     facts = read_json(
         file,
         remedy,

@@ -26,7 +26,7 @@ SHORT = {
     "openai/clip-vit-large-patch14": "runs/demo/clip",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "runs/demo/clip",
     "max_steps=300": "max_steps=1, use_cpu=True",
-    "reference-0012": "reference-0000",
+    "reference-0039": "reference-0000",
     "--output-dir runs/context-rtd": "--output-dir runs/context-rtd --lift-steps 2",
     "(12, 13)": '("00", "01")',
 }

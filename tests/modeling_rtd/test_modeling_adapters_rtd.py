@@ -53,6 +53,13 @@ def damage(adapter, change):
     save_file(change(load_file(path)), path, {"format": "pt"})
 
 
+def test_a_subfolder_is_that_of_the_adapter_and_not_of_its_base(save, place, compose):
+    adapter, trained = save()
+    folder = Path(adapter)
+    loaded = RTDModel.from_adapter(str(folder.parent), base=place, subfolder=folder.name)
+    torch.testing.assert_close(compose(loaded.eval()), compose(trained), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -30,13 +30,16 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
 
     Raises:
         ValueError: If named images are missing (names them), `image` and `file_name` disagree, or
-            numbers differ where no image is named, or there are no images.
+            numbers differ where no image is named, there are no images, or they come twice.
     """
     table = load_table(captions)
+    brings_images = isinstance(table.features.get("image"), Image)
     if images is None:
-        if not isinstance(table.features.get("image"), Image):
+        if not brings_images:
             raise ValueError("the captions come without their images: name the folder of these (--images).")
         return table
+    if brings_images:
+        raise ValueError(f"the captions come with their images: leave '{images}' out (--images).")
     paths, table = sorted(list_images(images), key=_split_numbers), _name_images(table)
     # Numbers count as numbers: by letters `10.png` is before `2.png`, and captions would move to other images.
     if "image" not in table.column_names:

@@ -307,8 +307,8 @@ def _list_files(folder: Path) -> list[str]:
             f"{', ...' if len(links) > 5 else ''}; put the files themselves there (`cp -rL`)."
         )
     names = [path.as_posix() for path in paths if (folder / path).is_file()]
-    written = ("README.md", "evaluation/", _RECORD)
-    names = [name for name in names if not name.startswith(written) and name[-7:] != "_rtd.py"]
+    written = re.compile(rf"README\.md|evaluation/.*|{re.escape(_RECORD)}|.*_rtd\.py")
+    names = [name for name in names if not written.fullmatch(name)]
     if strange := [name for name in names if not _OURS.fullmatch(name)]:
         raise ValueError(
             f"'{folder}' holds files that do not belong to a model: {', '.join(strange[:5])}"

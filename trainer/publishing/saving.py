@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,8 +84,6 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
         # Nothing was trained that is not recorded.
         return read_json(folder / "training.json", "restore it, or remove it to have it written without times")
     runtime = runtime or {}
-    # In KiB on Linux.
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     facts = {
         "stage": trainer.stage,
         "data": data,
@@ -93,7 +91,7 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
         "steps": trainer.state.global_step,
         "seconds": runtime.get("train_runtime"),
         "rows_per_second": runtime.get("train_samples_per_second"),
-        "peak_resident_mib": round(peak_mib),
+        "peak_resident_mib": _measure_peak_mib(),
         "peak_gpu_mib": round(torch.cuda.max_memory_allocated() / 2**20) if torch.cuda.is_available() else None,
         "final_loss": curve[-1][1] if curve else None,
         "losses": curve,
@@ -106,3 +104,12 @@ def record_run(trainer, data: Mapping[str, str]) -> dict:
         draw_loss_curves({trainer.stage: [{"loss": curve}]}, folder / "losses.png")
     write_json(folder / "training.json", facts)
     return facts
+
+
+def _measure_peak_mib() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return None
+    # In KiB on Linux, in bytes on macOS.
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10))

@@ -53,3 +53,5 @@ def test_a_table_may_hold_its_images(folder):
     with pytest.raises(ValueError, match="without their images.*--images"):
         load_pairs(None, table)
     assert load_pairs(None, table.cast_column("image", Image()))["text"][:] == ["one"]
+    with pytest.raises(ValueError, match="come with their images"):
+        load_pairs(folder, table.cast_column("image", Image()))

@@ -190,7 +190,8 @@ def test_models_made_of_others_tell_how_they_were_made(folder, adapter_folder, p
 
 
 @pytest.mark.parametrize(
-    "name", ["optimizer.pt", "training_args.bin", "notes.md", "original_text/log.txt", "a/config.json"]
+    "name",
+    ["optimizer.pt", "training_args.bin", "notes.md", "README.md.bak", "original_text/log.txt", "a/config.json"],
 )
 def test_what_is_no_part_of_a_model_is_refused_by_name(folder, hub, capsys, name):
     put_text(folder, name, "x")
