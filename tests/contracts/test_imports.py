@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[2]
     ("before", "module", "unwanted"),
     [
         # transformers itself imports accelerate where it finds it.
-        (
+        pytest.param(
             "from transformers import CLIPModel",
             "modeling_rtd",
             "peft datasets accelerate faiss matplotlib sentence_transformers trainer",
+            marks=pytest.mark.slow,
         ),
         ("", "trainer.cli.main", "torch transformers datasets matplotlib"),
     ],
@@ -81,6 +82,7 @@ for verb, arguments in verbs:
 """
 
 
+@pytest.mark.slow
 def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, processor):
     clip, photos = tmp_path / "clip", tmp_path / "photos"
     build_clip(projection_dim=32).save_pretrained(clip)

@@ -93,9 +93,9 @@ def write_published(method, part, file, prefix=""):
     return torch.save({"epoch": 3, CHECKPOINT_FORMATS[method]: state}, file)
 
 
-@pytest.fixture
-def clip_folder(tmp_path):
-    folder = tmp_path / "clip"
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
     build_clip(projection_dim=32, max_position_embeddings=40).save_pretrained(folder)
     build_tokenizer(40).save_pretrained(folder)
     build_processor().image_processor.save_pretrained(folder)
@@ -112,8 +112,18 @@ def build(clip_folder):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("method", PROJECTION_METHODS)
+@pytest.mark.parametrize(
+    ("method", "prefix"),
+    [
+        *((method, "") for method in PROJECTION_METHODS),
+        ("searle", "module."),
+        *(
+            pytest.param(method, "module.", marks=pytest.mark.slow)
+            for method in PROJECTION_METHODS
+            if method != "searle"
+        ),
+    ],
+)
 def test_a_published_projection_converts_tensor_by_tensor_and_answers_alike(
     method, prefix, build, clip_folder, tmp_path
 ):

@@ -38,7 +38,10 @@ def server(tmp_path_factory):
     process.wait(10)
 
 
-@pytest.fixture(params=ENGINES)
+# What Milvus does in a server process it does in a file too, which speaks the same protocol.
+@pytest.fixture(
+    params=[pytest.param(engine, marks=pytest.mark.slow) if "server" in engine else engine for engine in ENGINES]
+)
 def build(request, tmp_path):
     """Build galleries of one engine; all are closed at the end."""
     built = []

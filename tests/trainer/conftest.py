@@ -11,10 +11,10 @@ from tests.factories import (
     BUILDERS,
     TINY_CAPTIONS,
     build_clip,
-    build_images,
     build_processor,
     build_stand_in,
     save_model,
+    write_photos,
 )
 from trainer.cli.main import main
 from trainer.data.language_model import PROMPT
@@ -66,11 +66,7 @@ def language_model_folder(tmp_path_factory):
 @pytest.fixture
 def photos(tmp_path):
     """Folder of fifteen images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(15)):
-        image.save(folder / f"{i:02}.png")
-    return folder
+    return write_photos(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -1,20 +1,16 @@
+import copy
+
 import pytest
 
-from modeling_rtd import Gallery, RTDModel
-from tests.factories import build_clip, build_tokenizer, shake
-from trainer.app import SearchDesk, list_voices
+from tests.trainer.app import desks
 
 
 @pytest.fixture
-def tuned(model):
+def tuned():
     """A model whose text tower is another than the one from before RTD."""
-    tower = RTDModel.from_clip(build_clip(seed=3), "lincir", tokenizer=build_tokenizer()).text_model
-    model.replace_text_model(shake(tower))
-    return model
+    return copy.deepcopy(desks.build_tuned())
 
 
 @pytest.fixture
 def desk(tuned, processor, photos):
-    paths = sorted(str(path) for path in photos.iterdir())
-    gallery = Gallery.from_images(tuned, processor, paths)
-    return SearchDesk(list_voices(tuned, processor, gallery), photos, top_k=5)
+    return desks.build_desk(tuned, processor, photos)
