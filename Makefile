@@ -33,10 +33,10 @@ release: $(STAMP) ## Train, judge and publish: RECIPE= ORG= TRIPLETS= LICENSE=; 
 		$(if $(TRIPLETS),--triplets "$(TRIPLETS)") $(if $(LICENSE),--license $(LICENSE)) $(if $(SMOKE),--smoke) $(OPTIONS)
 
 test: $(STAMP) ## Run the tests and the examples in docstrings
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(STAMP) ## Run the slow end-to-end tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not network and not parity"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu and not network and not parity"
 
 reliability: $(STAMP) ## Kill runs, damage files, and print what came of it
 	$(BIN)/python -m pytest -q -m "slow or not slow" tests/reliability

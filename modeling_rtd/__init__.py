@@ -16,7 +16,7 @@ from modeling_rtd.configuration_rtd import (
 )
 from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
-from modeling_rtd.errors_rtd import settle_place, suggest
+from modeling_rtd.errors_rtd import settle_place, suggest, word_pickle
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     is_utf8,
@@ -129,6 +129,7 @@ __all__ = [
     "settle_place",
     "suggest",
     "weigh_condition",
+    "word_pickle",
     "write_json",
 ]
 

@@ -61,7 +61,7 @@ def find_placeholder_token_id(tokenizer) -> int:
     if not spare:
         raise ValueError(
             f"the tokenizer splits '{PLACEHOLDER}' into the ids {ids}, but exactly one known token must stand for a "
-            "pseudo-word; use a CLIP tokenizer, or add '$' to the vocabulary your CLIP is trained with."
+            "pseudo-word. Use a CLIP tokenizer, or add '$' to the vocabulary your CLIP is trained with."
         )
     return tokenizer.mask_token_id if tokenizer.mask_token_id in spare else tokenizer.unk_token_id
 
@@ -191,7 +191,7 @@ class RTDConfig(PreTrainedConfig):
         original_text_model (`dict`, *optional*):
             Where the text tower from before RTD is, with keys `repo` (`None` for this repository), `subfolder` (a
             folder inside it), `revision`, `dtype` and `sha256`. `None` says that the text tower is CLIP's own. With
-            `plain_text` false the tower is not kept: the text tower after RTD reads plain text too, and `measured`
+            `plain_text` false the tower is not kept. The text tower after RTD reads plain text too, and `measured`
             holds what is known of that, see [`RTDModel.without_original_text_model`].
     """
 
@@ -292,7 +292,7 @@ def read_text_config(place: str, **where) -> RTDTextConfig | RTDSiglipTextConfig
 
     Returns:
         [`RTDTextConfig`] or [`RTDSiglipTextConfig`]: Of its own family. The joint space has the size that the whole
-        backbone says, where the text part says another one, and a SigLIP's padding is that of its tokenizer.
+        backbone says, where the text part says another one. A SigLIP's padding is that of its tokenizer.
 
     Raises:
         ValueError: If it is of another architecture; names it.

@@ -60,8 +60,8 @@ def convert_open_clip(place: str | Path, **where) -> tuple[CLIPModel, PreTrained
         with a `save_pretrained`.
 
     Raises:
-        ValueError: If files are missing or damaged, the file holds more than tensors, or the network is another one
-            than `CLIPModel`; names the setting, before weights are fetched.
+        ValueError: If files are missing or damaged, the file holds more than tensors, or the network is not
+            `CLIPModel`. Names the setting, before weights are fetched.
     """
     with name_damage(place):
         return _convert(place, where)
@@ -83,7 +83,7 @@ def _convert(place, where: dict) -> tuple:
     if tokenizer.eos_token_id != text.vocab_size - 1:
         raise ValueError(
             f"the text tower of '{place}' pools at the largest of {text.vocab_size} ids, but its tokenizer ends a "
-            f"text with {tokenizer.eos_token_id}: put its own tokenizer beside its files."
+            f"text with {tokenizer.eos_token_id}. Put its own tokenizer beside its files."
         )
     # transformers pools at the end of text, whose id open_clip's settings do not name.
     for name in ("bos", "eos", "pad"):
@@ -234,7 +234,7 @@ def _build_model(config: CLIPConfig, state: dict[str, torch.Tensor], place) -> C
         if held != wanted:  # before a network of so many is built
             raise ValueError(
                 f"the weights of '{place}' are not those of its {OPEN_CLIP_CONFIG}, which says {wanted} layers of "
-                f"{tower}: they have {held}; fetch them again, or name another checkpoint."
+                f"{tower}: they have {held}. Fetch them again, or name another checkpoint."
             )
     # Shapes without memory: a foreign configuration may ask for a network of any size.
     with torch.device("meta"):

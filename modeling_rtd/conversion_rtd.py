@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .errors_rtd import suggest
+from .errors_rtd import suggest, word_pickle
 from .modeling_rtd import RTDModel
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTDProjection
@@ -171,10 +171,8 @@ def load_safely(file: Path, is_module: bool = False):
     except pickle.UnpicklingError as error:
         if "i2t_model" in str(error):
             raise ValueError(f"'{file}' is a pickled module of fti4cir; convert it with --from fti4cir.") from error
-        raise ValueError(
-            f"'{file}' is refused: it holds more than tensors ({_first_line(error)}), and loading it could run code. "
-            "Get the file from its authors."
-        ) from error
+        found, remedy = f" ({_first_line(error)})", "Get the file from its authors."
+        raise ValueError(word_pickle(f"'{file}'", remedy, found)) from error
     except Exception as error:  # whatever a broken file provokes
         raise ValueError(
             f"'{file}' cannot be read as a file of torch.save ({_first_line(error)}); it may be cut short: fetch it "

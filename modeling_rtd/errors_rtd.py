@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 
-__all__ = ["pick_where", "refuse_missing", "settle_place", "suggest"]
+__all__ = ["pick_where", "refuse_missing", "settle_place", "suggest", "word_pickle"]
 
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -30,6 +30,24 @@ def suggest(kind: str, name: str, known) -> str:
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" did you mean '{close[0]}'?" if close else ""
     return f"unknown {kind} '{name}';{hint} Known: {', '.join(sorted(known))}."
+
+
+def word_pickle(what: str, remedy: str, found: str = "") -> str:
+    """Word the refusal of a pickle, without torch's own words, which advise to load it all the same.
+
+    Args:
+        what (`str`): What is refused.
+        remedy (`str`): Sentence that says what to use instead.
+        found (`str`, *optional*): What it holds, in brackets after a space. Defaults to nothing.
+
+    Returns:
+        `str`: Sentences for a `ValueError`.
+
+    Examples:
+        >>> word_pickle("'a.pt'", "Get another.")
+        "'a.pt' is refused: it holds more than tensors, and loading it could run code. Get another."
+    """
+    return f"{what} is refused: it holds more than tensors{found}, and loading it could run code. {remedy}"
 
 
 def settle_place(place: str | None) -> str | None:

@@ -20,6 +20,8 @@ import torch
 from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 
+from .errors_rtd import word_pickle
+
 
 __all__ = [
     "hold_lock_file",
@@ -327,11 +329,7 @@ def name_damage(place: str | Path) -> Iterator[None]:
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except pickle.UnpicklingError:
-        # Without torch's own words, which advise to load the file all the same.
-        raise ValueError(
-            f"'{place}' is refused: a weights file is a pickle that holds more than tensors, and loading it could run "
-            "code. Use a repository with safetensors."
-        ) from None
+        raise ValueError(word_pickle(f"a weights file of '{place}'", "Use a repository with safetensors.")) from None
     except ValueError as error:
         if str(place) in str(error):
             raise

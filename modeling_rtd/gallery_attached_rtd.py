@@ -127,9 +127,9 @@ class AttachedEngine(TableEngine):
             is_like_immich = self.table.rpartition(".")[2] == "smart_search"
             if is_like_immich and (owner is not None or not (all_owners or where)):
                 raise ValueError(
-                    f"'{self.table}' is named as Immich's table, which holds the pictures of several people, but "
-                    f"'{self._beside('asset')}', which says whose they are, is not there or has no column 'ownerId', "
-                    "as in older versions of Immich: update Immich, write a condition on the owner as where= (and "
+                    f"'{self.table}' is named as Immich's table, which holds the pictures of several people. "
+                    f"'{self._beside('asset')}', which says whose they are, is missing or has no column 'ownerId', "
+                    "as in older versions of Immich. Update Immich, write a condition on the owner as where= (and "
                     "join=), or ask for the pictures of all by all_owners=True."
                 )
             if owner is not None or (all_owners and not is_like_immich):
@@ -139,8 +139,8 @@ class AttachedEngine(TableEngine):
             return sql.SQL("true")
         if (owner is None) != all_owners:
             raise ValueError(
-                "this database may hold the pictures of several people: name one by owner=, an e-mail address or an "
-                "id of Immich, or ask for the pictures of all by all_owners=True, and not both."
+                "this database may hold the pictures of several people. Name one by owner=, an e-mail address or an "
+                "id of Immich, or ask for the pictures of all by all_owners=True, not both."
             )
         if all_owners:
             return sql.SQL("true")
@@ -246,7 +246,7 @@ class AttachedEngine(TableEngine):
         if not images:
             raise ValueError(
                 "embeddings of another program are compared with a few of their pictures first, and none can be "
-                f"opened here, such as '{next(iter(paths.values()), None)}'; say by volume='HERE:THERE' where the "
+                f"opened here, such as '{next(iter(paths.values()), None)}'. Say by volume='HERE:THERE' where the "
                 "folder of its paths is, or give images to `verify_embeddings`."
             )
         return images

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -79,6 +79,10 @@ class Engine:
 
     def __len__(self) -> int:
         raise NotImplementedError
+
+    def __bool__(self) -> bool:
+        """Say whether there are rows; an engine that has to count them answers without."""
+        return len(self) > 0
 
     @property
     def ids(self) -> list[str]:
@@ -175,6 +179,17 @@ class Engine:
 
     def close(self) -> None:
         """Let go of what is held open."""
+
+    def begin_filter(self, where: dict) -> Callable[[], object] | None:
+        """Take what a filter has to read, where that takes long; the caller holds the lock.
+
+        Args:
+            where (`dict`): See [`Gallery.search`].
+
+        Returns:
+            `callable` or `None`: Reads it, without the lock, so that a search with this filter finds it done.
+        """
+        return None
 
     def _nearest(self, queries: np.ndarray, count: int, where) -> tuple[np.ndarray, np.ndarray]:
         """Propose `count` candidates: scores, best first, and row numbers, -1 where there are no more."""

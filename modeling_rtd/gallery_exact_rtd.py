@@ -27,7 +27,7 @@ class ExactEngine(StoredEngine):
         device (`str`, defaults to `"cpu"`): Where scores are computed; an accelerator keeps all rows.
         precision (`str`, *optional*):
             `"int8"` or `"binary"`: candidates come from codes of one byte or one bit a number, which are made of the
-            stored rows at the first search and kept in memory, and the stored rows rank them. With `"int8"` results
+            stored rows at the first search and kept in memory. The stored rows rank them. With `"int8"` results
             are the same: as many are ranked as the codes may have displaced. With `"binary"` a few are missed, see
             [`Gallery.measure_recall`]. Defaults to the stored rows alone.
         rescore_multiplier (`int`, defaults to 10): Candidates for each result, with `"binary"`.

@@ -44,7 +44,7 @@ class FaissEngine(StoredEngine):
     Args:
         dim, dtype, folder, state: See [`StoredEngine`].
         factory (`str`, defaults to `"Flat"`):
-            What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`; `"SQ8"`
+            What `faiss.index_factory` takes, such as `"Flat"` (exact), `"HNSW32"` or `"IVF1024,Flat"`. `"SQ8"`
             (one byte a number) and `"RaBitQ"` (one bit) hold codes, and the stored rows rank what these propose.
         search_parameter (`int`, *optional*):
             How far an approximate index looks: `efSearch` of HNSW, `nprobe` of IVF. Defaults to FAISS's own.

@@ -145,6 +145,7 @@ class GalleryFolder:
         engine ([`Engine`], *optional*): `None` before the first row.
         is_partial (`bool`): While it is set, no manifest is written, so that an interrupted save is not a gallery.
         turn (`RLock`): Held by the thread that uses the engine, for one search or one batch.
+        filtering (`Lock`): Held by the thread that reads the metadata for a filter, which needs no turn.
     """
 
     def __init__(self, path: str | Path | None, engine: str | None, dtype: str | None, options: dict):
@@ -152,7 +153,7 @@ class GalleryFolder:
         self.manifest: Manifest | None = None
         self.engine: Engine | None = None
         self.is_partial = self._is_writing = False
-        self._lock, self.turn = threading.RLock(), threading.RLock()
+        self._lock, self.turn, self.filtering = threading.RLock(), threading.RLock(), threading.Lock()
         self._wanted = (engine or "exact", dtype or "float32", options)
         find_engine(self._wanted[0])
         if self._wanted[1] not in _DTYPES:

@@ -137,7 +137,7 @@ def _read_faiss(path: Path, ids: list[str] | None) -> tuple[np.ndarray, list[str
         embeddings = index.reconstruct_n(0, index.ntotal)
     else:
         raise ValueError(
-            f"'{path}' holds an {kind}, from which the embeddings do not come back as they were; Flat, HNSW, IVF and "
+            f"'{path}' holds an {kind}, from which the embeddings do not come back as they were. Flat, HNSW, IVF and "
             "SQ are taken, and IDMap over them. Save the embeddings as .npy or .parquet."
         )
     return embeddings, _name_numbers(path, numbers, ids)
@@ -170,7 +170,7 @@ def _name_numbers(path: Path, numbers: np.ndarray | None, ids: list[str] | None)
         return [str(number) for number in numbers]
     if not np.array_equal(np.sort(numbers), np.arange(len(ids))):
         raise ValueError(
-            f"'{path}' has {len(numbers)} rows with ids of its own, such as {numbers[:1].tolist()}, and they are not "
-            f"the places 0 to {len(ids) - 1} in the {len(ids)} ids given; leave the ids out."
+            f"'{path}' has {len(numbers)} rows with ids of its own, such as {numbers[:1].tolist()}, which are "
+            f"not the places 0 to {len(ids) - 1} of the given ids. Leave the ids out."
         )
     return [ids[number] for number in numbers]

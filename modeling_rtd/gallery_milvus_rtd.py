@@ -136,7 +136,7 @@ class MilvusEngine(Engine):
         if found != self.dim:
             raise ValueError(
                 f"the collection '{self.collection}' in Milvus at '{self.uri}' holds embeddings of {found} numbers, "
-                f"the gallery's manifest says {self.dim}: it is that of another gallery; restore the right one."
+                f"the gallery's manifest says {self.dim}. It is that of another gallery: restore the right one."
             )
         self._ask("load_collection")  # a file that another process closed is not loaded
 
@@ -163,6 +163,9 @@ class MilvusEngine(Engine):
 
     def __len__(self) -> int:
         return self._ask("query", filter="", output_fields=["count(*)"])[0]["count(*)"]
+
+    def __bool__(self) -> bool:
+        return bool(self._ask("query", filter="row >= 0", output_fields=["row"], limit=1))
 
     @property
     def ids(self) -> list[str]:

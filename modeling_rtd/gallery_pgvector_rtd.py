@@ -89,8 +89,8 @@ class Database:
             is_clear = False
         if not is_clear:
             raise ValueError(
-                "the connection string of PostgreSQL cannot be read: write postgresql://user:password@host:port/name, "
-                "with signs such as @ and / in a password as %40 and %2F, or give the password as PGPASSWORD."
+                "the connection string of PostgreSQL cannot be read. Write postgresql://user:password@host:port/name, "
+                "with signs such as @ and / in a password as %40 and %2F. Or give the password as PGPASSWORD."
             ) from None
 
     def _prepare(self, connection) -> None:
@@ -245,6 +245,9 @@ class TableEngine(Engine):
 
     def __len__(self) -> int:
         return sum(count for (count,) in self._fetch("SELECT count(*) FROM {source}"))
+
+    def __bool__(self) -> bool:
+        return any(found for (found,) in self._fetch("SELECT EXISTS (SELECT FROM {source})"))
 
     @property
     def ids(self) -> list[str]:

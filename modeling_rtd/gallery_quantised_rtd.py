@@ -22,7 +22,7 @@ _ROWS = 1024  # read at a time: what is made of them on the way is small, and st
 class RowCodes:
     """Codes of rows: a code `c` of a number in column `i` stands for `start[i] + step[i] * c`.
 
-    With `"int8"` a column's range is cut into 255 steps, as by sentence-transformers' `quantize_embeddings`; with
+    With `"int8"` a column's range is cut into 255 steps, as by sentence-transformers' `quantize_embeddings`. With
     `"binary"` a bit says on which side of the column's mean a number is, and stands for the mean distance from it.
 
     Args:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ __all__ = ["AppendedArray", "RowNames"]
 
 _RECORD = np.dtype([("hash", "<u8"), ("id", "<u8"), ("metadata", "<u8")])  # of an id; where both end
 _NONE = b"null\n"
-_BLOCK = 8192  # rows whose metadata are parsed at a time
+_BLOCK = 1024  # rows whose metadata are parsed at a time: other threads wait for one call of json
 _FILTERS = 8  # whose rows are remembered
+_NO_ROWS = np.zeros(0, bool)
 
 
 class AppendedArray:
@@ -60,11 +61,12 @@ class AppendedArray:
         Returns:
             `np.ndarray` of shape `(count, *shape)`: Not to be written to.
         """
-        if len(self._array) < count:
+        array = self._array  # another thread may map fewer entries
+        if len(array) < count:
             # Copy on write, since torch warns of arrays that cannot be written to; nothing here writes.
-            shape = (count, *self._array.shape[1:])
-            self._array = np.memmap(self.place, self._array.dtype, "c", shape=shape).view(np.ndarray)
-        return self._array[:count]
+            shape = (count, *array.shape[1:])
+            array = self._array = np.memmap(self.place, array.dtype, "c", shape=shape).view(np.ndarray)
+        return array[:count]
 
     def count(self) -> int:
         """Count the entries that are in the file, be they of an interrupted process.
@@ -94,8 +96,8 @@ def write_at(place: Path, end: int, data: bytes) -> None:
 class RowNames:
     """Ids and metadata of rows that are appended and never changed, without a Python object for each row.
 
-    `ids.bin` holds the ids, one behind the other, `metadata.jsonl` a line of JSON a row, and `rows.bin` for each row a
-    hash of its id and where both end. Rows are found by sorted hashes, whose parts are merged as they grow.
+    `ids.bin` holds the ids, one behind the other. `metadata.jsonl` has a line of JSON a row, and `rows.bin` for each
+    row a hash of its id and where both end. Rows are found by sorted hashes, whose parts are merged as they grow.
 
     Args:
         folder (`Path`, *optional*): Where the files are. Defaults to in memory.
@@ -251,20 +253,44 @@ class RowNames:
             `np.ndarray` of shape `(count,)`: Whether a row has one of the values of every field.
         """
         key = repr(where)
-        known = self._matches.pop(key, np.zeros(0, bool))
-        ends, parts = self._read_records()["metadata"], [known]
-        text = self._texts["metadata"].read(self._find_end("metadata", self.count))
-        for start in range(len(known), self.count, _BLOCK):
-            stop = min(start + _BLOCK, self.count)
-            lines = text[int(ends[start - 1]) if start else 0 : int(ends[stop - 1])].tobytes()
-            rows = json.loads(b"[" + lines[:-1].replace(b"\n", b",") + b"]")  # one call, several times as fast as many
-            parts.append(
-                [row is not None and all(row.get(name) in values for name, values in where.items()) for row in rows]
-            )
-        self._matches[key] = np.concatenate(parts).astype(bool)
+        known = self._matches.pop(key, _NO_ROWS)  # so that it comes last
+        return self._keep_match(key, self._take_lines()(where, known) if len(known) < self.count else known)
+
+    def begin_match(self, where: dict[str, list]) -> Callable[[], object] | None:
+        """Take what `match` would parse, without parsing it.
+
+        Args:
+            where (`dict[str, list]`): See `match`.
+
+        Returns:
+            `callable` or `None`: Parses and remembers it while other threads read or append; `None` if it is known.
+        """
+        key = repr(where)
+        if len(self._matches.get(key, _NO_ROWS)) == self.count:
+            return None
+        parse = self._take_lines()
+        return lambda: self._keep_match(key, parse(where, self._matches.get(key, _NO_ROWS)))
+
+    def _take_lines(self) -> Callable[[dict, np.ndarray], np.ndarray]:
+        count, ends = self.count, self._read_records()["metadata"]
+        text = self._texts["metadata"].read(self._find_end("metadata", count))
+
+        def parse(where: dict, known: np.ndarray) -> np.ndarray:
+            parts = [known]
+            for start in range(len(known), count, _BLOCK):
+                stop = min(start + _BLOCK, count)
+                lines = text[int(ends[start - 1]) if start else 0 : int(ends[stop - 1])].tobytes()
+                rows = json.loads(b"[" + lines[:-1].replace(b"\n", b",") + b"]")  # faster than one by one
+                parts.append([_is_match(row, where) for row in rows])
+            return np.concatenate(parts).astype(bool)
+
+        return parse
+
+    def _keep_match(self, key: str, rows: np.ndarray) -> np.ndarray:
+        self._matches[key] = rows
         if len(self._matches) > _FILTERS:
-            del self._matches[next(iter(self._matches))]
-        return self._matches[key]
+            self._matches.pop(list(self._matches)[0], None)  # in one step each, for other threads
+        return rows
 
     def find_short(self, rows: int) -> tuple[str, int] | None:
         """Find a file that holds less than some rows.
@@ -292,10 +318,14 @@ class RowNames:
             if _sum(*parts) != expected:
                 raise ValueError(
                     f"the ids or metadata of the images {start + 1} to {stop} of '{self._records.place.parent}' are "
-                    "not those that were written (another checksum); restore the folder from a copy, or index the "
+                    "not those that were written (another checksum). Restore the folder from a copy, or index the "
                     "images again into a new one."
                 )
         self._num_checked = len(self._sums)
+
+
+def _is_match(row: dict | None, where: dict[str, list]) -> bool:
+    return row is not None and all(row.get(name) in values for name, values in where.items())
 
 
 def _parse(line: bytes) -> dict | None:

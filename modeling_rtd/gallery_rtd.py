@@ -44,7 +44,7 @@ class Gallery:
         folder (`str` or `Path`, *optional*):
             Where the gallery is: opened where there is one, made where there is none. Defaults to memory.
         engine (`str`, *optional*):
-            `"exact"` (torch; the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
+            `"exact"` (torch, the default), `"faiss"`, `"milvus"` or `"pgvector"`; what the folder says where there
             is a gallery.
         dtype (`str`, *optional*):
             `"float32"` (the default) or `"float16"`, in which embeddings are stored; not with Milvus.
@@ -90,6 +90,9 @@ class Gallery:
 
     def __len__(self) -> int:
         return 0 if self._store.engine is None else len(self._store.engine)
+
+    def __bool__(self) -> bool:
+        return bool(self._store.engine)
 
     def __contains__(self, name: str) -> bool:
         return bool(self._find([name]))
@@ -200,7 +203,7 @@ class Gallery:
                 (`PGHOST`, `PGDATABASE`, `PGPASSWORD`, ...).
             layout:
                 What the table is. `table` (`"smart_search"`, which is Immich's), `id_column` (`"assetId"`; a uuid, an
-                integer or text) and `embedding_column` (`"embedding"`; `vector` or `halfvec`).
+                integer or text) and `embedding_column` (`"embedding"`, of type `vector` or `halfvec`).
 
                 In Immich's layout `owner`, an e-mail address or an id, or `all_owners=True`: one of them is needed.
                 Pictures in the trash, the archive and the locked folder are left out. A `smart_search` whose owners
@@ -396,8 +399,8 @@ class Gallery:
             processor ([`RTDProcessor`]): Its processor.
 
         Returns:
-            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999; the first time
-            that of eight images of an attached table, at least 0.99; `None`, with a warning, where the gallery has no
+            `float` or `None`: The smallest cosine of eight fixed synthetic images, at least 0.999. The first time
+            that of eight images of an attached table, at least 0.99. `None`, with a warning, where the gallery has no
             fingerprint, as one that was imported and never verified.
 
         Raises:
@@ -424,7 +427,7 @@ class Gallery:
         if cosine < MIN_TOWER_COSINE:
             raise ValueError(
                 f"the gallery was made by another image tower{self._name_base()}: of eight test images the embeddings "
-                f"differ, with a cosine of {cosine:.4f} where {MIN_TOWER_COSINE} is needed; use a model on that CLIP, "
+                f"differ, with a cosine of {cosine:.4f} where {MIN_TOWER_COSINE} is needed. Use a model on that CLIP, "
                 "or index the images again."
             )
         return cosine
@@ -435,10 +438,10 @@ class Gallery:
     def _check_before_adding(self, model, processor) -> None:
         if self._store.engine is None:
             self._store.create(model.config.projection_dim)
-        if self._store.manifest.fingerprint is None and len(self):
+        if self._store.manifest.fingerprint is None and self:
             raise ValueError(
                 "the gallery does not say which image tower made its embeddings, and images of another would be "
-                "nonsense among them: compare a few images with `verify_embeddings` first."
+                "nonsense among them. Compare a few images with `verify_embeddings` first."
             )
         if self._store.manifest.fingerprint is None:
             self._sign(model, processor)
@@ -478,8 +481,8 @@ class Gallery:
             worst = int(cosines.argmin())
             if cosines[worst] < min_cosine:
                 raise ValueError(
-                    f"the embeddings do not match this image tower: that of '{list(images)[worst]}' has a cosine of "
-                    f"{cosines[worst]:.4f} with what the model makes of the image, and {min_cosine} is needed; use "
+                    f"the embeddings do not match this image tower. That of '{list(images)[worst]}' has a cosine of "
+                    f"{cosines[worst]:.4f} with what the model makes of the image, where {min_cosine} is needed. Use "
                     "the CLIP and the preprocessing that made them, or index the images again."
                     f"{self._store.engine.advise(model)}"
                 )
@@ -508,7 +511,7 @@ class Gallery:
 
         Returns:
             `list[list[dict]]`: For each query, dictionaries with `id`, `score` (cosine) and, where the image has any,
-            `metadata`, best first; among equal scores the image that was added first.
+            `metadata`, best first. Among equal scores the image that was added first.
 
         Raises:
             ValueError: If the gallery is empty, `top_k` is below 1, sizes differ, a query is not finite, or the filter
@@ -534,6 +537,8 @@ class Gallery:
         queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
+        if isinstance(where, dict):
+            self._prepare_filter(where)
         with self._store.turn:
             # Counted in this search's turn, since other threads add rows; and once, since a database counts its own.
             held = len(self._store.engine)
@@ -543,6 +548,14 @@ class Gallery:
         if min_score is None:
             return results
         return [[result for result in row if result["score"] >= min_score] for row in results]
+
+    def _prepare_filter(self, where: dict) -> None:
+        """Read the metadata for a new filter, while others search; of several new filters one at a time."""
+        with self._store.turn:
+            read = self._store.engine.begin_filter(where)
+        if read is not None:
+            with self._store.filtering:
+                read()
 
     @staticmethod
     def _check_exclusions(exclude, count: int) -> None:
@@ -555,7 +568,7 @@ class Gallery:
         if isinstance(where, str):
             if not self._store.engine.takes_expressions:
                 raise ValueError(
-                    f"the engine '{self._store.engine.name}' takes no expressions as a filter, got {where!r}; give a "
+                    f"the engine '{self._store.engine.name}' takes no expressions as a filter, got {where!r}. Give a "
                     'dictionary such as {"split": "val"}, or keep the gallery in Milvus or PostgreSQL.'
                 )
             return where

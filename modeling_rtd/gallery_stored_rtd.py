@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,11 @@ _BLOCK = 8192  # rows at a time, where a layout is changed
 class StoredEngine(Engine):
     """Rows that are appended, and never changed; embeddings, ids and metadata stay in mapped files.
 
-    A batch is written to `embeddings.bin` and the files of [`RowNames`] first, and is there once its line is in
-    `journal.jsonl`: a process that is killed leaves whole batches only. The line counts the rows, has their checksums,
-    and lists the rows that they replace or that were removed: these stay in the files and are passed over, until the
+    A batch is written to `embeddings.bin` and the files of [`RowNames`] first. It is there once its line is in
+    `journal.jsonl`. A process that is killed leaves whole batches only. The line counts the rows, has their checksums,
+    and lists the rows that they replace or that were removed. These stay in the files and are passed over, until the
     gallery is saved to another folder. Checksums of embeddings are compared at the first search after opening, which
-    reads the file once: about 0.1 seconds a gigabyte of what is in memory.
+    reads the file once. That takes about 0.1 seconds a gigabyte of what is in memory.
 
     A folder of 0.1.0.dev0 has ids and metadata in the journal. It is read into memory, and changed to this layout
     before anything else is written to it.
@@ -159,18 +160,16 @@ class StoredEngine(Engine):
             is_old = not self._journal_end and any("ids" in entry for entry in entries[:1])
         if is_old:
             self._names, self._is_old = RowNames(), True
-            with self._naming_journal():
-                for entry in entries:
-                    self._apply_old(entry)
         else:
             with self._naming_journal():
                 total = self._num_rows + sum(_read_count(entry) for entry in entries)
             self._refuse_gaps(total)
-            with self._naming_journal():
-                for entry in entries:
-                    self._apply(entry, is_read=True)
-        self._journal_end += len(whole)
-        self._last_line = (whole.splitlines(keepends=True) or [self._last_line])[-1]
+        apply = self._apply_old if is_old else functools.partial(self._apply, is_read=True)
+        with self._naming_journal():
+            for line, entry in zip(whole.splitlines(keepends=True), entries, strict=True):
+                apply(entry)
+                # Line by line: those before a damaged one count once, however often it is read.
+                self._journal_end, self._last_line = self._journal_end + len(line), line
         self._refuse_gaps(self._num_rows)
 
     def _read_journal(self) -> bytes:
@@ -237,7 +236,7 @@ class StoredEngine(Engine):
             if _sum_rows(array[start:stop], before) != expected:
                 raise ValueError(
                     f"the images {start + 1} to {stop} of '{self.folder / _EMBEDDINGS}' are not those that were "
-                    "written (another checksum); restore the folder from a copy, or index the images again into a new "
+                    "written (another checksum). Restore the folder from a copy, or index the images again into a new "
                     "one."
                 )
         self._num_checked = len(self._sums)
@@ -253,6 +252,10 @@ class StoredEngine(Engine):
 
     def _describe(self, rows: np.ndarray) -> list[tuple[str, dict | None]]:
         return list(zip(self._names.read_ids(rows), self._names.read_metadata(rows), strict=True))
+
+    def begin_filter(self, where: dict) -> Callable[[], object] | None:
+        """See [`Engine.begin_filter`]."""
+        return self._names.begin_match(where)
 
     def _find_allowed(self, where: dict | None) -> np.ndarray | None:
         """Mark the rows that count, of shape `(num_rows,)`; `None` where all do."""

@@ -55,7 +55,7 @@ class RTDAdapterMixin:
     """The part of [`RTDModel`] that deals with LoRA adapters of its text tower.
 
     Threads may share a model. With adapters, their text passes and changes of adapters take turns, one at a time in a
-    process; vision passes do not wait, and without adapters nothing does. Passes through `model.text_model` itself
+    process. Vision passes do not wait, and without adapters nothing does. Passes through `model.text_model` itself
     take no turn.
     """
 
@@ -119,7 +119,7 @@ class RTDAdapterMixin:
 
         Raises:
             ValueError: If there is no adapter, it was trained on another text tower or with another projection, or
-                its tensors are not those that were saved; the model then stays as it was.
+                its tensors are not those that were saved. The model then stays as it was.
         """
         where = pick_where(kwargs)
         _check_is_adapter(name_or_path, where)
@@ -128,9 +128,9 @@ class RTDAdapterMixin:
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
             raise ValueError(
-                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}): "
-                f"the text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
-                "SHA-256; load it on that CLIP, in the type it was trained in."
+                f"the adapter '{name_or_path}' was trained on another base than '{base}' (width and layers {shapes}). "
+                f"The text tower of '{facts['base_model']}' (width and layers {tuple(facts['shapes'])}) has another "
+                "SHA-256. Load it on that CLIP, in the type it was trained in."
             )
         if hash_tensors(self.projection) != facts["projection_sha256"]:
             raise ValueError(f"the adapter '{name_or_path}' was trained with another projection; use from_adapter.")
@@ -145,7 +145,7 @@ class RTDAdapterMixin:
                 if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "
-                        "were saved, or some are missing; restore it from a copy, or save it again."
+                        "were saved, or some are missing. Restore it from a copy, or save it again."
                     )
             except Exception:
                 # transformers has loaded it before it was checked, and would keep it.

@@ -146,7 +146,7 @@ def settle_text_config(config: PreTrainedConfig, tokenizer) -> dict:
     end = max(ids) if is_largest else text.eos_token_id
     if end != ids[-1] or ids.index(end) != len(ids) - 1:
         raise ValueError(
-            f"the text tower pools at the id {end}, but the tokenizer ends a text with {ids[-1]}: pass the tokenizer "
+            f"the text tower pools at the id {end}, but the tokenizer ends a text with {ids[-1]}. Pass the tokenizer "
             "of this model, or correct `eos_token_id` of its text configuration."
         )
     # Some text parts keep the default of 512, which the whole model does not read.
@@ -178,6 +178,6 @@ def check_text_features(backbone: PreTrainedModel, tower: RTDTextTower, tokenize
     difference = ((ours - theirs).norm() / theirs.norm()).item()
     if not difference < (1e-3 if backbone.dtype == torch.float32 else 5e-2):  # true of NaN too
         raise ValueError(
-            f"text features differ from those of {type(backbone).__name__} by {difference:.3f} of their size: the "
-            "configuration or the tokenizer of this repository does not fit its weights; name another one."
+            f"text features differ from those of {type(backbone).__name__} by {difference:.3f} of their size. The "
+            "configuration or the tokenizer of this repository does not fit its weights: name another one."
         )

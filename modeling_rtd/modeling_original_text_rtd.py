@@ -308,7 +308,7 @@ def _check_place(place: dict) -> None:
     if not is_plain and (is_here or subfolder != ""):
         raise ValueError(
             f"`original_text_model` of the configuration names the subfolder {subfolder!r}, but it must be a folder "
-            f"inside the repository, such as '{_FOLDER}'; load a model that you trust."
+            f"inside the repository, such as '{_FOLDER}'. Load a model that you trust."
         )
     if not isinstance(getattr(torch, str(place["dtype"]), None), torch.dtype):
         raise ValueError(

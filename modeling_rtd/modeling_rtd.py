@@ -248,8 +248,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         """
         if has_adapters(self.text_model) or self.config.original_text_model is None:
             raise ValueError(
-                "there is no second text tower to leave out: the text tower is CLIP's own, or has an adapter (`rtd "
-                "interpolate --alpha 1` makes a whole model of one)."
+                "there is no second text tower to leave out: the text tower is CLIP's own, or has an adapter. `rtd "
+                "interpolate --alpha 1` makes a whole model of one."
             )
         if measured is None:
             warnings.warn(
@@ -272,7 +272,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             tower ([`RTDTextModel`]): The text tower RTD started from.
             repo (`str`, *optional*):
                 Hub id or directory that holds it, such as the CLIP underneath; it is loaded from there on first use,
-                and its hash is checked. Where left out, saving writes the tower to the folder `original_text`.
+                and its hash is checked. Without it, saving writes the tower to the folder `original_text`.
             revision (`str`, *optional*):
                 Revision of that repository; the commit that the tower's configuration names, where it does, by
                 default.
@@ -291,7 +291,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         """
         if tower is self.text_model:
             raise ValueError(
-                "this is the model's own text tower, trained in place: train a copy of it (copy.deepcopy), or load "
+                "this is the model's own text tower, trained in place. Train a copy of it (copy.deepcopy), or load "
                 "the tower again with load_text_model, so that the original is kept."
             )
         if self.config.original_text_model is None:
@@ -456,7 +456,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         count = len(image_features.pooler_output)
         if input_ids is not None and len(input_ids) != count:
             raise ValueError(
-                f"got {count} images and {len(input_ids)} prompts: give each prompt its reference image, such as "
+                f"got {count} images and {len(input_ids)} prompts. Give each prompt its reference image, such as "
                 "pixel_values.expand(len(input_ids), -1, -1, -1) for one image with several conditions."
             )
         context = None

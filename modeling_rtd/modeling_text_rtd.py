@@ -130,7 +130,7 @@ class RTDTextTower:
         # An accelerator would be waited for, and so would a trace.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.max() >= size:
             raise ValueError(
-                f"the text tower has {size} words, and a text has the id {int(input_ids.max())}: take the tokenizer "
+                f"the text tower has {size} words, and a text has the id {int(input_ids.max())}. Take the tokenizer "
                 "that belongs to the model, or enlarge the tower with resize_token_embeddings before it is trained."
             )
         words = self.embeddings.token_embedding(input_ids)
@@ -233,7 +233,7 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
                 Defaults to the places of the tokens.
             placeholder_mask (`torch.Tensor` of shape `(batch_size, seq_len)`, *optional*):
                 True at the positions that take pseudo-words: the n-th takes the n-th row of `pseudo_token_embeds`,
-                the last row serves any further ones. Where left out: positions equal to
+                the last row serves any further ones. Defaults to positions equal to
                 `config.placeholder_token_id`.
             pseudo_token_embeds (`torch.Tensor` of shape `(batch_size, K, hidden_size)`, *optional*): Pseudo-words.
             pseudo_token_mask (`torch.Tensor` of shape `(batch_size, K)`, *optional*):

@@ -34,12 +34,12 @@ class TaskWithoutDefault(dict):
 class ComposedImageRetrievalPipeline(Pipeline):
     """Find the images of a gallery that answer a query.
 
-    A query is a dictionary, or a row of a data set, with `image` and `text`: a reference image (path, URL or PIL
-    image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD; with
-    `image` alone it asks for similar images. A query may also hold
+    A query is a dictionary, or a row of a data set, with `image` and `text`. These are a reference image (path, URL or
+    PIL image) and a condition. With `text` alone it is a plain text query, read by the text tower from before RTD;
+    with `image` alone it asks for similar images. A query may also hold
 
     - `image` as a list of references, and `weights`, one number each (equal ones by default);
-    - `strength`, from 0 (the reference alone) to 1 (the query as it is; the default);
+    - `strength`, from 0 (the reference alone) to 1 (the query as it is, the default);
     - `negative`, a text of what is not wanted, and `negative_weight` (0.25);
     - `exclude`, a list of ids to leave out, or one id;
     - `adapter`, the name of an adapter of the text tower (`"__base__"` for none).
@@ -130,16 +130,16 @@ class ComposedImageRetrievalPipeline(Pipeline):
             text (`str`, *optional*): Condition or plain text of a single query.
             image (path, URL or PIL image, *optional*): Reference of a single query, in place of `inputs`.
             kwargs:
-                `top_k` (10), `where` and `min_score`, see [`Gallery.search`]; `exclude_reference` (`True`), which
+                `top_k` (10), `where` and `min_score`, see [`Gallery.search`]. `exclude_reference` (`True`), which
                 leaves the reference out where its path or URL is an id of the gallery or the `path` in an image's
-                metadata; `template`, the name of a prompt template; `adapter`, for queries that name none;
-                `with_measures` (`False`), see below; and `batch_size` and `num_workers`.
+                metadata. `template`, the name of a prompt template. `adapter`, for queries that name none.
+                `with_measures` (`False`), see below. `batch_size` and `num_workers`.
 
         Returns:
             `list[dict]` for one query, see [`Gallery.search`]: dictionaries with `id` and `score`, best first. A list
             of these for a list, and an iterator over them for a generator or a data set. With `with_measures` each is
             a `dict` of the list as `hits` and two heuristics of ours: `edit_magnitude`, how far the condition moved
-            the query, see [`measure_edits`], and `margin`, by how much the first score is above the second; `None`
+            the query, see [`measure_edits`], and `margin`, by how much the first score is above the second. `None`
             where there is no condition on a reference, or no second hit. It costs a second text pass.
 
         Raises:

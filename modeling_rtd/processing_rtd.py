@@ -55,10 +55,10 @@ class RTDProcessor(ProcessorMixin):
 
     A template holds one `$` per pseudo-word and `{condition}` once, such as `"a photo of $ that {condition}"` or
     `"a {condition} of $"`. Placeholders are spliced between tokenised pieces, so a `$` or any special token
-    in a user's text is ordinary text, and truncation cuts the condition and never a placeholder.
+    in a user's text is ordinary text. Truncation cuts the condition and never a placeholder.
 
-    Where the package `ftfy` is installed, texts for a CLIP are repaired with it first, as OpenAI's own tokenizer does:
-    curly quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
+    Where the package `ftfy` is installed, texts for a CLIP are repaired with it first, as OpenAI's own tokenizer does.
+    Curly quotes become straight, full-width letters plain and `&amp;` an `&`. Without it they are read as they are.
     Texts for a SigLIP are lower-cased: SigLIP 2 was trained so, and its tokenizer does not do it.
 
     Args:
@@ -189,7 +189,7 @@ class RTDProcessor(ProcessorMixin):
 
     @property
     def context_word(self) -> str:
-        """`str`: Stands in the text of a context in place of the pseudo-word."""
+        """`str`: Takes its place in the text of a context in place of the pseudo-word."""
         return self.tokenizer.decode([find_context_token_id(self.tokenizer)]).strip()
 
     def _find_template(self, name: str | None) -> str:
@@ -609,7 +609,7 @@ def _find_ends(tokenizer) -> tuple[list[int], list[int]]:
     if tokenizer.eos_token_id not in behind:
         raise ValueError(
             f"the tokenizer puts the ids {behind} behind a text, and its end of text, {tokenizer.eos_token_id}, is "
-            "not among them: the text tower needs it; pass the tokenizer of the backbone."
+            "not among them. The text tower needs it: pass the tokenizer of the backbone."
         )
     return before, behind
 

@@ -77,8 +77,8 @@ def _build_feed_forward(size: int) -> nn.Sequential:
 class ContextI2WProjection(RTDProjection):
     """The network of Context-I2W (https://huggingface.co/papers/2309.16137).
 
-    The query's text, encoded by the text tower from before RTD, scales the image's tokens (intent view selector);
-    learned queries gather the parts that it asks about (visual target extractor). The pseudo-word is a global path
+    The query's text, encoded by the text tower from before RTD, scales the image's tokens (intent view selector).
+    Learned queries gather the parts that it asks about (visual target extractor). The pseudo-word is a global path
     from the class token plus `tanh(local_gate)` times a local path from those parts. It depends on the text, so
     pseudo-words cannot be stored per image.
 

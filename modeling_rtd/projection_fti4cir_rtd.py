@@ -78,7 +78,7 @@ class FTI4CIRProjection(RTDProjection):
     """The network of FTI4CIR (https://huggingface.co/papers/2503.19296): one subject word, 1 to 12 attribute words.
 
     The subject word comes from the pooled embedding. Attribute words come from learned templates that attend to the
-    image's tokens; a template becomes a word where its share of a softmax over all templates, by their similarity to
+    image's tokens. A template becomes a word where its share of a softmax over all templates, by their similarity to
     the pooled embedding, exceeds 0.05. Words are in the order of their templates.
 
     Args:
@@ -106,7 +106,7 @@ class FTI4CIRProjection(RTDProjection):
         if config.text_hidden_size != config.projection_dim:
             raise ValueError(
                 f"'{config.projection_type}' compares joint embeddings (size {config.projection_dim}) with words "
-                f"(size {config.text_hidden_size}), so the two sizes must be equal; use a CLIP where they are, or "
+                f"(size {config.text_hidden_size}), so the two sizes must be equal. Use a CLIP where they are, or "
                 "another method."
             )
         size = config.vision_hidden_size

@@ -161,7 +161,7 @@ class RTDProjection(PreTrainedModel):
         if missing:
             raise ValueError(
                 f"a '{self.config.projection_type}' projection reads {', '.join(self.consumes)}, but "
-                f"{', '.join(missing)} did not come; pass the whole output of `get_image_features`, not pooled "
+                f"{', '.join(missing)} did not come. Pass the whole output of `get_image_features`, not pooled "
                 "embeddings alone, and with a context the prompt."
             )
         for name in self.consumes:

@@ -194,8 +194,8 @@ def encode_composed(
 ) -> torch.Tensor:
     """Encode queries of any kinds: one vision pass, and one text pass for each tower and kind of prompt.
 
-    All that composes goes through here. First each reference is composed with the condition, at the query's strength;
-    then references are joined; then the negative text is taken off.
+    All that composes goes through here. First each reference is composed with the condition, at the query's strength.
+    Then references are joined; then the negative text is taken off.
 
     Args:
         model ([`RTDModel`]): The model; a bare [`RTDTextModel`] reads queries that bring their pseudo-words.
@@ -264,7 +264,7 @@ def measure_edits(
 ) -> list[float | None]:
     """Measure how far the text of each query moved it: `1 - cos(query, query of the references alone)`.
 
-    A heuristic of ours, not the paper's: a small number says that the condition changed little, a large one does not
+    A heuristic of ours, not the paper's. A small number says that the condition changed little, a large one does not
     say that it was understood. The references alone are the prompt without the condition, as at a strength of 0.
 
     Args:
@@ -365,8 +365,8 @@ def name_image(image) -> list[str]:
         image (path, URL, PIL image, or an undecoded one of the library `datasets`): Reference of a query.
 
     Returns:
-        `list[str]`: The path as it is, from the root (also with links resolved), and from the working directory; a
-        URL as it is; none of an image without a name.
+        `list[str]`: The path as it is, from the root (also with links resolved), and from the working directory. A
+        URL as it is. None of an image without a name.
     """
     if isinstance(image, Mapping):
         image = image.get("path")

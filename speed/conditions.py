@@ -10,10 +10,8 @@ with a clause that asks for nothing. The wordings of the queries do not occur in
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,8 +19,7 @@ from torch.nn.functional import cosine_similarity
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import Query, RTDModel, encode_composed, measure_edits, write_json
-from speed.one_tower import Seed
-from trainer.demo.recipes import RECIPES
+from speed.one_tower import Seed, measure_missing, read_options
 from trainer.evaluation.diagnosis.condition_edits import CONDITION_EDITS, edit_queries
 from trainer.evaluation.diagnosis.rank_changes import compare_ranks
 from trainer.evaluation.metrics import relevance, target_ranks
@@ -153,23 +150,13 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments (`list[str]`, *optional*): Command line; that of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="demo", choices=RECIPES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--at_most", type=int, default=10**6, help="rows to add before the run stops")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
-    options = parser.parse_args(arguments)
+    options = read_options(__doc__, VARIANTS, arguments)
     torch.set_num_threads(1)
-    left = options.at_most
-    seeds = [_Conditions(options.preset, seed, options.output_dir, "conditions.json") for seed in options.seeds]
-    for seed in seeds:
-        missing = [name for name in dict.fromkeys((_BASE, *options.variants)) if name not in seed.rows][:left]
-        if missing:
-            seed.prepare()
-        for name in missing:
-            seed.measure(name)
-        left -= len(missing)
+    seeds = [
+        _Conditions(options.preset, seed, options.output_dir, "conditions.json", options.world)
+        for seed in options.seeds
+    ]
+    measure_missing(seeds, (_BASE, *options.variants), options.at_most)
     measured = [seed.rows for seed in seeds if _BASE in seed.rows]
     print(format_table(measured), format_moves(measured), sep="\n\n")
 

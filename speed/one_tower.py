@@ -16,6 +16,7 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ from trainer.worlds.clip import train_clip
 from trainer.worlds.data import build_world
 
 
-__all__ = ["MEASURES", "VARIANTS", "Seed", "format_table", "main"]
+__all__ = ["MEASURES", "VARIANTS", "Seed", "format_table", "main", "measure_missing", "read_options"]
 
 MEASURES = ("recall@1", "recall@5", "recall@10", "subset_recall@1", "caption_recall@5", "relative_seconds")
 
@@ -238,31 +239,54 @@ def _summarise(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
 
 
+def read_options(description: str, variants: Iterable[str], arguments: list[str] | None) -> argparse.Namespace:
+    """Read the command line of a script whose rows are trainings in the small world.
+
+    Args:
+        description (`str`): What the help says.
+        variants (iterable of `str`): Names of the rows.
+        arguments (`list[str]`, *optional*): Command line; that of the process by default.
+
+    Returns:
+        `argparse.Namespace`: `world`, `preset`, `seeds`, `variants`, `at_most` and `output_dir`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="shapes", choices=DEMO_WORLDS)
+    parser.add_argument("--preset", default="demo", choices=RECIPES)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", choices=variants, default=list(variants))
+    parser.add_argument("--at_most", type=int, default=10**6, help="rows to add before the run stops")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
+    return parser.parse_args(arguments)
+
+
+def measure_missing(seeds: Sequence[Seed], names: Iterable[str], at_most: int) -> None:
+    """Measure rows that are not there yet.
+
+    Args:
+        seeds (`list[Seed]`): Each has rows of its own.
+        names (iterable of `str`): Names of the rows.
+        at_most (`int`): Rows to add.
+    """
+    for seed in seeds:
+        missing = [name for name in dict.fromkeys(names) if name not in seed.rows][:at_most]
+        if missing:
+            seed.prepare()
+        for name in missing:
+            seed.measure(name)
+        at_most -= len(missing)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train and judge what is not there yet, and print the table.
 
     Args:
         arguments (`list[str]`, *optional*): Command line; that of the process by default.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", default="shapes", choices=DEMO_WORLDS)
-    parser.add_argument("--preset", default="demo", choices=RECIPES)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--at_most", type=int, default=10**6, help="rows to add before the run stops")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/one_tower"))
-    options = parser.parse_args(arguments)
+    options = read_options(__doc__, VARIANTS, arguments)
     torch.set_num_threads(1)
     seeds = [Seed(options.preset, seed, options.output_dir, world=options.world) for seed in options.seeds]
-    left = options.at_most
-    for seed in seeds:
-        wanted = dict.fromkeys(("before RTD", "RTD as published", *options.variants))
-        missing = [name for name in wanted if name not in seed.rows][:left]
-        if missing:
-            seed.prepare()
-        for name in missing:
-            seed.measure(name)
-        left -= len(missing)
+    measure_missing(seeds, ("before RTD", "RTD as published", *options.variants), options.at_most)
     print(format_table([seed.rows for seed in seeds if "RTD as published" in seed.rows]))
 
 

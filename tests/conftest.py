@@ -19,11 +19,14 @@ import copy  # noqa: E402
 import gc  # noqa: E402
 import shutil  # noqa: E402
 import uuid  # noqa: E402
+from unittest.mock import MagicMock  # noqa: E402
 
+import datasets  # noqa: E402
 import huggingface_hub  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from modeling_rtd import RTDModel  # noqa: E402
 from tests import factories  # noqa: E402
@@ -31,6 +34,12 @@ from tests.hub_stand_in import HubStandIn  # noqa: E402
 
 
 torch.set_num_threads(1)
+# Of several parquet files that are streamed, datasets sleeps five seconds after each pass.
+datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+# No test cuts the power, and a disk takes milliseconds for each of tens of thousands of files.
+os.fsync = lambda place: os.fstat(place)
+# transformers writes each configuration that it reads into a log which is off.
+transformers.PreTrainedConfig.__repr__ = object.__repr__
 
 
 def pytest_collection_finish():
@@ -119,9 +128,24 @@ def processor():
 
 
 @pytest.fixture
-def model(clip, tokenizer):
+def model():
+    model = copy.deepcopy(_built("model", _build_model))
     torch.manual_seed(1)
-    return RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer)
+    return model
+
+
+def _build_model():
+    clip = factories.build_clip()
+    torch.manual_seed(1)
+    return RTDModel.from_clip(clip, "lincir", tokenizer=factories.build_tokenizer())
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures that matplotlib draws are blank: most tests that leave one are about something else."""
+    blank, figure = Image.new("L", (1, 1)), "matplotlib.figure.Figure"
+    monkeypatch.setattr(f"{figure}.subplots", lambda figure, _, count, **options: [[MagicMock()] * count])
+    monkeypatch.setattr(f"{figure}.savefig", lambda figure, path, **options: blank.save(path))
 
 
 _cache = {}

@@ -3,8 +3,7 @@
 import contextlib
 import hashlib
 import json
-import subprocess
-import sys
+import multiprocessing
 import uuid
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import torch
+from huggingface_hub.utils import WeakFileLock
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -214,6 +214,14 @@ def build_images(count, seed=0, size=(40, 36)):
         Image.fromarray((rng.integers(0, 256, (*size, 3)) // 3 + rng.integers(0, 170, 3)).astype("uint8"))
         for _ in range(count)
     ]
+
+
+def write_photos(folder):
+    """Write fifteen images."""
+    folder.mkdir()
+    for i, image in enumerate(build_images(15)):
+        image.save(folder / f"{i:02}.png")
+    return folder
 
 
 def draw_embeddings(kind, seed=0):
@@ -568,20 +576,20 @@ def build_immich(uri, folder, model, processor):
     return ids
 
 
-_HOLDER = """
-import sys
-from huggingface_hub.utils import WeakFileLock
-with WeakFileLock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 @contextlib.contextmanager
 def hold_in_another_process(lock):
-    """Hold a lock's file in a process of its own."""
-    command = [sys.executable, "-c", _HOLDER, str(lock)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        holder.stdout.readline()
-        yield
-        holder.stdin.close()
+    """Hold a lock's file in a process of its own, which is a copy of this one."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    holder = context.Process(target=_hold, args=(lock, there))
+    holder.start()
+    here.recv()
+    yield
+    here.send("leave")
+    holder.join()
+
+
+def _hold(lock, there):
+    with WeakFileLock(lock):
+        there.send("held")
+        there.recv()

@@ -96,7 +96,7 @@ def refuse_other_trainer() -> None:
             continue
         raise ImportError(
             f"the distribution '{name}' {found} installs a package named 'trainer' as rtd-cir does, and their files "
-            "overwrite each other: use a separate environment, or uninstall both and install rtd-cir again."
+            "overwrite each other. Use a separate environment, or uninstall both and install rtd-cir again."
         )
 
 

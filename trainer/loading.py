@@ -15,18 +15,20 @@ from modeling_rtd import (
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    RTDTextTower,
     name_damage,
+    name_family,
     read_backbone_config,
 )
 
 
-__all__ = ["check_place", "load_model_and_processor", "load_processor"]
+__all__ = ["check_place", "check_processor", "load_model_and_processor", "load_processor"]
 
 
 def check_place(name_or_path: str | Path) -> None:
     """Refuse a directory that holds no model, and a path at which there is none, without asking the Hub.
 
-    A name is a path if it begins with `.`, `/` or `~`, has more than one slash, or begins with a folder that is here.
+    A name is a path if it begins with `.`, `/` or `~`, has more than one slash, or begins with an existing folder.
 
     Args:
         name_or_path (`str` or `Path`): What a user names: directory or Hub id of a model, adapter, CLIP or projection.
@@ -108,6 +110,25 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
         )
     # Of several processes each has its own.
     return model.to(PartialState().device), processor
+
+
+def check_processor(processor: RTDProcessor, tower: RTDTextTower) -> None:
+    """Refuse a processor that reads texts for another family of backbones.
+
+    Args:
+        processor ([`RTDProcessor`]): The processor.
+        tower ([`RTDTextTower`]): Text tower that reads its ids.
+
+    Raises:
+        ValueError: If it is of another family.
+    """
+    family = name_family(tower.config)
+    made_for = getattr(processor, "family", type(processor).__name__)
+    if made_for != family:
+        raise ValueError(
+            f"`processing_class` is made for {made_for} and the text tower is of {family}. Pass the RTDProcessor that "
+            "was saved beside the model, or RTDProcessor.from_clip of the same backbone."
+        )
 
 
 def load_processor(model: RTDModel) -> RTDProcessor:

@@ -23,7 +23,7 @@ def fetch_file(place: str) -> Path:
     """Fetch a file, once; nothing in it is run.
 
     Args:
-        place (`str`): A file; a file on the Hub, as `org/name/file.pt`; or an address that begins with `https://`.
+        place (`str`): A file, a file on the Hub, as `org/name/file.pt`; or an address that begins with `https://`.
 
     Returns:
         `Path`: The file on this machine.

@@ -1,6 +1,7 @@
 """The rules of the house, read from the sources: who may import what, and what every module has."""
 
 import ast
+import functools
 import re
 import sys
 from graphlib import TopologicalSorter
@@ -34,6 +35,7 @@ shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 TESTS = sorted(path for room in ("modeling_rtd", "trainer") for path in (ROOT / "tests" / room).rglob("test_*.py"))
 
 
+@functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 

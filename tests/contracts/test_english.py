@@ -25,7 +25,7 @@ PAGES = [
     *sorted((ROOT / "notebooks").glob("*.ipynb")),
 ]
 # How many are left in the sources. Lower a number when you correct one; never raise it.
-MOST = {"pages": 0, "help": 0, "errors": 48, "docstrings": 160}
+MOST = {"pages": 0, "help": 0, "errors": 0, "docstrings": 48}
 WORDS = 25  # of a sentence
 
 HABITS = {

@@ -34,6 +34,7 @@ from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 CLASSES = dict(zip(FAMILIES, (CLIPModel, MetaClip2Model, SiglipModel), strict=True))
 ROWS = build_triplets(24)
 FAST = {
@@ -46,6 +47,7 @@ FAST = {
     "disable_tqdm": True,
 }
 beside_clip = pytest.mark.parametrize("family", FAMILIES[1:])
+siglip_first = pytest.mark.parametrize("family", ["siglip", pytest.param("metaclip_2", marks=pytest.mark.slow)])
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def get_losses(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@beside_clip
+@siglip_first
 def test_lincir_and_rtd_train_and_their_model_loads_as_its_family(places, family, tmp_path):
     arguments = {"noise_unit": "rms", **FAST}
     lincir = ProjectionTrainer(
@@ -98,8 +100,15 @@ def assert_features_are_the_familys(model, processor, plain, tower):
     torch.testing.assert_close(plain.get_text_features(input_ids=filled).pooler_output, text, atol=3e-6, rtol=0)
 
 
-@beside_clip
-@pytest.mark.parametrize("method", ["pic2word", "searle"])
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        ("pic2word", "metaclip_2"),
+        ("searle", "siglip"),
+        pytest.param("pic2word", "siglip", marks=pytest.mark.slow),
+        pytest.param("searle", "metaclip_2", marks=pytest.mark.slow),
+    ],
+)
 def test_methods_that_read_images_train(places, family, method, tmp_path):
     arguments = {"output_dir": str(tmp_path / "run"), **FAST}
     if method == "searle":
@@ -116,7 +125,7 @@ def test_methods_that_read_images_train(places, family, method, tmp_path):
     assert load_model_and_processor(str(trainer.save_model()))[1].default_template == method
 
 
-@beside_clip
+@siglip_first
 def test_an_adapter_reaches_all_linear_layers_and_its_base_gives_the_anchors(places, family, tmp_path):
     losses, towers = {}, {}
     for cache in ("never", "always"):
@@ -163,7 +172,7 @@ def test_galleries_and_pipelines_take_them_and_galleries_of_another_family_are_r
         Gallery(folder=tmp_path / "index").add(other, processor, images, list("fghij"))
 
 
-@beside_clip
+@siglip_first
 @pytest.mark.parametrize("benchmark", ["cirr", "genecis"])
 def test_benchmarks_judge_them(places, family, benchmark, tmp_path):
     model, processor = load_model_and_processor(places[family], "lincir")
@@ -233,7 +242,7 @@ def test_a_projection_of_another_family_is_refused(places, family, tmp_path):
         RTDModel.from_clip(backbone, projection, tokenizer=tokenizer)
 
 
-@beside_clip
+@siglip_first
 def test_a_diagnosis_reads_them(places, family, tmp_path):
     model, processor = load_model_and_processor(places[family], "lincir")
     model.replace_text_model(shake(copy.deepcopy(model.text_model)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import pipeline
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from modeling_rtd import Gallery, RTDModel
 from tests.factories import build_clip, build_images, build_processor, build_tokenizer, save_backbone, shake
@@ -170,6 +171,22 @@ def test_a_model_travels_alone_and_a_pipeline_whole(saved):
     assert ["custom_pipelines" in config for config in configs] == [False, True]
 
 
+@torch.no_grad()
+def test_a_model_works_by_the_code_that_it_brings(saved):
+    root, expected = saved
+    place = str(root / "model/alone")
+    names = json.loads((root / "model/alone/config.json").read_text())["auto_map"]
+    names |= json.loads((root / "model/alone/processor_config.json").read_text())["auto_map"]
+    classes = [get_class_from_dynamic_module(names[name], place) for name in ("AutoModel", "AutoProcessor")]
+    assert {one.__module__.partition(".")[0] for one in classes} == {"transformers_modules"}
+    model, processor = (one.from_pretrained(place) for one in classes)
+    inputs = processor(images=[root / "photo.png"], conditions=["is red with no sleeves"])
+    composed, text = model(**inputs).composed_embeds, model.get_text_features(**processor(text="a dog")).pooler_output
+    for name, ours in (("composed", composed), ("text", text)):
+        torch.testing.assert_close(ours, expected[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
 def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved_again(saved, tmp_path):
     root, expected = saved
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")}
@@ -192,6 +209,7 @@ def test_a_model_works_without_this_package_from_a_folder_from_the_hub_and_saved
             assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs], place
 
 
+@pytest.mark.slow
 def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(saved, hub, tmp_path):
     root, expected = saved
     write_stages([{"stage": "rtd", "data": {"triplets": "org/triplets"}}], root / "model/alone")
@@ -210,6 +228,7 @@ def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(
         assert [hit["id"] for hit in ours] == [hit["id"] for hit in theirs]
 
 
+@pytest.mark.slow
 def test_other_families_work_without_this_package(tmp_path):
     expected = {}
     build_images(1)[0].save(tmp_path / "photo.png")

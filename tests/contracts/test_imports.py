@@ -18,10 +18,11 @@ ROOT = Path(__file__).parents[2]
     ("before", "module", "unwanted"),
     [
         # transformers itself imports accelerate where it finds it.
-        (
+        pytest.param(
             "from transformers import CLIPModel",
             "modeling_rtd",
             "peft datasets accelerate faiss matplotlib sentence_transformers trainer",
+            marks=pytest.mark.slow,
         ),
         ("", "trainer.cli.main", "torch transformers datasets matplotlib"),
     ],
@@ -34,6 +35,28 @@ def test_import_stays_light(before, module, unwanted):
     imported = json.loads(done.stdout.splitlines()[-1])
     assert module in imported
     assert not set(unwanted.split()) & set(imported)
+
+
+REFUSED = """
+search nothing x
+search nothing --gallery /nope --text a
+index nothing --images /nope -o x
+serve nothing --gallery /nope
+app nothing --gallery /nope
+train --bad
+train-projection --bad
+release a b --bad
+publish --bad
+demo --bad
+"""
+
+
+def test_torch_is_not_waited_for_where_a_verb_refuses():
+    code = "import sys\nfrom trainer.cli.main import main\n"
+    code += f"assert all(main(line.split()) == 2 for line in {REFUSED.strip().splitlines()})\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 TRAINING = ["datasets", "transformers.trainer", "matplotlib", "pandas", "evaluate", "sklearn", "trainer.training"]
@@ -59,6 +82,7 @@ for verb, arguments in verbs:
 """
 
 
+@pytest.mark.slow
 def test_verbs_that_use_a_model_import_nothing_that_trains_one(tmp_path, processor):
     clip, photos = tmp_path / "clip", tmp_path / "photos"
     build_clip(projection_dim=32).save_pretrained(clip)

@@ -13,7 +13,7 @@ def measure_by_brute_force(gallery, rows, queries, ids):
 
 
 @pytest.mark.parametrize("few", [0, 8192])
-@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat", "PQ8x4"])
+@pytest.mark.parametrize("factory", ["Flat", "HNSW32", "IVF4,Flat", pytest.param("PQ8x4", marks=pytest.mark.slow)])
 def test_a_filter_leaves_an_index_its_results(factory, few, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr("modeling_rtd.gallery_faiss_rtd._FEW", few)

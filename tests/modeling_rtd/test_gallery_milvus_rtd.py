@@ -30,6 +30,7 @@ def index(tmp_path):
     return tmp_path / "index"
 
 
+@pytest.mark.slow
 def test_a_file_serves_the_process_after_the_one_that_wrote_it(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
     subprocess.run([sys.executable, "-c", WRITING, str(tmp_path)], env=environment, check=True, timeout=120)

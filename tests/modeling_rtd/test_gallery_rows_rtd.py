@@ -69,6 +69,19 @@ def test_metadata_match_with_rows_that_came_since(names):
     assert len(names._matches) == 8
 
 
+def test_a_match_that_was_begun_covers_the_rows_of_then_and_is_not_parsed_again(names, monkeypatch):
+    expected = names.match({"n": [2]}).tolist()
+    begun = [names.begin_match({"n": [value]}) for value in (1, 1, 2)]
+    assert begun[2] is None
+    append(names, ["x"], [{"n": 1}])
+    assert len(begun[0]()) == len(expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery_rows_rtd.json, "loads", None)
+        begun[1]()
+    assert names.match({"n": [1]}).tolist()[-1]
+    assert names.begin_match({"n": [1]}) is None
+
+
 @pytest.mark.parametrize("removed", [[91], [-1], [3, 3], [10]])
 def test_a_row_that_is_not_here_is_not_removed(names, removed):
     with pytest.raises(ValueError, match="removed that is not here"):

@@ -52,6 +52,22 @@ def test_one_without_checksums_is_read(old):
     check(Gallery.load(old))
 
 
+def test_lines_before_a_damaged_one_count_once(tmp_path):
+    first = Gallery(np.eye(4)[:2], ["a", "b"], folder=tmp_path)
+    second = Gallery.load(tmp_path)
+    second.add_embeddings(np.eye(4)[2:], ["c", "d"])
+    second.close()
+    place = tmp_path / "journal.jsonl"
+    whole = place.read_bytes()
+    place.write_bytes(whole + b'{"removed": [9]}\n')
+    for _ in range(2):
+        with pytest.raises(ValueError, match="is damaged"):
+            first.remove("a")
+    place.write_bytes(whole)
+    first.remove("a")
+    assert first.ids == ["b", "c", "d"] == Gallery.load(tmp_path).ids
+
+
 def test_a_writer_changes_it_and_others_see_that(old):
     first, second = Gallery.load(old), Gallery.load(old)
     first.add_embeddings(np.eye(2)[:1], ["x"])

@@ -60,7 +60,14 @@ def test_a_subfolder_is_that_of_the_adapter_and_not_of_its_base(save, place, com
     torch.testing.assert_close(compose(loaded.eval()), compose(trained), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"target_modules": "all-linear", "lora_alpha": 3}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "all-linear", "lora_alpha": 3},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"use_rslora": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_an_adapter_gives_the_same_embeddings_by_every_loader(save, place, compose, config):
     adapter, trained = save(**config)
     expected = compose(trained)

@@ -144,10 +144,10 @@ def shrink(config):
     "name",
     [
         "openai--clip-vit-base-patch32",
-        "openai--clip-vit-large-patch14",
-        "patrickjohncyh--fashion-clip",
-        "resaved--clip-vit-base-patch32--transformers-4.57",
         "resaved--clip-vit-large-patch14--transformers-5",
+        pytest.param("openai--clip-vit-large-patch14", marks=pytest.mark.slow),
+        pytest.param("patrickjohncyh--fashion-clip", marks=pytest.mark.slow),
+        pytest.param("resaved--clip-vit-base-patch32--transformers-4.57", marks=pytest.mark.slow),
     ],
 )
 def test_real_repositories_of_clip_load_right(name, shared, tmp_path):

@@ -171,8 +171,16 @@ def test_a_model_in_a_subfolder_finds_its_tower(tuned, read, tmp_path):
     assert_close(read(RTDModel.from_pretrained(tmp_path / "again")), read(tuned), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("below", ["", "inner/"])
-@pytest.mark.parametrize("shards", [{}, {"max_shard_size": "10KB"}], ids=["whole", "shards"])
+@pytest.mark.parametrize(
+    ("below", "shards"),
+    [
+        ("", {}),
+        ("inner/", {"max_shard_size": "10KB"}),
+        pytest.param("inner/", {}, marks=pytest.mark.slow),
+        pytest.param("", {"max_shard_size": "10KB"}, marks=pytest.mark.slow),
+    ],
+    ids=["whole", "inner shards", "inner whole", "shards"],
+)
 def test_a_cache_warmed_once_serves_offline(tuned, read, hub, go_offline, tmp_path, below, shards):
     tuned.save_pretrained(tmp_path / "model")
     if shards:

@@ -134,12 +134,13 @@ def test_a_bare_text_model_is_refused_for_its_missing_projection(clip, tmp_path)
         RTDTextModel.from_pretrained(tmp_path / "bare")
 
 
-def test_compiling_the_tower_needs_no_graph_break(model, processor):
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiling_the_tower_needs_no_graph_break(model, processor, backend):
     _, _, packed, branch_index = pack_pairs(processor, PAIRS)
     inputs = {k: packed[k] for k in ("input_ids", "placeholder_mask")}
     inputs |= {"pseudo_token_embeds": torch.randn(3, 1, 32), "branch_index": branch_index}
     expected = model.text_model(**inputs).text_embeds
-    compiled = torch.compile(model.text_model, fullgraph=True)
+    compiled = torch.compile(model.text_model, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(**inputs).text_embeds, expected, atol=1e-5, rtol=0)
 
 

@@ -1,5 +1,8 @@
 """Queries: one door that composes, the algebra, and each query equal to the formula on the model's own calls."""
 
+import copy
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -27,12 +30,18 @@ from trainer.evaluation.evaluator import RetrievalEvaluator
 TEXT, NEGATIVE = "is red with the small dog", "a large black dress"
 
 
-@pytest.fixture(params=["lincir", "context_i2w"])
-def model(request, clip, tokenizer):
+@functools.cache
+def build_model(method):
+    clip, tokenizer = build_clip(), build_tokenizer()
     torch.manual_seed(1)
-    model = RTDModel.from_clip(clip, request.param, tokenizer=tokenizer)
+    model = RTDModel.from_clip(clip, method, tokenizer=tokenizer)
     model.replace_text_model(shake(RTDModel.from_clip(build_clip(seed=3), "lincir", tokenizer=tokenizer).text_model))
     return model
+
+
+@pytest.fixture(params=["lincir", "context_i2w"])
+def model(request):
+    return copy.deepcopy(build_model(request.param))
 
 
 @pytest.fixture

@@ -59,9 +59,22 @@ LOADERS = {
 }
 
 
-@pytest.mark.parametrize("model_type", [None, "evil"])
-@pytest.mark.parametrize("what", ["rtd", "clip", "language model"])
-@pytest.mark.parametrize("loader", LOADERS)
+# What a loader is made for, of a model type of its own; and all of them with all.
+OWN = [
+    (loader, "language model" if loader in ("triplets", "language model") else what, "evil")
+    for loader in LOADERS
+    for what in ["clip" if "clip" in loader else "rtd"]
+]
+OTHERS = [
+    pytest.param(loader, what, model_type, marks=pytest.mark.slow)
+    for loader in LOADERS
+    for what in ("rtd", "clip", "language model")
+    for model_type in (None, "evil")
+    if (loader, what, model_type) not in OWN
+]
+
+
+@pytest.mark.parametrize(("loader", "what", "model_type"), [*OWN, *OTHERS])
 def test_code_of_a_repository_is_never_run_nor_asked_for(
     plant, clip, model, processor, tmp_path, loader, what, model_type
 ):

@@ -1,5 +1,6 @@
 """Several gloo processes on one machine, started as users start them."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 
 from modeling_rtd import RTDModel
 from tests.factories import build_clip, build_images, build_processor, build_triplets
+from tests.forks import run_in_two
 from tests.reliability.kills import read_tree
+from trainer.training.arguments import RTDTrainingArguments
+from trainer.training.rtd_trainer import RTDTrainer
 
 
 ENVIRONMENT = {"PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin"}
@@ -89,6 +94,43 @@ torch.distributed.destroy_process_group()
 """
 
 
+def train(model, processor, batch_size, folder):
+    """Train a copy of the text tower, in whatever processes there are, and leave what came of it."""
+    tower = copy.deepcopy(model.text_model).double()
+    args = RTDTrainingArguments(
+        output_dir=str(folder),
+        max_steps=3,
+        per_device_train_batch_size=batch_size,
+        learning_rate=1e-3,
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        disable_tqdm=True,
+        optim="sgd",
+        anchor_cache="never",
+    )
+    rows = Dataset.from_list(build_triplets(64))
+    trainer = RTDTrainer(tower, args, projection=model.projection, processing_class=processor, train_dataset=rows)
+    trainer.data_collator.length_groups = 1 + 2 * args.process_index  # processes call the tower as often as they need
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    torch.save((args.world_size, losses, trainer.model.state_dict()), folder / f"{args.process_index}.pt")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a copy of a process has no accelerator")
+def test_two_copies_of_a_process_train_as_one(model, processor, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    train(model, processor, 16, tmp_path / "one")
+    run_in_two(train, model, processor, 8, tmp_path / "two")
+    expected, *results = [torch.load(tmp_path / name) for name in ("one/0.pt", "two/0.pt", "two/1.pt")]
+    assert [size for size, *_ in (expected, *results)] == [1, 2, 2]
+    assert results[0][1] == pytest.approx(expected[1], abs=1e-5)
+    for _, _, weights in results:
+        for name, tensor in expected[2].items():
+            torch.testing.assert_close(weights[name], tensor, atol=1e-7, rtol=0, msg=name)
+
+
 def launch(folder, processes, batch_size, mode="all weights", text=SCRIPT):
     script = folder / "train.py"
     folder.mkdir()
@@ -105,10 +147,8 @@ def launch(folder, processes, batch_size, mode="all weights", text=SCRIPT):
     )
 
 
-SLOW_MODES = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("lora", "stream")]
-
-
-@pytest.mark.parametrize("mode", ["all weights", *SLOW_MODES])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["all weights", "lora", "stream"])
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path, mode):
     results = {}
     for processes, batch_size in ((1, 16), (2, 8)):

@@ -9,12 +9,12 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from modeling_rtd import Gallery, RTDModel, has_adapters
+from modeling_rtd import Gallery, RTDModel, gallery_rows_rtd, has_adapters
 from modeling_rtd.pipeline_rtd import ComposedImageRetrievalPipeline
 from tests.factories import build_images, build_processor, shake
 
 
-THREADS, ROUNDS = 8, 12
+THREADS = 8
 CONDITIONS = ["is red", "with the dog", "is blue and large", "no more sleeves"]
 
 
@@ -25,6 +25,11 @@ def _switch_often():
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
+
+
+@pytest.fixture(params=[3, pytest.param(12, marks=pytest.mark.slow)], ids="{} rounds".format)
+def rounds(request):
+    return request.param
 
 
 @pytest.fixture
@@ -57,13 +62,13 @@ def run_in_threads(jobs):
         return [future.result(timeout=120) for future in [pool.submit(run, job) for job in jobs]]
 
 
-def ask_alone_and_in_threads(pipe, queries):
+def ask_alone_and_in_threads(pipe, queries, rounds):
     """Answer queries in one thread, then in many, each in an order of its own."""
     expected = [pipe(query, top_k=6) for query in queries]
 
     def answer(shift):
         wrong = 0
-        for i in range(ROUNDS):
+        for i in range(rounds):
             place = (i + shift) % len(queries)
             wrong += [hit["id"] for hit in pipe(queries[place], top_k=6)] != [hit["id"] for hit in expected[place]]
         return wrong
@@ -78,22 +83,22 @@ def build_queries(images, **entries):
     return [*queries, {"text": "a small dog"}, {"image": images[5]}, {"text": "a red dress", "negative": "the cat"}]
 
 
-def test_threads_share_a_model_without_adapters(model, gallery, images):
+def test_threads_share_a_model_without_adapters(model, gallery, images, rounds):
     # A processor of its own, whose tokenizer no call has set up yet.
     pipe = ComposedImageRetrievalPipeline(model=model, processor=build_processor(), gallery=gallery)
-    ask_alone_and_in_threads(pipe, build_queries(images))
+    ask_alone_and_in_threads(pipe, build_queries(images), rounds)
 
 
-def test_threads_share_a_model_whose_adapter_is_off_for_plain_text(model, processor, gallery, images):
+def test_threads_share_a_model_whose_adapter_is_off_for_plain_text(model, processor, gallery, images, rounds):
     pipe = ComposedImageRetrievalPipeline(model=add_adapters(model, "a"), processor=processor, gallery=gallery)
-    ask_alone_and_in_threads(pipe, build_queries(images))
+    ask_alone_and_in_threads(pipe, build_queries(images), rounds)
     assert not any(getattr(module, "_disable_adapters", False) for module in model.text_model.modules())
 
 
-def test_threads_choose_adapters_by_query(model, processor, gallery, images):
+def test_threads_choose_adapters_by_query(model, processor, gallery, images, rounds):
     pipe = ComposedImageRetrievalPipeline(model=add_adapters(model, "a", "b"), processor=processor, gallery=gallery)
     queries = [query for name in ("a", "b", "__base__") for query in build_queries(images, adapter=name)]
-    ask_alone_and_in_threads(pipe, queries)
+    ask_alone_and_in_threads(pipe, queries, rounds)
     assert model.active_adapters() == ["b"]
     assert not any(module._forward_pre_hooks for module in model.text_model.modules())
 
@@ -154,6 +159,28 @@ def test_a_search_sees_whole_batches_while_another_thread_adds_and_removes(kind,
     assert gallery.search(rows[63:], top_k=1)[0][0]["id"] == "56 7"
 
 
+@pytest.mark.parametrize("kind", ["memory", "folder"])
+def test_a_new_filter_is_read_while_others_search_and_add(kind, tmp_path, monkeypatch):
+    begun, may_end, is_match = threading.Event(), threading.Event(), gallery_rows_rtd._is_match
+
+    def wait(row, where):
+        begun.set()
+        assert may_end.wait(60)
+        return is_match(row, where)
+
+    folder = None if kind == "memory" else tmp_path / "index"
+    gallery = Gallery(torch.eye(8), list("abcdefgh"), [{"n": i % 2} for i in range(8)], folder=folder)
+    monkeypatch.setattr(gallery_rows_rtd, "_is_match", wait)
+    with ThreadPoolExecutor(1) as pool:
+        filtered = pool.submit(gallery.search, torch.eye(8)[:1], 8, None, {"n": 1})
+        assert begun.wait(60)
+        assert gallery.search(torch.eye(8)[:1], top_k=1)[0][0]["id"] == "a"
+        gallery.add_embeddings(torch.eye(8)[:2], ["x", "y"], [{"n": 1}, {"n": 0}])
+        may_end.set()
+        assert [hit["id"] for hit in filtered.result(60)[0]] == ["x", "b", "d", "f", "h"]
+
+
+@pytest.mark.slow
 def test_images_are_added_while_others_search_with_adapters(model, processor, gallery, images):
     model = add_adapters(model, "a", "b")
     pipe = ComposedImageRetrievalPipeline(model=model, processor=processor, gallery=gallery)
@@ -168,7 +195,7 @@ def test_images_are_added_while_others_search_with_adapters(model, processor, ga
             )
 
     def search(shift):
-        for i in range(ROUNDS):
+        for i in range(rounds):
             place = (i + shift) % len(queries)
             hits = {hit["id"]: hit["score"] for hit in pipe(queries[place], top_k=40)}
             for name, score in expected[place].items():

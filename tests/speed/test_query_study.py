@@ -63,6 +63,7 @@ def test_what_is_not_wanted_is_never_what_the_target_shows(study, kind):
     assert all(getattr(study.targets[row], name) != value for row, (name, value) in found)
 
 
+@pytest.mark.slow
 def test_a_study_writes_tables_and_a_picture(parts, tmp_path):
     facts = run_query_study(*parts, tmp_path, "toy", "validation")
     assert json.loads((tmp_path / "queries.json").read_text()).keys() == facts.keys()

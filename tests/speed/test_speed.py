@@ -66,6 +66,7 @@ def test_a_table_is_searched_as_the_exact_engine_does(postgres):
     assert all(row["unchanged"] for row in results)
 
 
+@pytest.mark.slow
 def test_train_memory_takes_the_same_first_step_each_way():
     options = argparse.Namespace(size="toy", batch_size=4, repeats=1, device="cpu", precision="float32")
     modes = ("published", "anchors cached", "anchors on the fly", "on the fly, LoRA")
@@ -84,12 +85,14 @@ def test_train_memory_measures_each_way_in_a_process_of_its_own(tmp_path):
     assert all(row["peak MiB"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_train_projection_compares_all_methods(compare):
     rows = compare("train_projection")
     assert {row["method"] for row in rows} == {"lincir", "searle", "oti", "pic2word", "context_i2w", "fti4cir"}
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_query_algebra_writes_its_tables(tmp_path, capsys):
     processor = RTDProcessor(build_image_processor(), build_tokenizer("toy"))
     clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
@@ -107,12 +110,14 @@ def test_train_step_compares_all_ways_with_the_published_one(compare):
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_train_step_compares_a_siglip_with_the_published_way_of_two_rows(compare):
     rows = compare("train_step", "--family", "siglip", "--arms", "anchors cached", "anchors on the fly")
     assert [row["ours"] for row in rows] == ["published", "anchors cached", "anchors on the fly"]
     assert all(row["difference"] < 1e-4 for row in rows)
 
 
+@pytest.mark.slow
 def test_train_step_compares_steps_that_keep_captions_with_our_own(compare):
     arms = ["anchors cached", "captions kept", "captions kept, every 4th"]
     rows = compare("train_step", "--without_published", "--arms", *arms)
@@ -121,6 +126,7 @@ def test_train_step_compares_steps_that_keep_captions_with_our_own(compare):
     assert rows[1]["results"][1] > rows[0]["results"][1] + 1e-4
 
 
+@pytest.mark.slow
 def test_one_tower_keeps_what_it_measured(tmp_path, capsys):
     options = ["--preset", "toy", "--seeds", "0", "--output_dir", str(tmp_path), "--at_most"]
     one_tower.main([*options, "2"])
@@ -167,6 +173,7 @@ def test_rows_are_written_before_a_difference_stops_the_script(tmp_path):
         assert picture.width > 400
 
 
+@pytest.mark.slow
 def test_train_recipe_times_a_whole_run(compare):
     (row,) = compare("train_recipe", "--steps", "2", "--rows", "16")
     assert row["ours seconds"] > row["of it training"] > 0
@@ -186,6 +193,7 @@ def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch
     assert [(row["cores"], row["workers"]) for row in rows] == [(1, 1), (1, 2)]
 
 
+@pytest.mark.slow
 def test_scaling_goes_along_its_axes(compare):
     axes = ("batch", "length", "triplets", "gallery")
     rows = compare("scaling", "--toy", "--axes", *axes)
@@ -201,6 +209,7 @@ def test_scaling_measures_several_processes(tmp_path):
     assert [row["value"] for row in json.loads(out.read_text())["rows"]] == [1, 2]
 
 
+@pytest.mark.slow
 def test_one_call_makes_the_measures_of_a_gpu(tmp_path):
     run("gpu.py", "--toy", "--out", str(tmp_path / "out.json"), "--parts", "query")
     results = json.loads((tmp_path / "out.json").read_text())

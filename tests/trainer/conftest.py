@@ -7,7 +7,15 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from tests.factories import BUILDERS, TINY_CAPTIONS, build_clip, build_processor, build_stand_in, save_model
+from tests.factories import (
+    BUILDERS,
+    TINY_CAPTIONS,
+    build_clip,
+    build_processor,
+    build_stand_in,
+    save_model,
+    write_photos,
+)
 from trainer.cli.main import main
 from trainer.data.language_model import PROMPT
 
@@ -53,6 +61,12 @@ def language_model_folder(tmp_path_factory):
     config = GPT2Config(vocab_size=len(words), n_positions=256, n_embd=16, n_layer=1, n_head=2, eos_token_id=1)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of fifteen images."""
+    return write_photos(tmp_path / "photos")
 
 
 @pytest.fixture

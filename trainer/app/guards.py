@@ -27,7 +27,7 @@ class _Guard:
         self._app = app
 
     async def __call__(self, scope, receive, send):
-        """Guard requests; all else is the start and the end of the service."""
+        """Guard requests; the rest is the start and the end of the service."""
         answer = self._guard if scope["type"] in ("http", "websocket") else self._app
         await answer(scope, receive, send)
 
@@ -36,7 +36,7 @@ class KnownHosts(_Guard):
     """Refuse requests for a host of another name, which a web page elsewhere may point at this machine (rebinding).
 
     A number as the host is let through: a browser asks for one only where it was typed. starlette's
-    TrustedHostMiddleware knows names alone, and who listens at all addresses would have to list them.
+    TrustedHostMiddleware knows names alone. Who listens at all addresses would have to list them.
 
     Args:
         app: ASGI application.
@@ -111,7 +111,7 @@ class LimitRate(_Guard):
 
     Args:
         app: ASGI application.
-        count (`int`): Requests a minute of one address.
+        count (`int`): Requests a minute of one address; of IPv6, of one network of 64 bits.
     """
 
     def __init__(self, app, count: int):
@@ -120,7 +120,7 @@ class LimitRate(_Guard):
 
     async def _guard(self, scope, receive, send):
         if scope.get("method") == "POST":
-            wait = self._count((scope.get("client") or ("",))[0])
+            wait = self._count(_name_client((scope.get("client") or ("",))[0]))
             if wait:
                 sentence = f"one client may ask {self._most} times a minute: ask again in {wait} s."
                 await JSONResponse({"detail": sentence}, 429, {"Retry-After": str(wait)})(scope, receive, send)
@@ -139,6 +139,17 @@ class LimitRate(_Guard):
         if len(self._spent) > _CLIENTS:
             del self._spent[next(iter(self._spent))]
         return 0
+
+
+def _name_client(host: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ValueError:
+        return host
+    if address.ipv4_mapped:  # as a socket of both kinds gives it
+        return str(address.ipv4_mapped)
+    # Whoever has one address has the 2**64 of its network.
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class LimitTime(_Guard):

@@ -239,10 +239,10 @@ def build_server(
     @app.get("/ready", summary="whether the gallery can be searched", responses={503: {"model": _Refusal}})
     def ready() -> dict[str, str]:
         try:
-            count = len(desk.gallery)
+            is_filled = bool(desk.gallery)  # anybody may ask, and a database would count its rows
         except ValueError as error:
             raise HTTPException(503, str(error)) from error
-        if not count:
+        if not is_filled:
             raise HTTPException(503, "the gallery is empty.")
         return {"status": "ok"}
 

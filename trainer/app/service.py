@@ -103,8 +103,8 @@ def new_state() -> dict:
     """Begin a visit.
 
     Returns:
-        `dict`: `turns`, see [`SearchHistory`]; `reference` and `chosen` (a `path`, or an `id` with the turn and the
-        rank it was found at, if any); `results` and `others` (of the voice compared with) that are shown, and their
+        `dict`: `turns`, see [`SearchHistory`]. `reference` and `chosen` (a `path`, or an `id` with the turn and the
+        rank it was found at, if any). `results` and `others` (of the voice compared with) that are shown, and their
         `turn`; the `page` of the gallery to be shown next.
     """
     return {"turns": [], "reference": None, "chosen": None, "results": [], "others": [], "turn": None, "page": 0}

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.cli.galleries import add_gallery_options, check_gallery, compare_pictures, is_stored, open_stored
 from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
 
@@ -35,6 +35,7 @@ def run(arguments: list[str]) -> None:
     if options.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}.")
     check_port(options.port)
+    check_gallery(options)
     examples = [] if options.examples is None else read_examples(options.examples)
 
     from trainer.app.page import import_gradio, serve_page

@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from trainer.data.image_files import check_folder
 
-__all__ = ["add_gallery_options", "compare_pictures", "is_stored", "open_stored"]
+
+__all__ = ["add_gallery_options", "check_gallery", "compare_pictures", "is_stored", "open_stored"]
 
 _LAYOUT = ("table", "id_column", "embedding_column", "path", "owner", "all_owners", "volume")
 _SERVER = ("uri", "token")
@@ -25,6 +27,11 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
         type=_read_place,
         help="folder of images with its sub-folders, an index of rtd index, or postgresql://... "
         "for the table of another program, such as Immich, which is only read",
+    )
+    parser.add_argument(
+        "--precision",
+        help="int8 or binary: search an index through codes of one byte or one bit a number, made when it is opened, "
+        "in 4 or 32 times less memory (default: its numbers as they are)",
     )
     parser.add_argument("--uri", help="address of the Milvus server, if the index is on one")
     parser.add_argument("--token", help="token of the Milvus server")
@@ -54,6 +61,19 @@ def _read_place(text: str) -> Path | str:
     return text if text.startswith(("postgresql://", "postgres://")) else Path(text)
 
 
+def check_gallery(options: argparse.Namespace) -> None:
+    """Refuse a folder that is not there, before anything that takes long is imported.
+
+    Args:
+        options (`argparse.Namespace`): With those of `add_gallery_options`.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    if isinstance(options.gallery, Path):
+        check_folder(options.gallery)
+
+
 def is_stored(options: argparse.Namespace) -> bool:
     """Check whether `--gallery` holds embeddings already, in an index or a table.
 
@@ -74,6 +94,7 @@ def is_stored(options: argparse.Namespace) -> bool:
         _refuse(options, (*_LAYOUT, "use_index"), hint)
     has_rows = is_table or Gallery.is_in(options.gallery)
     if is_table or not has_rows:
+        _refuse(options, ("precision",), "is for an index: name the folder of one as --gallery, or leave it out.")
         hint = "is of an index on a Milvus server: name the folder of the index as --gallery, or leave it out."
         _refuse(options, _SERVER, hint)
     return has_rows
@@ -100,8 +121,8 @@ def open_stored(options: argparse.Namespace):
     from modeling_rtd import Gallery
 
     if not isinstance(options.gallery, str):
-        server = {name: value for name in _SERVER if (value := getattr(options, name)) is not None}
-        return Gallery.load(options.gallery, **server)
+        own = {name: value for name in ("precision", *_SERVER) if (value := getattr(options, name)) is not None}
+        return Gallery.load(options.gallery, **own)
     layout = {name: getattr(options, name) for name in _LAYOUT}
     layout = {name: value for name, value in layout.items() if value is not None}
     return Gallery.attach(options.gallery, exact=not options.use_index, **layout)

@@ -133,7 +133,7 @@ def _compare(gallery, model, processor, named: dict[str, str]) -> None:
     if not present:
         raise ValueError(
             f"none of the ids, such as '{gallery.ids[0]}', is the name of one of the images, such as "
-            f"'{next(iter(named.values()))}': an id may be a path, a name, or a name without suffix."
+            f"'{next(iter(named.values()))}'. An id may be a path, a name, or a name without suffix."
         )
     chosen = dict(list(present.items())[:: max(1, len(present) // _NUM_COMPARED)][:_NUM_COMPARED])
     cosine = gallery.verify_embeddings(model, processor, chosen)

@@ -105,12 +105,9 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except pickle.UnpicklingError:
-        # torch's own words advise to load the file all the same.
-        print(
-            f"rtd {verb}: refused: a weights file is a pickle that holds more than tensors, and loading it could run "
-            "code. Use a repository with safetensors.",
-            file=sys.stderr,
-        )
+        from modeling_rtd import word_pickle
+
+        print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)

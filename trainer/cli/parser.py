@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Sequence
 
 
-__all__ = ["VerbParser"]
+__all__ = ["VerbParser", "check_named"]
 
 
 class VerbParser(argparse.ArgumentParser):
@@ -55,3 +55,19 @@ class VerbParser(argparse.ArgumentParser):
             ValueError: Always.
         """
         raise ValueError(f"{message.removeprefix('argument ')}; `{self.prog} --help` lists the options.")
+
+
+def check_named(arguments: Sequence[str], usage: str) -> None:
+    """Refuse a training without its model, before the options are imported, which takes long.
+
+    Args:
+        arguments (`list[str]`): Options. A recipe may name the model.
+        usage (`str`): First line of the help.
+
+    Raises:
+        ValueError: If the first argument is an option, and none of them asks for help or names a model.
+    """
+    names = [text.partition("=")[0] for text in arguments]
+    is_named = bool({"-h", "--help", "--help-all", "--model", "--recipe"} & set(names))
+    if not is_named and (not names or names[0].startswith("-")):
+        raise ValueError(f"name the model first: {usage}")

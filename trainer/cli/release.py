@@ -51,8 +51,6 @@ def run(arguments: list[str]) -> None:
 
 
 def _read_request(arguments: list[str]):
-    from trainer.release.steps import Request
-
     place = arguments.index("--") if "--" in arguments else len(arguments)
     parser = VerbParser("rtd release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="name of a packaged recipe, such as rtd-vitl")
@@ -62,6 +60,8 @@ def _read_request(arguments: list[str]):
     parser.add_argument("--images", help="folder of images, for a projection that is trained from images")
     parser.add_argument("--projection", help="a trained or published projection (default: that of the recipe)")
     parser.add_argument("--license", help="license of the weights, as the Hub names it, such as mit")
+    parser.add_argument("--license-name", help="where --license is other: its name")
+    parser.add_argument("--license-link", help="where --license is other: its address")
     parser.add_argument(
         "--root", type=Path, default=Path("data"), help="folder with a directory for each benchmark (default: data)"
     )
@@ -71,6 +71,9 @@ def _read_request(arguments: list[str]):
     parser.add_argument("--smoke", action="store_true", help="try every step in about five minutes, and keep nothing")
     parser.add_argument("--without-gpu", action="store_true", help="accept a machine without a GPU")
     options = parser.parse_args(arguments[:place])
+
+    from trainer.release.steps import Request
+
     return Request(
         recipe=options.recipe,
         repo=options.repo if "/" in options.repo else f"{options.repo}/{options.recipe}",
@@ -81,6 +84,8 @@ def _read_request(arguments: list[str]):
         projection=options.projection,
         root=options.root,
         license=options.license,
+        license_name=options.license_name,
+        license_link=options.license_link,
         train=arguments[place + 1 :],
         private=options.private,
         is_dry=options.dry_run,
@@ -94,6 +99,7 @@ def _do_steps(request, steps: list) -> dict[str, float]:
     from trainer.release.steps import Ledger
 
     ledger, seconds = Ledger(request.folder), {}
+    (request.folder / "error.txt").unlink(missing_ok=True)  # of an earlier call
     print(f"\n{len(steps)} steps: {', '.join(step.name for step in steps)}", flush=True)
     for number, step in enumerate(steps, start=1):
         head = f"\nStep {number} of {len(steps)}: {step.title}"
@@ -129,10 +135,11 @@ def _call(command: list[str]) -> None:
 def _try_steps(request, findings: list, lacking: list[str]) -> None:
     """Try every step with little of everything, and write what came of it to one file that can be sent."""
     from modeling_rtd import read_json, write_json
-    from trainer.release.machine import SMOKE_RECORD, describe_machine
+    from trainer.release.machine import SMOKE_RECORD, describe_machine, read_schedule
     from trainer.release.steps import plan_steps, take_few
 
     record = {"recipe": request.recipe, **describe_machine(), "findings": [one._asdict() for one in findings]}
+    schedule = read_schedule(request.train)
     try:
         if lacking:
             raise ValueError(f"not ready: {', '.join(lacking)}")
@@ -141,6 +148,7 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
             record["seconds"] = _do_steps(tried, plan_steps(tried, {}))
             training = read_json(tried.folder / "rtd/training.json", "try again")
         record["seconds_per_step"] = training["seconds"] / training["steps"]
+        record["triplets_per_step"] = schedule.triplets
         record["peak_gpu_mib"] = training["peak_gpu_mib"]
     except Exception as error:
         # The file is sent to others: no path of this machine.
@@ -151,6 +159,5 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         ) from error
     finally:
         write_json(request.folder / SMOKE_RECORD, record)
-    # Of as many steps as the recipe has.
-    minutes = record["seconds_per_step"] * 2000 / 60
+    minutes = record["seconds_per_step"] * schedule.steps / 60
     print(f"\nThis machine can make the release: at most {minutes:.0f} min of training. Nothing was kept or uploaded.")

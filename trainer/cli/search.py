@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.cli.galleries import add_gallery_options, compare_pictures, is_stored, open_stored
+from trainer.cli.galleries import add_gallery_options, check_gallery, compare_pictures, is_stored, open_stored
 from trainer.cli.parser import VerbParser
-from trainer.data.image_files import IMAGE_SUFFIXES, list_images, name_file
+from trainer.data.image_files import list_images, list_suffixes, name_file
 
 
 __all__ = ["run"]
@@ -24,6 +24,7 @@ def run(arguments: list[str]) -> None:
         ValueError: If the folder holds no readable image, a reference is unreadable, or an option is not accepted.
     """
     options = _parse(arguments)
+    check_gallery(options)
     where = dict(_split_condition(text) for text in options.where)
     if options.sheet is not None:
         _check_sheet(options.sheet)
@@ -205,10 +206,9 @@ def _split_condition(text: str) -> tuple[str, object]:
 
 
 def _check_sheet(sheet: Path) -> None:
-    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(
-            f"the contact sheet '{sheet}' is not an image: end its name with one of {', '.join(IMAGE_SUFFIXES)}."
-        )
+    if sheet.suffix.lower() not in list_suffixes():
+        known = ", ".join(sorted(list_suffixes()))
+        raise ValueError(f"the contact sheet '{sheet}' is not an image: end its name with one of {known}.")
     if not sheet.parent.is_dir():
         raise ValueError(
             f"there is no folder '{sheet.parent}' for the contact sheet; name another place with --sheet."

@@ -10,6 +10,7 @@ import socket
 import sys
 
 from trainer.cli.app import add_desk_options, check_port, open_desk
+from trainer.cli.galleries import check_gallery
 from trainer.cli.parser import VerbParser
 
 
@@ -43,6 +44,7 @@ def run(arguments: list[str]) -> None:
     )
     options = parser.parse_args(arguments)
     _check_options(options)
+    check_gallery(options)
     token = os.environ[_TOKEN] if options.with_token else None
 
     try:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
+from collections.abc import Container
 from dataclasses import dataclass, field
+
+from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import check_named
 
 
 __all__ = ["TrainCommand", "run"]
+
+_USAGE = "rtd train MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
 
 
 @dataclass
@@ -53,37 +59,28 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If neither or both of triplets and captions are named, or anything the trainer refuses.
     """
+    check_named(arguments, _USAGE)
+    refuse_old_names("train", arguments, {"--model": "`rtd train MODEL`, with the model first,"})
+
     from pathlib import Path
 
     from modeling_rtd import PROJECTIONS
-    from trainer.cli.old_names import refuse_old_names
     from trainer.cli.options import parse_options
+    from trainer.training.arguments import RTDTrainingArguments
+
+    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=_USAGE, positional="model")
+    _check_options(command, args, PROJECTIONS)
+
     from trainer.data.streams import open_rows
     from trainer.evaluation.benchmarks import load_benchmark
     from trainer.evaluation.evaluator import RetrievalEvaluator
     from trainer.published_checkpoints import load_start
     from trainer.publishing.provenance import name_source
-    from trainer.training.arguments import RTDTrainingArguments
     from trainer.training.lora import build_lora_config
     from trainer.training.rtd_trainer import RTDTrainer
     from trainer.training.run import finish_run
     from trainer.triplet_making import write_triplets
 
-    refuse_old_names("train", arguments, {"--model": "`rtd train MODEL`, with the model first,"})
-    usage = "rtd train MODEL (--triplets FILE | --captions FILE) --output-dir DIR [options]"
-    command, args = parse_options(arguments, TrainCommand, RTDTrainingArguments, usage=usage, positional="model")
-    if command.model is None:
-        raise ValueError(f"name the model first: {usage}")
-    # Before the model is loaded, as all that options alone can say.
-    if (command.triplets is None) == (command.captions is None):
-        raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
-    if command.projection in PROJECTIONS:
-        raise ValueError(
-            f"--projection names a trained one, but '{command.projection}' is a method: train it first with "
-            f"`rtd train-projection --method {command.projection}`."
-        )
-    if command.benchmark is not None and args.eval_strategy == "no":
-        raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")
     model, processor, earlier = load_start(command.model, command.projection, command.projection_from)
     triplets, split = command.triplets, command.split
     if command.captions is not None:
@@ -111,3 +108,17 @@ def run(arguments: list[str]) -> None:
     data = {name: name_source(place) for name, place in sources.items() if place is not None}
     if folder := finish_run(trainer, data, earlier):
         print(f"{folder.name}: {folder}")
+
+
+def _check_options(command: TrainCommand, args, methods: Container[str]) -> None:
+    if command.model is None:
+        raise ValueError(f"name the model first: {_USAGE}")
+    if (command.triplets is None) == (command.captions is None):
+        raise ValueError("give --triplets, or --captions to make triplets from; one of the two.")
+    if command.projection in methods:
+        raise ValueError(
+            f"--projection names a trained one, but '{command.projection}' is a method: train it first with "
+            f"`rtd train-projection --method {command.projection}`."
+        )
+    if command.benchmark is not None and args.eval_strategy == "no":
+        raise ValueError("--benchmark needs to know when to judge: add --eval_strategy steps --eval_steps 100.")

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.cli.old_names import refuse_old_names
+from trainer.cli.parser import check_named
+
 
 __all__ = ["TrainProjectionCommand", "run"]
+
+_USAGE = "(--captions FILE | --images DIR | both) --output-dir DIR [options]"
 
 
 @dataclass
@@ -38,17 +43,13 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the method is unknown, its data are not named, or anything the trainer refuses.
     """
-    from trainer.cli.old_names import refuse_old_names
-    from trainer.cli.options import expand_recipe, find_value, parse_options
-    from trainer.data.image_captions import load_pairs
-    from trainer.data.streams import open_rows
-    from trainer.methods import find_method, list_methods
-    from trainer.publishing.provenance import name_source
-    from trainer.training.projections.trainer import ProjectionTrainer
-    from trainer.training.run import finish_run
-
+    check_named(arguments, f"rtd train-projection CLIP --method METHOD {_USAGE}")
     new = "the CLIP as first argument, `rtd train-projection CLIP ...`"
     refuse_old_names("train-projection", arguments, {"--clip": new, "--model": new})
+
+    from trainer.cli.options import expand_recipe, find_value, parse_options
+    from trainer.methods import find_method, list_methods
+
     # A recipe may name the method, on which the known options depend.
     arguments = expand_recipe(arguments, "model")
     method = find_method(find_value(arguments, "method", "lincir"))
@@ -56,14 +57,20 @@ def run(arguments: list[str]) -> None:
         arguments,
         TrainProjectionCommand,
         method.arguments,
-        usage=f"rtd train-projection CLIP --method ({' | '.join(list_methods())}) "
-        "(--captions FILE | --images DIR | both) --output-dir DIR [options]",
+        usage=f"rtd train-projection CLIP --method ({' | '.join(list_methods())}) {_USAGE}",
         positional="model",
     )
     needed = ("images", "captions") if method.reads == "pairs" else (method.reads,)
     if method.reads == "pairs" and command.captions and not command.images:
         needed = ("captions",)  # which may bring their images
     _check_data(method.name, command, needed, method.reads)
+
+    from trainer.data.image_captions import load_pairs
+    from trainer.data.streams import open_rows
+    from trainer.publishing.provenance import name_source
+    from trainer.training.projections.trainer import ProjectionTrainer
+    from trainer.training.run import finish_run
+
     if command.captions is not None:
         source = open_rows(command.captions, command.split, command.streaming, args.seed)
     else:

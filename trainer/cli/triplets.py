@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> None:
     options["similarity_band"] = tuple(options["similarity_band"])
     report = write_triplets(captions, output, **options)
     print(f"{report['triplets']} triplets from {report['captions']['used']} captions: {output}")
-    if other := report["captions"]["other_script"]["count"]:
+    # The finished report of an earlier version may lack it.
+    if other := report["captions"].get("other_script", {}).get("count"):
         print(f"{other} captions are in another script than Latin, and rules know English only: see --method lm")
     print(f"report: {output}.report.md")

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from trainer.data.image_files import list_images
-from trainer.data.tables import load_table
+from trainer.data.tables import add_column, load_table
 
 
 __all__ = ["load_pairs"]
@@ -45,10 +45,10 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
     if "image" not in table.column_names:
         if len(table) != len(paths):
             raise ValueError(
-                f"{len(paths)} images in '{images}', but {len(table)} captions; give each caption the name of its "
+                f"{len(paths)} images in '{images}', but {len(table)} captions. Give each caption the name of its "
                 "image in a column 'image', or bring as many of the one as of the other."
             )
-        return table.add_column("image", [str(path) for path in paths])
+        return add_column(table, "image", [str(path) for path in paths])
     known = {str(path.relative_to(images)): str(path) for path in paths}
     missing = sorted({str(name) for name in table["image"]} - known.keys())
     if missing:
@@ -63,7 +63,7 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
             f"{unnamed} of {len(known)} images in '{images}' have no caption and are left out.", stacklevel=2
         )
     named = [known[str(name)] for name in table["image"]]
-    return table.remove_columns("image").add_column("image", named)
+    return add_column(table.remove_columns("image"), "image", named)
 
 
 def _name_images(table: Dataset) -> Dataset:

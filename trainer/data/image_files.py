@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from modeling_rtd import IMAGE_FORMATS, is_utf8
+
+__all__ = ["check_folder", "list_images", "list_suffixes", "name_file"]
 
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "name_file"]
+@functools.cache
+def list_suffixes() -> frozenset[str]:
+    """List the suffixes of image files, such as `.png`."""
+    from modeling_rtd import IMAGE_FORMATS  # takes seconds: a verb refuses its options before
 
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+    return frozenset(suffix for suffixes in IMAGE_FORMATS.values() for suffix in suffixes)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse what is not a folder.
+
+    Args:
+        folder (`str` or `Path`): Folder of images.
+
+    Raises:
+        ValueError: If there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"'{folder}' is not a folder; name a folder of images.")
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -26,22 +44,24 @@ def list_images(folder: str | Path) -> list[Path]:
         folder (`str` or `Path`): Folder.
 
     Returns:
-        `list[Path]`: Files with a suffix of `IMAGE_SUFFIXES`, in order. One whose name is not UTF-8 is left out, and a
-        warning names it.
+        `list[Path]`: Files with a suffix of [`list_suffixes`], in order. One whose name is not UTF-8 is left out, and
+        a warning names it.
 
     Raises:
         ValueError: If there is none, or no such folder.
     """
-    if not Path(folder).is_dir():
-        raise ValueError(f"'{folder}' is not a folder; name a folder of images.")
-    paths = sorted(path for path in _walk(Path(folder)) if path.suffix.lower() in IMAGE_SUFFIXES)
+    check_folder(folder)
+
+    from modeling_rtd import is_utf8
+
+    paths = sorted(path for path in _walk(Path(folder)) if path.suffix.lower() in list_suffixes())
     unnamed = [path for path in paths if not is_utf8(str(path))]
     if unnamed:
         names = ", ".join(ascii(str(path)) for path in unnamed[:5])
         warnings.warn(f"{len(unnamed)} names of images are not UTF-8 and are left out: {names}.", stacklevel=2)
         paths = [path for path in paths if is_utf8(str(path))]
     if not paths:
-        raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder of images.")
+        raise ValueError(f"'{folder}' holds no image ({', '.join(sorted(list_suffixes()))}); name a folder of images.")
     return paths
 
 

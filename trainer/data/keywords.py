@@ -44,8 +44,8 @@ def get_tagger(name: str) -> Callable[[str], list[tuple[str, str]]]:
     Args:
         name (`str`):
             `"spacy"`: the model `en_core_web_sm`, as published. `"lexicon"`: the lexicon inside TextBlob, offline.
-            `"rule"`: word lists and suffixes, nothing to install; takes bare verbs for nouns, and of the words before
-            a verb or a preposition the last for the noun; knows English, and tags no word of another script.
+            `"rule"`: word lists and suffixes, nothing to install. It takes bare verbs for nouns, and of the words
+            before a verb or a preposition the last for the noun. It knows English, and tags no word of another script.
 
     Returns:
         `Callable[[str], list[tuple[str, str]]]`: From a caption to its words, each with `"noun"`, `"name"` (a proper
@@ -117,7 +117,7 @@ def mask_keywords(caption: str, keywords: Sequence[str], rng: np.random.Generato
     """Cut a caption at its keywords: each keyword gives way to a placeholder for the pseudo-word.
 
     Keywords are taken in order, every occurrence of each. At the first keyword that the caption does not hold, or
-    where there is no keyword, one random word of the caption is masked instead and the remaining keywords are dropped
+    where there is no keyword, one random word of it is masked instead. Then the remaining keywords are dropped
     (LinCIR, https://huggingface.co/papers/2312.01998, in its published code). A keyword that an earlier one has
     destroyed changes nothing.
 

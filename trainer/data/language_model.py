@@ -97,7 +97,7 @@ def parse_output(text: str) -> tuple[str, str] | None:
     r"""Read condition and target from what a language model wrote after [`PROMPT`].
 
     Only the first line counts, and it must be `condition => target: caption` as a whole, with at most 30 words of
-    condition and 75 of caption; what else there is may be a model rambling.
+    condition and 75 of caption. What else there is may be a model rambling.
 
     Args:
         text (`str`): Output of the model, without the prompt.

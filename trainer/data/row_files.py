@@ -241,13 +241,13 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
 
     Raises:
-        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
-            or if there is no such split.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+            If there is no such split.
     """
     kind, watch = _check_files(paths), FileWatch(paths)
     if split not in (None, "train"):
         raise ValueError(
-            f"there is no split '{split}' in '{paths[0]}', since files are read whole: leave the split out (--split), "
+            f"there is no split '{split}' in '{paths[0]}', since files are read whole. Leave the split out (--split), "
             "or name a folder or a Hub data set."
         )
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import traceback
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from trainer.data.row_files import (
     FORMATS,
@@ -26,6 +27,7 @@ from trainer.data.row_files import (
 
 __all__ = [
     "WHITESPACE",
+    "add_column",
     "are_files",
     "check_columns",
     "check_texts",
@@ -37,6 +39,7 @@ __all__ = [
     "mark_rows",
     "mark_texts",
     "refuse_no_text",
+    "take_rows",
 ]
 
 _BLOCK = 65536  # rows at once
@@ -50,24 +53,24 @@ def load_table(source, split: str | None = None) -> Dataset:
     Args:
         source (`str`, `Path`, list of them or of rows, `datasets.Dataset` or `datasets.DatasetDict`):
             jsonl, json, csv, parquet or txt file, or tar of a web data set (a text `txt`, or a row `json`, beside each
-            image), or several of one type, also as a pattern (`shards/*.parquet`); folder that `datasets` reads; Hub
-            id; data set; list of dicts; or list of texts, which become the column `text`.
+            image), or several of one type, also as a pattern (`shards/*.parquet`); folder that `datasets` reads, Hub
+            id, data set, list of dicts, or list of texts, which become the column `text`.
         split (`str`, *optional*): Split of a folder, a Hub data set or a `DatasetDict`; `train` by default.
 
     Returns:
         `datasets.Dataset`: The rows.
 
     Raises:
-        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read;
-            there is no such split; or the data set is a stream.
+        ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
+            If there is no such split, or the data set is a stream.
         OSError: If the disk with the cache is full.
     """
     if isinstance(source, Dataset):
         return source
     if is_stream(source):
         raise ValueError(
-            "the data are a stream (IterableDataset), which can be trained on with RTD and LinCIR, and nothing else: "
-            "load them with streaming=False, which keeps them on disk and not in memory."
+            "the data are a stream (IterableDataset), which can be trained on with RTD and LinCIR, and nothing else. "
+            "Load them with streaming=False, which keeps them on disk and not in memory."
         )
     if isinstance(source, DatasetDict):
         return take_split(source, split)
@@ -290,6 +293,47 @@ def map_blocks(table: Dataset, function: Callable[[pa.Table, list[int]], pa.Tabl
                     Path(partial.name).unlink(missing_ok=True)
             raise
     return mapped.with_format(None)
+
+
+def add_column(table: Dataset, name: str, values: Sequence) -> Dataset:
+    """Add a column, as [`~datasets.Dataset.add_column`] does.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        name (`str`): Name of the column.
+        values (`list`): One a row.
+
+    Returns:
+        `datasets.Dataset`: The rows with the column.
+    """
+    with _without_bars():  # a table of which rows were left out is copied first
+        return table.add_column(name, values)
+
+
+def take_rows(table: Dataset, rows: Sequence[int]) -> Dataset:
+    """Copy some rows, so that they follow one another.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        rows (`list[int]`): Numbers of those to copy.
+
+    Returns:
+        `datasets.Dataset`: The copy.
+    """
+    with _without_bars():
+        return table.select(rows).flatten_indices()
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hide a progress bar that says "Flattening the indices"."""
+    shows_bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shows_bars:
+            enable_progress_bars()
 
 
 def hash_rows(table: Dataset, columns: Iterable[str]) -> str:

@@ -72,8 +72,8 @@ def run_demo(
     Leaves `metrics.json` (one row per variant and seed; `caption_recall@5` is that of plain captions of the targets,
     read by the row's own text tower), `wordings.json` (recall@5 by kind of change and by wording), `report.md`,
     `results.png`, `losses.png`, and of the first seed `model`, the plain backbone underneath in a folder of its
-    name, and the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo is renamed, never
-    overwritten.
+    name. It also leaves the data as files in `world`, see [`write_world`]. A folder that holds an earlier demo is
+    renamed, never overwritten.
 
     Args:
         output_dir (`str` or `Path`, defaults to `"runs/demo"`): Folder of the results.

@@ -36,7 +36,7 @@ def draw_loss_curves(panels: Mapping[str, Sequence[Mapping[str, Sequence[tuple[i
     from matplotlib.figure import Figure  # here: whatever saves a model imports this file, and few draw
 
     # Not pyplot, which keeps each figure open and may look for a display.
-    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    figure = Figure(figsize=(5 * len(panels), 4))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, runs) in zip(axes, panels.items(), strict=True):
         for seed, run in enumerate(runs):

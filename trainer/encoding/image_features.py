@@ -111,7 +111,7 @@ class ImageFeatures:
 
         Returns:
             `dict`: `image_embeds` of shape `(len(rows), projection_dim)`, not normalised; `image_tokens` of shape
-            `(len(rows), 1 + num_patches, vision_hidden_size)` where the projection consumes them; float32, on the CPU.
+            `(len(rows), 1 + num_patches, vision_hidden_size)` where the projection consumes them. float32, on the CPU.
         """
         return {name: torch.from_numpy(array[self._places[list(rows)]]) for name, array in self._arrays.items()}
 

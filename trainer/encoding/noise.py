@@ -23,7 +23,7 @@ def draw_noise(
     """Draw the noise of refined concatenation, `u * eps` with `u ~ U(0, 1)` and `eps ~ N(0, I)` for each row.
 
     RTD and LinCIR both add it, times a scale, to the text embedding that replaces an image's. The generator is
-    counter-based (Philox), keyed by seed, epoch and row: results are the same for any number of processes or loader
+    counter-based (Philox), keyed by seed, epoch and row. Results are the same for any number of processes or loader
     workers, and after a resume.
 
     Args:
@@ -92,7 +92,7 @@ def settle_noise_unit(unit: str | None, text_model: RTDTextTower) -> str:
     family = name_family(text_model.config)
     if unit is None and family != "clip":
         raise ValueError(
-            f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}: say "
+            f"the published noise goes with the embeddings of OpenAI's CLIP, and these are of {family}. Say "
             "noise_unit='rms' (--noise-unit rms), in units of the embeddings' own size, or 'absolute'."
         )
     if unit not in (None, *_UNITS):

@@ -33,7 +33,7 @@ class ImageEmbeddings:
         batch_size (`int`, defaults to 64): Images in one pass.
         cache_dir (`str` or `Path`, *optional*):
             Folder that keeps embeddings under a hash of the vision tower, the preprocessing and the list of files with
-            their sizes and times; a run that was stopped continues from there. Used where images are files.
+            their sizes and times. A run that was stopped continues from there. Used where images are files.
 
     Attributes:
         gallery (`torch.Tensor` of shape `(num_gallery, projection_dim)`): Not normalised, float32, on the CPU.

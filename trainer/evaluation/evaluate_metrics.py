@@ -33,7 +33,7 @@ class RetrievalMetric(evaluate.Metric):
 
     `compute` takes `predictions` (for each query ids of images, best first), `references` (for each its correct ids)
     and `k`; for `subset_recall_at_k` also `subset_ids` (for each its subset) and perhaps `reference_ids` (for each the
-    reference image, which leaves the subset); for `semantic_map_at_k` also `aspects` (for each its semantic aspects).
+    reference image, which leaves the subset). For `semantic_map_at_k` also `aspects` (for each its semantic aspects).
     """
 
     def _info(self) -> evaluate.MetricInfo:

@@ -79,8 +79,8 @@ def read_precomputed_embeddings(path: str | Path) -> tuple[Embeddings, Embedding
 
     Args:
         path (`str` or `Path`):
-            `.npz` with the arrays `gallery_ids`, `gallery_embeds`, `query_ids`, `query_embeds`; `.parquet` with the
-            columns `kind` (`"gallery"` or `"query"`), `id` and `embedding`; or `.json`, an object with `gallery` and
+            `.npz` with the arrays `gallery_ids`, `gallery_embeds`, `query_ids`, `query_embeds`. `.parquet` with the
+            columns `kind` (`"gallery"` or `"query"`), `id` and `embedding`. Or `.json`, an object with `gallery` and
             `query`, each an object of id to embedding. May hold more than a benchmark needs.
 
     Returns:
@@ -122,8 +122,8 @@ def read_rankings(path: str | Path) -> dict[str, dict[str, list[str]]]:
     Args:
         path (`str` or `Path`):
             `.npz` with the arrays `query_ids`, `ranking` (of shape `(num_queries, depth)`) and perhaps
-            `subset_ranking`; `.parquet` with the columns `query_id`, `ranking` (lists) and perhaps `subset_ranking`;
-            or `.json`, an object of query id to a list of ids, such as a file for a server.
+            `subset_ranking`. `.parquet` with the columns `query_id`, `ranking` (lists) and perhaps `subset_ranking`.
+            Or `.json`, an object of query id to a list of ids, such as a file for a server.
 
     Returns:
         `dict`: `ranking` or `subset_ranking` or both, each ids of images, best first, by the id of the query.

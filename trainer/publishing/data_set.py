@@ -14,6 +14,7 @@ from trainer.data.triplets import load_triplets
 from trainer.publishing.pictures import refuse_places
 from trainer.publishing.publication import Publication, add_record, check_repo, refuse_leaks
 from trainer.publishing.secret_scan import find_leaks
+from trainer.publishing.tables import write_cell
 
 
 __all__ = ["prepare_data_set"]
@@ -37,12 +38,12 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         [`Publication`]: One parquet file, which the Hub shows as a table, and the card.
 
     Raises:
-        ValueError: If the license is missing, the data cannot be read, there are too many images, a photograph tells
+        ValueError: If the license is missing, the data cannot be read, there are too many images, a photograph holds
             where it was taken, or a text holds a secret or a path of this machine.
     """
     check_repo(repo)
     if license is None:
-        raise ValueError("the card lacks facts; give all of them:\n  license: the license of the data; --license ID")
+        raise ValueError("the card lacks facts: give all of them.\n  license: the license of the data; --license ID")
     is_gallery = Path(place).is_dir()
     rows = _read_images(Path(place)) if is_gallery else load_triplets(str(place))
     texts = rows.remove_columns("image") if is_gallery else rows
@@ -65,7 +66,7 @@ def prepare_data_set(place: str | Path, repo: str, license: str | None = None) -
         repo=repo,
         is_gallery=is_gallery,
         count=f"{len(rows):,}",
-        example=None if is_gallery else rows[0],
+        example=None if is_gallery else {name: write_cell(text) for name, text in rows[0].items()},
         license=license,
     )
     return Publication(repo, add_record({_FILE: content.getvalue(), "README.md": str(card).encode()}), kind="dataset")

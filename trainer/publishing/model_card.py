@@ -12,7 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from modeling_rtd import PROJECTIONS, RTDModel, RTDProcessor, has_adapters
 from trainer.methods import RTD_PAPER
-from trainer.publishing.tables import format_table
+from trainer.publishing.tables import format_table, write_cell
 
 
 __all__ = ["PIPELINE_TAG", "CardFacts", "describe_model", "render_card", "write_card"]
@@ -112,7 +112,7 @@ def describe_model(model: RTDModel, processor: RTDProcessor, repo: str, **facts)
         model ([`RTDModel`]): The model.
         processor ([`RTDProcessor`]): Its processor.
         repo (`str`): See [`CardFacts`].
-        facts: All else of [`CardFacts`].
+        facts: Everything else of [`CardFacts`].
 
     Returns:
         [`CardFacts`]: For [`render_card`].
@@ -301,7 +301,7 @@ def _format(value) -> str:
         return ", ".join(map(_format, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value).replace("|", "\\|")
+    text = write_cell(str(value))
     return f"`{text}`" if "$" in text or "{" in text or _is_hash(text) else text
 
 

@@ -74,7 +74,7 @@ def export_onnx(
 ) -> dict[str, float]:
     """Write a model as ONNX files, in the folders that open_clip's exports and Immich use.
 
-    `visual/model.onnx` and `textual/model.onnx` (plain text) are CLIP with the text tower from before RTD;
+    `visual/model.onnx` and `textual/model.onnx` (plain text) are CLIP with the text tower from before RTD.
     `projection`, `reader` (the text tower with pseudo-words) and `composed` (picture and prompt to query) are ours.
     Other precisions are `model_fp16.onnx` and `model_int8.onnx` beside them. Each file is compared with torch on other
     batch sizes and lengths than it was traced with.
@@ -135,7 +135,7 @@ def _check(model: RTDModel, precisions: Sequence[str]) -> None:
     method, consumes = model.projection.config.projection_type, model.projection.consumes
     if tuple(consumes) != ("image_embeds",):
         raise ValueError(
-            f"a '{method}' projection reads {', '.join(consumes)}, which no ONNX file here passes on: export a model "
+            f"a '{method}' projection reads {', '.join(consumes)}, which no ONNX file here passes on. Export a model "
             "whose projection reads the pooled embedding alone, such as LinCIR, SEARLE or Pic2Word."
         )
     if has_adapters(model.text_model):

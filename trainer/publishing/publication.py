@@ -97,7 +97,7 @@ def prepare_publication(
         folder (`str` or `Path`): Directory of a model or of an adapter.
         repo (`str`): Hub id, `org/name`.
         base_model (`str`, *optional*):
-            Hub id of the CLIP underneath, where the model was made of a directory; `"none"` where it is not on the
+            Hub id of the CLIP underneath, where the model was made of a directory. `"none"` where it is not on the
             Hub, and the model carries all of it.
         license (`str`, *optional*): License of the weights, as the Hub names it.
         results (`Sequence[str | Path]`, defaults to those in the folder `evaluation`):
@@ -211,7 +211,7 @@ def list_removals(
             Whether files of the same names that no publication wrote may be overwritten. None is ever removed.
 
     Returns:
-        `tuple`: Files that [`push`] removes, all of them listed in the record of the earlier publication; and the
+        `tuple`: Files that [`push`] removes, all of them listed in the record of the earlier publication. And the
         commit that was looked at, `None` where there is no repository yet.
 
     Raises:
@@ -382,7 +382,7 @@ def _compare_base(model: RTDModel, base_model: str, is_final: bool) -> list[str]
     except (OSError, ValueError) as error:
         if is_final:
             raise ValueError(
-                f"the base '{base_model}' could not be loaded from the Hub: name the CLIP underneath as it is there "
+                f"the base '{base_model}' could not be loaded from the Hub. Name the CLIP underneath as it is there "
                 "(--base-model ID), or say --base-model none where it is not there."
             ) from error
         return [f"'{base_model}' could not be loaded here: that it is on the Hub is checked on pushing"]

@@ -96,7 +96,7 @@ def list_recipes() -> dict[str, tuple[str, str]]:
 
 
 def find_recipe(name: str) -> dict[str, str]:
-    """Look up what a recipe sets; all else is the defaults of [`RTDTrainingArguments`], which are RTD's recipe.
+    """Look up what a recipe sets; the rest is the defaults of [`RTDTrainingArguments`], which are RTD's recipe.
 
     Args:
         name (`str`): A name of [`list_recipes`].

@@ -96,6 +96,7 @@ def _take_text(name: str, data) -> bytes:
         return data[8 : 8 + int.from_bytes(data[:8], "little")]
     if name.endswith(".png"):
         with Image.open(io.BytesIO(data[:])) as image:
+            image.load()  # texts may come after the pixels
             return "\n".join(map(str, image.info.values())).encode()
     return data[:]
 

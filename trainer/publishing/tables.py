@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-__all__ = ["METRICS", "format_table"]
+__all__ = ["METRICS", "format_table", "write_cell"]
 
 METRICS = {
     "recall@1": "R@1",
@@ -15,6 +15,18 @@ METRICS = {
     "subset_recall@1": "subset R@1",
 }
 _CAPTIONS = {"caption_recall@5": "captions R@5"}
+
+
+def write_cell(text: str) -> str:
+    """Write a text as a cell of a Markdown table.
+
+    Args:
+        text (`str`): Text of any lines.
+
+    Returns:
+        `str`: One line, in which a `|` is a letter.
+    """
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def format_table(rows: list[dict]) -> str:

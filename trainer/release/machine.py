@@ -3,31 +3,71 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from huggingface_hub import HfApi
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, HfArgumentParser
 
 from modeling_rtd import read_json
 from trainer.data.triplets import load_triplets
 from trainer.publishing.provenance import describe_hardware, describe_versions
 from trainer.release.steps import Request, find_benchmarks
+from trainer.training.arguments import RTDTrainingArguments
 
 
-__all__ = ["SMOKE_RECORD", "Examination", "Finding", "describe_machine"]
+__all__ = ["SMOKE_RECORD", "Examination", "Finding", "Schedule", "describe_machine", "read_schedule"]
 
 SMOKE_RECORD = "smoke.json"
 _GB = 1e9
-_BATCH = 128  # triplets of a step, published
-_STEPS = 2000
-_CHECKPOINTS = 4
 _CACHE_GB = 2  # embeddings of captions and images
+
+
+class Schedule(NamedTuple):
+    """How long RTD is trained, and on how much at a time.
+
+    Args:
+        steps (`int`): Steps, 2,000 as published; -1 where epochs decide.
+        batch_size (`int`): Triplets that are each other's negatives, 128 as published.
+        triplets (`int`): Triplets of a step: batches that are accumulated count together.
+        checkpoints (`int`): Checkpoints that are kept.
+    """
+
+    steps: int
+    batch_size: int
+    triplets: int
+    checkpoints: int
+
+
+def read_schedule(options: Sequence[str]) -> Schedule:
+    """Read from options of `rtd train` how long it will train.
+
+    Args:
+        options (`list[str]`): Options.
+
+    Returns:
+        [`Schedule`]: The published one but for the options.
+
+    Raises:
+        ValueError: If a value is not of its option's type.
+    """
+    parser = HfArgumentParser(RTDTrainingArguments, exit_on_error=False, allow_abbrev=False)
+    try:
+        given, _ = parser.parse_known_args(list(options))
+    except ArgumentError as error:
+        raise ValueError(f"the options of `rtd train` are not accepted: {error}.") from error
+    # Below 1 it is a share of the steps.
+    kept = given.max_steps / given.save_steps if given.save_steps >= 1 else 1 / given.save_steps
+    kept = min(math.ceil(max(kept, 1)), given.save_total_limit or math.inf) if given.save_strategy != "no" else 0
+    batch = given.per_device_train_batch_size
+    return Schedule(given.max_steps, batch, batch * given.gradient_accumulation_steps, int(kept))
 
 
 class Finding(NamedTuple):
@@ -88,6 +128,11 @@ class Examination:
             model = AutoModel.from_config(config)
         return model.num_parameters(), model.text_model.num_parameters()
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """[`Schedule`]: Of the training of RTD."""
+        return read_schedule(self.request.train)
+
     def _look_at_gpu(self) -> Finding:
         whole, text = self.parameters
         # Weights, a frozen text tower, and gradients and two averages of the one that is trained; in float32.
@@ -111,7 +156,7 @@ class Examination:
 
     def _look_at_disk(self) -> Finding:
         whole, text = self.parameters
-        checkpoints = 0 if self.request.is_smoke else _CHECKPOINTS
+        checkpoints = 0 if self.request.is_smoke else self.schedule.checkpoints
         # The download and the model that is saved; checkpoints hold weights and two averages of the text tower.
         needed = 4 * (2 * whole + checkpoints * 3 * text) / _GB + _CACHE_GB
         free = shutil.disk_usage(self.request.folder).free / _GB
@@ -150,8 +195,10 @@ class Examination:
         if self.request.triplets is None:
             return Finding("triplets", f"made by rules from {self.request.captions}")
         rows = len(load_triplets(self.request.triplets))
-        text = f"{rows:,} in {self.request.triplets}; the recipe reads {_BATCH * _STEPS:,}"
-        return Finding("triplets", text, is_fine=rows >= _BATCH or bool(self.request.train))
+        text = f"{rows:,} in {self.request.triplets}"
+        if self.schedule.steps > 0:
+            text += f"; training reads {self.schedule.triplets * self.schedule.steps:,}"
+        return Finding("triplets", text, is_fine=rows >= self.schedule.batch_size)
 
     def _look_at_benchmarks(self) -> Finding:
         self.benchmarks, broken, images = find_benchmarks(self.request.root, self.request.method)
@@ -162,11 +209,16 @@ class Examination:
     def _estimate_time(self) -> Finding:
         if self.request.is_smoke:
             return Finding("time", "about five minutes, after the download")
+        if self.schedule.steps <= 0:
+            return Finding("time", "not estimated, since epochs decide the number of steps")
         file = self.request.folder / SMOKE_RECORD
-        seconds = read_json(file, "remove it").get("seconds_per_step") if file.exists() else None
-        if seconds is None:
-            return Finding("time", "not measured, --smoke does; RTD's authors report 23 min for ViT-L/14 on 4 A100")
-        return Finding("time", f"at most {seconds * _STEPS / 60:.0f} min of training, by the ten steps of --smoke")
+        known = read_json(file, "remove it") if file.exists() else {}
+        seconds, measured = known.get("seconds_per_step"), known.get("triplets_per_step", 128)
+        if seconds is None or measured != self.schedule.triplets:
+            text = f"not measured with {self.schedule.triplets} triplets a step, --smoke does; RTD's authors report "
+            return Finding("time", text + "23 min for ViT-L/14 on 4 A100, with 128")
+        minutes = seconds * self.schedule.steps / 60
+        return Finding("time", f"at most {minutes:.0f} min of training, by the ten steps of --smoke")
 
 
 def _split_file(place: str) -> tuple[str, str]:

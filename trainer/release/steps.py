@@ -37,6 +37,7 @@ class Request:
         projection (`str`, *optional*): A trained or published projection. Defaults to that of the recipe.
         root (`Path`): Folder with a directory for each benchmark.
         license (`str`, *optional*): License of the weights, as the Hub names it.
+        license_name, license_link (`str`, *optional*): Name and address of the license. Needed if it is `"other"`.
         train (`Sequence[str]`): More options of `rtd train`.
         private (`bool`, defaults to `False`): Whether a new repository is private.
         is_dry (`bool`, defaults to `False`): Whether nothing is uploaded.
@@ -56,6 +57,8 @@ class Request:
     projection: str | None = None
     root: Path = Path("data")
     license: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
     train: Sequence[str] = ()
     private: bool = False
     is_dry: bool = False
@@ -63,9 +66,7 @@ class Request:
     needs_gpu: bool = True
 
     def __post_init__(self):
-        needed = {}
-        if self.license in (None, "other") and not self.is_smoke:
-            needed["--license"] = "the license of the weights, by its name on the Hub, such as mit"
+        needed = self._list_license()
         if self.triplets is None and self.captions is None:
             needed["--triplets"] = "text triplets, or --captions to make some by rules"
         record = find_method(self.method)
@@ -81,6 +82,17 @@ class Request:
         if needed:
             lines = "\n".join(f"  {name}: {text}" for name, text in needed.items())
             raise ValueError(f"the release of {self.recipe} also needs\n{lines}")
+
+    def _list_license(self) -> dict[str, str]:
+        """List what the license lacks, by option."""
+        if self.license is None and not self.is_smoke:
+            return {"--license": "the license of the weights, by its name on the Hub, such as mit"}
+        given = {"--license-name": self.license_name, "--license-link": self.license_link}
+        if self.license == "other":
+            return {name: "of the license, which the Hub does not list" for name, value in given.items() if not value}
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise ValueError(f"{wrong} is for --license other, got --license {self.license}: leave it out.")
+        return {}
 
     @property
     def clip(self) -> str:
@@ -133,7 +145,7 @@ def find_benchmarks(root: Path, method: str) -> tuple[dict[str, Path], dict[str,
         method (`str`): Method whose protocol is followed.
 
     Returns:
-        `tuple`: Directories by name of the benchmark; by name what is wrong with directories that are left out; and
+        `tuple`: Directories by name of the benchmark. By name what is wrong with directories that are left out; and
         the number of images to encode.
     """
     found, broken, images = {}, {}, 0
@@ -232,6 +244,8 @@ def _publish(request: Request) -> list[str]:
     records, card = sorted(map(str, request.folder.glob("evaluation/*.json"))), str(request.folder / "card.md")
     license = request.license or "mit"  # of a try, which nobody sees
     command = ["publish", str(request.model), request.repo, "--license", license, "--card", card]
+    if license == "other":
+        command += ["--license-name", request.license_name, "--license-link", request.license_link]
     command += ["--results", *records, str(request.folder / "diagnosis/diagnosis.json")]
     command += [] if records else ["--without", "evaluation"]
     return [*command, "--private"] if request.private else command

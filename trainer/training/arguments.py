@@ -118,8 +118,8 @@ class RTDTrainingArguments(_RecipeArguments):
     """Arguments of [`RTDTrainer`]; the defaults are what the published code of RTD effectively does.
 
     That is one device with 128 triplets a step for 2,000 steps, AdamW at 1e-5, constant, weight decay 0.01 on all
-    parameters, no clipping, float32. With gradient accumulation, or several processes, mind that the negatives of a
-    pair are those of its batch joined over processes; accumulated batches do not see each other's.
+    parameters, in float32, without clipping. With gradient accumulation, or several processes, mind that the negatives
+    of a pair are those of its batch joined over processes. Accumulated batches do not see each other's.
 
     Args:
         temperature (`float`, defaults to 0.07): Temperature of the loss.
@@ -138,12 +138,12 @@ class RTDTrainingArguments(_RecipeArguments):
         template (`str`, *optional*): Name of the prompt template. Defaults to that of the processor.
         caption_weight (`float`, defaults to 0.0):
             Ours, not the paper's. Adds `caption_weight * mean(1 - cos(t(c), a(c)))` to the loss, where `t` is the
-            tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch: the
+            tower in training, `a` its frozen state and `c` the plain reference and target captions of the batch. The
             tower keeps reading plain text as before RTD. 0 is the published recipe. We recommend 2, with an interval
             of 8.
         caption_interval (`int`, defaults to 1):
             Read the captions of every Nth triplet of a batch for that term, such as 8 for an eighth of its
-            cost; the mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
+            cost. The mean, and so the weight, keeps its meaning. Processes train as one does where it divides the
             batch of each.
         condition_augmentation (`str` or sequence of `str`, *optional*):
             Ours, not the paper's. Names of `CONDITION_AUGMENTATIONS`, with commas: conditions are changed as people

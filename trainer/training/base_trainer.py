@@ -152,7 +152,7 @@ class BaseTrainer(Trainer):
             )
         if args.metric_for_best_model in ("loss", "eval_loss"):  # transformers' own where none is named
             raise ValueError(
-                "an evaluation gives no loss to find the best model by: name a metric of it with "
+                "an evaluation gives no loss to find the best model by. Name a metric of it with "
                 "metric_for_best_model, such as 'recall@10' of a benchmark or 'text_recall@10' of text triplets."
             )
 

@@ -286,7 +286,7 @@ class ConditionAugmentation:
     """Change the conditions of triplets as people write them; ours, not the paper's.
 
     Each augmentation of [`CONDITION_AUGMENTATIONS`] acts on its own share of the visits of a row, where its rule
-    applies. Its draws are keyed by seed, epoch and row, as those of [`draw_noise`] are: they are the same for any
+    applies. Its draws are keyed by seed, epoch and row, as those of [`draw_noise`] are. They are the same for any
     number of processes or loader workers, after a resume, and whichever other augmentations act.
 
     Args:

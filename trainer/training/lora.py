@@ -68,7 +68,7 @@ def complete_config(config: PeftConfig) -> PeftConfig:
 def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     """Refuse an adapter that could not be saved and loaded again exactly.
 
-    Loading through transformers drops tensors of other kinds than LoRA's two matrices, and initialisations such as
+    Loading through transformers drops tensors of other kinds than LoRA's two matrices. Initialisations such as
     PiSSA change the base, which is then not the one that the adapter is loaded on.
 
     Args:
@@ -89,7 +89,7 @@ def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd:
         what = f"it has a tensor '{odd[0]}'" if odd else f"init_lora_weights={start!r}" if start else "not a LoRA"
         raise ValueError(
-            f"an adapter of this kind ({config.peft_type.value}: {what}) cannot be saved and loaded exactly: use "
+            f"an adapter of this kind ({config.peft_type.value}: {what}) cannot be saved and loaded exactly. Use "
             "peft.LoraConfig, with use_rslora if you like, and without use_dora, bias, modules_to_save, "
             "trainable_token_indices and other init_lora_weights than True, False or 'gaussian'."
         )

@@ -35,7 +35,7 @@ def target_anchored_loss(
     """Pull each composed query to its own frozen anchor and away from the others of the batch.
 
     Target-anchored contrastive learning of RTD (https://huggingface.co/papers/2406.09188). `"nt_xent"` is what the
-    published code computes: the joint NT-Xent of SimCLR over all 2M rows, whose denominators also hold the pairs
+    published code computes. It is the joint NT-Xent of SimCLR over all 2M rows, whose denominators also hold the pairs
     within each set. `"info_nce"` is the symmetric InfoNCE that the paper's text describes.
 
     Args:

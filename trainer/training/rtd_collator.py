@@ -14,41 +14,47 @@ from trainer.encoding.length_groups import group_by_length
 from trainer.training.condition_augmentation import ConditionAugmentation
 
 
-__all__ = ["HardNegativeTripletCollator", "collate_captions", "write_contexts"]
+__all__ = ["HardNegativeTripletCollator", "WarningOnce", "collate_captions", "write_contexts"]
 
 
-_WARNED = set()  # kinds of warnings that this process gave
+class WarningOnce:
+    """Lets the first batch with texts that are cut warn of them, with their count, and later ones be silent."""
+
+    def __init__(self):
+        self._kinds: set[str] = set()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Collate a batch inside this context."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield
+        for warning in caught:
+            # Counts and words differ from batch to batch; the kind of a warning does not.
+            kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
+            if kind not in self._kinds:
+                self._kinds.add(kind)
+                warnings.warn(f"{warning.message} Later batches bring no further warning.", stacklevel=4)
 
 
-@contextlib.contextmanager
-def _warning_once() -> Iterator[None]:
-    """Let the first batch with texts that are cut warn of them, with their count, and later ones be silent."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for warning in caught:
-        # Counts and words differ from batch to batch; the kind of a warning does not.
-        kind = re.sub(r"\d+|, such as .*", "", str(warning.message))
-        if kind not in _WARNED:
-            _WARNED.add(kind)
-            warnings.warn(f"{warning.message} Later batches bring no further warning.", stacklevel=4)
-
-
-def collate_captions(processor: RTDProcessor, length_groups: int = 1, **columns: Sequence[str]) -> dict:
+def collate_captions(
+    processor: RTDProcessor, warning_once: WarningOnce, length_groups: int = 1, **columns: Sequence[str]
+) -> dict:
     """Tokenise captions of several columns, each distinct caption once.
 
     Args:
         processor ([`RTDProcessor`]): The processor.
+        warning_once ([`WarningOnce`]): Of all batches of a run.
         length_groups (`int`, defaults to 1): Groups to run the captions in.
         columns (`list[str]`): Captions by name, such as `reference=[...]`.
 
     Returns:
         `dict`: `caption_input_ids` of shape `(num_distinct, seq_len)`, by rising length; `caption_groups`, see
-        [`group_by_length`]; and for each column `{name}_index` of shape `(batch_size,)`, the rows of its captions.
+        [`group_by_length`]. And for each column `{name}_index` of shape `(batch_size,)`, the rows of its captions.
     """
     # In the order of the batch: that of a set differs from run to run.
     distinct = list(dict.fromkeys(caption for column in columns.values() for caption in column))
-    with _warning_once():
+    with warning_once():
         ids = dict(zip(distinct, processor.tokenize_texts(distinct), strict=True))
     distinct.sort(key=lambda caption: len(ids[caption]))
     position = {caption: i for i, caption in enumerate(distinct)}
@@ -82,9 +88,9 @@ class HardNegativeTripletCollator:
     """Collate text triplets for RTD: refined batch sampling and refined concatenation.
 
     Refined batch sampling (https://huggingface.co/papers/2406.09188) gives each triplet a second pair, the prompt of
-    the reference alone and the reference caption: a hard negative, since it differs from the composed prompt by the
-    condition only. Both prompts share all tokens up to the pseudo-word, so they travel as **one** sequence: the
-    composed prompt with one end of text inserted at `branch_index`.
+    the reference alone and the reference caption. It is a hard negative, since it differs from the composed prompt by
+    the condition only. Both prompts share all tokens up to the pseudo-word, so they travel as **one** sequence. It is
+    the composed prompt with one end of text inserted at `branch_index`.
 
     Args:
         processor ([`RTDProcessor`]): Tokenizer and prompt templates.
@@ -128,6 +134,7 @@ class HardNegativeTripletCollator:
         self.length_groups = length_groups
         self.caption_interval = caption_interval
         self.augmentation = augmentation
+        self._warning_once = WarningOnce()
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         """Collate prepared rows.
@@ -137,9 +144,9 @@ class HardNegativeTripletCollator:
 
         Returns:
             `dict`: `input_ids` and (with refined concatenation) `placeholder_mask` of shape `(batch_size, seq_len)`,
-            by rising length; `length_groups`, see [`group_by_length`]; `branch_index` of shape `(batch_size,)` with
-            refined batch sampling; `row`, a list of numbers, since the noise is drawn on the CPU; and
-            `reference_embeds`, `target_embeds` and (where the rows have a context) `context_embeds` of shape
+            by rising length. `length_groups`, see [`group_by_length`]. `branch_index` of shape `(batch_size,)` with
+            refined batch sampling. `row`, a list of numbers, since the noise is drawn on the CPU. `reference_embeds`,
+            `target_embeds` and (where the rows have a context) `context_embeds` of shape
             `(batch_size, projection_dim)`, or what [`collate_captions`] makes of them. With `caption_interval` also
             `plain`: what [`collate_captions`] makes of the captions of the triplets at `rows` of the batch.
 
@@ -171,12 +178,12 @@ class HardNegativeTripletCollator:
         if self.caption_embeddings is not None:
             batch |= {f"{name}_embeds": self.caption_embeddings(texts) for name, texts in captions.items()}
         if self.caption_embeddings is None or self.with_captions:
-            batch |= collate_captions(self.processor, self.length_groups, **captions)
+            batch |= collate_captions(self.processor, self._warning_once, self.length_groups, **captions)
         if self.caption_interval is not None:
             # Counted before rows are sorted by length, so that no length is preferred and processes agree with one.
             chosen = [place for place, i in enumerate(order) if i % self.caption_interval == 0]
             plain = {name: [captions[name][place] for place in chosen] for name in ("reference", "target")}
-            batch["plain"] = collate_captions(self.processor, self.length_groups, **plain)
+            batch["plain"] = collate_captions(self.processor, self._warning_once, self.length_groups, **plain)
             batch["plain"]["rows"] = torch.tensor(chosen)
         return batch
 
@@ -194,7 +201,7 @@ class HardNegativeTripletCollator:
     def _build_prompts(self, rows: Sequence[dict]) -> tuple[list[list[int]], list[int]]:
         references = [row["reference_caption"] for row in rows]
         conditions = [row["conditioning_caption"] if self.composition else "" for row in rows]
-        with _warning_once():
+        with self._warning_once():
             prompts, heads = self.processor.build_prompts(
                 conditions, self.template, None if self.refined_concatenation else references
             )

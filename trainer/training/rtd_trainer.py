@@ -31,7 +31,7 @@ from modeling_rtd import (
 from trainer.data.captions import has_words
 from trainer.data.row_files import is_stream
 from trainer.data.streams import RowStream, identify_rows, sample_rows
-from trainer.data.tables import iterate_columns
+from trainer.data.tables import add_column, iterate_columns
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 from trainer.encoding.captions import encode_batch, encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -40,7 +40,7 @@ from trainer.encoding.processes import gather_embeds
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.metrics import recall_at_k
 from trainer.evaluation.ranking import rank_gallery
-from trainer.loading import load_processor
+from trainer.loading import check_processor, load_processor
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.base_trainer import BaseTrainer
@@ -62,7 +62,8 @@ def _add_contexts(triplets: Dataset | RowStream, processor: RTDProcessor, compos
     if isinstance(triplets, RowStream):
         triplets.finish = partial(_add_contexts_to_rows, processor, composition)
         return triplets
-    return triplets.add_column("context", write_contexts(processor, triplets["conditioning_caption"], composition))
+    contexts = write_contexts(processor, triplets["conditioning_caption"], composition)
+    return add_column(triplets, "context", contexts)
 
 
 def _add_contexts_to_rows(processor: RTDProcessor, composition: bool, rows: list[dict]) -> list[dict]:
@@ -136,16 +137,18 @@ def _find_frozen(whole: RTDModel | None, tower: RTDTextTower):
 
 
 def _settle_companions(
-    whole: RTDModel | None, projection: RTDProjection | None, processor: RTDProcessor | None
+    whole: RTDModel | None, tower: RTDTextTower, projection: RTDProjection | None, processor: RTDProcessor | None
 ) -> tuple[RTDProjection, RTDProcessor]:
     if whole is not None:
         if projection is not None and projection is not whole.projection:
             raise ValueError("the model has a projection of its own: leave `projection` out.")
-        return whole.projection, processor or load_processor(whole)
+        projection, processor = whole.projection, processor or load_processor(whole)
     if projection is None or processor is None:
         raise ValueError(
             "a text tower alone needs `projection` and `processing_class`: pass them, or a whole RTDModel as `model`."
         )
+    projection.check_text_tower(tower.config)
+    check_processor(processor, tower)
     return projection, processor
 
 
@@ -157,13 +160,13 @@ def _copy_frozen(part: torch.nn.Module | None, device: torch.device) -> torch.nn
 class RTDTrainer(BaseTrainer):
     """Train the text tower of a model with text triplets (RTD, https://huggingface.co/papers/2406.09188).
 
-    The image side is never touched. The projection is a frozen companion; the anchors are embeddings of captions by
-    the tower as it came, from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
+    The image side is never touched. The projection is a frozen companion. The anchors are embeddings of captions by
+    the tower as it came. They are from a cache where rows repeat, from the base of an adapter, or from a frozen copy.
 
     Args:
         model (`str`, `Path`, [`RTDModel`], [`RTDTextModel`] or `peft.PeftModel` of it, *optional*):
             Directory or Hub id of a model with a trained projection, or the model itself, of which a copy of the text
-            tower is trained: the model stays as it is, and `rtd_model` has the trained tower. A text tower alone is
+            tower is trained. The model stays as it is, and `rtd_model` has the trained tower. A text tower alone is
             trained in place, and needs `projection` and `processing_class`. Not needed with `model_init`.
         args ([`RTDTrainingArguments`], *optional*): Defaults to the published recipe.
         projection ([`RTDProjection`], *optional*): The trained projection whose pseudo-words a tower alone reads.
@@ -172,7 +175,7 @@ class RTDTrainer(BaseTrainer):
             evaluates, also a model after RTD.
         eval_dataset ([`RetrievalEvaluator`], text triplets, or a `dict` of them, *optional*):
             Judged as the arguments' `eval_strategy` says. An evaluator gives the benchmark's metrics, by which the
-            best model may be kept (`metric_for_best_model="recall@10"`); triplets give text-side recall, which does
+            best model may be kept (`metric_for_best_model="recall@10"`). Triplets give text-side recall, which does
             not measure how images are retrieved.
         processing_class ([`RTDProcessor`], *optional*): Defaults to the processor at the model's place.
         peft_config (`peft.LoraConfig`, *optional*):
@@ -225,8 +228,7 @@ class RTDTrainer(BaseTrainer):
         self._is_for_training = train_dataset is not None
         self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
-        projection, processing_class = _settle_companions(whole, projection, processing_class)
-        projection.check_text_tower(tower.config)
+        projection, processing_class = _settle_companions(whole, tower, projection, processing_class)
         processing_class = _choose_template(args.template, projection, processing_class)
         run_facts, data = {"text_model": hash_tensors(tower), "projection": hash_tensors(projection)}, {}
         if train_dataset is not None:
@@ -366,7 +368,7 @@ class RTDTrainer(BaseTrainer):
         if hash_tensors(whole.text_model) != self.run_facts["text_model"]:
             raise ValueError(
                 "the model has another text tower than the one that training started from, which a tower trained in "
-                "place has not: pass the whole RTDModel to the trainer, or as save_model(model=...)."
+                "place has not. Pass the whole RTDModel to the trainer, or as save_model(model=...)."
             )
         if has_adapters(tower):
             model = whole.with_parts(tower.eval(), whole.projection)

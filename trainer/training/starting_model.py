@@ -52,7 +52,7 @@ def load_whole_model(model) -> RTDModel | None:
     if isinstance(tower, RTDTextTower):
         return None
     raise ValueError(
-        f"`model` is a {type(tower).__name__}, which does not read pseudo-words: pass an RTDModel, the directory or "
+        f"`model` is a {type(tower).__name__}, which does not read pseudo-words. Pass an RTDModel, the directory or "
         "Hub id of one, or an RTDTextModel (load_text_model loads the text tower of a backbone)."
     )
 
@@ -71,7 +71,7 @@ def check_untrained(model: RTDModel, original_text_model: str | None = None) -> 
     if model.config.original_text_model is not None or has_adapters(model.text_model):
         raise ValueError(
             f"'{place}' is trained with RTD already, or its text tower has an adapter, and RTD starts from CLIP's own "
-            "text tower: name the model with the projection that it was made of, and pass a new adapter as "
+            "text tower. Name the model with the projection that it was made of, and pass a new adapter as "
             "peft_config=."
         )
     if original_text_model is not None:
@@ -105,7 +105,7 @@ def load_rest(tower: RTDTextTower, projection: RTDProjection) -> RTDModel:
         model = RTDModel.from_clip(place, copy.deepcopy(projection).cpu(), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the trainer was given a text tower alone, and the rest of its model could not be loaded ({error}): pass "
+            f"the trainer was given a text tower alone, and the rest of its model could not be loaded ({error}). Pass "
             "the whole RTDModel as save_model(model=...)."
         ) from error
     config = read_backbone_config(place)
@@ -183,7 +183,7 @@ def fit_lift(
         return None
     if images is None:
         raise ValueError(
-            f"a '{method}' projection reads image tokens, which text does not have: pass images= with a folder of a "
+            f"a '{method}' projection reads image tokens, which text does not have. Pass images= with a folder of a "
             "few thousand unlabelled images (on the command line --images DIR)."
         )
     if whole is None:

@@ -150,7 +150,7 @@ class TripletMaker:
         # A model that errs is not refused; one that never follows the form of the prompt is.
         if not seen and not any(parsed) and tried >= min(_NOTHING_PARSED_AFTER, len(self.rows)):
             raise ValueError(
-                f"no output of the language model could be parsed after {tried} captions; it must continue the prompt "
+                f"no output of the language model could be parsed after {tried} captions. It must continue the prompt "
                 f"with 'condition => target: caption', but wrote for example {outputs[0][:200]!r}. Take another model."
             )
         return [[("lm", text, *found)] if found else [] for (_, text, _), found in zip(slots, parsed, strict=True)]
@@ -213,7 +213,7 @@ def make_triplets(
     """Make text triplets from plain captions, no two alike, none whose target is its reference.
 
     `"rules"` knows English, and leaves out captions in another script than Latin. It edits a caption by the templates
-    of [`WORDINGS`]; which words are nouns or adjectives, which of them are
+    of [`WORDINGS`]. Which words are nouns or adjectives, which of them are
     exchangeable and which phrases go with a noun is read off the captions themselves. `"lm"` asks a local causal
     language model with [`PROMPT`] and samples. Both are ours, neither is the data of the paper
     (https://huggingface.co/papers/2406.09188), which were made by a larger language model.
@@ -232,7 +232,7 @@ def make_triplets(
             For `"lm"`: directory or Hub id, or a function from prompts and a seed to outputs.
         similarity_band (`tuple[float, float]`, defaults to `(0.5, 0.98)`):
             With `model`, cosines that are kept. Ours: the lower end drops what is another picture, the upper end what
-            the tower cannot tell apart. Not tuned.
+            the tower cannot distinguish. Not tuned.
 
     Returns:
         Iterator of `dict`: The three columns of a triplet, `template`, `row` (of the caption, counted from 1), and

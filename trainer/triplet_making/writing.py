@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from modeling_rtd import hold_lock_file, read_json, replace_file, write_json
 from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS
+from trainer.publishing.tables import write_cell
 from trainer.triplet_making.maker import TripletMaker, hash_triplet
 
 
@@ -46,7 +47,7 @@ def write_triplets(
         `templates`, `dropped`, `similarity` and a `sample` of 20.
 
     Raises:
-        ValueError: As [`read_captions`] and [`make_triplets`]; if `output` was made with other settings or by
+        ValueError: As [`read_captions`] and [`make_triplets`]. If `output` was made with other settings or by
             something else, or another process is making it; if no triplet could be made.
     """
     output = Path(output)
@@ -97,7 +98,7 @@ def _read_report(output: Path, maker: TripletMaker) -> dict | None:
     done = _read_progress(_beside(output, "progress.jsonl"), output, maker.settings)
     if len(done) < len(maker) or output.stat().st_size != done[-1]["bytes"]:
         return None
-    return read_json(path, "remove it to have it written again")
+    return read_json(path, "remove it to have it written again", triplets=int, captions=dict)
 
 
 def _beside(output: Path, ending: str) -> Path:
@@ -162,5 +163,5 @@ def _render(report: dict) -> str:
     lines = [f"# {report['triplets']} text triplets", ""]
     lines += [f"- {name}: {fact}" for name, fact in report.items() if name not in ("triplets", "sample")]
     lines += ["", "| template | reference | condition | target |", "|---|---|---|---|"]
-    rows = ([text.replace("|", "/") for text in triplet.values()] for triplet in report["sample"])
+    rows = (map(write_cell, triplet.values()) for triplet in report["sample"])
     return "\n".join([*lines, *(f"| {' | '.join(cells)} |" for cells in rows), ""])

@@ -103,10 +103,10 @@ def train_clip(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, CLIPImageProcessorPil | SiglipImageProcessorPil]:
     """Train a CLIP, a MetaCLIP 2 or a SigLIP from scratch on the images of a world, by the recipe of its preset.
 
-    AdamW with a cosine schedule, gradients clipped at 1; every visit of an image draws one of its captions, a shift of
-    up to 2 px and a mirror image (captions never speak of left and right). Where the world asks for hard batches,
+    AdamW with a cosine schedule, gradients clipped at 1. Every visit of an image draws one of its captions, a shift of
+    up to 2 px and a mirror image. (Captions never speak of left and right.) Where the world asks for hard batches,
     every other step is one. A SigLIP starts with the loss of CLIP, since a sigmoid loss from scratch aligns badly at
-    small batches, and has a third as many further steps of its own loss.
+    small batches. It has a third as many further steps of its own loss.
 
     Args:
         data ([`WorldData`]): Images with captions; its preset sets the sizes and the recipe.

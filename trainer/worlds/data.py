@@ -45,7 +45,7 @@ class WorldData:
         seed (`int`): Seed of the training data; the benchmark does not depend on it.
         images (`datasets.Dataset`):
             Columns `id`, `image`, `captions` (several each, some of the form "a photo of X that Y") and one for each
-            attribute of a scene, and `pose` where the world redraws pictures.
+            attribute of a scene. Also `pose` where the world redraws pictures.
         captions (`datasets.Dataset`): Column `text`, plain captions of further scenes.
         triplets (`datasets.Dataset`): Columns `reference_caption`, `conditioning_caption`, `target_caption`.
     """
@@ -62,7 +62,7 @@ class WorldData:
 
         A query's ground truth is every gallery image with exactly the attributes of the target. For each query the
         gallery holds one or two targets, an image that looks like the reference (which is not in the gallery itself),
-        three that miss the target in one or two attributes, and another object for which the condition is true; these
+        three that miss the target in one or two attributes, and another object for which the condition is true. These
         are its subset. Beside the columns of [`Benchmark`], the gallery has the attributes, and the queries
         `target_caption` (a full plain caption of the target), `paraphrases` (the condition in another held-out wording
         and in one of training), `reference_scene`, `changed`, the names of the attributes that the condition speaks
@@ -191,16 +191,14 @@ def _build_benchmark(world: World, preset: WorldPreset, split: str) -> Benchmark
         "kind": [[phrase.kind for phrase in said] for said in phrases],
         "wording": [[phrase.wording for phrase in said] for said in phrases],
     }
+    gallery = _image_columns(world, preset, scenes, gallery_ids, rng)
+    # Shuffled, since ties keep the gallery's order, in which each query's targets would come first.
+    order = np.random.default_rng(0).permutation(len(scenes)).tolist()
+    gallery = {name: [column[place] for place in order] for name, column in gallery.items()}
     return Benchmark(
         name=world.name,
         split=split,
-        # Shuffled, since ties keep the gallery's order, in which each query's targets would come first.
-        gallery=Dataset.from_dict(
-            _image_columns(world, preset, scenes, gallery_ids, rng), features=Features(_image_features(world))
-        )
-        .shuffle(seed=0)
-        # A shuffled table would look each row up in a map.
-        .flatten_indices(),
+        gallery=Dataset.from_dict(gallery, features=Features(_image_features(world))),
         queries=Dataset.from_dict(queries, features=Features(_query_features(world))),
         protocol=Protocol(exclude_reference=True),
     )

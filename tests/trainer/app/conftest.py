@@ -1,30 +1,16 @@
+import copy
+
 import pytest
 
-from modeling_rtd import Gallery, RTDModel
-from tests.factories import build_clip, build_images, build_tokenizer, shake
-from trainer.app import SearchDesk, list_voices
+from tests.trainer.app import desks
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """Folder of fifteen images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(15)):
-        image.save(folder / f"{i:02}.png")
-    return folder
-
-
-@pytest.fixture
-def tuned(model):
+def tuned():
     """A model whose text tower is another than the one from before RTD."""
-    tower = RTDModel.from_clip(build_clip(seed=3), "lincir", tokenizer=build_tokenizer()).text_model
-    model.replace_text_model(shake(tower))
-    return model
+    return copy.deepcopy(desks.build_tuned())
 
 
 @pytest.fixture
 def desk(tuned, processor, photos):
-    paths = sorted(str(path) for path in photos.iterdir())
-    gallery = Gallery.from_images(tuned, processor, paths)
-    return SearchDesk(list_voices(tuned, processor, gallery), photos, top_k=5)
+    return desks.build_desk(tuned, processor, photos)

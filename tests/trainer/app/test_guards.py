@@ -65,6 +65,22 @@ def test_the_rate_is_that_of_each_address_and_comes_back(monkeypatch):
     assert list(guard._spent) == ["192.0.2.4", "192.0.2.5"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:0:0:1", 429),
+        ("2001:db8::1", "2001:db8:0:1::1", 200),
+        ("::ffff:192.0.2.1", "192.0.2.1", 429),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", 200),
+        ("fe80::1%eth0", "fe80::2%eth0", 429),
+    ],
+)
+def test_a_network_of_ipv6_is_one_client(first, second, status):
+    guard = guards.LimitRate(accept, 1)
+    assert ask(guard, client=first)[0] == 200
+    assert ask(guard, client=second)[0] == status
+
+
 def test_a_body_that_does_not_come_is_not_waited_for():
     async def read_all(scope, receive, send):
         while (await receive())["more_body"]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories import build_images
+from tests.factories import build_images, build_processor, write_photos
+from tests.trainer.app import desks
 from tests.trainer.app.requests import Visit, as_file, fetch, upload
 from trainer.app import new_state
 
@@ -21,7 +22,18 @@ pytest.importorskip("gradio", reason="the page needs gradio, of the extra `app`"
 QUERY = ["is red", 1, "", 0.25, "RTD", "nobody"]
 
 
-@pytest.fixture
+# One page for all: what a visit leaves is its own.
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("page") / "photos")
+
+
+@pytest.fixture(scope="module")
+def desk(photos):
+    return desks.build_desk(desks.build_tuned(), build_processor(), photos)
+
+
+@pytest.fixture(scope="module")
 def url(desk):
     from trainer.app.page import serve_page
 
@@ -91,7 +103,8 @@ def test_blanks_stand_for_what_the_page_begins_with(url):
 
 
 def test_no_file_but_its_own_is_served(url, desk, photos, tmp_path):
-    (tmp_path / "secret.png").write_bytes(get_png())
+    for folder in (tmp_path, photos.parent):
+        (folder / "secret.png").write_bytes(get_png())
     outside = [tmp_path / "secret.png", photos / "00.png", Path(__file__), Path.cwd() / "README.md", "/etc/passwd"]
     for path in [*outside, photos / "../secret.png", str(photos / "..%2fsecret.png")]:
         for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/"):

@@ -222,7 +222,7 @@ def test_a_gallery_that_is_gone_is_not_ready(client, desk, monkeypatch):
     def fail(gallery):
         raise ValueError("PostgreSQL cannot be reached: gone.")
 
-    monkeypatch.setattr(Gallery, "__len__", fail)
+    monkeypatch.setattr(Gallery, "__bool__", fail)
     response = client.get("/ready")
     assert (response.status_code, response.json()["detail"]) == (503, "PostgreSQL cannot be reached: gone.")
     assert client.get("/health").status_code == 200

@@ -9,10 +9,18 @@ import torch
 from PIL import Image
 
 from modeling_rtd import Gallery, encode_images
-from tests.factories import build_images
+from tests.factories import build_images, build_processor, write_photos
+from tests.trainer.app import desks
 from trainer.app import SearchDesk, find_root, list_voices, new_state
 from trainer.app.service import MAX_TURNS, PROJECTION_ALONE
 from trainer.training.lora import build_lora_config
+
+
+@pytest.fixture(scope="module")
+def shared_desk(tmp_path_factory):
+    """A desk that is asked and not changed."""
+    photos = write_photos(tmp_path_factory.mktemp("shared") / "photos")
+    return desks.build_desk(desks.build_tuned(), build_processor(), photos)
 
 
 @pytest.fixture
@@ -60,8 +68,8 @@ def test_a_condition_that_moves_the_query_little_is_told(desk, upload):
         assert bool(desk.hint(asked)) == bool(hint)
 
 
-def test_strength_without_a_reference_is_no_mistake_of_the_visitor(desk):
-    state = desk.search(new_state(), "a small dog", strength=0.5)
+def test_strength_without_a_reference_is_no_mistake_of_the_visitor(shared_desk):
+    state = shared_desk.search(new_state(), "a small dog", strength=0.5)
     assert "strength" not in state["turns"][0]["query"]
 
 
@@ -177,7 +185,7 @@ def test_nothing_outside_the_root_is_drawn_or_read(desk, photos, tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_bad_uploads_are_refused_with_a_sentence(desk, tmp_path, content, message):
+def test_bad_uploads_are_refused_with_a_sentence(shared_desk, tmp_path, content, message):
     path = tmp_path / "bad.png"
     if content == "half":
         build_images(1)[0].save(path)
@@ -187,7 +195,7 @@ def test_bad_uploads_are_refused_with_a_sentence(desk, tmp_path, content, messag
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        desk.take_upload(new_state(), str(path))
+        shared_desk.take_upload(new_state(), str(path))
 
 
 @pytest.mark.parametrize(
@@ -208,22 +216,22 @@ def test_bad_uploads_are_refused_with_a_sentence(desk, tmp_path, content, messag
         (lambda desk, state: desk.search(state, "a dog", negative="a" * 1001), "1,000 letters, got 1,001"),
     ],
 )
-def test_bad_steps_are_refused_with_a_sentence(desk, step, message):
+def test_bad_steps_are_refused_with_a_sentence(shared_desk, step, message):
     state = new_state()
     with pytest.raises(ValueError, match=message):
-        step(desk, state)
+        step(shared_desk, state)
     assert state == new_state()
 
 
-def test_a_strength_outside_is_refused(desk, upload):
+def test_a_strength_outside_is_refused(shared_desk, upload):
     with pytest.raises(ValueError, match="`strength` must be between 0"):
-        desk.search(desk.take_upload(new_state(), upload), "is red", strength=1.2)
+        shared_desk.search(shared_desk.take_upload(new_state(), upload), "is red", strength=1.2)
 
 
-def test_a_visit_has_an_end(desk):
+def test_a_visit_has_an_end(shared_desk):
     state = new_state() | {"turns": [{}] * MAX_TURNS}
     with pytest.raises(ValueError, match=f"this search has {MAX_TURNS} turns"):
-        desk.search(state, "a dog")
+        shared_desk.search(state, "a dog")
 
 
 def test_an_upload_that_is_gone_is_named(desk, upload, tmp_path):

@@ -22,13 +22,3 @@ def folder(tmp_path):
     for i, image in enumerate(build_images(6)):
         image.save(folder / ("more" if i == 5 else "") / f"{i}.png")
     return folder
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Folder of six images."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for i, image in enumerate(build_images(6)):
-        image.save(folder / f"{i}.png")
-    return folder

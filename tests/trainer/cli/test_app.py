@@ -36,7 +36,7 @@ def test_a_folder_is_served_on_this_machine_alone(place, photos, served, capsys)
     captured = capsys.readouterr()
     assert "skipped" in captured.err
     assert "bad.png' cannot be read" in captured.err
-    assert captured.out == f"6 images of {photos.resolve()}; stop with Ctrl+C\npage: http://127.0.0.1:1/\n"
+    assert captured.out == f"15 images of {photos.resolve()}; stop with Ctrl+C\npage: http://127.0.0.1:1/\n"
     assert served["host"] == "127.0.0.1"
     assert served["waited"]
 
@@ -49,13 +49,13 @@ def test_another_address_is_served_when_asked_for_and_said(place, photos, served
 
 
 def test_an_index_knows_its_folder_or_is_told(place, photos, served, model, processor, tmp_path, capsys):
-    paths = [str(photos / f"{i}.png") for i in range(3)]
+    paths = [str(photos / f"{i:02}.png") for i in range(3)]
     Gallery(folder=tmp_path / "index").add(model, processor, paths)
-    Gallery(folder=tmp_path / "named").add(model, processor, paths, ["0.png", "1.png", "2.png"])
+    Gallery(folder=tmp_path / "named").add(model, processor, paths, ["00.png", "01.png", "02.png"])
     assert main(["app", place, "--gallery", str(tmp_path / "index")]) == 0
     assert served["desk"].root == photos.resolve()
     assert main(["app", place, "--gallery", str(tmp_path / "named"), "--images", str(photos)]) == 0
-    picture, _ = served["desk"].draw([{"id": "1.png"}])[0]
+    picture, _ = served["desk"].draw([{"id": "01.png"}])[0]
     assert len(picture.getcolors(10**6)) > 1
     gallery = Gallery(encode_images(model, processor, paths), ["a", "b", "c"], [{"path": path} for path in paths])
     gallery.verify_embeddings(model, processor, {"a": paths[0]})
@@ -72,13 +72,13 @@ def test_images_behind_links_are_counted_or_refused(place, photos, served, tmp_p
     links = tmp_path / "links"
     links.mkdir()
     for i in range(3):
-        (links / f"{i}.png").symlink_to(photos / f"{i}.png")
+        (links / f"{i}.png").symlink_to(photos / f"{i:02}.png")
     assert main(["app", place, "--gallery", str(links)]) == 2
     assert f"3 of 3 images are outside of '{links}', first '{links / '0.png'}'" in capsys.readouterr().err
     assert main(["app", place, "--gallery", str(links), "--images", str(photos)]) == 0
-    picture, _ = served["desk"].draw([{"id": str(photos / "0.png")}])[0]
+    picture, _ = served["desk"].draw([{"id": str(photos / "00.png")}])[0]
     assert len(picture.getcolors(10**6)) > 1
-    (photos / "5.png").rename(links / "5.png")
+    (photos / "05.png").rename(links / "5.png")
     capsys.readouterr()
     assert main(["app", place, "--gallery", str(links)]) == 0
     assert "3 of 4 images are outside of" in capsys.readouterr().err
@@ -99,10 +99,10 @@ def test_further_adapters_become_voices(clip, tokenizer, processor, photos, serv
 
 def test_examples_are_read_from_a_file(place, photos, served, tmp_path, capsys):
     file = tmp_path / "examples.jsonl"
-    file.write_text('{"image": "photos/2.png", "text": "is red"}\n')
+    file.write_text('{"image": "photos/02.png", "text": "is red"}\n')
     flags = ["app", place, "--gallery", str(photos), "--examples", str(file)]
     assert main(flags) == 0
-    assert served["desk"].examples == [(str(photos.resolve() / "2.png"), "is red")]
+    assert served["desk"].examples == [(str(photos.resolve() / "02.png"), "is red")]
     for content, message in [
         ('{"image": "photos/9.png", "text": ""}', "9.png"),
         ('{"image": 1}', "line 1"),

@@ -10,6 +10,9 @@ from trainer.evaluation.evaluate import evaluate
 from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Directory of a tuned model of the toy world."""
@@ -47,6 +50,7 @@ def test_diagnose_leaves_a_report_and_says_where(place, tmp_path, capsys):
     assert facts["triplets"]["texts"]["count"] == 240
 
 
+@pytest.mark.slow
 def test_diagnose_says_what_is_not_available(place, tmp_path, capsys):
     assert main(["diagnose", place, "--benchmark", "small_world/toy", "-o", str(tmp_path / "out")]) == 0
     assert "triplets: not available, no triplets were given" in capsys.readouterr().out
@@ -56,11 +60,11 @@ def test_diagnose_says_what_is_not_available(place, tmp_path, capsys):
     ("name", "metric"),
     [
         ("cirr", "recall@10"),
-        ("circo", None),
-        ("fashioniq/dress", "recall@10"),
-        ("genecis/focus_attribute", "recall@1"),
-        ("coco", "recall@10"),
         ("imagenet_r/origami", None),
+        pytest.param("circo", None, marks=pytest.mark.slow),
+        pytest.param("fashioniq/dress", "recall@10", marks=pytest.mark.slow),
+        pytest.param("genecis/focus_attribute", "recall@1", marks=pytest.mark.slow),
+        pytest.param("coco", "recall@10", marks=pytest.mark.slow),
     ],
 )
 def test_every_benchmark_is_diagnosed_in_the_protocol_it_is_judged_in(searle, tmp_path, name, metric):

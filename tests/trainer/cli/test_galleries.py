@@ -68,7 +68,7 @@ def test_the_page_shows_one_owners_pictures(call, immich, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "name one by owner="),
+        ([], "Name one by owner="),
         (ANNA, "none can be opened here"),
         ([*ANNA, "--table", "photos"], "has no table 'photos'"),
         ([*ANNA, "--path", "nope"], 'column "nope" does not exist'),

@@ -35,6 +35,15 @@ def search(place, gallery, tmp_path, capsys, *more):
     return status, captured.out, captured.err
 
 
+def test_an_index_is_searched_through_codes_and_a_folder_is_not(place, photos, index, tmp_path, capsys):
+    query = ["--text", "is red", "--json", "--precision"]
+    whole, coded = (search(place, index, tmp_path, capsys, *flags)[1] for flags in (query[:3], [*query, "int8"]))
+    assert coded == whole
+    assert search(place, index, tmp_path, capsys, *query, "binary")[0] == 0
+    assert "unknown precision 'int4'" in search(place, index, tmp_path, capsys, *query, "int4")[2]
+    assert "--precision is for an index" in search(place, photos, tmp_path, capsys, *query, "int8")[2]
+
+
 def test_an_index_answers_as_its_folder_does(place, photos, index, tmp_path, capsys):
     query = ["--image", str(photos / "2.png"), "--text", "is red", "--json"]
     answers = []
@@ -185,8 +194,8 @@ def test_counts_below_one_are_refused(place, photos, tmp_path, capsys, option):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "nowhere/a.png"], "no folder 'nowhere' for the"),
-        (["search", "M", "--gallery", "G", "--text", "x", "--sheet", "a.txt"], "'a.txt' is not an image"),
+        (["search", "M", "--gallery", ".", "--text", "x", "--sheet", "nowhere/a.png"], "no folder 'nowhere' for the"),
+        (["search", "M", "--gallery", ".", "--text", "x", "--sheet", "a.txt"], "'a.txt' is not an image"),
         (["index", "M", "-o", "O"], "nothing to index: give --images, --embeddings"),
         (["index", "M", "-o", "O", "--images", "nowhere"], "'nowhere' is not a folder"),
         (["search", "M", "--gallery", "G"], "nothing to search for: give --image, --text or both"),

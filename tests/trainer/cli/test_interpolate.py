@@ -10,6 +10,9 @@ from trainer.loading import load_model_and_processor
 from trainer.publishing.provenance import read_stages
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture
 def tuned(model, processor, tmp_path):
     """Directory of a model that RTD has changed."""
@@ -39,6 +42,7 @@ def test_it_refuses_an_alpha_out_of_range_and_a_full_folder(tuned, tmp_path, cap
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_saves_one_tower_with_what_a_diagnosis_measured(tuned, tmp_path, capsys):
     diagnose = ["diagnose", tuned, "--benchmark", "small_world/toy", "-o", str(tmp_path / "diagnosis")]
     assert main(diagnose) == 0

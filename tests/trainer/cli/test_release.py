@@ -8,8 +8,10 @@ from huggingface_hub import ModelCard
 
 from modeling_rtd import RTDModel
 from tests.factories import build_clip, build_processor, build_stand_in, build_triplets
+from trainer.cli import release as release_verb
 from trainer.cli.main import main
 from trainer.release import steps
+from trainer.release.steps import Request
 
 
 CLIP = "openai/clip-vit-large-patch14"
@@ -75,6 +77,17 @@ def test_a_recipe_is_released_and_continues_where_it_stopped(connected, tmp_path
 
     assert release("--triplets", "org/triplets", "--", *FEW) == 0
     assert len(re.findall("done before", capsys.readouterr().out)) == 6
+
+
+def test_the_error_of_an_earlier_call_is_gone_once_its_step_is_done(tmp_path, monkeypatch):
+    request, step = Request("rtd-vitl", "org/a", tmp_path, "t", license="mit"), steps.Step("a", "", lambda: ["a"])
+    monkeypatch.setattr(release_verb, "_call", lambda command: 1 / 0)
+    with pytest.raises(ValueError, match="step 1, a, stopped"):
+        release_verb._do_steps(request, [step])
+    assert (tmp_path / "error.txt").exists()
+    monkeypatch.setattr(release_verb, "_call", lambda command: None)
+    release_verb._do_steps(request, [step])
+    assert not (tmp_path / "error.txt").exists()
 
 
 @pytest.mark.slow

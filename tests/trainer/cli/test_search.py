@@ -4,10 +4,11 @@ import pytest
 from PIL import Image
 from transformers import pipeline
 
-from modeling_rtd import Gallery
-from tests.factories import FAST, build_images
+from modeling_rtd import Gallery, RTDModel
+from tests.factories import build_images
 from trainer.app.history import SearchHistory
 from trainer.cli.main import main
+from trainer.training.lora import add_lora
 
 
 @pytest.fixture
@@ -148,9 +149,10 @@ def test_search_refuses_what_it_cannot_read(place, folder, tmp_path, capsys, mis
         assert "none.png' cannot be read: there is no such file" in capsys.readouterr().err
 
 
-def test_search_takes_an_adapter_repository(clip_place, place, triplets, folder, tmp_path, capsys):
-    out = str(tmp_path / "run")
-    arguments = [clip_place, "--projection", place, "--triplets", triplets, "--lora_r", "4"]
-    assert main(["train", *arguments, "--output_dir", out, *FAST]) == 0
-    assert search_folder(f"{out}/adapter", folder, tmp_path, "--text", "is red") == 0
+def test_search_takes_an_adapter_repository(clip_place, processor, folder, tmp_path, capsys):
+    model = RTDModel.from_clip(clip_place, "lincir")
+    add_lora(model.text_model, r=4)
+    for part in (model.save_adapter, processor.save_pretrained):
+        part(tmp_path / "adapter")
+    assert search_folder(str(tmp_path / "adapter"), folder, tmp_path, "--text", "is red") == 0
     assert "rank  score" in capsys.readouterr().out

@@ -38,7 +38,7 @@ def served(monkeypatch):
 
 def test_a_folder_is_served_on_this_machine_alone(place, photos, port, served, capsys):
     assert main(["serve", place, "--gallery", str(photos), "--port", port, "--no-page"]) == 0
-    assert capsys.readouterr().out == f"6 images at http://127.0.0.1:{port}/docs; stop with Ctrl+C\n"
+    assert capsys.readouterr().out == f"15 images at http://127.0.0.1:{port}/docs; stop with Ctrl+C\n"
     assert len(served) == 1
 
 
@@ -71,7 +71,7 @@ def test_another_address_is_said_and_a_token_is_asked_for(place, photos, port, s
     assert "sesame" not in captured.out + captured.err
     client = pytest.importorskip("fastapi.testclient").TestClient(served[-1][0])
     assert client.get("/").status_code == 401
-    assert client.get("/", headers={"authorization": "Bearer sesame"}).json()["images"] == 6
+    assert client.get("/", headers={"authorization": "Bearer sesame"}).json()["images"] == 15
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_page_on_galleries_shows_calls_that_work(place, photos, port, model,
         lines = re.findall(r"^curl .*$", (ROOT / "docs/galleries.md").read_text(), re.MULTILINE)
         answers = []
         for line in lines:
-            line = re.sub(r"runs/demo/\S+/test-reference-\d+", "photos/1", line.replace(":8000", f":{port}"))
+            line = re.sub(r"runs/demo/\S+/test-reference-\d+", "photos/01", line.replace(":8000", f":{port}"))
             done = subprocess.run(shlex.split(line), cwd=tmp_path, capture_output=True, text=True, check=True)
             answers.append(json.loads(done.stdout))
         assert [list(answer) for answer in answers] == [["results"], ["results"], ["vector"], ["status"]]

@@ -1,12 +1,16 @@
 import json
 import shutil
 
+import pytest
 from datasets import Dataset
 
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import FAST, build_images, build_stand_in, build_triplets
 from trainer.cli.main import main
 from trainer.worlds.small_world import build_small_world, train_clip
+
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def test_train_leaves_a_model_that_answers(place, triplets, tmp_path, capsys):
@@ -62,6 +66,7 @@ def test_the_name_of_a_method_is_no_trained_projection(clip_place, triplets, tmp
     assert "train it first with `rtd train-projection --method lincir`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_path, capsys):
     command = ["train", place, "--triplets", triplets, "--output_dir", str(tmp_path / "run"), *FAST]
     assert main([*command, "--save_strategy", "no"]) == 0
@@ -71,6 +76,7 @@ def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_pa
     assert (tmp_path / "run/training.json").read_text() == facts
 
 
+@pytest.mark.slow
 def test_a_tuned_model_is_not_tuned_again(place, triplets, tmp_path, capsys):
     command = ["--triplets", triplets, *FAST]
     assert main(["train", place, *command, "--output_dir", str(tmp_path / "one")]) == 0
@@ -84,6 +90,7 @@ def test_a_wrong_place_of_the_original_is_found_before_training(place, triplets,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_train_judges_on_a_benchmark_and_records_it(tmp_path):
     world, clip = build_small_world("toy"), str(tmp_path / "clip")
     train_clip(world, output_dir=clip)

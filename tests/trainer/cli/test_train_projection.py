@@ -11,7 +11,10 @@ from trainer.cli.main import main
 from trainer.data.image_files import list_images
 
 
-@pytest.mark.parametrize("method", ["lincir", "pic2word", "searle"])
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.mark.parametrize("method", ["lincir", "searle", pytest.param("pic2word", marks=pytest.mark.slow)])
 def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
     captions, names = tmp_path / "captions.txt", tmp_path / "names.txt"
     captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
@@ -27,6 +30,7 @@ def test_train_projection_leaves_a_model(clip_place, folder, tmp_path, method):
     assert RTDModel.from_pretrained(f"{out}/model").projection.config.projection_type == method
 
 
+@pytest.mark.slow
 def test_a_projection_of_image_tokens_is_trained_from_pairs_and_lifted_for_rtd(
     clip_place, folder, triplets, tmp_path, capsys
 ):
@@ -69,6 +73,7 @@ def test_a_missing_clip_and_another_methods_option_are_named(clip_place, capsys)
     assert "unknown option '--oti_steps'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_of_one_command_give_equal_weights(clip_place, tmp_path):
     captions = tmp_path / "captions.txt"
     captions.write_text("\n".join(row["target_caption"] for row in build_triplets(40)))
@@ -116,6 +121,7 @@ def test_captions_of_tars_are_streamed(clip_place, tmp_path):
     assert main([*command, "-o", str(tmp_path / "run"), *FAST]) == 0
 
 
+@pytest.mark.slow
 def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, capsys):
     with tarfile.open(tmp_path / "pairs.tar", "w") as tar:
         for i, path in enumerate(list_images(folder)):

@@ -44,3 +44,13 @@ def test_captions_of_several_files_and_of_a_split_are_those_of_one_file(tmp_path
     assert set(made) == {made[0]}
     assert main(["triplets", str(whole), "--split", "test", "-o", str(tmp_path / "x.jsonl")]) == 2
     assert "there is no split 'test'" in capsys.readouterr().err
+
+
+def test_the_report_of_an_earlier_version_is_read(tmp_path, capsys):
+    source, place = write_lines(tmp_path / "captions.txt", TINY_CAPTIONS), tmp_path / "t.jsonl.report.json"
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl")]) == 0
+    report = json.loads(place.read_text())
+    del report["captions"]["other_script"]
+    place.write_text(json.dumps(report))
+    assert main(["triplets", str(source), "-o", str(tmp_path / "t.jsonl")]) == 0
+    assert f"triplets from {len(TINY_CAPTIONS)} captions" in capsys.readouterr().out

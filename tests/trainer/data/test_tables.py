@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from datasets import Dataset, DatasetDict, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset, are_progress_bars_disabled
 from datasets.arrow_writer import ArrowWriter
 
 from tests.factories import build_triplets
 from trainer.data.captions import clean_caption, clean_captions
-from trainer.data.tables import check_texts, hash_rows, load_table, map_blocks
+from trainer.data.tables import add_column, check_texts, hash_rows, load_table, map_blocks, take_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets, prepare_triplets
 
 
@@ -158,6 +158,14 @@ def test_a_disk_that_fills_leaves_no_part_of_a_table_and_what_others_write(tmp_p
     with pytest.raises(OSError, match="the disk is full"):
         map_blocks(table, copy, "Filling")
     assert set(folder.iterdir()) - before == {folder / "tmpother"}
+
+
+def test_a_column_is_added_to_some_rows_without_a_progress_bar(capfd):
+    table = Dataset.from_list(ROWS).select([4, 1])
+    assert add_column(table, "row", [7, 8])["row"][:] == [7, 8]
+    assert take_rows(table, [1])[:] == table.select([1])[:]
+    assert capfd.readouterr().err == ""
+    assert not are_progress_bars_disabled()
 
 
 def test_a_stream_is_refused_with_what_to_do():

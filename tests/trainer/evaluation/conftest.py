@@ -13,7 +13,7 @@ from trainer.evaluation.evaluator import RetrievalEvaluator
 ROOTS = {"coco": "coco_object_composition"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def circo_root(shared, tmp_path_factory):
     """CIRCO's annotations beside a gallery list of all ids that they and the example submissions name."""
     root, place = tmp_path_factory.mktemp("circo"), shared / "data/circo"
@@ -29,15 +29,15 @@ def circo_root(shared, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def load(shared, circo_root):
     """Load parts from the real annotations, each once."""
     cache = {}
 
     def load(name, split=None, protocol=None):
-        key = name, split, protocol
+        info = find_benchmark(name)
+        key = name, split or info.default_split, protocol
         if key not in cache:
-            info = find_benchmark(name)
             root = circo_root if info.name == "circo" else shared / "data" / ROOTS.get(info.name, info.name)
             folder = DataFolder(root, info.steps, needs_images=False)
             cache[key] = load_parts(name, split, folder, protocol), folder
@@ -46,7 +46,7 @@ def load(shared, circo_root):
     return load
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def digest():
     """Hash prompts as they were recorded."""
 
@@ -71,7 +71,7 @@ def refuse(tmp_path):
     return refuse
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def computed(data, place):
     """What a system computed: the embeddings of each part, and the model's own metrics."""
     (model, processor), parts = load_place(place), {}

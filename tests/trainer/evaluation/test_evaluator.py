@@ -8,17 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from datasets import Dataset, Features, Image, List, Value
 from torch.nn.functional import normalize
 
-from modeling_rtd import RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor
 from speed.build_clip import build_clip_tokenizer
-from tests.factories import build_image_processor, build_images, build_triplets, load_place, split_prompt
+from tests.factories import (
+    build_clip,
+    build_image_processor,
+    build_images,
+    build_triplets,
+    load_place,
+    split_prompt,
+)
+from tests.forks import run_in_two
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import Benchmark, Protocol, load_benchmark
 from trainer.evaluation.evaluator import EmbeddingRanker, RetrievalEvaluator
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.rtd_trainer import RTDTrainer
+from trainer.worlds.small_world import build_benchmark, build_tokenizer
 
 
 @pytest.fixture
@@ -96,9 +106,10 @@ def test_the_reference_comes_last_where_it_is_excluded(model, processor, benchma
     assert ranking[1, -1] == 1
 
 
-def test_rankings_equal_a_loop_with_equal_images_and_candidates_of_their_own():
+@pytest.mark.parametrize("times", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_rankings_equal_a_loop_with_equal_images_and_candidates_of_their_own(times):
     rng = np.random.default_rng(0)
-    for _ in range(300):
+    for _ in range(times):
         size, count = int(rng.integers(1, 40)), int(rng.integers(1, 5))
         gallery = torch.from_numpy(rng.normal(size=(size, 24))).float()
         gallery = gallery[torch.from_numpy(rng.integers(0, size, size))]  # the same image at several places
@@ -230,7 +241,26 @@ if dist.is_initialized():
 """
 
 
+def judge(model, processor, path):
+    """Judge on the toy world, in whatever processes there are, and leave the metrics."""
+    state = PartialState(cpu=True)
+    metrics = RetrievalEvaluator(model, processor, build_benchmark("toy", "test"), batch_size=7)(model)
+    path.with_name(f"{path.name}{state.process_index}of{state.num_processes}").write_text(json.dumps(metrics))
+
+
 def test_two_processes_judge_as_one(tmp_path):
+    processor = RTDProcessor(build_image_processor(), build_tokenizer("toy"))
+    clip = build_clip(vocab_size=len(processor.tokenizer), max_position_embeddings=40)
+    model = RTDModel.from_clip(clip, tokenizer=processor.tokenizer)
+    judge(model, processor, tmp_path / "alone")
+    run_in_two(judge, model, processor, tmp_path / "process")
+    results = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(results) == {"alone0of1", "process0of2", "process1of2"}
+    assert len(set(results.values())) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_that_torchrun_starts_judge_as_one(tmp_path):
     script, results = tmp_path / "judge.py", []
     script.write_text(PROCESSES)
     for processes in (1, 2):
@@ -265,14 +295,23 @@ def test_token_ids_of_prompts(clip_processor, oracle):
             assert inputs["input_ids"][0].tolist() == ids
 
 
-def test_the_longest_prompts_are_not_cut(clip_processor, load, oracle):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "circo val",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("cirr val", "cirr test1", "circo test", "fashioniq val")
+        ),
+    ],
+)
+def test_the_longest_prompts_are_not_cut(clip_processor, load, oracle, name):
     recorded = oracle("prompts")["longest_prompt_in_tokens"]
-    for name in ("cirr val", "cirr test1", "circo val", "circo test", "fashioniq val"):
-        for part in load(*name.split())[0]:
-            texts = part.queries["wordings" if part.part else "condition"]
-            pieces = [split_prompt(RTD, text) for texts in texts for text in (texts if part.part else [texts])]
-            longest = max(map(len, clip_processor.tokenize_pieces(pieces)))
-            assert longest == recorded["_".join(filter(None, (part.name, part.part, part.split)))]
+    for part in load(*name.split())[0]:
+        texts = part.queries["wordings" if part.part else "condition"]
+        pieces = [split_prompt(RTD, text) for texts in texts for text in (texts if part.part else [texts])]
+        longest = max(map(len, clip_processor.tokenize_pieces(pieces)))
+        assert longest == recorded["_".join(filter(None, (part.name, part.part, part.split)))]
 
 
 def test_a_prompt_without_a_condition_is_that_of_the_reference_alone():

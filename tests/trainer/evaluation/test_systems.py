@@ -9,7 +9,13 @@ from tests.factories import build_clip, build_image_processor, build_tokenizer, 
 from trainer.cli.main import main
 
 
-@pytest.mark.parametrize("projection", sorted(PROJECTIONS))
+@pytest.mark.parametrize(
+    "projection",
+    [
+        name if name in ("lincir", "context_i2w") else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(PROJECTIONS)
+    ],
+)
 def test_every_projection_is_judged_in_its_own_protocol(data, tmp_path, projection, run_evaluate):
     processor = RTDProcessor(build_image_processor(), build_tokenizer(40))
     model = save_model(

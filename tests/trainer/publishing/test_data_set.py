@@ -47,6 +47,13 @@ def test_triplets_come_back_from_the_hub_as_they_were(triplets, connected):
     assert f"--triplets {REPO}" in card.text
 
 
+def test_a_caption_with_a_bar_is_one_cell_of_the_card(tmp_path):
+    names = ("reference_caption", "conditioning_caption", "target_caption")
+    (tmp_path / "t.jsonl").write_text(json.dumps(dict.fromkeys(names, "a | b\nc")))
+    card = data_set.prepare_data_set(tmp_path / "t.jsonl", REPO, "mit").files["README.md"].decode()
+    assert [line.rpartition("| a ")[2] for line in card.splitlines() if "\\|" in line] == ["\\| b c |"] * 3
+
+
 @pytest.mark.parametrize(
     ("count", "name"), [(999, "n<1K"), (1000, "1K<n<10K"), (99_999, "10K<n<100K"), (18_800_000, "10M<n<100M")]
 )

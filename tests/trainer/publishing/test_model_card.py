@@ -37,7 +37,10 @@ def render(trainer):
     return str(render_card(describe_model(trainer.rtd_model, trainer.processor, "org/name", stages=stages)))
 
 
-@pytest.mark.parametrize("name", list_methods())
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("lincir", "searle") else pytest.param(name, marks=pytest.mark.slow) for name in list_methods()],
+)
 def test_a_card_lists_the_settings_of_its_own_method_alone(name, processor, tmp_path):
     processor.save_pretrained(tmp_path / "processor")
     clip, args, rows = build_run(name, tmp_path)

@@ -22,6 +22,7 @@ from trainer.publishing.saving import save_rtd_model
 from trainer.training.lora import merge_adapter
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 REPO = "someone/rtd-tiny"
 ADAPTER_WAYS = ["--license", "mit", "--without", "evaluation", "alignment", "--base-model", "org/clip"]
 WAYS = ["--license", "apache-2.0", "--base-model", "none", "--without", "evaluation", "alignment"]
@@ -112,6 +113,7 @@ def test_a_link_is_refused_by_name(folder, tmp_path, hub, capsys, name):
     assert hub.repos == {}
 
 
+@pytest.mark.slow
 def test_a_model_and_an_adapter_can_follow_each_other(folder, adapter_folder, clip_on_hub, capsys):
     assert publish(folder, *WAYS, "--push") == 0
     alone = set(clip_on_hub.repos[REPO])
@@ -354,6 +356,7 @@ def test_incomplete_directories_are_refused(folder, capsys, mistake, complaint):
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_the_card_shows_runs(folder, hub, tmp_path, monkeypatch):
     assert publish(folder, *WAYS, "--push") == 0
     blocks = re.findall(r"```python\n(.*?)```", hub.repos[REPO]["README.md"].decode(), re.DOTALL)

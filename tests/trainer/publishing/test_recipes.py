@@ -17,6 +17,7 @@ from trainer.publishing.recipes import find_recipe, list_recipes, render_cards, 
 from trainer.training.arguments import RTDTrainingArguments
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 CARDS = Path(__file__).parents[3] / "model_cards"
 DEFAULTS = {field.name: field.default for field in dataclasses.fields(RTDTrainingArguments)}
 FAST = "--max_steps 2 --per_device_train_batch_size 8 --use_cpu True --disable_tqdm True --lift_steps 2".split()
@@ -81,7 +82,12 @@ def toy(processor, tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", [name for name in list_recipes() if "vitl" in name] + ["rtd-vith"])
+SLOW_RECIPES = [
+    pytest.param(name, marks=pytest.mark.slow) for name in list_recipes() if "vitl" in name and name != "rtd-vitl"
+]
+
+
+@pytest.mark.parametrize("name", ["rtd-vitl", "rtd-vith", *SLOW_RECIPES])
 def test_a_recipe_runs_at_toy_size(name, toy, monkeypatch):
     command, _ = parse_options(["--recipe", name], TrainCommand, RTDTrainingArguments)
     method, clip, out = command.projection_from, str(toy / "clip"), toy / "run"

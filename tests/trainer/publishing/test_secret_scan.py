@@ -95,7 +95,14 @@ def test_what_is_written_in_a_picture_is_found_and_its_pixels_are_no_text(tmp_pa
     pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)  # 120 kB that look like anything
     for name, info in {"plain.png": None, "noted.png": notes}.items():
         Image.fromarray(pixels).save(tmp_path / name, pnginfo=info)
-    leaks = find_leaks({name: tmp_path / name for name in ("plain.png", "noted.png")}, tmp_path / "folder")
+    content = (tmp_path / "noted.png").read_bytes()
+    start = content.index(b"tEXt") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4])
+    behind_pixels = content[:start] + content[end:-12] + content[start:end] + content[-12:]
+    (tmp_path / "noted late.png").write_bytes(behind_pixels)
+    names = ("plain.png", "noted.png", "noted late.png")
+    leaks = find_leaks({name: tmp_path / name for name in names}, tmp_path / "folder")
     assert leaks == [
-        "noted.png: it holds a path of a machine, /srv/photos/holiday.png; write a name or a Hub id instead"
+        f"{name}: it holds a path of a machine, /srv/photos/holiday.png; write a name or a Hub id instead"
+        for name in names[1:]
     ]

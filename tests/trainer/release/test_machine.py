@@ -83,5 +83,30 @@ def test_time_is_what_a_smoke_run_has_measured(look, tmp_path):
     assert look()["time"].text.startswith("at most 100 min")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (2000, 128, 128, 4)),
+        (["--max_steps", "500", "--per-device-train-batch-size=64"], (500, 64, 64, 1)),
+        (
+            ["--gradient-accumulation-steps", "4", "--save-steps", "0.1", "--save-total-limit", "2"],
+            (2000, 128, 512, 2),
+        ),
+        (["--max-steps", "-1", "--save-strategy", "no", "--lora-r", "8"], (-1, 128, 128, 0)),
+    ],
+)
+def test_the_schedule_is_that_of_the_options(options, expected):
+    assert machine.read_schedule(options) == expected
+
+
+def test_estimates_are_those_of_the_options(look, tmp_path):
+    (tmp_path / "smoke.json").write_text('{"seconds_per_step": 3, "triplets_per_step": 64}')
+    findings = look(train=["--max-steps", "40", "--per-device-train-batch-size", "64"])
+    assert findings["time"].text.startswith("at most 2 min")
+    assert findings["triplets"].text.endswith("reads 2,560")
+    assert "not measured with 128 triplets" in look()["time"].text
+    assert not look(train=["--max-steps", "many"])["time"].is_fine
+
+
 def test_the_description_of_a_machine_is_json():
     assert {"hardware", "versions", "system"} <= json.loads(json.dumps(describe_machine())).keys()

@@ -46,6 +46,18 @@ def test_what_was_not_judged_is_said_on_the_card(tmp_path):
     assert push.write() == [*card.write(), "--push"]
 
 
+def test_another_license_has_a_name_and_an_address(tmp_path):
+    other = {"license": "other", "license_name": "mine", "license_link": "https://example.org"}
+    command = " ".join(plan_steps(ask(tmp_path, **other), {})[-1].write())
+    assert "--license other --license-name mine --license-link https://example.org" in command.replace(
+        f" --card {tmp_path}/card.md", ""
+    )
+    with pytest.raises(ValueError, match="--license-link"):
+        ask(tmp_path, license="other", license_name="mine")
+    with pytest.raises(ValueError, match="--license-name is for --license other"):
+        ask(tmp_path, license="mit", license_name="mine")
+
+
 def test_only_benchmarks_whose_data_are_there_are_judged(tmp_path):
     for name in ("cirr", "circo"):
         build_stand_in(name, tmp_path / name)

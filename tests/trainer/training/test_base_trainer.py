@@ -97,7 +97,12 @@ def test_a_stream_trains_as_the_table_of_its_rows(build):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"condition_augmentation": "rewording,typo"}, {"gradient_accumulation_steps": 2}, {"dataloader_num_workers": 2}],
+    [
+        {"condition_augmentation": "rewording,typo", "dataloader_num_workers": 2},
+        pytest.param({"condition_augmentation": "rewording,typo"}, marks=pytest.mark.slow),
+        pytest.param({"gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
+        pytest.param({"dataloader_num_workers": 2}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_resumed_stream_goes_on_bit_for_bit(build, settings):
@@ -112,6 +117,7 @@ def test_a_resumed_stream_goes_on_bit_for_bit(build, settings):
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_run_that_a_row_stops_goes_on_without_it(build):
     rows = build_triplets(1300)
     bad = [*rows[:1004], rows[0] | {"target_caption": ""}, *rows[1004:]]

@@ -6,7 +6,10 @@ from tests.factories import StopAt
 from trainer.training.checkpoints import find_last_complete_checkpoint
 
 
-@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", "optimizer.pt", "rng_state.pth"])
+SLOW_FILES = [pytest.param(name, marks=pytest.mark.slow) for name in ("optimizer.pt", "rng_state.pth")]
+
+
+@pytest.mark.parametrize("damage", ["trainer_state.json", "model.safetensors", *SLOW_FILES])
 def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
     settings = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
     trainer = build(callbacks=[StopAt(4)], **settings)

@@ -122,7 +122,7 @@ def test_both_prompts_of_a_triplet_travel_as_one_sequence(method, tmp_path):
         torch.testing.assert_close(embeds[:, place], alone, atol=1e-5, rtol=0)
 
 
-@methods
+@pytest.mark.parametrize("method", ["fti4cir", pytest.param("context_i2w", marks=pytest.mark.slow)])
 def test_rtd_trains_and_judges_over_them(method, tmp_path):
     trainer = build_trainer(method, tmp_path, max_steps=30, logging_steps=10)
     trainer.train()

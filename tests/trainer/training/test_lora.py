@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from datasets import Dataset
 from peft import get_peft_model
 
 from modeling_rtd import RTDModel, RTDTextModel, has_adapters, hash_tensors, load_projection
-from tests.factories import build_clip, build_images, build_triplets
+from tests.factories import build_clip, build_images, build_processor, build_tokenizer, build_triplets
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config, merge_adapter
 from trainer.training.rtd_trainer import RTDTrainer
@@ -16,48 +17,61 @@ from trainer.training.rtd_trainer import RTDTrainer
 ROWS = build_triplets(48)
 
 
-@pytest.fixture
-def place(clip, tokenizer, tmp_path):
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
     """Directory of a CLIP."""
-    clip.save_pretrained(tmp_path / "clip")
-    tokenizer.save_pretrained(tmp_path / "clip")
-    return str(tmp_path / "clip")
+    place = tmp_path_factory.mktemp("base") / "clip"
+    build_clip().save_pretrained(place)
+    build_tokenizer().save_pretrained(place)
+    return str(place)
+
+
+def train_adapter(place, folder, model=None, name="adapter", steps=4, seed=1, tower=None, **arguments):
+    """Train an adapter on a base."""
+    torch.manual_seed(seed)
+    model = model or RTDModel.from_clip(place, "lincir")
+    tower = tower or (model.text_model if has_adapters(model.text_model) else add_lora(model.text_model, r=4))
+    args = RTDTrainingArguments(
+        **{
+            "output_dir": str(folder / f"run-{name}"),
+            "max_steps": steps,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-2,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "anchor_cache": "never",
+            "seed": seed,
+            "logging_steps": 1,
+        }
+        | arguments
+    )
+    trainer = RTDTrainer(
+        tower,
+        args,
+        projection=model.projection,
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=build_processor(),
+    )
+    trainer.train()
+    return model.eval(), trainer
 
 
 @pytest.fixture
-def train(place, processor, tmp_path):
-    """Train an adapter on a base and save its repository."""
+def train(place, tmp_path):
+    return functools.partial(train_adapter, place, tmp_path)
 
-    def train(model=None, name="adapter", steps=4, seed=1, tower=None, **arguments):
-        torch.manual_seed(seed)
-        model = model or RTDModel.from_clip(place, "lincir")
-        tower = tower or (model.text_model if has_adapters(model.text_model) else add_lora(model.text_model, r=4))
-        args = RTDTrainingArguments(
-            **{
-                "output_dir": str(tmp_path / f"run-{name}"),
-                "max_steps": steps,
-                "per_device_train_batch_size": 16,
-                "learning_rate": 1e-2,
-                "save_strategy": "no",
-                "use_cpu": True,
-                "disable_tqdm": True,
-                "anchor_cache": "never",
-                "seed": seed,
-                "logging_steps": 1,
-            }
-            | arguments
-        )
-        trainer = RTDTrainer(
-            tower,
-            args,
-            projection=model.projection,
-            train_dataset=Dataset.from_list(ROWS),
-            processing_class=processor,
-        )
-        trainer.train()
-        return model.eval(), trainer
 
-    return train
+@pytest.fixture(scope="module")
+def trained(place, tmp_path_factory):
+    """A model with a trained adapter, and its trainer; not to be changed."""
+    return train_adapter(place, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def tuned(trained):
+    """A copy of the model with a trained adapter."""
+    return copy.deepcopy(trained[0])
 
 
 def compose(model, processor):
@@ -80,8 +94,8 @@ def test_only_linear_layers_of_the_text_tower_are_adapted_alone_or_inside_a_mode
     assert len({name.split(".lora_")[0] for name, _ in alone.named_parameters() if ".lora_" in name}) == 13
 
 
-def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(model, train, place):
-    tuned, trainer = train()
+def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(trained, place):
+    tuned, trainer = trained
     assert trainer._frozen is None  # anchors come from the base, so one tower is in memory
     base = RTDTextModel.from_pretrained(place)
     assert hash_tensors(tuned.text_model) == hash_tensors(base)
@@ -91,8 +105,7 @@ def test_training_moves_the_adapter_and_leaves_the_base_bit_for_bit(model, train
             assert parameter.abs().max() > 0, name
 
 
-def test_the_adapter_disabled_is_the_base_bit_for_bit(train, processor):
-    tuned, _ = train()
+def test_the_adapter_disabled_is_the_base_bit_for_bit(tuned, processor):
     inputs = processor(text=["a red dress", "the small dog"])
     expected = copy.deepcopy(tuned.text_model)
     expected.delete_adapter("default")
@@ -127,23 +140,21 @@ def test_a_peft_model_of_the_tower_trains_alike(train, place):
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_an_adapter_repository_gives_the_same_model(train, processor, tmp_path):
-    tuned, _ = train()
+def test_an_adapter_repository_gives_the_same_model(tuned, processor, tmp_path):
     tuned.save_adapter(tmp_path / "adapter")
     loaded = RTDModel.from_adapter(str(tmp_path / "adapter"))
     torch.testing.assert_close(compose(loaded, processor), compose(tuned, processor), atol=1e-6, rtol=0)
 
 
-def test_an_adapter_repository_names_base_and_task_type(train, place, tmp_path):
-    train()[0].save_adapter(tmp_path / "adapter")
+def test_an_adapter_repository_names_base_and_task_type(tuned, place, tmp_path):
+    tuned.save_adapter(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == place
     assert config["task_type"] is None
     assert load_projection(str(tmp_path / "adapter/projection")).config.projection_type == "lincir"
 
 
-def test_merged_equals_adapter(train, processor, place, tmp_path):
-    tuned, _ = train()
+def test_merged_equals_adapter(tuned, processor, place, tmp_path):
     tuned.save_adapter(tmp_path / "adapter")
     merged = merge_adapter(str(tmp_path / "adapter"))
     torch.testing.assert_close(compose(merged, processor), compose(tuned, processor), atol=2e-6, rtol=0)
@@ -156,8 +167,7 @@ def test_merged_equals_adapter(train, processor, place, tmp_path):
         torch.testing.assert_close(loaded.get_text_features(**text).pooler_output, before, atol=1e-6, rtol=0)
 
 
-def test_an_adapter_is_trained_on(train, processor, tmp_path):
-    tuned, _ = train()
+def test_an_adapter_is_trained_on(train, tuned, processor, tmp_path):
     tuned.save_adapter(tmp_path / "adapter")
     again = RTDModel.from_adapter(str(tmp_path / "adapter"), is_trainable=True)
     before = compose(again.eval(), processor)
@@ -165,8 +175,8 @@ def test_an_adapter_is_trained_on(train, processor, tmp_path):
     assert not torch.allclose(compose(again.eval(), processor), before, atol=1e-3)
 
 
-def test_adapters_are_swapped_on_one_base(train, processor, tmp_path):
-    first, _ = train(name="first")
+def test_adapters_are_swapped_on_one_base(train, tuned, processor, tmp_path):
+    first = tuned
     first.save_adapter(tmp_path / "first")
     second, _ = train(model=RTDModel.from_clip(first.config.base_model, first.projection), name="second", seed=7)
     second.save_adapter(tmp_path / "second")
@@ -177,16 +187,15 @@ def test_adapters_are_swapped_on_one_base(train, processor, tmp_path):
     torch.testing.assert_close(compose(model, processor), compose(first, processor), atol=1e-6, rtol=0)
 
 
-def test_an_adapter_with_another_projection_is_refused(train, place, tmp_path):
-    train(name="first")[0].save_adapter(tmp_path / "first")
+def test_an_adapter_with_another_projection_is_refused(train, tuned, place, tmp_path):
+    tuned.save_adapter(tmp_path / "first")
     other, _ = train(model=RTDModel.from_clip(place, "lincir"), name="other", seed=5)
     other.save_adapter(tmp_path / "other")
     with pytest.raises(ValueError, match="trained with another projection"):
         RTDModel.from_adapter(str(tmp_path / "first")).load_adapter(str(tmp_path / "other"), "other")
 
 
-def test_plain_text_leaves_a_disabled_adapter_disabled(train, processor):
-    tuned, _ = train()
+def test_plain_text_leaves_a_disabled_adapter_disabled(tuned, processor):
     tuned.text_model.disable_adapters()
     before = compose(tuned, processor)
     tuned.get_text_features(**processor(text="a dog"))
@@ -215,8 +224,8 @@ def test_a_resumed_adapter_equals_a_straight_one_bit_for_bit(train, place):
         assert torch.equal(ours, theirs)
 
 
-def test_another_base_is_refused_with_its_place_and_shapes(train, tokenizer, tmp_path):
-    train()[0].save_adapter(tmp_path / "adapter")
+def test_another_base_is_refused_with_its_place_and_shapes(tuned, tokenizer, tmp_path):
+    tuned.save_adapter(tmp_path / "adapter")
     for name, other in {"same": build_clip(seed=3), "wide": build_clip(hidden_size=64)}.items():
         other.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
@@ -226,8 +235,8 @@ def test_another_base_is_refused_with_its_place_and_shapes(train, tokenizer, tmp
         RTDModel.from_adapter(str(tmp_path / "adapter"), base=str(tmp_path / "wide"))
 
 
-def test_a_base_that_is_not_there_is_named(train, place, tmp_path):
-    train()[0].save_adapter(tmp_path / "adapter")
-    (tmp_path / "clip").rename(tmp_path / "moved")
+def test_a_base_that_is_not_there_is_named(tuned, tmp_path):
+    place = tuned.config.base_model = str(tmp_path / "moved")
+    tuned.save_adapter(tmp_path / "adapter")
     with pytest.raises(ValueError, match=f"trained on '{place}'.* pass base="):
         RTDModel.from_adapter(str(tmp_path / "adapter"))

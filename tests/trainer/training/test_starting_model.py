@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,25 +12,28 @@ from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
 from transformers import CLIPTextModelWithProjection, TrainingArguments
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
-from tests.factories import build_images, build_triplets
+from tests.factories import build_clip, build_images, build_processor, build_triplets
 from trainer.publishing.provenance import read_stages
 from trainer.training.arguments import RTDTrainingArguments
 from trainer.training.lora import add_lora, build_lora_config
+from trainer.training.projections.trainer import ProjectionTrainer
 from trainer.training.rtd_trainer import RTDTrainer
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ROWS = Dataset.from_list(build_triplets(48))
 
 
-@pytest.fixture
-def place(clip, tokenizer, processor, tmp_path):
-    """Directory of a model whose CLIP lies beside it."""
-    for part in (clip, tokenizer, processor.image_processor):
-        part.save_pretrained(tmp_path / "clip")
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Directory of a model whose CLIP lies beside it; not to be written to."""
+    root, processor = tmp_path_factory.mktemp("start"), build_processor()
+    for part in (build_clip(), processor.tokenizer, processor.image_processor):
+        part.save_pretrained(root / "clip")
     torch.manual_seed(1)
-    RTDModel.from_clip(str(tmp_path / "clip")).save_pretrained(tmp_path / "lincir/model")
-    processor.save_pretrained(tmp_path / "lincir/model")
-    return str(tmp_path / "lincir/model")
+    RTDModel.from_clip(str(root / "clip")).save_pretrained(root / "lincir/model")
+    processor.save_pretrained(root / "lincir/model")
+    return str(root / "lincir/model")
 
 
 @pytest.fixture
@@ -96,7 +100,10 @@ def build_adapted(way, place):
     }[way]
 
 
-@pytest.mark.parametrize("way", ["model", "rslora", "tower", "peft"])
+SLOW_WAYS = [pytest.param(way, marks=pytest.mark.slow) for way in ("rslora", "peft")]
+
+
+@pytest.mark.parametrize("way", ["model", "tower", *SLOW_WAYS])
 def test_an_adapter_is_saved_as_it_was_trained(way, place, build_args, processor, tmp_path):
     given, arguments = build_adapted(way, place)
     trainer = RTDTrainer(model=given, args=build_args(), train_dataset=ROWS, **arguments)
@@ -238,11 +245,19 @@ def test_what_would_have_no_effect_is_refused(arguments, settings, message, plac
 
 
 def test_other_models_and_arguments_are_refused_by_name(place, build_args, tmp_path):
-    stock = CLIPTextModelWithProjection.from_pretrained(tmp_path / "clip")
+    stock = CLIPTextModelWithProjection.from_pretrained(Path(place).parents[1] / "clip")
     with pytest.raises(ValueError, match="CLIPTextModelWithProjection.*pseudo-words"):
         RTDTrainer(model=stock, args=build_args(), train_dataset=ROWS)
     with pytest.raises(ValueError, match="RTDTrainingArguments"):
         RTDTrainer(model=place, args=TrainingArguments(str(tmp_path / "x")), train_dataset=ROWS)
+
+
+@pytest.mark.parametrize("trainer", [RTDTrainer, ProjectionTrainer])
+def test_a_processor_of_another_family_is_refused_by_both_names(trainer, model, processor, build_args):
+    other = RTDProcessor(processor.image_processor, processor.tokenizer, family="siglip")
+    args = build_args() if trainer is RTDTrainer else None
+    with pytest.raises(ValueError, match="made for siglip.*of clip"):
+        trainer(model, args, train_dataset=ROWS, processing_class=other)
 
 
 def test_predictions_are_refused(place, build_args):

@@ -85,7 +85,7 @@ def _read_region(row: dict[str, str]) -> list[float]:
         left_px, top_px, right_px, bottom_px = map(int, (left, top, right, bottom))
     except (ValueError, OverflowError) as error:  # no number, or an infinite one
         raise ValueError(
-            f"coco_eval.csv has no region 'x1;y1;x2;y2' for {row['id']}: {row['query_regions']!r}"
+            f"coco_eval.csv has no region of four numbers between semicolons for {row['id']}: {row['query_regions']!r}"
         ) from error
     if left_px >= right_px or top_px >= bottom_px:
         raise ValueError(f"coco_eval.csv has an empty region for {row['id']}: {row['query_regions']!r}")

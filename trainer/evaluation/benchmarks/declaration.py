@@ -43,14 +43,14 @@ class Protocol:
             left out. `"a photo of $ that 0"`, which LinCIR's evaluation asks in the object tasks of GeneCIS, is the
             only one without a condition.
         caption_order (`str`, defaults to `"both"`):
-            FashionIQ's two captions: `"both"` orders, stripped, their embeddings averaged (SEARLE, LinCIR, RTD);
+            FashionIQ's two captions: `"both"` orders, stripped, their embeddings averaged (SEARLE, LinCIR, RTD).
             `"forward"`, stripped, first caption first; `"reversed"`, verbatim, second caption first (Pic2Word).
         gallery (`str`, defaults to `"original"`):
             FashionIQ's gallery: the `"original"` split lists, or `"val"`, the smaller one of VAL and CosMo.
         padding (`str`, defaults to `"none"`): `"target"` pads long images before resizing, as SEARLE does.
         crop (`str`, defaults to `"transformers"`):
             Rounding of the centre crop: `"transformers"` rounds half a pixel down (LinCIR, RTD), `"published"` rounds
-            it to even, as torchvision does (all others); they differ by one pixel for about every fourth image.
+            it to even, as torchvision does (all others). They differ by one pixel for about every fourth image.
         ties (`str`, defaults to `"gallery"`):
             Order among equal similarities: that of the `"gallery"`, or targets `"last"`.
 
@@ -92,10 +92,10 @@ class Benchmark:
             One row per image, columns `id` (string, unique) and `image`, and `box` (four numbers) where it is cut.
         queries (`datasets.Dataset`):
             One row per query, columns `id` (string, unique), `reference_id` (string), `reference_image`, `condition`
-            (string), `target_ids` (list of gallery ids, all of them correct; empty where labels are hidden) and
-            `subset_ids` (list of gallery ids that a subset metric ranks; empty where the benchmark has none). Where a
-            benchmark has them: `reference_box`, `wordings` (list of conditions whose queries are averaged), `aspects`
-            (list of strings) and `candidate_ids` (list of gallery ids, the only ones the query ranks).
+            (string), `target_ids` (list of gallery ids, all of them correct, and empty where labels are hidden) and
+            `subset_ids` (list of gallery ids that a subset metric ranks, and empty where the benchmark has none).
+            Where a benchmark has them: `reference_box`, `wordings` (list of conditions whose queries are averaged),
+            `aspects` (list of strings) and `candidate_ids` (list of gallery ids, the only ones the query ranks).
         protocol ([`Protocol`], *optional*):
             The switches.
         part (`str`, defaults to `""`):

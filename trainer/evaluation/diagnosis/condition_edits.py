@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from datasets import Dataset
 
+from trainer.data.tables import add_column
+
 
 __all__ = ["CONDITION_EDITS", "contradict", "edit_queries", "exchange", "misspell", "negate"]
 
@@ -22,7 +24,7 @@ def misspell(conditions: Sequence[str], seed: int = 0) -> list[str]:
         seed (`int`, defaults to 0): Which word and which letter.
 
     Returns:
-        `list[str]`: Conditions; one without a word of three letters stays as it is.
+        `list[str]`: Conditions. One that has no word of three letters stays as it is.
 
     Examples:
         >>> misspell(["is blue"])
@@ -103,14 +105,14 @@ def edit_queries(queries: Dataset, edit: Callable[[Sequence[str]], Sequence[str]
         edit (`Callable`): Gives as many conditions as it gets.
 
     Returns:
-        `datasets.Dataset`: The queries, all else as it was.
+        `datasets.Dataset`: The queries, otherwise as they were.
     """
     columns = {"condition": edit(queries["condition"][:])}
     if "wordings" in queries.column_names:
         wordings = [edit(wording) for wording in zip(*queries["wordings"], strict=True)]
         columns["wordings"] = [list(row) for row in zip(*wordings, strict=True)]
     for name, values in columns.items():
-        queries = queries.remove_columns(name).add_column(name, list(values))
+        queries = add_column(queries.remove_columns(name), name, list(values))
     return queries
 
 

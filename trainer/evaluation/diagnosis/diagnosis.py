@@ -76,7 +76,7 @@ def run_diagnosis(
         batch_size (`int`, defaults to 64): Images or queries in one pass.
         name (`str`, *optional*): The model's name in the report; where it was loaded from by default.
         record (`Mapping`, *optional*): What `trainer.evaluation.evaluate.make_record` says about the evaluation; the
-            report tells its protocol, files, missing images and deviations.
+            report states its protocol, files, missing images and deviations.
 
     Returns:
         `dict`: What `diagnosis.json` holds: fractions in [0, 1], cosines, and for each part what made it.

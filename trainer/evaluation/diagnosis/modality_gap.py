@@ -72,9 +72,9 @@ def compare_modalities(image_words: np.ndarray, text_words: np.ndarray, paired: 
         paired (`bool`): Whether row `i` of both is of one image and its caption.
 
     Returns:
-        `dict`: `gap`, the distance of the two means in units of the rms norm of all words; `mixing`, the share of
+        `dict`: `gap`, the distance of the two means in units of the rms norm of all words. `mixing`, the share of
         words whose nearest other word is of the other modality (about 0.5 for equal numbers without a gap, 0 for two
-        separate clouds); `pair_cosine`, the mean cosine of pairs, and `pair_recall@1`, the share of texts whose
+        separate clouds). `pair_cosine`, the mean cosine of pairs, and `pair_recall@1`, the share of texts whose
         nearest image word is their own, both `None` without pairs.
 
     Raises:

@@ -62,8 +62,8 @@ def compare_ranks(before: np.ndarray, after: np.ndarray, k: int) -> dict:
         k (`int`): Ranks that count as found.
 
     Returns:
-        `dict`: `recall_before`, `recall_after` (fractions), `recall_change` with its 95 % bootstrap `interval`;
-        `gained` and `lost` queries and the `p_value` of their sign test; `median_rank_before`, `median_rank_after`;
+        `dict`: `recall_before`, `recall_after` (fractions), `recall_change` with its 95 % bootstrap `interval`.
+        `gained` and `lost` queries and the `p_value` of their sign test. `median_rank_before`, `median_rank_after`.
         `better` and `worse` ranks and `rank_p_value`.
 
     Raises:

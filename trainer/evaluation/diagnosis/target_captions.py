@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modeling_rtd import read_json
+from trainer.data.tables import add_column
 from trainer.evaluation.benchmarks import Benchmark
 
 
@@ -38,4 +39,4 @@ def add_target_captions(benchmark: Benchmark, path: str | Path) -> Benchmark:
     if "target_caption" in queries.column_names:
         queries = queries.remove_columns("target_caption")
     column = ["" if name is None else captions[name] for name in firsts]
-    return replace(benchmark, queries=queries.add_column("target_caption", column))
+    return replace(benchmark, queries=add_column(queries, "target_caption", column))

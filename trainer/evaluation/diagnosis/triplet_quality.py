@@ -34,7 +34,7 @@ def measure_triplets(references: Sequence[str], conditions: Sequence[str], targe
         target), `condition_in_target` (the whole condition is in the target); means over triplets:
         `condition_covered` (share of the condition's words that the target has), `overlap` (common words of reference
         and target over all of theirs), `unexplained` (share of the target's words that neither reference nor condition
-        has); `words`, summaries of lengths by column; `distinct`, shares of distinct texts by column;
+        has). `words`, summaries of lengths by column. `distinct`, shares of distinct texts by column.
         `common_conditions`, the ten most common and their shares.
 
     Raises:

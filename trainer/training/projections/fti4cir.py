@@ -16,7 +16,7 @@ from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.captions import split_subject
 from trainer.data.images import hash_images, load_images
 from trainer.data.keywords import get_tagger
-from trainer.data.tables import hash_rows, keep_texts
+from trainer.data.tables import add_column, hash_rows, keep_texts, take_rows
 from trainer.encoding.image_features import ImageFeatures
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -68,8 +68,8 @@ class FTI4CIRTrainingArguments(ImageProjectionTrainingArguments):
 class FTI4CIRObjective(Objective):
     """FTI4CIR's objective (https://huggingface.co/papers/2503.19296), from images with captions.
 
-    The prompt of all pseudo-words must be encoded as the image (joint NT-Xent); local features must be orthogonal;
-    and the caption with its subject, its attribute, or both given as pseudo-words must be encoded as the caption
+    The prompt of all pseudo-words must be encoded as the image (joint NT-Xent). Local features must be orthogonal.
+    The caption with its subject, its attribute, or both given as pseudo-words must be encoded as the caption
     itself ("a photo of SUBJECT with ATTRIBUTE"; 1 - cosine).
 
     Images are not augmented, so each is encoded once. Deviation: a caption with nothing behind its first noun is left
@@ -108,7 +108,7 @@ class FTI4CIRObjective(Objective):
             f"a photo of {subject} with {attribute}"
             for subject, attribute in zip(table["subject"], table["attribute"], strict=True)
         ]
-        return table.add_column("text", texts).add_column("row", list(range(len(table))))
+        return add_column(add_column(table, "text", texts), "row", list(range(len(table))))
 
     def _split(self, source: Dataset) -> Dataset:
         source = keep_texts(source, ["text"], self.args.bad_rows)
@@ -127,14 +127,14 @@ class FTI4CIRObjective(Objective):
                 stacklevel=4,
             )
         parts = {"subject": [split[row][0] for row in kept], "attribute": [split[row][1] for row in kept]}
-        images = source.select(kept).flatten_indices().select_columns(["image"])
+        images = take_rows(source.select_columns(["image"]), kept)
         return concatenate_datasets([images, Dataset.from_dict(parts)], axis=1)
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
         Returns:
-            `dict`: What [`ImageFeatures`] gives; `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
+            `dict`: What [`ImageFeatures`] gives. `subject_` and `attribute_` with `input_ids` and `placeholder_mask`
             of shape `(batch_size, seq_len)`, prompts in which the one is given as pseudo-words; and `text_embeds` of
             shape `(batch_size, projection_dim)`, or the tokens to compute them from.
         """

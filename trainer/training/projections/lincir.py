@@ -64,10 +64,11 @@ class LinCIRTrainingArguments(ProjectionTrainingArguments):
 class LinCIRObjective(Objective):
     """LinCIR's self-masking projection (https://huggingface.co/papers/2312.01998), from plain captions.
 
-    The text embedding of a caption, with noise, is projected to a pseudo-word; the caption with its keywords replaced
-    by that pseudo-word must be encoded as the caption itself: mean squared error of un-normalised embeddings.
+    The text embedding of a caption, with noise, is projected to a pseudo-word. The caption with its keywords replaced
+    by that pseudo-word must be encoded as the caption itself. The loss is the mean squared error of un-normalised
+    embeddings.
 
-    Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`, and the word
+    Deviation from the published code: a keyword is masked as whole words unless `mask_on="substrings"`. The word
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
     """
 
@@ -121,7 +122,7 @@ class LinCIRObjective(Objective):
 
         Returns:
             `dict`: `input_ids` and `placeholder_mask` of shape `(batch_size, seq_len)` of the masked captions, by
-            rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers; and `text_embeds` of
+            rising length, with `length_groups` of [`group_by_length`]; `row`, a list of numbers. And `text_embeds` of
             shape `(batch_size, projection_dim)` or the tokens.
         """
         masked = self.processor.tokenize_pieces([self._mask(row) for row in rows])

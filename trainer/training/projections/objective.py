@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.encoding.captions import encode_batch
 from trainer.training.arguments import ProjectionTrainingArguments
-from trainer.training.rtd_collator import collate_captions
+from trainer.training.rtd_collator import WarningOnce, collate_captions
 
 
 __all__ = ["Objective"]
@@ -37,12 +37,13 @@ class Objective:
 
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):
         self.args, self.model, self.processor = args, model, processor
+        self._warning_once = WarningOnce()
 
     def _collate_captions(self, name: str, captions: Sequence[str]) -> dict:
         """Look the embeddings of a batch up as `NAME_embeds`, or collate the tokens to compute them from."""
         if self.caption_embeddings is not None:
             return {f"{name}_embeds": self.caption_embeddings(captions)}
-        return collate_captions(self.processor, self.args.num_length_groups, **{name: captions})
+        return collate_captions(self.processor, self._warning_once, self.args.num_length_groups, **{name: captions})
 
     def _embed_captions(self, name: str, batch: dict) -> torch.Tensor:
         """Give the frozen embeddings of a batch of `_collate_captions`."""

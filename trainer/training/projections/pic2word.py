@@ -14,6 +14,7 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import decode_image, hash_images, load_images
+from trainer.data.tables import add_column
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
 from trainer.methods import Method, register_method
@@ -52,9 +53,9 @@ class Pic2WordTrainingArguments(ImageProjectionTrainingArguments):
 class Pic2WordObjective(Objective):
     """Pic2Word's objective (https://huggingface.co/papers/2302.03084), from images without any text.
 
-    The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself: symmetric InfoNCE over the
-    batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients, where the published
-    code gathers without; the result is the joint gradient that it approximates.
+    The prompt "a photo of" with an image's pseudo-word must be encoded as the image itself. The loss is symmetric
+    InfoNCE over the batch, with CLIP's own frozen logit scale. The batch is joined over processes with gradients,
+    where the published code gathers without; the result is the joint gradient that it approximates.
     """
 
     columns: tuple[str, ...] = ()
@@ -86,7 +87,7 @@ class Pic2WordObjective(Objective):
                 self.features = ImageFeatures(
                     self.model, self.processor, table, self.args.stage_folder, self.args.padding
                 )
-        return table.add_column("row", list(range(len(table))))
+        return add_column(table, "row", list(range(len(table))))
 
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.

@@ -45,7 +45,7 @@ class SEARLETrainingArguments(ImageProjectionTrainingArguments):
     Args:
         concepts (`str`, *optional*): File of names of concepts, see [`read_concepts`]; needed.
         phrases (`str`, *optional*):
-            Who writes phrases about concepts: `"lm"` (published; needs `phrase_model`), `"templates"` (a packaged
+            Who writes phrases about concepts: `"lm"` (published, needs `phrase_model`), `"templates"` (a packaged
             list), or a text file of templates, see [`read_templates`]; needed.
         phrase_model (`str`, *optional*):
             Directory or Hub id of the language model for `phrases="lm"`; published: EleutherAI/gpt-neo-2.7B.
@@ -98,14 +98,14 @@ class SEARLETrainingArguments(ImageProjectionTrainingArguments):
 class SEARLEObjective(Objective):
     """SEARLE's objective (https://huggingface.co/papers/2303.15247), from images, names of concepts, and phrases.
 
-    Stages come first, each of which keeps its result in `stage_dir`: images are encoded, their nearest concepts found,
-    phrases about these written, and each image inverted ([`TextualInversion`]). The projection then learns to give an
-    image its inverted pseudo-word (joint NT-Xent against the others of the batch, joined over processes), one with
-    which a phrase about a concept of the image is encoded as the phrase itself.
+    Stages come first, each of which keeps its result in `stage_dir`. Images are encoded, their nearest concepts found,
+    phrases about these written, and each image is inverted ([`TextualInversion`]). The projection then learns to give
+    an image its inverted pseudo-word (joint NT-Xent against the others of the batch, joined over processes). With it
+    a phrase about a concept of the image must be encoded as the phrase itself.
 
     The published code draws a batch's concepts again until each has usable phrases. Drawing each among the usable ones
     has the same distribution and always ends. Deviations: an image with no usable concept among its nearest 15 is
-    inverted with the nearest usable one, and an image with none at all is left out.
+    inverted with the nearest usable one. An image with none at all is left out.
 
     Raises:
         ValueError: If concepts or phrases are not named, or a language model without need.
@@ -188,7 +188,7 @@ class SEARLEObjective(Objective):
         if not fits.any():
             raise ValueError(
                 f"none of {len(self.bank.names)} concepts is usable: each has a phrase that does not hold its name "
-                "letter by letter; bring other concepts, or write the phrases anew."
+                "letter by letter. Bring other concepts, or write the phrases anew."
             )
         if not fits.all():
             warnings.warn(

@@ -27,10 +27,10 @@ _PHRASE_WEIGHT = 0.5
 class TextualInversion:
     """Optimisation-based textual inversion of SEARLE (https://huggingface.co/papers/2303.15247).
 
-    A vector in place of a word is drawn towards its image in the 24 templates of the concepts, and towards the names
-    of the nearest concepts in phrases about them. The exponential moving average over the steps is the result. As
-    published, but for what changes no number: phrases are embedded once, texts are as long as the longest of a batch,
-    the frozen tower has no weight gradients, and the average has no graph.
+    A vector in place of a word is drawn towards its image in the 24 templates of the concepts. It is also drawn
+    towards the names of the nearest concepts in phrases about them. The exponential moving average over the steps is
+    the result. It is as published, but for what changes no number. Phrases are embedded once, texts are as long as the
+    longest of a batch, the frozen tower has no weight gradients, and the average has no graph.
 
     What is drawn for an image depends on the seed and on its row, not on the images beside it.
 

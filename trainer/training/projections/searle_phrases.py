@@ -18,7 +18,7 @@ from trainer.encoding.array_cache import place_result
 from trainer.encoding.captions import CaptionEmbeddings, encode_batch
 from trainer.training.losses import cosine_loss
 from trainer.training.projections.searle_concepts import read_lines
-from trainer.training.rtd_collator import collate_captions
+from trainer.training.rtd_collator import WarningOnce, collate_captions
 
 
 __all__ = [
@@ -175,6 +175,7 @@ class PhraseBank:
         # SEARLE leaves a concept out as soon as one of its phrases does not hold its name.
         self.usable = np.array([all(name in text for text in texts) for name, texts in phrases.items()])
         self.embeddings = None
+        self._warning_once = WarningOnce()
 
     def hash(self) -> str:
         """Hash names and phrases: SHA-256 in hexadecimal digits."""
@@ -215,7 +216,7 @@ class PhraseBank:
         del batch["attention_mask"]  # padding is on the right and attention is causal
         if self.embeddings is not None:
             return batch | {"text_embeds": self.embeddings(texts)}
-        return batch | collate_captions(self.processor, text=texts)
+        return batch | collate_captions(self.processor, self._warning_once, text=texts)
 
 
 def compute_phrase_loss(

@@ -10,7 +10,7 @@ from transformers import set_seed
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.data.row_files import is_stream
 from trainer.data.tables import iterate_columns
-from trainer.loading import load_model_and_processor, load_processor
+from trainer.loading import check_processor, load_model_and_processor, load_processor
 from trainer.methods import find_method
 from trainer.publishing.provenance import name_data
 from trainer.training.arguments import ProjectionTrainingArguments
@@ -31,7 +31,7 @@ class ProjectionTrainer(BaseTrainer):
             Arguments of the method's own class, such as [`LinCIRTrainingArguments`]. Defaults to its published recipe.
         train_dataset (`str`, `Path`, `datasets.Dataset`, or for LinCIR `datasets.IterableDataset` or [`FileStream`]):
             Captions in a column `text`, or a text file with one a line (LinCIR); images in a folder or a column
-            `image` (Pic2Word, SEARLE); or both, see [`load_pairs`]; as the record of the method says.
+            `image` (Pic2Word, SEARLE). Or both, see [`load_pairs`]; as the record of the method says.
         processing_class ([`RTDProcessor`], *optional*):
             Tokenizer, image processor and prompt templates. Defaults to those of the place that the model, or the CLIP
             underneath, was loaded from.
@@ -66,6 +66,7 @@ class ProjectionTrainer(BaseTrainer):
         args = _settle_arguments(method, args)
         processing_class = processing_class or load_processor(model)
         model.projection.check_text_tower(model.text_model.config)
+        check_processor(processing_class, model.text_model)
         record = find_method(method)
         # Published code of SEARLE, Pic2Word and FTI4CIR computes gradients of CLIP's weights, and throws them away.
         model = model.to(args.device).eval().requires_grad_(False)
@@ -75,7 +76,7 @@ class ProjectionTrainer(BaseTrainer):
         data = {record.reads: name_data(train_dataset)}
         if is_stream(train_dataset) and record.reads != "captions":
             raise ValueError(
-                f"{method} goes through its {record.reads} before it trains, which a stream does not allow: load them "
+                f"{method} goes through its {record.reads} before it trains, which a stream does not allow. Load them "
                 "with streaming=False, which keeps them on disk and not in memory."
             )
         # Before the stock Trainer is built: facts of the run are taken of prepared rows.

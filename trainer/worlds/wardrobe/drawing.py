@@ -1,6 +1,6 @@
 """Drawing of the wardrobe: a garment as a map of materials, posed once, coloured, and laid upon a backdrop.
 
-The map and the pattern are drawn once for each cut at three times the size and kept; a picture turns, shifts and
+The map and the pattern are drawn once for each cut at three times the size and kept. A picture turns, shifts and
 scales both, looks up a colour for each pair of material and pattern, and shrinks the result.
 """
 
@@ -43,7 +43,7 @@ def render_scene(scene: Scene, image_size_px: int, rng: np.random.Generator) -> 
     """Draw a picture of a scene.
 
     Turn, shift, scale, width, cut, phase of the pattern, tint, shade, the side of the light and contrast vary from
-    picture to picture; the same generator gives the same pose at any size.
+    picture to picture. The same generator gives the same pose at any size.
 
     Args:
         scene ([`Scene`]): What to show.

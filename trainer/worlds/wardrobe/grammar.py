@@ -114,7 +114,7 @@ def tell_kind(name: str, reference: Scene, target: Scene) -> str:
         target ([`Scene`]): Where to arrive.
 
     Returns:
-        `str`: Its name, or what a shopper has further words for: a detail is added, removed or replaced, a pattern
+        `str`: Its name, or what a shopper has further words for. A detail is added, removed or replaced, a pattern
         given up, and of the middle length there is one shorter and one longer.
     """
     if name == "detail":

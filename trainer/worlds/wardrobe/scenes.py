@@ -130,7 +130,7 @@ def change_scene(preset: WardrobePreset, scene: Scene, names: Iterable[str], rng
 
     Returns:
         [`Scene`]: A scene that differs in exactly these attributes. A garment changes into one that has sleeves as it
-        has, so that nothing else needs to change; a detail is as often taken away as replaced by one of the others.
+        has, so that nothing else needs to change. A detail is as often taken away as replaced by one of the others.
     """
     for name in sorted(names, key=ATTRIBUTES.index):
         old = getattr(scene, name)

@@ -15,6 +15,7 @@ from trainer.training.lora import add_lora
 from trainer.worlds.small_world import build_benchmark, build_small_world, build_tokenizer
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 PICTURES = {
     "alignment.png",
     "interpolation.png",
@@ -109,6 +110,7 @@ def test_changes_of_recall_agree_between_the_parts(diagnosed):
         assert sum(groups[name]["share"] for name in groups if name != "lost") == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_equal_arguments_give_an_equal_diagnosis(diagnosed, processor, benchmark, triplets, tmp_path):
     model, facts, _ = diagnosed
     assert run_diagnosis(model, processor, benchmark, tmp_path, triplets) == facts
@@ -131,6 +133,7 @@ def test_one_tower_is_compared_with_the_clip_underneath(diagnosed, processor, be
     assert "reads plain text too" in (tmp_path / "found/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_one_tower_is_judged_as_it_reads_contexts(processor, benchmark, tmp_path):
     template = processor.with_template("context_i2w")
     one = tune(shake(build_model(template, "context_i2w"))).without_original_text_model({})
@@ -222,7 +225,7 @@ def test_a_model_without_rtd_has_no_before_and_after(model, processor, benchmark
     assert "not trained with RTD" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.parametrize("projection", ["context_i2w", "fti4cir"])
+@pytest.mark.parametrize("projection", ["fti4cir", pytest.param("context_i2w", marks=pytest.mark.slow)])
 def test_a_projection_that_no_text_can_feed_has_no_modality_gap(projection, processor, benchmark, tmp_path):
     template = processor.with_template(projection)
     facts = run_diagnosis(tune(build_model(template, projection)), template, benchmark, tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -17,7 +18,9 @@ WORLD = dataclasses.replace(
 
 @pytest.fixture(scope="session")
 def world():
-    return build_small_world(WORLD)
+    world = build_small_world(WORLD)
+    object.__setattr__(world, "benchmark", functools.cache(world.benchmark))  # drawn once for all tests
+    return world
 
 
 @pytest.fixture(scope="session")

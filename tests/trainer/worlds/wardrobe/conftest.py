@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -16,7 +17,9 @@ PRESET = dataclasses.replace(
 
 @pytest.fixture(scope="session")
 def world():
-    return build_world(WARDROBE, PRESET)
+    world = build_world(WARDROBE, PRESET)
+    object.__setattr__(world, "benchmark", functools.cache(world.benchmark))  # drawn once for all tests
+    return world
 
 
 @pytest.fixture(scope="session")
