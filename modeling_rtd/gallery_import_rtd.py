@@ -47,9 +47,7 @@ def read_embeddings(
         if path.suffix == ".npy":
             embeddings = read_array(path, _SAVE_AGAIN, "r")
         elif path.suffix == ".parquet":
-            if ids is not None:
-                raise ValueError(f"'{path}' has ids of its own, in the column '{columns[0]}': leave the ids out.")
-            embeddings, ids, metadata = _read_parquet(path, columns)
+            embeddings, ids, metadata = _read_parquet(path, columns, ids)
         elif path.suffix in _FAISS_SUFFIXES:
             embeddings, ids = _read_faiss(path, ids)
         else:
@@ -84,7 +82,9 @@ def _read_ids(ids) -> list[str] | None:
     return settle_ids(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), f" of '{path}'")
 
 
-def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[str], list[dict] | None]:
+def _read_parquet(
+    path: Path, columns: Sequence[str], ids: list[str] | None
+) -> tuple[np.ndarray, list[str], list[dict] | None]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -93,21 +93,24 @@ def _read_parquet(path: Path, columns: Sequence[str]) -> tuple[np.ndarray, list[
         table = parquet.read_table(path)
     except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"'{path}' is not a parquet file that pyarrow reads: {error}.") from error
-    missing = [name for name in columns if name not in table.column_names]
+    if ids is not None and columns[0] in table.column_names:
+        raise ValueError(f"'{path}' has ids of its own, in the column '{columns[0]}': leave the ids out.")
+    missing = [name for name in columns[ids is not None :] if name not in table.column_names]
     if missing:
         raise ValueError(
-            f"'{path}' has no column '{missing[0]}' but {', '.join(table.column_names)}; name the columns of ids and "
-            "embeddings."
+            f"'{path}' has no column '{missing[0]}', only {', '.join(table.column_names)}; name the columns of ids "
+            "and embeddings (--columns, columns=)."
         )
     try:
         embeddings = np.stack(table[columns[1]].to_numpy())
     except (ValueError, TypeError) as error:
         raise ValueError(f"the column '{columns[1]}' of '{path}' holds no rows of one length: {error}.") from error
-    names = settle_ids(_list_values(table[columns[0]]), f" in the column '{columns[0]}' of '{path}'")
-    others = table.drop_columns(list(columns))
+    if ids is None:
+        ids = settle_ids(_list_values(table[columns[0]]), f" in the column '{columns[0]}' of '{path}'")
+    others = table.drop_columns([name for name in columns if name in table.column_names])
     lists = {name: _list_values(others[name]) for name in others.column_names}
     metadata = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)] if lists else None
-    return embeddings, names, metadata
+    return embeddings, ids, metadata
 
 
 def _list_values(column) -> list:

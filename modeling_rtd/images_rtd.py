@@ -88,6 +88,8 @@ def _find_file(source: str | Path | bytes, max_bytes: int) -> Path | BytesIO:
     # Not of pathlib, which raises at the length of a base64 text.
     elif isinstance(source, str | Path) and os.path.isfile(source):  # noqa: PTH113
         source = Path(source)
+    elif isinstance(source, str | Path) and os.path.isdir(source):  # noqa: PTH112
+        raise IsADirectoryError("it is a folder: name one image")
     elif isinstance(source, str) and not Path(source[:200]).suffix:
         source = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
     elif not isinstance(source, bytes):

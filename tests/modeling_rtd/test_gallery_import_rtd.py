@@ -58,7 +58,7 @@ def test_numbers_are_places_in_a_list_of_names(write, factory):
     numbers = np.random.default_rng(1).permutation(NUM)
     names = [f"image {i}" for i in range(NUM)]
     assert_rows_under(Gallery.from_embeddings(write(factory, numbers), names), [names[i] for i in numbers])
-    with pytest.raises(ValueError, match=r"600 rows .*\[.*leave the ids out"):
+    with pytest.raises(ValueError, match=r"600 rows .*\[.*Leave the ids out"):
         Gallery.from_embeddings(write(factory, numbers + 5000), names)
 
 
@@ -80,6 +80,15 @@ def test_ids_that_are_none_are_refused(tmp_path):
     np.save(tmp_path / "ids.npy", np.array(5))
     with pytest.raises(ValueError, match=r"one row of ids, .* \(\)"):
         Gallery.from_embeddings(np.eye(2), tmp_path / "ids.npy")
+
+
+def test_a_table_without_ids_takes_those_of_another_file(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pandas.DataFrame({"vec": list(np.eye(2)), "year": [1, 2]}).to_parquet(tmp_path / "made.parquet")
+    gallery = Gallery.from_embeddings(tmp_path / "made.parquet", ["a", "b"], columns=("id", "vec"))
+    assert gallery.search(np.eye(2)[1:], 1)[0][0] | {"score": 1} == {"id": "b", "score": 1, "metadata": {"year": 2}}
+    with pytest.raises(ValueError, match="has no column 'id', only vec, year"):
+        Gallery.from_embeddings(tmp_path / "made.parquet", columns=("id", "vec"))
 
 
 def test_a_table_of_pandas_comes_with_its_dates_and_without_nan(tmp_path):

@@ -129,3 +129,8 @@ def test_a_url_is_read_to_the_same_bounds(server, tmp_path):
 def test_a_path_without_a_file_is_named(name):
     with pytest.raises(ValueError, match="cannot be read"):
         RTDProcessor.load_image(name)
+
+
+def test_a_folder_is_not_an_image(tmp_path):
+    with pytest.raises(ValueError, match="is a folder"):
+        RTDProcessor.load_image(str(tmp_path))

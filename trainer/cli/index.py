@@ -63,7 +63,7 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
     if options.embeddings is not None:
         # In memory first: embeddings that do not match leave no index.
         places = {name: {"path": path} for name, path in named.items() if name != path}
-        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places)
+        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places, columns=options.columns)
         if paths:
             _compare(gallery, model, processor, named)
         gallery.save(options.output_dir, **chosen)
@@ -80,7 +80,7 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
         [present.get(path, path) for path in paths],
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        if_exists="skip",
+        if_exists=options.if_exists,
         encode=share_images,
     )
     if gallery.skipped:
@@ -88,7 +88,24 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
         print(f"{len(gallery.skipped)} of {len(paths)} images were skipped:\n{reasons}", file=sys.stderr)
     if not len(gallery):
         raise ValueError(f"none of {len(paths)} images can be read.")
-    print(f"index: {len(gallery)} images in {options.output_dir}, {len(gallery) - len(known)} of them new")
+    num_new = len(gallery) - len(known)
+    _drop_gone(gallery, options, known, paths)
+    print(f"index: {len(gallery)} images in {options.output_dir}, {num_new} of them new")
+
+
+def _drop_gone(gallery, options: argparse.Namespace, known: set[str], paths: list[str]) -> None:
+    """Remove images that left the folder, or say that there are some."""
+    folder, present = name_file(options.images), set(paths)
+    gone = sorted(name for name in known - present if Path(name).is_absolute() and Path(name).is_relative_to(folder))
+    if gone and options.prune:
+        gallery.remove(gone)
+        print(f"removed: {len(gone)} images that are no longer in {options.images}")
+    elif gone:
+        print(
+            f"{len(gone)} images of the index, such as '{gone[0]}', are no longer in {options.images}: remove them "
+            "with --prune",
+            file=sys.stderr,
+        )
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +114,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, help="folder of images, indexed with its sub-folders")
     parser.add_argument("--embeddings", type=Path, help="embeddings to import: .npy, .parquet, .faiss or .index")
     parser.add_argument("--ids", type=Path, help="ids of the embeddings: .txt, .json or .npy")
+    parser.add_argument(
+        "--columns",
+        nargs=2,
+        metavar=("ID", "EMBEDDING"),
+        default=["id", "embedding"],
+        help="columns of a parquet file (default: id embedding); the others become metadata",
+    )
+    parser.add_argument(
+        "--if-exists", choices=["skip", "replace"], default="skip", help="images that are there (default: skip)"
+    )
+    parser.add_argument("--prune", action="store_true", help="remove images that are no longer in the folder")
     parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
     parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")
     parser.add_argument("--factory", help="FAISS index factory string, such as HNSW32 (default: Flat)")

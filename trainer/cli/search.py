@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> None:
     """
     options = _parse(arguments)
     check_gallery(options)
-    where = dict(_split_condition(text) for text in options.where)
+    where = _read_filter(options.where)
     if options.sheet is not None:
         _check_sheet(options.sheet)
         if isinstance(options.gallery, Path):
@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> None:
     if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
         print("the reference is in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options)
-    if options.sheet is not None:
+    if options.sheet is not None and turn["results"]:
         _draw(turn, gallery, processor).save(options.sheet)
         print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
 
@@ -137,6 +137,9 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
     if options.json:
         rows = [{"rank": rank, **result} for rank, result in enumerate(turn["results"], start=1)]
         print(json.dumps({"image": None, "text": None} | turn["query"] | {"results": rows}, indent=1))
+    elif not turn["results"]:
+        wanted = [*options.where, *[f"a cosine of {options.min_score}"] * (options.min_score is not None)]
+        print(f"no image of the gallery has what was asked for: {', '.join(wanted) or 'all were left out'}")
     else:
         print("rank  score   image")
         for rank, result in enumerate(turn["results"], start=1):
@@ -175,7 +178,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=10, help="number of results (default: 10)")
     parser.add_argument("--min-score", type=float, help="leave out results below this cosine")
     parser.add_argument(
-        "--where", action="append", default=[], metavar="FIELD=VALUE", help="only images with this value"
+        "--where",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="only images with this value; repeat a field for either of its values",
     )
     parser.add_argument("--exclude", action="append", default=[], metavar="ID", help="image to leave out")
     parser.add_argument("--keep-reference", action="store_true", help="keep the reference in the results")
@@ -193,6 +200,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if not (options.image or options.use or (options.text or "").strip()):
         raise ValueError("there is nothing to search for: give --image, --text or both.")
     return options
+
+
+def _read_filter(conditions: list[str]) -> dict[str, list]:
+    where = {}
+    for text in conditions:
+        name, value = _split_condition(text)
+        where.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    return where
 
 
 def _split_condition(text: str) -> tuple[str, object]:

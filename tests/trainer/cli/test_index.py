@@ -67,6 +67,26 @@ def test_indexing_again_adds_what_is_new(place, photos, index, capsys):
     assert "bad.png' cannot be read" in captured.err
 
 
+def test_images_that_left_the_folder_are_named_and_removed_when_asked(place, photos, index, capsys):
+    gone = sorted(photos.glob("*.png"))[0]
+    gone.unlink()
+    command = ["index", place, "--images", str(photos), "-o", str(index)]
+    assert main(command) == 0
+    assert f"1 images of the index, such as '{gone}', are no longer in {photos}" in capsys.readouterr().err
+    assert str(gone) in Gallery.load(index).ids
+    assert main([*command, "--prune"]) == 0
+    assert str(gone) not in Gallery.load(index).ids
+
+
+def test_an_image_that_was_replaced_is_read_again_when_asked(place, photos, index, tmp_path, capsys):
+    build_images(1, seed=9)[0].save(sorted(photos.glob("*.png"))[0])
+    answers = []
+    for more in ([], ["--if-exists", "replace"]):
+        assert main(["index", place, "--images", str(photos), "-o", str(index), *more]) == 0
+        answers.append(search(place, index, tmp_path, capsys, "--text", "a dog", "--top-k", "12", "--json")[1])
+    assert answers[0] != answers[1]
+
+
 def test_text_alone_and_image_alone(place, photos, index, tmp_path, capsys):
     status, out, _ = search(place, index, tmp_path, capsys, "--text", "a small dog", "--top-k", "3")
     assert (status, out.splitlines()[0], len(out.splitlines())) == (0, "rank  score   image", 5)
@@ -98,6 +118,12 @@ def test_filters_scores_and_exclusions(place, photos, model, processor, tmp_path
     gallery.add(model, processor, paths, metadata=[{"shop": "a", "year": i} for i in range(len(paths))])
     found = search(place, gallery.folder, tmp_path, capsys, "--text", "a dog", "--where", "year=[3, 4]", "--json")[1]
     assert {hit["id"] for hit in json.loads(found)["results"]} == set(paths[3:5])
+    found = search(place, gallery.folder, tmp_path, capsys, "--text", "a", "--where", "year=3", "--where", "year=4")[1]
+    assert [path in found for path in paths[3:6]] == [True, True, False]
+    sheet = (tmp_path / "sheet.png").read_bytes()
+    found = search(place, gallery.folder, tmp_path, capsys, "--text", "a dog", "--where", "year=1999")[1]
+    assert "year=1999" in found
+    assert (tmp_path / "sheet.png").read_bytes() == sheet
     options = ["--text", "a dog", "--exclude", paths[3], "--where", "year=[3, 4]", "--where", "shop=a", "--json"]
     found = search(place, gallery.folder, tmp_path, capsys, *options)[1]
     assert [hit["id"] for hit in json.loads(found)["results"]] == [paths[4]]
