@@ -9,7 +9,7 @@ from trainer.demo.experiments import run_experiments
 @pytest.mark.slow
 def test_experiments_sweep_noise_and_compare_sources_of_triplets(tmp_path):
     folder = tmp_path / "runs"
-    assert main(["demo", "--preset", "toy", "--experiments", "--output-dir", str(folder)]) == 0
+    assert main(["demo", "--world", "shapes", "--preset", "toy", "--experiments", "--output-dir", str(folder)]) == 0
     rows = json.loads((folder / "experiments.json").read_text())
     assert [row["variant"] for row in rows if row["experiment"] == "noise"] == [
         "noise 0",
