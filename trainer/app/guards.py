@@ -148,7 +148,7 @@ def _name_client(host: str) -> str:
         return host
     if address.ipv4_mapped:  # as a socket of both kinds gives it
         return str(address.ipv4_mapped)
-    # Whoever has one address has the 2**64 of its network.
+    # A client with one address can use the 2**64 of its network.
     return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 

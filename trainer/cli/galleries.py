@@ -33,7 +33,7 @@ def add_gallery_options(parser: argparse.ArgumentParser) -> None:
         help="int8 or binary: search an index through codes of one byte or one bit a number, made when it is opened, "
         "in 4 or 32 times less memory (default: its numbers as they are)",
     )
-    parser.add_argument("--uri", help="address of the database, if the index is in one: it is not saved")
+    parser.add_argument("--uri", help="address of the database, if the index is in one (Milvus: default as saved)")
     parser.add_argument("--token", help="token of the Milvus server")
     table = parser.add_argument_group("table of PostgreSQL", "Put a password into PGPASSWORD or ~/.pgpass.")
     table.add_argument("--owner", help="Immich: owner of the searched pictures, by e-mail address or id")

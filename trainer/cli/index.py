@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if options.images is None and options.embeddings is None:
         raise ValueError("there is nothing to index: give --images, --embeddings, or both to compare them.")
+    _refuse_unused(options)
     paths = [] if options.images is None else [name_file(path) for path in list_images(options.images)]
     chosen = {
         name: getattr(options, name)
@@ -55,6 +56,14 @@ def run(arguments: list[str]) -> None:
                 pass
 
 
+def _refuse_unused(options: argparse.Namespace) -> None:
+    """Refuse what has no effect on this kind of index."""
+    if options.embeddings is not None and (options.prune or options.if_exists is not None):
+        raise ValueError("--prune and --if-exists are for images that are encoded: leave them out with --embeddings.")
+    if options.columns is not None and (options.embeddings is None or options.embeddings.suffix != ".parquet"):
+        raise ValueError("--columns names those of a parquet file: name one with --embeddings, or leave it out.")
+
+
 def _write(options: argparse.Namespace, model, processor, paths: list[str], chosen: dict) -> None:
     from modeling_rtd import Gallery
     from trainer.encoding.processes import share_images
@@ -63,7 +72,8 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
     if options.embeddings is not None:
         # In memory first: embeddings that do not match leave no index.
         places = {name: {"path": path} for name, path in named.items() if name != path}
-        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places, columns=options.columns)
+        named_columns = {} if options.columns is None else {"columns": tuple(options.columns)}
+        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places, **named_columns)
         if paths:
             _compare(gallery, model, processor, named)
         gallery.save(options.output_dir, **chosen)
@@ -80,7 +90,7 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
         [present.get(path, path) for path in paths],
         batch_size=options.batch_size,
         num_workers=options.num_workers,
-        if_exists=options.if_exists,
+        if_exists=options.if_exists or "skip",
         encode=share_images,
     )
     if gallery.skipped:
@@ -118,12 +128,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--columns",
         nargs=2,
         metavar=("ID", "EMBEDDING"),
-        default=["id", "embedding"],
         help="columns of a parquet file (default: id embedding); the others become metadata",
     )
-    parser.add_argument(
-        "--if-exists", choices=["skip", "replace"], default="skip", help="images that are there (default: skip)"
-    )
+    parser.add_argument("--if-exists", choices=["skip", "replace"], help="images that are there (default: skip)")
     parser.add_argument("--prune", action="store_true", help="remove images that are no longer in the folder")
     parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
     parser.add_argument("--dtype", help="type to store in: float32 (default) or float16")

@@ -1,4 +1,4 @@
-"""A desk on a folder of photographs, for whoever asks it by a page, a server or in Python."""
+"""A desk on a folder of photographs, asked by a page, a server or in Python."""
 
 import functools
 

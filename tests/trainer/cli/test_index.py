@@ -147,6 +147,17 @@ def test_embeddings_made_elsewhere_are_compared_and_taken_over(place, photos, mo
     assert not (tmp_path / "wrong").exists()
 
 
+def test_other_columns_of_a_table_are_named(place, photos, model, processor, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    paths = sorted(map(str, photos.glob("*.png")))
+    rows = {"file": paths, "vec": list(encode_images(model, processor, paths).numpy()), "year": range(len(paths))}
+    pandas.DataFrame(rows).to_parquet(tmp_path / "made.parquet")
+    command = ["index", place, "--embeddings", str(tmp_path / "made.parquet"), "-o", str(tmp_path / "taken")]
+    assert main(command) == 2
+    assert main([*command, "--columns", "file", "vec"]) == 0
+    assert Gallery.load(tmp_path / "taken").ids == paths
+
+
 @pytest.fixture
 def taken(place, photos, model, processor, tmp_path):
     """Folder of an index of embeddings made elsewhere, under the names of the images without their suffix."""
@@ -223,6 +234,12 @@ def test_counts_below_one_are_refused(place, photos, tmp_path, capsys, option):
         (["search", "M", "--gallery", ".", "--text", "x", "--sheet", "nowhere/a.png"], "no folder 'nowhere' for the"),
         (["search", "M", "--gallery", ".", "--text", "x", "--sheet", "a.txt"], "'a.txt' is not an image"),
         (["index", "M", "-o", "O"], "nothing to index: give --images, --embeddings"),
+        (["index", "M", "-o", "O", "--embeddings", "a.npy", "--prune"], "leave them out with --embeddings"),
+        (
+            ["index", "M", "-o", "O", "--embeddings", "a.npy", "--if-exists", "skip"],
+            "leave them out with --embeddings",
+        ),
+        (["index", "M", "-o", "O", "--embeddings", "a.npy", "--columns", "a", "b"], "of a parquet file"),
         (["index", "M", "-o", "O", "--images", "nowhere"], "'nowhere' is not a folder"),
         (["search", "M", "--gallery", "G"], "nothing to search for: give --image, --text or both"),
         (["search", "M", "--gallery", "nowhere", "--text", "x"], "'nowhere' is not a folder"),

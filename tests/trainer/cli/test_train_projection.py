@@ -136,6 +136,7 @@ def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, c
     assert "stream" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:the learning rate warms up")  # as published, in four steps
 def test_images_come_from_a_tar_and_a_folder_has_no_splits(clip_place, folder, tmp_path, capsys):
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         for i, path in enumerate(list_images(folder)):

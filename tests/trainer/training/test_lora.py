@@ -235,6 +235,7 @@ def test_another_base_is_refused_with_its_place_and_shapes(tuned, tokenizer, tmp
         RTDModel.from_adapter(str(tmp_path / "adapter"), base=str(tmp_path / "wide"))
 
 
+@pytest.mark.filterwarnings("ignore:Could not find a config file")  # peft looks for the base, too
 def test_a_base_that_is_not_there_is_named(tuned, tmp_path):
     place = tuned.config.base_model = str(tmp_path / "moved")
     tuned.save_adapter(tmp_path / "adapter")

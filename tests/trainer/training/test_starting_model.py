@@ -26,7 +26,7 @@ ROWS = Dataset.from_list(build_triplets(48))
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Directory of a model whose CLIP lies beside it; not to be written to."""
+    """Directory of a model with its CLIP beside it; not to be written to."""
     root, processor = tmp_path_factory.mktemp("start"), build_processor()
     for part in (build_clip(), processor.tokenizer, processor.image_processor):
         part.save_pretrained(root / "clip")
