@@ -126,7 +126,7 @@ class RTDTextTower:
 
     def _embed(self, input_ids, placeholder_mask, pseudo_token_embeds, pseudo_token_mask):
         """Give the words of a batch, `(B, S, H)`, and which of them are unused slots, `(B, S)`, if any can be."""
-        size = self.embeddings.token_embedding.num_embeddings
+        size = self.config.vocab_size  # an adapter of the embedding hides its own
         # An accelerator would be waited for, and so would a trace.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.max() >= size:
             raise ValueError(
@@ -155,9 +155,11 @@ class RTDTextTower:
         return self.config.placeholder_token_id
 
     def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
-        if input_ids is None or input_ids.ndim != 2:
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
+        if not torch.is_tensor(input_ids) or input_ids.ndim != 2:
+            came = tuple(input_ids.shape) if torch.is_tensor(input_ids) else type(input_ids).__name__
+            raise ValueError(
+                f"`input_ids` must have the shape (batch_size, seq_len), got {came}; processor(text=...) makes it."
+            )
         batch_size, seq_len = input_ids.shape
         # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
         slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1

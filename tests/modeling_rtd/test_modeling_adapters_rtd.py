@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModel, LoraConfig, PeftModel
+from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -135,6 +135,30 @@ def test_an_adapter_whose_tensors_are_not_all_there_is_refused_and_leaves_nothin
     assert torch.equal(compose(model), base)
     with pytest.raises(ValueError, match="is damaged"):
         RTDModel.from_adapter(adapter, base=place)
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        (LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), "lora_magnitude_vector"),
+        (LoraConfig(r=4, target_modules=["q_proj"], bias="all"), "bias"),
+        (LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"), "pissa"),
+        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "ia3"),
+        (LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_tokens_delta"),
+    ],
+)
+def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_path, config, what):
+    model = RTDModel.from_pretrained(place)
+    model.add_adapter(config)
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    with pytest.raises(ValueError, match=f"since it has .*{what}.*replace_text_model"):
+        model.save_adapter(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    if what == "trainable_tokens_delta":  # peft cannot merge it
+        return
+    whole = RTDModel.from_pretrained(place)
+    whole.replace_text_model(model.interpolate_text_model(1.0).text_model)
+    torch.testing.assert_close(compose(whole), compose(model.eval()), atol=1e-6, rtol=0)
 
 
 def test_a_refused_adapter_leaves_those_that_are_there(save, place, compose):

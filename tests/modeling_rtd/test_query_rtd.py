@@ -191,6 +191,14 @@ def test_unknown_entries_are_refused(pipe, photos, entry, hint):
         pipe({"image": photos[0], entry: "is red"})
 
 
+def test_a_reference_or_condition_under_another_name_is_not_passed_over(pipe, photos):
+    with pytest.raises(ValueError, match="'reference_image'.*did you mean 'image'"):
+        pipe({"reference_image": photos[0], "text": "is red"})
+    with pytest.raises(ValueError, match="'condition'.*did you mean 'text'"):
+        pipe({"image": photos[0], "condition": ["is red"]})
+    assert pipe({"reference": None, "text": "a dog"}) == pipe({"text": "a dog"})
+
+
 @pytest.fixture
 def three_doors(tokenizer, photos):
     """What the pipeline, the evaluator and `encode_composed` make of one query, by projection, blank and entries."""
