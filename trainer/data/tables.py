@@ -39,6 +39,7 @@ __all__ = [
     "mark_rows",
     "mark_texts",
     "refuse_no_text",
+    "refuse_transform",
     "take_rows",
 ]
 
@@ -66,11 +67,7 @@ def load_table(source, split: str | None = None) -> Dataset:
         OSError: If the disk with the cache is full.
     """
     if isinstance(source, Dataset):
-        if source.format["type"] == "custom":  # rows are read as they are kept, in blocks of Arrow
-            raise ValueError(
-                "the data set has a transform (with_transform, set_transform), which is not followed: apply it with "
-                "`map` in place of that."
-            )
+        refuse_transform(source)
         return source
     if is_stream(source):
         raise ValueError(
@@ -89,6 +86,22 @@ def load_table(source, split: str | None = None) -> Dataset:
     files = find_files(source)
     with word_full_disk():
         return (load_files if isinstance(files, list) else load_repository)(files, split)
+
+
+def refuse_transform(table: Dataset) -> None:
+    """Refuse a data set with a transform: rows are read as they are kept.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if table.format["type"] == "custom":
+        raise ValueError(
+            "the data set has a transform (with_transform, set_transform), which is not followed: apply it with `map` "
+            "in place of that."
+        )
 
 
 def are_files(source: Sequence) -> bool:
