@@ -136,6 +136,12 @@ class RTDTextTower:
         words = self.embeddings.token_embedding(input_ids)
         if pseudo_token_embeds is None:
             return words, None
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            # It keeps lengths of the example: another batch gave other embeddings, without an error.
+            raise ValueError(
+                "the older exporter of ONNX (dynamo=False) cannot follow pseudo-words: pass dynamo=True to "
+                "torch.onnx.export, or run `rtd export`."
+            )
         if placeholder_mask is None:
             placeholder_mask = input_ids.eq(self._find_placeholder())
         # The last word serves all further places: LinCIR's captions have several for one word.

@@ -1,3 +1,5 @@
+from io import BytesIO
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -192,6 +194,12 @@ def test_saving_goes_into_a_folder_and_not_to_the_hub(model, tmp_path):
     assert not (tmp_path / "model").exists()
     model.save_pretrained(tmp_path / "other process", is_main_process=False)
     assert not list((tmp_path / "other process").glob("*.json"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_exporter_of_onnx_is_refused(model, query):
+    with pytest.raises(ValueError, match="dynamo=True"):
+        torch.onnx.export(model, tuple(query.values()), BytesIO(), dynamo=False)
 
 
 def test_clips_order_of_arguments_is_refused(model, query):
