@@ -178,7 +178,7 @@ def test_a_folder_without_a_demo_is_left_alone(tmp_path, capsys):
         (["--seeds", "0"], "`seeds` must be at least 1"),
         (["--split", "train"], "`split` must be 'validation' or 'test'"),
         (["--backbone", "siglib"], "did you mean 'siglip'"),
-        (["--backbone", "siglip", "--projections", "all"], "'context_i2w' and 'fti4cir' read"),
+        (["--backbone", "siglip", "--projections", "all"], "no class token"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(tmp_path, capsys, options, message):
