@@ -366,7 +366,7 @@ def _refuse_modules(name_or_path: str, where: dict) -> None:
     file = cached_file(name_or_path, "adapter_config.json", **where, **_QUIET)
     if file and read_json(file, "save the adapter again").get("megatron_config"):
         raise ValueError(
-            f"'{file}' names a module of Megatron, which peft would import, and no text tower here uses: set its "
+            f"'{file}' names a module of Megatron, which peft would import. No text tower here uses one. Set its "
             "`megatron_config` to null if you trust the adapter."
         )
 
