@@ -99,9 +99,9 @@ def _run(arguments: list[str]) -> int:
         hint = f"; did you mean '{close[0]}'?" if close else "."
         print(f"rtd: unknown verb '{verb}'{hint}\n\n{_write_help()}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
-        module.run(arguments[1:])
+        with _find_stops():
+            importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}").run(arguments[1:])
     except BrokenPipeError:
         raise
     except pickle.UnpicklingError:
@@ -133,6 +133,18 @@ def _listen_to_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+@contextlib.contextmanager
+def _find_stops() -> Iterator[None]:
+    """Raise a signal again that a library took for a failure of its own: transformers says that an import failed."""
+    try:
+        yield
+    except Exception as error:
+        cause = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt | _Terminated):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
 
 
 @contextlib.contextmanager

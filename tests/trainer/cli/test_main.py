@@ -44,6 +44,19 @@ def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize(("action", "code"), [(interrupt, 130), (terminate, 143)])
+def test_a_signal_that_a_library_takes_for_a_failed_import_is_a_signal(monkeypatch, capsys, action, code):
+    def fail():
+        try:
+            action()
+        except BaseException as error:
+            raise ImportError("Could not import module 'AutoProcessor'") from error
+
+    stop_with(monkeypatch, fail)
+    assert main(["triplets"]) == code
+    assert "AutoProcessor" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "token", [["--token", "s3cret"], ["--token=s3cret"], ["--tok", "s3cret"], ["--uri", "host=db password=s3cret"]]
 )
