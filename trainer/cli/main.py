@@ -79,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
             finally:
                 sys.stdout.flush()
     except KeyboardInterrupt:
+        # After a Ctrl-C in an `exec` of text, as in a dataclass, `python -m` would end by the signal and not with 130.
+        exec("")
         return _word_stop("interrupted", arguments, 130)
     except _Terminated:
         return _word_stop("terminated", arguments, 143)

@@ -44,6 +44,19 @@ def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_an_interrupt_in_a_text_that_is_executed_ends_with_130(tmp_path):
+    code = """import sys
+from types import SimpleNamespace
+from trainer.cli import main as cli
+cli.importlib.import_module = lambda name: SimpleNamespace(run=lambda arguments: exec("raise KeyboardInterrupt"))
+sys.exit(cli.main(["search"]))
+"""
+    (tmp_path / "interrupted.py").write_text(code)
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "interrupted"]
+    assert subprocess.run(command, env=settings, capture_output=True, check=False).returncode == 130
+
+
 @pytest.mark.parametrize(("action", "code"), [(interrupt, 130), (terminate, 143)])
 def test_a_signal_that_a_library_takes_for_a_failed_import_is_a_signal(monkeypatch, capsys, action, code):
     def fail():
