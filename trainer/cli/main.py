@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import os
 import pickle
@@ -112,7 +113,9 @@ def _run(arguments: list[str]) -> int:
         print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        print(f"rtd {verb}: {error}", file=sys.stderr)
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = f"; free some space, then {_word_again(arguments)}" if is_full else ""
+        print(f"rtd {verb}: {error}{hint}", file=sys.stderr)
         return 2
     except (SafetensorError, RecursionError) as error:
         print(f"rtd {verb}: a file that was read is damaged ({error}); copy or download it again.", file=sys.stderr)
@@ -171,12 +174,15 @@ def _word_warnings() -> Iterator[None]:
 
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:
+    print(f"\nrtd {arguments[0] if arguments else ''}: {what}; {_word_again(arguments)}", file=sys.stderr)
+    return code
+
+
+def _word_again(arguments: list[str]) -> str:
     """Say how to continue. Tokens and connection strings are not repeated: what is printed may be kept in a log."""
     parts = [_hide_secret(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
-    verb = arguments[0] if arguments else ""
-    again = "continue with" if verb in _RESUMING else "start again with"
-    print(f"\nrtd {verb}: {what}; {again}: {shlex.join(['rtd', *parts])}", file=sys.stderr)
-    return code
+    again = "continue with" if arguments[:1] and arguments[0] in _RESUMING else "start again with"
+    return f"{again}: {shlex.join(['rtd', *parts])}"
 
 
 def _hide_secret(before: str, part: str) -> str:

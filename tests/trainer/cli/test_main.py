@@ -1,5 +1,6 @@
 """However a verb ends, it ends in a sentence."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -77,6 +78,15 @@ def test_a_token_is_not_repeated(monkeypatch, capsys, token):
     stop_with(monkeypatch, interrupt)
     assert main(["index", *token, "images"]) == 130
     assert "s3cret" not in capsys.readouterr().err
+
+
+def test_a_full_disk_says_how_to_continue(monkeypatch, capsys):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stop_with(monkeypatch, fail)
+    assert main(["triplets", "a b"]) == 2
+    assert capsys.readouterr().err.endswith("free some space, then continue with: rtd triplets 'a b'\n")
 
 
 @pytest.mark.parametrize("error", [SafetensorError("header too small"), RecursionError("too deep")])
