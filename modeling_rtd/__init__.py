@@ -13,6 +13,7 @@ from modeling_rtd.configuration_rtd import (
     RTDTextConfig,
     name_family,
     read_backbone_config,
+    refuse_outside,
 )
 from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
@@ -122,6 +123,7 @@ __all__ = [
     "read_checkpoint",
     "read_json",
     "read_query",
+    "refuse_outside",
     "register_projection",
     "replace_file",
     "replace_folder",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from transformers import (
     AutoTokenizer,
     CLIPConfig,
@@ -17,6 +20,7 @@ from transformers import (
 from transformers.utils import cached_file
 
 from .errors_rtd import refuse_no_place
+from .files_rtd import read_json
 
 
 __all__ = [
@@ -32,10 +36,12 @@ __all__ = [
     "name_family",
     "read_backbone_config",
     "read_text_config",
+    "refuse_outside",
 ]
 
 PLACEHOLDER = "$"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+_ATTENTIONS = (None, "eager", "sdpa", "flex_attention")  # transformers fetches code from the Hub for others
 # Context-I2W's tokenizer has its own token in place of CLIP's last merge: the text tower reads this word there.
 _CONTEXT_WORD = "jekyll"
 
@@ -265,6 +271,7 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
     """
     refuse_no_place(place)
     values, _ = PreTrainedConfig.get_config_dict(place, **where)
+    refuse_outside(place, values, where.get("subfolder"))
     wholes = {config.model_type: config for config in (CLIPConfig, MetaClip2Config, SiglipConfig, RTDConfig)}
     name = values.get("model_type")
     if name not in wholes | _TEXT_CONFIGS:
@@ -285,6 +292,35 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
             f"'{place}' is of the architecture {name!r}, of which no text tower reads pseudo-words; {hint}."
         )
     return (wholes | _TEXT_CONFIGS)[name].from_dict(values)
+
+
+def refuse_outside(place: str | Path, values: Mapping, subfolder: str | None = None) -> None:
+    """Refuse a repository whose files name code to be fetched, or weights that are not in it.
+
+    Args:
+        place (`str` or `Path`): Directory or Hub id.
+        values (`Mapping`): Its configuration.
+        subfolder (`str`, *optional*): Folder in it. Defaults to none.
+
+    Raises:
+        ValueError: If they do; says which.
+    """
+    for part in (values, *(value for value in values.values() if isinstance(value, Mapping))):
+        for name in ("attn_implementation", "_attn_implementation"):
+            if part.get(name) not in _ATTENTIONS:
+                raise ValueError(
+                    f"'{place}' names an implementation of attention in its config.json, {part[name]!r}, for which "
+                    f"code may be fetched. Remove `{name}` there, and pass it to from_pretrained if you trust it."
+                )
+    # Those of the Hub are named by its client, which follows no `..`.
+    for index in Path(place, subfolder or "").glob("*.index*.json"):
+        names = read_json(index, "fetch it again", weight_map=dict)["weight_map"].values()
+        strange = next((name for name in names if not isinstance(name, str) or {*"/\\:"} & {*name}), None)
+        if strange is not None:
+            raise ValueError(
+                f"'{index}' names the weights {strange!r}, but must name files of its own folder. Load a model that "
+                "you trust."
+            )
 
 
 def read_text_config(place: str, **where) -> RTDTextConfig | RTDSiglipTextConfig:

@@ -56,6 +56,7 @@ _STORAGES = {
     "IntStorage": torch.int32,
     "LongStorage": torch.int64,
 }
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _IGNORED = {"embeddings.position_ids"}  # a buffer of transformers before 4.31
 
 
@@ -282,6 +283,12 @@ def _check_tensors(state: dict, needed: dict, file, clip: str) -> None:
             f"'{file}' does not hold what is needed. Missing: {', '.join(missing) or 'nothing'}. Left over: "
             f"{', '.join(left_over) or 'nothing'}. Is it complete, and of the method and size it is said to be?"
         )
+    odd = [name for name, tensor in state.items() if not _is_plain(tensor)]
+    if odd:
+        raise ValueError(
+            f"'{file}' does not hold plain numbers of 16 to 64 bits in {', '.join(odd[:3])}: get the file from its "
+            "authors."
+        )
     shapes = {
         name: f"{name} {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in needed.items()
@@ -295,3 +302,9 @@ def _check_tensors(state: dict, needed: dict, file, clip: str) -> None:
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise ValueError(f"'{file}' holds numbers that are not finite in {', '.join(broken)}; fetch it again.")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    # A file of torch.save may hold integers, complex, quantised, sparse and nested tensors, and some without numbers.
+    is_dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+    return is_dense and tensor.dtype in _FLOATS

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from .configuration_rtd import refuse_outside
 from .errors_rtd import pick_where, refuse_no_place, suggest
 from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import hash_named, hash_tensors
@@ -125,6 +126,7 @@ class RTDAdapterMixin:
         where = pick_where(kwargs)
         _check_is_adapter(name_or_path, where)
         facts = _read_adapter_facts(name_or_path, where)
+        _refuse_modules(name_or_path, where)
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
@@ -349,7 +351,9 @@ def refuse_parts(name_or_path, **kwargs) -> None:
     if cached_file(str(name_or_path), ADAPTER_FACTS, **where):
         raise ValueError(f"'{place}' is an adapter: load it with RTDModel.from_adapter('{place}').")
     config = cached_file(str(name_or_path), CONFIG_NAME, **where)
-    if config is not None and _read_model_type(config).endswith("text_model"):
+    values = {} if config is None else read_json(config, "restore it from a copy, or save the model again")
+    refuse_outside(name_or_path, values, kwargs.get("subfolder"))
+    if str(values.get("model_type")).endswith("text_model"):
         raise ValueError(
             f"'{place}' holds a text tower alone, as a checkpoint does. Continue its training, which saves a whole "
             "model; or load it with load_text_model, and put that into its model with replace_text_model."
@@ -359,10 +363,6 @@ def refuse_parts(name_or_path, **kwargs) -> None:
             f"'{place}' holds an adapter without a projection and '{ADAPTER_FACTS}', as a checkpoint does. Continue "
             "its training, which saves a whole adapter; or load it on its model with model.text_model.load_adapter."
         )
-
-
-def _read_model_type(config: str) -> str:
-    return str(read_json(config, "restore it from a copy, or save the model again").get("model_type"))
 
 
 def _check_is_adapter(name_or_path: str, where: dict) -> None:
@@ -380,6 +380,16 @@ def _check_is_adapter(name_or_path: str, where: dict) -> None:
         f"no adapter was found at '{name_or_path}': name a directory or Hub id that holds '{ADAPTER_FACTS}', as "
         "save_adapter writes it."
     )
+
+
+def _refuse_modules(name_or_path: str, where: dict) -> None:
+    """Refuse what makes peft import a module by its name; before 0.20 any module."""
+    file = cached_file(name_or_path, "adapter_config.json", **where, **_QUIET)
+    if file and read_json(file, "save the adapter again").get("megatron_config"):
+        raise ValueError(
+            f"'{file}' names a module of Megatron, which peft would import. No text tower here uses one. Set its "
+            "`megatron_config` to null if you trust the adapter."
+        )
 
 
 def _read_adapter_facts(name_or_path: str, where: dict) -> dict:

@@ -19,7 +19,7 @@ from transformers.utils import (
 )
 from transformers.utils.hub import get_checkpoint_shard_files
 
-from .configuration_rtd import RTDConfig
+from .configuration_rtd import RTDConfig, refuse_outside
 from .errors_rtd import settle_place
 from .modeling_adapters_rtd import has_adapters, hold_adapters
 from .modeling_backbones_rtd import find_backbone
@@ -167,6 +167,7 @@ class OriginalTextTower:
             raise OSError(f"'{repo}' has no {CONFIG_NAME} or no weights in '{where['subfolder']}'.")
         if weights.endswith(".index.json"):
             get_checkpoint_shard_files(repo, weights, **where)
+        refuse_outside(Path(config).parent, {})
         return Path(config).parent
 
     def keep(self, tower: RTDTextTower, repo: str | None = None, revision: str | None = None) -> None:

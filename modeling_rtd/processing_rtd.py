@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, is_scaled_image
 from transformers.processing_utils import TextKwargs
+from transformers.utils import AUDIO_TOKENIZER_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_rtd import (
     PLACEHOLDER,
@@ -28,8 +29,8 @@ from .configuration_rtd import (
     read_backbone_config,
 )
 from .errors_rtd import pick_where, suggest
-from .files_rtd import is_utf8, name_damage
-from .images_rtd import open_image
+from .files_rtd import is_utf8, name_damage, read_json
+from .images_rtd import MAX_PIXELS, is_url, open_image
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTD_TEMPLATE, RTDProjection
 
@@ -127,7 +128,12 @@ class RTDProcessor(ProcessorMixin):
         if "use_fast" not in kwargs:  # else transformers takes torchvision as soon as it is installed
             kwargs.setdefault("backend", "pil")
         with name_damage(pretrained_model_name_or_path):
+            _refuse_audio(pretrained_model_name_or_path, **pick_where(kwargs) | {"force_download": False})
             processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs | {"trust_remote_code": False})
+            settings = processor.image_processor.to_dict()
+            sides = [side for name in ("size", "crop_size") for side in (settings.get(name) or {}).values() if side]
+            if max(sides) ** 2 > MAX_PIXELS:
+                raise ValueError(f"it makes images of {max(sides)} pixels a side, more than any backbone reads.")
             # A setting of a wrong type shows when it is used: better here, by the name of the repository.
             processor.prepare_images(Image.new("RGB", (2, 2)))
             processor.pad(processor.build_prompts([""])[0])
@@ -362,6 +368,8 @@ class RTDProcessor(ProcessorMixin):
         try:
             if isinstance(image, Mapping) and {"bytes", "path"} <= image.keys():
                 image = image["path"] if image["bytes"] is None else image["bytes"]
+                if is_url(image):
+                    raise ValueError("a data set names it, and nothing is fetched for that: download it first")
             if isinstance(image, np.ndarray | torch.Tensor):
                 image = _draw_array(image, input_data_format)
             if isinstance(image, Image.Image):
@@ -554,6 +562,15 @@ class RTDProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """`list[str]`: Names of the tensors this processor makes."""
         return ["pixel_values", "input_ids", "attention_mask", "placeholder_mask"]
+
+
+def _refuse_audio(place: str | Path, **where) -> None:
+    """Refuse an audio tokenizer: transformers would load the repository that it names, and offer to run its code."""
+    where |= {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    for name in (PROCESSOR_NAME, AUDIO_TOKENIZER_NAME):
+        file = cached_file(str(place), name, **where)
+        if file and (name == AUDIO_TOKENIZER_NAME or "audio_tokenizer" in read_json(file, "save the processor again")):
+            raise ValueError(f"its {name} names an audio tokenizer, which nothing here needs: remove it.")
 
 
 def _reduce_to_eight_bits(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .configuration_rtd import RTDProjectionConfig
+from .configuration_rtd import RTDProjectionConfig, refuse_outside
 from .errors_rtd import pick_where, refuse_missing, suggest
 from .files_rtd import name_damage
 from .projection_context_i2w_rtd import ContextI2WProjection
@@ -75,6 +75,8 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
         ValueError: If the repository names an unknown projection or lacks some of its tensors.
     """
     with name_damage(name_or_path):
+        values, _ = RTDProjectionConfig.get_config_dict(name_or_path, **pick_where(kwargs))
+        refuse_outside(name_or_path, values, kwargs.get("subfolder"))
         config = RTDProjectionConfig.from_pretrained(name_or_path, **pick_where(kwargs))
         projection_class = _find_projection_class(config.projection_type)
         projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)

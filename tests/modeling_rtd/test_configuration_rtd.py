@@ -1,6 +1,9 @@
+import json
+import shutil
+
 import pytest
 
-from modeling_rtd import RTDConfig
+from modeling_rtd import RTDConfig, RTDModel, RTDTextModel, load_projection
 from modeling_rtd.configuration_rtd import find_context_token_id, find_placeholder_token_id
 from speed.build_clip import build_clip_tokenizer
 from tests.factories import build_tokenizer
@@ -27,3 +30,34 @@ def test_a_pseudo_word_takes_the_place_of_one_known_token():
 def test_clips_vocabulary_has_the_published_ids(shared):
     tokenizer = build_clip_tokenizer(shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz")
     assert (find_placeholder_token_id(tokenizer), find_context_token_id(tokenizer)) == (259, 49405)
+
+
+LOADERS = [
+    RTDModel.from_pretrained,
+    RTDTextModel.from_pretrained,
+    load_projection,
+    lambda place: RTDModel.from_clip(place, "lincir"),
+]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("value", ["org/kernel", "flash_attention_2", {"text_config": "org/kernel"}])
+def test_code_for_attention_that_a_configuration_names_is_not_fetched(model, clip, tmp_path, load, value):
+    (model if load != LOADERS[-1] else clip).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attn_implementation": value}))
+    with pytest.raises(ValueError, match="names an implementation of attention"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_weights_outside_of_their_folder_are_refused(model, clip, tmp_path, load):
+    folder = tmp_path / "model"
+    (model if load != LOADERS[-1] else clip).save_pretrained(folder, max_shard_size="20KB")
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    shard = next(iter(content["weight_map"].values()))
+    shutil.copy(folder / shard, tmp_path / shard)
+    index.write_text(json.dumps(content).replace(f'"{shard}"', f'"../{shard}"'))
+    with pytest.raises(ValueError, match=rf"names the weights '\.\./{shard}'"):
+        load(folder)

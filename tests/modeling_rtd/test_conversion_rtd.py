@@ -417,3 +417,15 @@ def test_what_is_not_there_and_what_is_unknown_is_named(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match="holds a list"):
         read_checkpoint(tmp_path / "list.pt", "lincir")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [torch.Tensor.long, lambda t: t.to(torch.complex64), lambda t: t.to(torch.float8_e4m3fn), torch.Tensor.to_sparse],
+    ids=["whole numbers", "complex", "8 bits", "sparse"],
+)
+def test_tensors_that_are_not_plain_numbers_are_refused(build, clip_folder, tmp_path, change):
+    projection = build("lincir").projection
+    torch.save({"Phi": {k: change(t) for k, t in projection.state_dict().items()}}, tmp_path / "odd.pt")
+    with pytest.raises(ValueError, match="does not hold plain numbers"):
+        convert_checkpoint(tmp_path / "odd.pt", "lincir", clip_folder)

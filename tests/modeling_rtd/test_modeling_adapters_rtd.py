@@ -161,6 +161,15 @@ def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_pa
     torch.testing.assert_close(compose(whole), compose(model.eval()), atol=1e-6, rtol=0)
 
 
+def test_an_adapter_that_names_a_module_to_import_is_refused(save, place):
+    adapter, _ = save()
+    path = Path(adapter, "adapter_config.json")
+    facts = json.loads(path.read_text()) | {"megatron_core": "antigravity", "megatron_config": {"a": 1}}
+    path.write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="`megatron_config`"):
+        RTDModel.from_pretrained(place).load_adapter(adapter)
+
+
 def test_a_refused_adapter_leaves_those_that_are_there(save, place, compose):
     (good, trained), (bad, _) = save("good", 1), save("bad", 2)
     damage(bad, lambda tensors: dict(list(tensors.items())[1:]))

@@ -89,6 +89,23 @@ def test_saving_keeps_templates_and_ids(processor, tmp_path):
     assert torch.equal(loaded(conditions="is red")["input_ids"], own(conditions="is red")["input_ids"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"audio_tokenizer": {"audio_tokenizer_class": "AutoModel", "audio_tokenizer_name_or_path": "other"}},
+        {"image_processor": {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 10**6}}},
+        {"image_processor": {"image_processor_type": "CLIPImageProcessor", "crop_size": 10**6}},
+    ],
+    ids=["another repository", "larger than memory", "cropped larger than memory"],
+)
+def test_a_processor_that_asks_for_too_much_is_refused(processor, tmp_path, change):
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"names an audio tokenizer|1000000 pixels a side"):
+        RTDProcessor.from_pretrained(tmp_path)
+
+
 def test_an_image_turned_by_its_exif_tag_is_set_upright(processor, tmp_path):
     image = Image.new("RGB", (64, 32), "white")
     image.paste("black", (0, 0, 32, 32))

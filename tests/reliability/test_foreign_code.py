@@ -87,3 +87,16 @@ def test_code_of_a_repository_is_never_run_nor_asked_for(
     place = plant(folder, model_type)
     with contextlib.suppress(ValueError, OSError):
         LOADERS[loader](place)
+
+
+@pytest.mark.parametrize("kind", ["AutoModel", "AutoTokenizer", "AutoProcessor"])
+def test_a_repository_that_a_processor_names_is_not_loaded(plant, clip, processor, tmp_path, kind):
+    clip.save_pretrained(tmp_path / "other")
+    processor.save_pretrained(tmp_path / "other")
+    other = plant(tmp_path / "other", "evil")
+    processor.save_pretrained(tmp_path / "own")
+    path = tmp_path / "own/processor_config.json"
+    named = {"audio_tokenizer_class": kind, "audio_tokenizer_name_or_path": other}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"audio_tokenizer": named}))
+    with pytest.raises(ValueError, match="audio tokenizer"):
+        RTDProcessor.from_pretrained(tmp_path / "own")

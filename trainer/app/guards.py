@@ -48,11 +48,13 @@ class KnownHosts(_Guard):
         self._hosts = [host.lower() for host in ("localhost", *hosts)]
 
     async def _guard(self, scope, receive, send):
-        host = _read_host(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
-        if not _is_address(host) and not any(fnmatchcase(host, pattern) for pattern in self._hosts):
-            sentence = f"no host of the name '{host}' is served here: start it with --allowed-hosts and that name."
-            await JSONResponse({"detail": sentence}, 400)(scope, receive, send)
-            return
+        # gradio takes the second for the first, and writes it into its page.
+        named = [value for name, value in scope["headers"] if name in (b"host", b"x-forwarded-host")] or [b""]
+        for host in (_read_host(part.strip()) for value in named for part in value.decode("latin-1").split(",")):
+            if not _is_address(host) and not any(fnmatchcase(host, pattern) for pattern in self._hosts):
+                sentence = f"no host of the name '{host}' is served here: start it with --allowed-hosts and that name."
+                await JSONResponse({"detail": sentence}, 400)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 

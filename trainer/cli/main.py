@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import os
 import pickle
@@ -79,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
             finally:
                 sys.stdout.flush()
     except KeyboardInterrupt:
+        # After a Ctrl-C in an `exec` of text, as in a dataclass, `python -m` would end by the signal and not with 130.
+        exec("")
         return _word_stop("interrupted", arguments, 130)
     except _Terminated:
         return _word_stop("terminated", arguments, 143)
@@ -99,9 +102,9 @@ def _run(arguments: list[str]) -> int:
         hint = f"; did you mean '{close[0]}'?" if close else "."
         print(f"rtd: unknown verb '{verb}'{hint}\n\n{_write_help()}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}")
     try:
-        module.run(arguments[1:])
+        with _find_stops():
+            importlib.import_module(f"trainer.cli.{verb.replace('-', '_')}").run(arguments[1:])
     except BrokenPipeError:
         raise
     except pickle.UnpicklingError:
@@ -110,7 +113,9 @@ def _run(arguments: list[str]) -> int:
         print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
-        print(f"rtd {verb}: {error}", file=sys.stderr)
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = f"; free some space, then {_word_again(arguments)}" if is_full else ""
+        print(f"rtd {verb}: {error}{hint}", file=sys.stderr)
         return 2
     except (SafetensorError, RecursionError) as error:
         print(f"rtd {verb}: a file that was read is damaged ({error}); copy or download it again.", file=sys.stderr)
@@ -136,6 +141,18 @@ def _listen_to_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _find_stops() -> Iterator[None]:
+    """Raise a signal again that a library took for a failure of its own: transformers says that an import failed."""
+    try:
+        yield
+    except Exception as error:
+        cause = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt | _Terminated):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or error from None
+
+
+@contextlib.contextmanager
 def _word_warnings() -> Iterator[None]:
     """Print a warning to the user as a sentence, without the line of code that it comes from, and each kind once."""
     earlier, kinds = warnings.formatwarning, set()
@@ -157,12 +174,15 @@ def _word_warnings() -> Iterator[None]:
 
 
 def _word_stop(what: str, arguments: list[str], code: int) -> int:
+    print(f"\nrtd {arguments[0] if arguments else ''}: {what}; {_word_again(arguments)}", file=sys.stderr)
+    return code
+
+
+def _word_again(arguments: list[str]) -> str:
     """Say how to continue. Tokens and connection strings are not repeated: what is printed may be kept in a log."""
     parts = [_hide_secret(*pair) for pair in zip(["", *arguments], arguments, strict=False)]
-    verb = arguments[0] if arguments else ""
-    again = "continue with" if verb in _RESUMING else "start again with"
-    print(f"\nrtd {verb}: {what}; {again}: {shlex.join(['rtd', *parts])}", file=sys.stderr)
-    return code
+    again = "continue with" if arguments[:1] and arguments[0] in _RESUMING else "start again with"
+    return f"{again}: {shlex.join(['rtd', *parts])}"
 
 
 def _hide_secret(before: str, part: str) -> str:

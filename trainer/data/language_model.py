@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from modeling_rtd import name_damage, refuse_outside
 from trainer.data.captions import clean_caption
 
 
@@ -36,12 +37,15 @@ class LanguageModel:
     """
 
     def __init__(self, name: str):
-        # A causal model goes on where a row ends, so padding belongs in front.
-        self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+        with name_damage(name):
+            values, _ = PreTrainedConfig.get_config_dict(name)
+            refuse_outside(name, values)
+            # A causal model goes on where a row ends, so padding belongs in front.
+            self.tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
         # GPT-Neo, which wrote SEARLE's phrases, has no token for padding.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", trust_remote_code=False)
         self.model = model.to(device).eval()
         self.name = name
 

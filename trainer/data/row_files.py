@@ -6,12 +6,14 @@ import contextlib
 import csv
 import errno
 import json
+import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import yaml
 from datasets import (
     Dataset,
     DatasetDict,
@@ -24,7 +26,11 @@ from datasets import (
     load_from_disk,
 )
 from datasets import config as datasets_config
+from datasets.config import REPOCARD_FILENAME, REPOYAML_FILENAME
 from datasets.exceptions import DatasetsError
+from huggingface_hub import DatasetCard
+
+from modeling_rtd import read_json
 
 
 __all__ = [
@@ -123,6 +129,7 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
         ValueError: If there is no such data set or split.
     """
     folder = Path(name)
+    _refuse_outside(folder)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
             saved = load_from_disk(name)
@@ -131,7 +138,8 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
             saved = take_split(saved, split)
             return saved.to_iterable_dataset() if streaming else saved
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
-    except (ValueError, FileNotFoundError, DatasetsError) as error:
+    # A folder with a script of its name is a RuntimeError; it was not run.
+    except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:
         if _is_full(error):
             raise
         if folder.is_dir():
@@ -140,6 +148,40 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
         if "split" not in str(error).lower():
             raise
         raise ValueError(f"'{name}' has no split '{split or 'train'}': {error}") from error
+
+
+def _refuse_outside(folder: Path) -> None:
+    """Refuse a folder of data that names files elsewhere: `datasets` would read or fetch them."""
+    remedy, named = "write the data set again", []
+    for file in folder.glob("dataset_dict.json"):
+        named += read_json(file, remedy, splits=list)["splits"]
+    for file in (*folder.glob("state.json"), *folder.glob("*/state.json")):
+        named += _list_texts(read_json(file, remedy, _data_files=list)["_data_files"])
+    cards = [DatasetCard.load(file, ignore_metadata_errors=True).data for file in folder.glob(REPOCARD_FILENAME)]
+    cards += [yaml.safe_load(file.read_bytes()) or {} for file in folder.glob(REPOYAML_FILENAME)]
+    for card in cards:
+        configs = card.get("configs")
+        for config in configs if isinstance(configs, list) else []:
+            named += _list_texts([config.get(name) for name in ("data_files", "data_dir")])
+    outside = next((name for name in map(str, named) if re.search(r"^[/~]|://|::|\.\.|\\", name)), None)
+    if outside is not None:
+        raise ValueError(
+            f"the folder '{folder}' names data outside of it, '{outside}', and nothing is read or fetched that you "
+            "have not named."
+        )
+
+
+def _list_texts(settings) -> list[str]:
+    # No recursion: YAML may repeat a part a billion times.
+    texts, pending, seen = [], [settings], set()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, list | dict) and id(part) not in seen:
+            seen.add(id(part))
+            pending += part.values() if isinstance(part, dict) else part
+    return texts
 
 
 class FileWatch:

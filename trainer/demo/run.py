@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,15 @@ from PIL import Image
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel, set_seed
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, suggest, write_json
+from modeling_rtd import (
+    RTDModel,
+    RTDProcessor,
+    RTDProjectionConfig,
+    build_projection,
+    hold_lock_file,
+    suggest,
+    write_json,
+)
 from trainer.data.images import load_images
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
@@ -45,6 +55,7 @@ from trainer.worlds.world import World, WorldPreset
 __all__ = ["DEMO_WORLDS", "run_demo"]
 
 DEMO_WORLDS = {"wardrobe": "wardrobe", "shapes": "small_world"}  # what people call them
+_LOCK = ".lock"
 BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
@@ -99,27 +110,27 @@ def run_demo(
     size, methods = drawn.find_preset(preset), METHODS if projections == "default" else ALL_METHODS
     settings = {"world": world, "preset": size.name, "benchmark": f"{drawn.name}/{size.name}", "seeds": seeds}
     settings |= {"split": split, "experiments": experiments, "methods": methods, "backbone": backbone}
-    folder = _prepare_folder(Path(output_dir), settings)
-    # Experiments are of the first seed alone.
-    names = _list_stages(methods)
-    stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
-    rows, losses, experiment_rows = [], [], []
-    for seed in range(seeds):
-        run = _DemoRun(drawn, size, seed, split, folder, methods, stages, backbone)
-        rows += run.run()
-        losses.append(run.losses)
-        _write_rows(rows, folder)
-        if seed == 0:
-            facts = run.facts
-            write_world(run.data, folder / "world", split)
-            experiment_rows = run.run_experiments() if experiments else []
-        # Not at the end alone: a seed takes minutes, and a run that stops shows those that are done.
-        _draw_losses(losses, methods, folder)
-        write_report(rows, facts, folder / "report.md", experiment_rows)
-    if experiments:
-        write_json(folder / "experiments.json", experiment_rows)
-    shutil.rmtree(folder / "scratch")
-    return folder
+    with _hold_folder(Path(output_dir), settings) as folder:
+        # Experiments are of the first seed alone.
+        names = _list_stages(methods)
+        stages = Stages([*names, *EXPERIMENTS * experiments, *names * (seeds - 1)])
+        rows, losses, experiment_rows = [], [], []
+        for seed in range(seeds):
+            run = _DemoRun(drawn, size, seed, split, folder, methods, stages, backbone)
+            rows += run.run()
+            losses.append(run.losses)
+            _write_rows(rows, folder)
+            if seed == 0:
+                facts = run.facts
+                write_world(run.data, folder / "world", split)
+                experiment_rows = run.run_experiments() if experiments else []
+            # Not at the end alone: a seed takes minutes, and a run that stops shows those that are done.
+            _draw_losses(losses, methods, folder)
+            write_report(rows, facts, folder / "report.md", experiment_rows)
+        if experiments:
+            write_json(folder / "experiments.json", experiment_rows)
+        shutil.rmtree(folder / "scratch")
+        return folder
 
 
 def _check_options(seeds: int, split: str, projections: str, world: str, backbone: str) -> None:
@@ -173,16 +184,21 @@ def _draw_losses(losses: list[dict], methods: tuple[str, ...], folder: Path) -> 
     draw_loss_curves(shown, folder / "losses.png")
 
 
-def _prepare_folder(folder: Path, settings: dict) -> Path:
-    if folder.exists() and any(folder.iterdir()):
+@contextlib.contextmanager
+def _hold_folder(folder: Path, settings: dict) -> Iterator[Path]:
+    """Make the folder of a demo, and keep others out of it: an earlier demo is renamed, and must not be running."""
+    refusal = f"another demo is running in '{folder}': wait for it, or choose another --output-dir."
+    if folder.exists() and any(path.name != _LOCK for path in folder.iterdir()):
         if not (folder / "demo.json").exists():
             raise ValueError(f"'{folder}' is not empty and holds no demo; choose another --output-dir.")
-        # An earlier demo keeps its results under a number.
-        number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
-        folder.rename(folder.with_name(f"{folder.name}.{number}"))
+        with hold_lock_file(folder / _LOCK, refusal):
+            # An earlier demo keeps its results under a number.
+            number = next(n for n in range(1, 10_000) if not folder.with_name(f"{folder.name}.{n}").exists())
+            folder.rename(folder.with_name(f"{folder.name}.{number}"))
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "demo.json", settings)
-    return folder
+    with hold_lock_file(folder / _LOCK, refusal):
+        write_json(folder / "demo.json", settings)
+        yield folder
 
 
 class _DemoRun:

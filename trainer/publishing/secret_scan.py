@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from huggingface_hub import get_token
 from PIL import Image
@@ -25,21 +26,33 @@ __all__ = ["find_leaks"]
 # What has a form of its own. It is looked for in every byte, weights included: detect-secrets 1.5 reads lines of text
 # only, and has no rule for the tokens of the Hub.
 _TOKENS = re.compile(
-    rb"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,}|sk-[A-Za-z0-9_-]{32,}|"
-    rb"A(?:KIA|SIA)[0-9A-Z]{16}|AIza[\w-]{35}|ya29\.[\w-]{20,}|[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|pypi-[\w-]{50,}|"
-    rb"npm_[A-Za-z0-9]{36}|glpat-[\w-]{20}|xox[abprs]-[\w-]{20,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*|"
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|LS0tLS1CRUdJTi[\w+/=]{20,})"
-    rb"|\w://[^\s/:@\"']+:[^\s/@\"']+@"
+    rb"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,}|"
+    rb"gl(?:pat|rt|dt|ptt|ft|soat)-[\w-]{20}|sk-[A-Za-z0-9_-]{32,}|gsk_[A-Za-z0-9]{40,}|r8_[A-Za-z0-9]{37}|"
+    rb"A(?:KIA|SIA)[0-9A-Z]{16}|AIza[\w-]{35}|GOCSPX-[\w-]{28}|ya29\.[\w-]{20,}|AccountKey=[\w+/]{40,}|"
+    rb"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[\w+/]{24,}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|"
+    rb"pypi-[\w-]{50,}|npm_[A-Za-z0-9]{36}|rubygems_[0-9a-f]{48}|dckr_pat_[\w-]{20,}|do[opr]_v1_[0-9a-f]{64}|"
+    rb"dapi[0-9a-f]{32}|hv[sb]\.[\w-]{24,}|dp\.(?:pt|st|ct|scim)\.\w{40,}|NRAK-[A-Z0-9]{27}|glsa_\w{32}_[0-9a-f]{8}|"
+    rb"xox[abeprs]-[\w-]{20,}|xapp-\d-[\w-]{20,}|SG\.[\w-]{22}\.[\w-]{43}|key-[0-9a-f]{32}|SK[0-9a-f]{32}|"
+    rb"\d{8,10}:AA[\w-]{33}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}|"
+    rb"lin_api_\w{40}|ntn_\w{40,}|fig[du]_[\w-]{40}|AGE-SECRET-KEY-1[0-9A-Z]{58}|PuTTY-User-Key-File-\d|"
+    rb"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|LS0tLS1CRUdJTi[\w+/=]{20,})"
+    rb"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}|[?&]sig=[\w%+/]{40,}"
+    rb"|\w://[^\s/:@\"']*:[^\s/@\"']+@|\w://[\w-]{20,}@"
 )
 # What is told by the name before it. Looked for in texts alone; a value of words is none.
 _NAMED = re.compile(
-    r"(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?key|auth[_-]?token)[\w-]*\\?[\"']?\s*[:=]\s*\\?[\"']?"
-    r"(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}|\bbearer\s+[\w.~+/-]{16,}",
+    r"(?:passwor[dt]|passwd|passphrase|pwd|secret|credential|sessionid|api[_-]?key|access[_-]?key|(?:access|refresh|session|auth)"
+    r"[_-]?token)[\w-]*\\*[\"']?\s*[:=]\s*\\*[\"']?(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}"
+    r"|\btoken\\*[\"']?\s*[:=]\s*\\*[\"']?(?=[\w.-]*\d)[\w.-]{20,}|\bbearer\s+[\w.~+/-]{16,}"
+    r"|\bauthorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:basic|digest|token)\s+[\w.~+/=-]{8,}"
+    r"|\blogin\s+\S+\s+password\s+\S{6,}|\"key\\*\"\s*:\s*\\*\"[0-9a-f]{32}\b",
     re.IGNORECASE,
 )
+_PRINTED = re.compile(rb"[ -~]{12,}")  # weights have few of these: a hundred patterns at each byte took minutes
+_STANDARD = str.maketrans("-_", "+/")  # of the two alphabets of base64
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
 _MIN_SECRET = 16  # characters: shorter values are words as often as secrets (TOKEN_TYPE=projection)
-_BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
+_BASE64 = re.compile(r"[\w+/-]{24,}", re.ASCII)
 # A path from the root: of two parts at least, no part of an address or of a fraction. In quotes it may hold blanks.
 _PATHS = re.compile(
     r"(?<![\w.<>/~-])/(?:[\w.+@-]+/)+[\w.+@-]+|(?<=[\"'`])/(?:[\w .+@-]+/)+[\w .+@-]+(?=[\"'`])|(?<![\w/])~/[\w.-]+"
@@ -82,7 +95,7 @@ def _examine(name: str, content: Path | bytes, secrets: dict[bytes, str], places
         secret = next((place for secret, place in secrets.items() if data.find(secret) >= 0), None)
         if secret is not None:
             yield f"it holds the secret in {secret}; remove it, and revoke it if it was ever public"
-        elif _TOKENS.search(data) or _tells_secret(text):
+        elif any(_TOKENS.search(run.group()) for run in _PRINTED.finditer(data)) or _tells_secret(text):
             yield "it holds a token or a password; remove it, and revoke it if it was ever public"
         found = next((place.decode(errors="replace") for place in places if data.find(place) >= 0), None)
         found = found or next((m.group() for m in _PATHS.finditer(text)), None)
@@ -102,17 +115,18 @@ def _take_text(name: str, data) -> bytes:
 
 
 def _tells_secret(text: str) -> bool:
-    """Check whether a text holds a token once escapes or base64 are undone, or a value that is named a password."""
-    if _NAMED.search(text) or _TOKENS.search(text.encode(errors="replace")):
-        return True
-    packed = (match.group().rstrip("=") for match in _BASE64.finditer(text))
-    # A match may end within a group of four; what is whole of it is decoded.
-    return any(_TOKENS.search(base64.b64decode(part[: len(part) // 4 * 4])) for part in packed)
+    """Check whether a text holds a token, or a value that is named a password, once escapes or base64 are undone."""
+    packed = (match.group().translate(_STANDARD) for match in _BASE64.finditer(text))
+    # Of the groups of four, what is whole.
+    unpacked = (base64.b64decode(part[: len(part) - (len(part) % 4 == 1)] + "==") for part in packed)
+    texts = (text, unquote(text), *(part.decode("latin-1") for part in unpacked))
+    return any(_NAMED.search(part) or _TOKENS.search(part.encode(errors="replace")) for part in texts)
 
 
 def _read_text(data: bytes) -> str:
     """Decode, and undo what JSON writes for characters beyond ASCII and may write for a slash."""
-    text = data.decode("utf-8", errors="replace").replace("\\/", "/")
+    # Of UTF-16, letters are left.
+    text = data.replace(b"\0", b"").decode("utf-8", errors="replace").replace("\\/", "/")
     return re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text)
 
 

@@ -51,6 +51,14 @@ def test_hosts_are_known_by_number_or_name(host, status):
     assert ask(guards.KnownHosts(accept, ["A.example", "*.b.example"]), host=host)[0] == status
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "status"), [("a.example", 200), ("evil.example", 400), ("a.example, evil.example", 400)]
+)
+def test_a_host_that_a_proxy_names_is_known_too(forwarded, status):
+    guard = guards.KnownHosts(accept, ["a.example"])
+    assert ask(guard, **{"host": "localhost", "x-forwarded-host": forwarded})[0] == status
+
+
 def test_the_rate_is_that_of_each_address_and_comes_back(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(guards.time, "monotonic", lambda: now[0])

@@ -1,5 +1,6 @@
 """However a verb ends, it ends in a sentence."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -44,6 +45,32 @@ def test_a_stopped_verb_says_how_to_continue(monkeypatch, capsys, verb, action, 
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_an_interrupt_in_a_text_that_is_executed_ends_with_130(tmp_path):
+    code = """import sys
+from types import SimpleNamespace
+from trainer.cli import main as cli
+cli.importlib.import_module = lambda name: SimpleNamespace(run=lambda arguments: exec("raise KeyboardInterrupt"))
+sys.exit(cli.main(["search"]))
+"""
+    (tmp_path / "interrupted.py").write_text(code)
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-m", "interrupted"]
+    assert subprocess.run(command, env=settings, capture_output=True, check=False).returncode == 130
+
+
+@pytest.mark.parametrize(("action", "code"), [(interrupt, 130), (terminate, 143)])
+def test_a_signal_that_a_library_takes_for_a_failed_import_is_a_signal(monkeypatch, capsys, action, code):
+    def fail():
+        try:
+            action()
+        except BaseException as error:
+            raise ImportError("Could not import module 'AutoProcessor'") from error
+
+    stop_with(monkeypatch, fail)
+    assert main(["triplets"]) == code
+    assert "AutoProcessor" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "token", [["--token", "s3cret"], ["--token=s3cret"], ["--tok", "s3cret"], ["--uri", "host=db password=s3cret"]]
 )
@@ -51,6 +78,15 @@ def test_a_token_is_not_repeated(monkeypatch, capsys, token):
     stop_with(monkeypatch, interrupt)
     assert main(["index", *token, "images"]) == 130
     assert "s3cret" not in capsys.readouterr().err
+
+
+def test_a_full_disk_says_how_to_continue(monkeypatch, capsys):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stop_with(monkeypatch, fail)
+    assert main(["triplets", "a b"]) == 2
+    assert capsys.readouterr().err.endswith("free some space, then continue with: rtd triplets 'a b'\n")
 
 
 @pytest.mark.parametrize("error", [SafetensorError("header too small"), RecursionError("too deep")])

@@ -25,3 +25,9 @@ def test_images_come_as_a_folder_paths_and_data_sets(tmp_path):
             load_images(source)
     with pytest.raises(ValueError, match="has a transform"):
         load_images(rows.with_transform(lambda batch: batch))
+
+
+def test_a_url_that_a_data_set_names_is_not_fetched(monkeypatch):
+    monkeypatch.setattr("modeling_rtd.images_rtd._fetch", lambda url, most: pytest.fail(f"fetched {url}"))
+    row = {"image": {"path": "https://example.com/a.png", "bytes": None}}
+    assert decode_image(row["image"]) is None

@@ -178,3 +178,30 @@ def test_places_are_told_apart(tmp_path):
     assert find_files(tmp_path) == str(tmp_path)
     assert find_files([f"{tmp_path}/*.jsonl"]) == [tmp_path / "a.jsonl"]
     assert not is_stream(["a"])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("README.md", "---\nconfigs:\n- config_name: a\n  data_files: 'https://example.com/a.jsonl'\n---\n"),
+        ("README.md", "---\nconfigs:\n- {config_name: a, data_files: [{split: train, path: [../*]}]}\n---\n"),
+        ("README.md", "---\nconfigs:\n- {config_name: a, data_files: '*', data_dir: /etc}\n---\n"),
+        (".huggingface.yaml", "configs:\n- {config_name: a, data_files: 'zip://a::https://example.com/b'}\n"),
+        ("state.json", '{"_data_files": [{"filename": "/a.arrow"}]}'),
+        ("dataset_dict.json", '{"splits": ["train", "../other"]}'),
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_that_names_data_elsewhere_is_refused(tmp_path, file, content, streaming):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match="names data outside of it"):
+        row_files.load_repository(str(tmp_path), streaming=streaming)
+
+
+def test_a_card_that_names_its_own_files_is_read(tmp_path):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part/a.jsonl").write_text('{"text": "a"}\n')
+    card = "---\nconfigs:\n- {config_name: a, data_files: [{split: train, path: part/*.jsonl}]}\n---\nhttps://x.org\n"
+    (tmp_path / "README.md").write_text(card)
+    assert load_table(tmp_path)["text"] == ["a"]

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from modeling_rtd import RTDModel, RTDProcessor
+from modeling_rtd import RTDModel, RTDProcessor, hold_lock_file
 from trainer.cli.main import main
 from trainer.data.image_captions import load_pairs
 from trainer.data.tables import load_table
@@ -148,6 +148,14 @@ def test_an_earlier_demo_is_renamed_and_not_overwritten(tmp_path, monkeypatch):
     assert (tmp_path / "runs.1/metrics.json").read_text() == "mine"
     assert not (folder / "metrics.json").exists()
     assert json.loads((folder / "demo.json").read_text())["world"] == "wardrobe"
+
+
+def test_a_demo_that_is_running_is_left_alone(tmp_path, capsys):
+    (tmp_path / "demo.json").write_text("{}")
+    with hold_lock_file(tmp_path / ".lock", "the test is the only one"):
+        assert main(["demo", "--preset", "toy", "--output-dir", str(tmp_path)]) == 2
+    assert "another demo is running" in capsys.readouterr().err
+    assert (tmp_path / "demo.json").read_text() == "{}"
 
 
 @pytest.mark.slow
