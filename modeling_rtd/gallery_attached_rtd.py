@@ -100,8 +100,8 @@ class AttachedEngine(TableEngine):
         columns = self.database.find_types(self.table)
         if not columns:
             raise ValueError(
-                f"the database has no table '{self.table}'; name another with table=, with its schema and a dot "
-                "where it is not on the search path."
+                f"the database has no table '{self.table}'; name another with table= (--table), with its schema "
+                "and a dot where it is not on the search path."
             )
         for column in (id_column, embedding_column):
             if column not in columns:
@@ -246,8 +246,8 @@ class AttachedEngine(TableEngine):
         if not images:
             raise ValueError(
                 "embeddings of another program are compared with a few of their pictures first, and none can be "
-                f"opened here, such as '{next(iter(paths.values()), None)}'. Say by volume='HERE:THERE' where the "
-                "folder of its paths is, or give images to `verify_embeddings`."
+                f"opened here, such as '{next(iter(paths.values()), None)}'. Say by volume= (--volume HERE:THERE) "
+                "where the folder of its paths is. In Python, images can be given to `verify_embeddings`."
             )
         return images
 

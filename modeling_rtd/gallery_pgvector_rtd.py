@@ -22,6 +22,7 @@ _STATEMENT = "60s"  # the longest that a search may take
 _MOST_INDEXED = {"vector": 2000, "halfvec": 4000}  # dimensions, by pgvector
 _MOST_INLINE = 6000  # bytes of a vector in a page of 8 KiB
 _MOST_LOOKED_AT = 1000  # of hnsw.ef_search, by pgvector
+_UNNAMED = " No address was given: name it with uri= (--uri), or in PGHOST and PGDATABASE."
 
 
 class UnreachableError(ConnectionError, ValueError):
@@ -116,7 +117,7 @@ class Database:
         except self._psycopg.OperationalError as error:
             raise UnreachableError(
                 f"PostgreSQL cannot be reached: {_explain(error)}; is the server running, and are address, user and "
-                "password right?"
+                f"password right?{_UNNAMED if not self._uri else ''}"
             ) from error
         except self._psycopg.Error as error:
             if "vector type not found" in str(error):
@@ -412,7 +413,7 @@ class PgVectorEngine(TableEngine):
         if state is None and self._is_made:
             raise ValueError(
                 f"the database has a table '{self.table}' already, which may be that of another gallery; name another "
-                "with table=, or drop it first."
+                "with table= (--table), or drop it first."
             )
         if state and state["made"] and not self._is_made:
             raise ValueError(

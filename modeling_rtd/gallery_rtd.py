@@ -414,7 +414,8 @@ class Gallery:
             return self.verify_embeddings(model, processor, images, MIN_FOREIGN_COSINE)
         if self._store.manifest.fingerprint is None:
             warnings.warn(
-                "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`.",
+                "the gallery does not say which image tower made it: compare a few images with `verify_embeddings`, "
+                "or import it again by `rtd index` with --embeddings and --images.",
                 stacklevel=2,
             )
             return None
@@ -437,7 +438,8 @@ class Gallery:
         if self._store.manifest.fingerprint is None and self:
             raise ValueError(
                 "the gallery does not say which image tower made its embeddings, and images of another would be "
-                "nonsense among them. Compare a few images with `verify_embeddings` first."
+                "nonsense among them. Compare a few images with `verify_embeddings` first, or import them again by "
+                "`rtd index` with --embeddings and --images."
             )
         if self._store.manifest.fingerprint is None:
             self._sign(model, processor)

@@ -21,6 +21,10 @@ from .projection_auto_rtd import load_projection
 __all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "hold_adapters", "refuse_parts"]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
+# An adapter is read by this package alone, so that its folder brings no code of its own.
+_SENTENCE_TRANSFORMERS_MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "modeling_rtd.sentence_transformers_rtd.RTDSentenceTransformer"}
+]
 _BASE = "__base__"  # peft's own name for no adapter
 _QUIET = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors", "gated_repo")}
 _TURN = threading.RLock()  # one for all models of a process, so that models can be copied and pickled
@@ -246,6 +250,8 @@ class RTDAdapterMixin:
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
+        # Without it sentence-transformers loads the base alone, with an adapter of random weights.
+        write_json(Path(save_directory, "modules.json"), _SENTENCE_TRANSFORMERS_MODULES)
         # Last: by this file a folder is an adapter.
         write_json(Path(save_directory, ADAPTER_FACTS), facts)
 

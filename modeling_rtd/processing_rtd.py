@@ -23,6 +23,7 @@ from transformers.utils import AUDIO_TOKENIZER_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_rtd import (
     PLACEHOLDER,
+    RTDConfig,
     find_context_token_id,
     find_placeholder_token_id,
     name_family,
@@ -142,7 +143,8 @@ class RTDProcessor(ProcessorMixin):
     @classmethod
     def _load_tokenizer_from_pretrained(cls, *args, backend: str | None = None, **kwargs):
         # transformers hands the backend of images to the tokenizer too, which would keep and save it as its own.
-        return super()._load_tokenizer_from_pretrained(*args, **kwargs)
+        # Without a configuration it looks for a class, and warns of `rtd` where this code came with a model.
+        return super()._load_tokenizer_from_pretrained(*args, **kwargs | {"config": RTDConfig()})
 
     @classmethod
     def from_clip(cls, clip: str, projection: str | RTDProjection = "lincir", **kwargs) -> RTDProcessor:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from transformers.utils import cached_file
 
+from .modeling_adapters_rtd import ADAPTER_FACTS
 from .modeling_rtd import RTDModel
 from .processing_rtd import RTDProcessor
 from .query_rtd import Query, encode_composed, read_query
@@ -142,7 +144,7 @@ class RTDSentenceTransformer(InputModule):
         """Load model and processor; sentence-transformers calls it.
 
         Args:
-            model_name_or_path (`str`): Directory or Hub id.
+            model_name_or_path (`str`): Directory or Hub id of a model, or of an adapter.
             subfolder, token, cache_folder, revision, local_files_only: Where it is, as everywhere.
             model_kwargs, config_kwargs (`dict`, *optional*): Passed to [`RTDModel.from_pretrained`].
             processor_kwargs (`dict`, *optional*): Passed to [`RTDProcessor.from_pretrained`].
@@ -159,7 +161,11 @@ class RTDSentenceTransformer(InputModule):
             raise ValueError(f"the backend '{backend}' is not supported: leave `backend` out.")
         where = {"subfolder": subfolder, "token": token, "cache_dir": cache_folder, "revision": revision}
         where = {name: value for name, value in where.items() if value} | {"local_files_only": local_files_only}
-        model = RTDModel.from_pretrained(model_name_or_path, **where | (config_kwargs or {}) | (model_kwargs or {}))
+        is_adapter = cached_file(
+            model_name_or_path, ADAPTER_FACTS, **where, _raise_exceptions_for_missing_entries=False
+        )
+        load = RTDModel.from_adapter if is_adapter else RTDModel.from_pretrained
+        model = load(model_name_or_path, **where | (config_kwargs or {}) | (model_kwargs or {}))
         processor = RTDProcessor.from_pretrained(model_name_or_path, **where | (processor_kwargs or {}))
         return cls(model.eval(), processor)
 

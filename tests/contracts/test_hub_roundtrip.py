@@ -221,6 +221,7 @@ def test_what_rtd_publish_puts_up_works_in_another_process_without_this_package(
     command = [sys.executable, "-P", "-c", HIDE + LOAD, *arguments]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "You are using a model of type" not in result.stderr
     outputs = torch.load(tmp_path / "outputs.pt")
     for name in ("composed", "text"):
         torch.testing.assert_close(outputs[name], expected[name], atol=1e-6, rtol=0)

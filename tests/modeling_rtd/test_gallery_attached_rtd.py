@@ -134,7 +134,7 @@ def test_another_tower_is_refused_with_the_model_to_choose(immich, attach, proce
 
 def test_pictures_that_cannot_be_opened_are_given(immich, attach, model, processor, tmp_path):
     gallery = attach(owner="anna@example.org")
-    with pytest.raises(ValueError, match="none can be opened here, such as '/data/thumbs/.*volume='HERE:THERE'"):
+    with pytest.raises(ValueError, match="none can be opened here, such as '/data/thumbs/.*--volume HERE:THERE"):
         gallery.check_tower(model, processor)
     given = {name: tmp_path / f"thumbs/{name}_preview.jpeg" for name in immich["anna"][:2]}
     assert gallery.verify_embeddings(model, processor, given) > 0.999

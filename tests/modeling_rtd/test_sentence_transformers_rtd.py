@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModel
 
 from modeling_rtd import Query, RTDModel, encode_composed
@@ -167,3 +168,19 @@ def test_another_backend_and_options_of_processing_are_refused(encoder, place):
         SentenceTransformer(place, trust_remote_code=True, backend="onnx")
     with pytest.raises(ValueError, match="processing_kwargs"):
         encoder.encode("a dog", processing_kwargs={"text": {"max_length": 8}})
+
+
+def test_an_adapter_is_loaded_over_its_base(model, processor, tmp_path):
+    base, adapter = str(tmp_path / "model"), str(tmp_path / "adapter")
+    model.save_pretrained(base)
+    processor.save_pretrained(base)
+    model.config.base_model = base
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj", "fc1"]))
+    shake(torch.nn.ParameterList([p for name, p in model.named_parameters() if ".lora_" in name]))
+    model.save_adapter(adapter)
+    processor.save_pretrained(adapter)
+    encoder = SentenceTransformer(adapter, trust_remote_code=True, device="cpu")
+    with torch.no_grad():
+        expected = model.eval()(**processor(images=IMAGES[:1], conditions=["is red"])).composed_embeds
+    found = encoder.encode([{"image": IMAGES[0], "text": "is red"}], convert_to_tensor=True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

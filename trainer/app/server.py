@@ -293,5 +293,10 @@ def _word(errors: list[dict]) -> str:
     parts = []
     for error in errors[:3]:
         place = ".".join(str(part) for part in error["loc"] if part not in ("body", "query"))
-        parts.append(f"{place or 'the body'}: {error['msg']}")
+        if error["type"] == "json_invalid":
+            parts.append("the query is not valid JSON")
+        elif error["type"] == "extra_forbidden":
+            parts.append(f"unknown field '{place}'")
+        else:
+            parts.append(f"{place or 'the body'}: {error['msg']}")
     return f"the request is not accepted: {'; '.join(parts)}; /docs lists what is accepted."

@@ -19,6 +19,7 @@ _SWITCHES = {
     "crop": "rounding of the centre crop: transformers or published",
     "ties": "order among equal similarities: gallery, or targets last",
 }
+_PLACES = ("name_or_path", "embeddings", "rankings")  # where the record of a system names it
 _OF_A_MODEL = ("projection", "mode", "precision", "template", "caption_order", "padding", "crop")
 
 
@@ -126,6 +127,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument(
         "--allow-missing", action="store_true", help="skip missing images; results are then not comparable"
     )
+    parser.add_argument("--against", metavar="MODEL", help="also judge this model, and compare query by query")
     add_system_options(parser)
     add_switches(parser)
     options = parser.parse_args(arguments)
@@ -139,15 +141,26 @@ def run(arguments: list[str]) -> None:
         return
 
     from trainer.encoding.processes import join_processes
-    from trainer.evaluation.evaluate import evaluate, write_record
+    from trainer.evaluation.evaluate import compare, evaluate, write_record
 
     with join_processes() as state:
-        system = build_system(options)
+        system, other = build_system(options), None
+        if options.against:
+            model_alone = {"model": options.against, "embeddings": None, "rankings": None}
+            other = build_system(argparse.Namespace(**vars(options) | model_alone))
         for name, root in roots.items():
-            record = evaluate(system, name, options.split, root, allow_missing=options.allow_missing, **switches)
+            request, changes = (name, options.split, root), None
+            wanted = {"allow_missing": options.allow_missing, **switches}
+            if other is None:
+                records = [evaluate(system, *request, **wanted)]
+            else:
+                *records, changes = compare(system, other, *request, **wanted)
             if state.is_main_process:
-                print(_format(record))
-                print(f"record: {write_record(record, options.output_dir)}\n")
+                for record in records:
+                    print(_format(record))
+                    print(f"record: {write_record(record, options.output_dir)}\n")
+                if changes:
+                    print(_format_changes(changes, options.against))
 
 
 def _find_roots(names: list[str], root: Path | None) -> dict[str, Path | None]:
@@ -180,12 +193,26 @@ def _check(roots: dict[str, Path | None], split: str | None) -> None:
         raise ValueError(f"not in order: {', '.join(incomplete)}; see above.")
 
 
+def _format_changes(changes: dict[str, dict], other: str) -> str:
+    """Write the changes of shares of queries, in points, and the exact sign test of gained against lost."""
+    lines = [f"From {other}, query by query", f"{'points':>36}{'95 % interval':>24}{'gained':>9}{'lost':>9}{'p':>9}"]
+    for name, change in changes.items():
+        low, high = (f"{100 * bound:+.2f}" for bound in change["interval"])
+        cells = f"{change['gained']:>9}{change['lost']:>9}{change['p_value']:>9.2g}"
+        lines.append(f"{name:<26}{100 * change['recall_change']:>+10.2f}{f'{low} to {high}':>24}{cells}")
+    return "\n".join(lines) + "\n"
+
+
 def _format(record: dict) -> str:
     """Write a table, in percent, but for ranks."""
     columns = {**record["parts"], "all": record["metrics"]} if record["parts"] else {"": record["metrics"]}
     names = list(dict.fromkeys(name for scores in columns.values() for name in scores))
+    parts = record["numbers"].values()
+    images = f"{len(parts)} galleries" if len(parts) > 1 else f"{sum(part['gallery'] for part in parts):,} images"
+    judged = next((record["system"][key] for key in _PLACES if record["system"].get(key)), "a model in memory")
     lines = [
-        f"{record['benchmark']} {record['split']}, percent".ljust(36) + "".join(f"{name:>18}" for name in columns)
+        f"{judged}: {sum(part['queries'] for part in parts):,} queries, {images}",
+        f"{record['benchmark']} {record['split']}, percent".ljust(36) + "".join(f"{name:>18}" for name in columns),
     ]
     for name in names:
         scale = 1 if name.endswith("_rank") else 100

@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainer.data.image_files import check_folder
-
 
 __all__ = ["add_gallery_options", "check_gallery", "compare_pictures", "is_stored", "open_stored"]
 
@@ -70,8 +68,11 @@ def check_gallery(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If there is no such folder.
     """
-    if isinstance(options.gallery, Path):
-        check_folder(options.gallery)
+    if isinstance(options.gallery, Path) and not options.gallery.is_dir():
+        raise ValueError(
+            f"--gallery '{options.gallery}' is not a folder; name a folder of images, an index of `rtd index`, or "
+            "postgresql://..."
+        )
 
 
 def is_stored(options: argparse.Namespace) -> bool:

@@ -70,6 +70,8 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
 
     named = _name_paths(paths)
     if options.embeddings is not None:
+        if Gallery.is_in(options.output_dir):
+            raise ValueError(f"there is a gallery in '{options.output_dir}' already; choose another folder.")
         # In memory first: embeddings that do not match leave no index.
         places = {name: {"path": path} for name, path in named.items() if name != path}
         named_columns = {} if options.columns is None else {"columns": tuple(options.columns)}

@@ -35,11 +35,15 @@ class VerbParser(argparse.ArgumentParser):
             ValueError: If an option is unknown, missing or has a wrong value.
         """
         known = self._option_string_actions
+        places = [action.dest for action in self._actions if not action.option_strings]
         for option in (text.partition("=")[0] for text in args if text.startswith("--") and " " not in text):
             if option == "--":
                 break
             # argparse accepts unique beginnings. It would name a missing option before a misspelt one.
             if not any(name.startswith(option) for name in known):
+                if option[2:] in places:
+                    usage = f"{self.prog} {' '.join(name.upper() for name in places)}"
+                    raise ValueError(f"{option} is given by its place, without its name: {usage}")
                 close = difflib.get_close_matches(option, known, n=1)
                 hint = f" did you mean '{close[0]}'?" if close else ""
                 raise ValueError(f"unknown option '{option}';{hint} `{self.prog} --help` lists the options.")

@@ -154,8 +154,8 @@ def _try_steps(request, findings: list, lacking: list[str]) -> None:
         # The file is sent to others: no path of this machine.
         record["error"] = traceback.format_exc().replace(str(Path.home()), "~").replace(str(Path.cwd()), ".")
         raise ValueError(
-            f"{error}\nThis machine cannot make the release yet. Attach {request.folder / SMOKE_RECORD} to an "
-            "issue of the project: it holds the findings above, versions and the error, and no token."
+            f"{error}\nThis machine cannot make the release yet. If the lines above do not say why, attach "
+            f"{request.folder / SMOKE_RECORD} to an issue of the project: it holds them, versions and no token."
         ) from error
     finally:
         write_json(request.folder / SMOKE_RECORD, record)

@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
     references = _list_references(turn["query"])
     if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
         print("the reference is in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
-    _print(turn, options)
+    _print(turn, options, gallery)
     if options.sheet is not None and turn["results"]:
         _draw(turn, gallery, processor).save(options.sheet)
         print(f"contact sheet: {options.sheet}", file=sys.stderr if options.json else sys.stdout)
@@ -133,7 +133,7 @@ def _list_references(query: dict) -> list[str]:
     return image if isinstance(image, list) else [image]
 
 
-def _print(turn: dict, options: argparse.Namespace) -> None:
+def _print(turn: dict, options: argparse.Namespace, gallery) -> None:
     if options.json:
         rows = [{"rank": rank, **result} for rank, result in enumerate(turn["results"], start=1)]
         print(json.dumps({"image": None, "text": None} | turn["query"] | {"results": rows}, indent=1))
@@ -142,8 +142,10 @@ def _print(turn: dict, options: argparse.Namespace) -> None:
         print(f"no image of the gallery has what was asked for: {', '.join(wanted) or 'all were left out'}")
     else:
         print("rank  score   image")
-        for rank, result in enumerate(turn["results"], start=1):
-            print(f"{rank:>4}  {result['score']:.4f}  {result['id']}")
+        places = gallery.locate([result["id"] for result in turn["results"]])
+        for rank, (result, place) in enumerate(zip(turn["results"], places, strict=True), start=1):
+            # A place says more than a number of a database, which --exclude and the JSON name.
+            print(f"{rank:>4}  {result['score']:.4f}  {result['id']}{f'  {place}' if place != result['id'] else ''}")
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

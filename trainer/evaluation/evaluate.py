@@ -17,11 +17,13 @@ import transformers
 from modeling_rtd import RTDModel, RTDProcessor, write_json
 from trainer.evaluation.benchmarks import Benchmark, DataFolder, check_request, find_benchmark, load_parts
 from trainer.evaluation.benchmarks.checking import compare_with_official, drop_missing, find_missing
+from trainer.evaluation.diagnosis.rank_changes import compare_ranks
+from trainer.evaluation.metrics import relevance, target_ranks
 from trainer.evaluation.scoring import average_parts, score_rankings
 from trainer.evaluation.systems import EmbeddingSystem, ModelSystem, RankingSystem
 
 
-__all__ = ["evaluate", "find_benchmark_root", "make_record", "open_parts", "write_record"]
+__all__ = ["compare", "evaluate", "find_benchmark_root", "make_record", "open_parts", "write_record"]
 
 _OF_A_SYSTEM = ("system", "protocol", "missing_images", "data")  # what records of one benchmark and split differ in
 
@@ -137,24 +139,60 @@ def evaluate(
     Examples:
         >>> evaluate("org/rtd-vitl", "cirr", root="data/cirr")["metrics"]["recall@1"]  # doctest: +SKIP
     """
+    options = {"processing_class": processing_class, "mode": mode, "batch_size": batch_size, "cache_dir": cache_dir}
+    return _judge(model, benchmark, split, root, options, allow_missing, switches)[0]
+
+
+def compare(
+    model, other, benchmark: str, split: str | None = None, root: str | Path | None = None, **options
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict]]:
+    """Judge two models on the same queries, and compare them query by query.
+
+    Args:
+        model, other: As [`evaluate`] takes them. Changes are from `other` to `model`.
+        benchmark, split, root: As for [`evaluate`].
+        options: `allow_missing` and switches, as for [`evaluate`]; they count for both.
+
+    Returns:
+        `tuple`: The records of `model` and of `other`, and the changes by metric as [`compare_ranks`] gives them. Of a
+        benchmark without recall it is `"recall@10"`. Queries of all parts count alike.
+
+    Raises:
+        ValueError: As [`evaluate`].
+    """
+    allow_missing = options.pop("allow_missing", False)
+    (record, after), (second, before) = (
+        _judge(system, benchmark, split, root, {}, allow_missing, options) for system in (model, other)
+    )
+    names = [name for name in record["metrics"] if name.startswith("recall@")] or ["recall@10"]
+    return record, second, {name: compare_ranks(before, after, int(name.partition("@")[2])) for name in names}
+
+
+def _judge(model, benchmark, split, root, options, allow_missing, switches) -> tuple[dict[str, Any], numpy.ndarray]:
+    """Give the record of a system, and the rank of each query's best target, from 1."""
     start = time.perf_counter()
     check_request(benchmark, split, root, **switches)
     system = model
     if not isinstance(model, ModelSystem | EmbeddingSystem | RankingSystem):
-        system = ModelSystem(model, processing_class, mode, batch_size=batch_size, cache_dir=cache_dir)
+        system = ModelSystem(model, **options)
     # After the model, whose method decides the protocol.
     parts, folder, missing = open_parts(
         benchmark, split, root, system.method, system.needs_images, allow_missing, **switches
     )
     if hidden := [part.title for part in parts if not part.is_labelled]:
         raise ValueError(f"the targets of {hidden[0]} are not public: write a file for its server with `rtd submit`.")
-    scores = {part.part: score_rankings(part, system.rank(part)) for part in parts}
-    return {
+    scores, ranks = {}, []
+    for part in parts:  # one after another: the rankings of a part may have a gigabyte
+        found = system.rank(part)
+        scores[part.part] = score_rankings(part, found)
+        ranks.append(target_ranks(relevance(found.whole, found.gallery_ids, part.queries["target_ids"][:])))
+    record = {
         **make_record(system, benchmark, parts, folder, missing),
         "metrics": average_parts(find_benchmark(benchmark), scores),
         "parts": scores if len(scores) > 1 or parts[0].part else {},
         "seconds": round(time.perf_counter() - start, 1),
     }
+    return record, numpy.concatenate(ranks)
 
 
 def make_record(

@@ -129,7 +129,10 @@ def _check_result(path: Path, content, hashes: Mapping[str, str], repo: str) -> 
         system = content["system"]
         # Records of development versions may have an alpha: they judge a tower between the two.
         if system.get("sha256") != hashes or system.get("alpha") is not None or system.get("mode") != "composed":
-            raise ValueError(f"'{path}' judges other weights than these; judge the model that is published.")
+            judged = f"{system.get('name_or_path')}, mode {system.get('mode')}"
+            raise ValueError(
+                f"'{path}' judges other weights than these ({judged}); judge the model that is published, composed."
+            )
         data = dict(content["data"])
         data["license"] = data.pop("licence", None) or data["license"]  # 0.1.0.dev0 spelled it in the British way
         return content | {"system": system | {"name_or_path": repo}, "data": data}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -113,7 +114,8 @@ def describe_stage(facts: Mapping) -> dict:
     Returns:
         `dict`: All but the curves, and without places on this machine.
     """
-    kept = {name: value for name, value in facts.items() if name not in _CURVES}
+    # As JSON holds them: an enum of transformers would show its Python name on the card.
+    kept = json.loads(json.dumps({name: value for name, value in facts.items() if name not in _CURVES}))
     return kept | {"phrase_model": name_source(kept["phrase_model"])} if kept.get("phrase_model") else kept
 
 

@@ -68,10 +68,17 @@ def refuse_other_run(folder: Path, run_facts: Mapping) -> None:
     """
     recorded = read_json(folder / RUN_FILE, "restore it, or choose another output_dir")
     if foreign := [name for name in run_facts if recorded.get(name) != run_facts[name]]:
+        changes = ", ".join(_describe_change(name, recorded.get(name), run_facts[name]) for name in foreign)
         raise ValueError(
-            f"'{folder}' is of another run: {', '.join(foreign)} differ(s). Continue with what it was started with, "
-            "or choose another output_dir."
+            f"'{folder}' is of another run: {changes}. Continue with what it was started with, or choose another "
+            "output_dir."
         )
+
+
+def _describe_change(name: str, old, new) -> str:
+    # Two hashes differ in nothing that a reader can use.
+    is_hash = len(str(new)) == 64 or len(str(old)) == 64
+    return f"{name} differs" if is_hash else f"{name} was {old}, now {new}"
 
 
 def find_last_complete_checkpoint(output_dir: str | Path) -> Path | None:

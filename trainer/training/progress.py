@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from transformers import ProgressCallback, Trainer
 
 
@@ -32,11 +34,13 @@ class LossBarCallback(ProgressCallback):
             trainer.add_callback(cls(title))
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar."""
+        """Open the bar, and say above it where a run continues."""
         super().on_train_begin(args, state, control, **kwargs)
         # The first process alone has one.
         if self.training_bar is not None:
             self.training_bar.set_description(self.title)
+            if state.global_step:
+                self.training_bar.write(f"continuing at step {state.global_step}", file=sys.stderr)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Show the newest loss in the bar, and metrics above it."""

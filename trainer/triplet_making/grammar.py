@@ -35,6 +35,8 @@ CLOSED_CLASS = (
     PREPOSITIONS
     | DETERMINERS
     | frozenset("next front top close side middle while there up down out back other another same".split())
+    # What a caption denies is not edited: "without no sleeves" says the opposite.
+    | {"no", "not"}
 )
 PLURALS = {"man": "men", "woman": "women", "child": "children", "person": "people"}
 _OPENINGS = {f"{article} {noun} of" for article in ("a", "an") for noun in ("photo", "picture", "image", "view")}

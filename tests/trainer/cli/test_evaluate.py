@@ -75,6 +75,13 @@ def test_folders_of_several_benchmarks_are_found_by_any_usual_name(data, place, 
     assert len(run_evaluate(place, "--benchmark", names, "--root", root, out=tmp_path / "out")) == 2
 
 
+def test_a_model_is_compared_with_another_one(data, place, tmp_path, capsys, run_evaluate):
+    run_evaluate(place, "--against", place, "--benchmark", "cirr", "--root", data / "cirr", out=tmp_path)
+    shown = capsys.readouterr().out
+    assert f"{place}: 8 queries, 12 images" in shown
+    assert re.search(r"recall@10 +\+0\.00 +\+0\.00 to \+0\.00 +0 +0 +1\n", shown)
+
+
 def test_one_benchmark_with_a_root_needs_no_folder_of_its_name(data, place, tmp_path, run_evaluate):
     names = "cirr,cirr,small_world/toy"
     assert len(run_evaluate(place, "--benchmark", names, "--root", data / "cirr", out=tmp_path)) == 2

@@ -145,6 +145,16 @@ def test_embeddings_made_elsewhere_are_compared_and_taken_over(place, photos, mo
     assert main([*command, "--images", str(photos), "-o", str(tmp_path / "wrong")]) == 2
     assert "the embeddings do not match this image tower" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
+    assert main([*command, "--images", str(photos), "-o", str(out)]) == 2
+    shown = capsys.readouterr()
+    assert f"there is a gallery in '{out}' already" in shown.err
+    assert "compared" not in shown.out
+
+
+def test_results_have_their_places_beside_ids_of_another_program(place, photos, taken, tmp_path, capsys):
+    found = search(place, taken, tmp_path, capsys, "--text", "a dog", "--top-k", "1")[1]
+    shown, path = found.splitlines()[1].split()[-2:]
+    assert (shown, Path(path).is_file()) == (Path(path).stem, True)
 
 
 def test_other_columns_of_a_table_are_named(place, photos, model, processor, tmp_path):

@@ -32,3 +32,8 @@ def test_a_wrong_value_and_a_missing_option_are_refused_in_one_line(arguments, n
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("rtd search: ")
     assert named in line
+
+
+def test_what_has_a_place_is_not_an_option(capsys):
+    assert main(["release", "--recipe", "rtd-vitl", "org"]) == 2
+    assert "--recipe is given by its place, without its name: rtd release RECIPE REPO" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def test_a_smoke_run_says_whether_a_machine_can_do_it_and_keeps_nothing(connecte
     out, err = capsys.readouterr()
     assert re.search(r"NOT READY +triplets", out)
     assert re.search(r"ok +time +at most \d+ min|about five minutes", out)
-    assert f"Attach {folder.relative_to(tmp_path)}/smoke.json" in err
+    assert f"attach {folder.relative_to(tmp_path)}/smoke.json" in err
     record = json.loads((folder / "smoke.json").read_text())
     assert "not ready: triplets" in record["error"]
     assert str(tmp_path) not in json.dumps(record)

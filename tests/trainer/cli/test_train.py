@@ -33,7 +33,7 @@ def test_train_goes_on_with_its_run_and_refuses_a_foreign_one(place, triplets, t
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(json.dumps(row) for row in build_triplets(48, seed=5)))
     assert main(["train", place, "--triplets", str(other), *out, *FAST]) == 2
-    assert "of another run: triplets differ(s)" in capsys.readouterr().err
+    assert "of another run: triplets differs" in capsys.readouterr().err
 
 
 def test_train_with_lora_leaves_an_adapter_repository(clip_place, place, triplets, tmp_path):
@@ -72,7 +72,7 @@ def test_the_same_command_with_another_recipe_is_refused(place, triplets, tmp_pa
     assert main([*command, "--save_strategy", "no"]) == 0
     facts = (tmp_path / "run/training.json").read_text()
     assert main([*command, "--noise_scale", "3"]) == 2
-    assert "noise_scale differ(s)" in capsys.readouterr().err
+    assert "noise_scale was 0.5, now 3.0" in capsys.readouterr().err
     assert (tmp_path / "run/training.json").read_text() == facts
 
 

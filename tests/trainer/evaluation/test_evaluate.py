@@ -7,6 +7,7 @@ import trainer
 from modeling_rtd import RTDModel
 from tests.factories import build_processor, build_stand_in
 from trainer.evaluation.benchmarks import load_benchmark
+from trainer.evaluation.evaluate import compare
 from trainer.evaluation.evaluator import RetrievalEvaluator
 from trainer.evaluation.systems import ModelSystem
 
@@ -31,6 +32,14 @@ def test_a_model_and_its_place_give_one_record(place, root):
     assert records[0]["system"]["name_or_path"] == place
     metrics = RetrievalEvaluator(model, build_processor(), load_benchmark("cirr", root=root))(model)
     assert {name: records[0]["metrics"][name] for name in metrics} == metrics
+
+
+def test_two_systems_are_compared_on_the_same_queries(place, root):
+    record, other, changes = compare(ModelSystem(place), ModelSystem(place, mode="image"), "cirr", root=root)
+    assert list(changes) == ["recall@1", "recall@5", "recall@10", "recall@50"]
+    for name, change in changes.items():
+        assert change["recall_change"] == pytest.approx(record["metrics"][name] - other["metrics"][name])
+        assert change["gained"] - change["lost"] == pytest.approx(8 * change["recall_change"])
 
 
 def test_a_model_that_was_put_together_needs_its_processor(model, processor, root):

@@ -1,6 +1,7 @@
 import pytest
+from transformers import SchedulerType
 
-from trainer.publishing.provenance import name_data, read_stages
+from trainer.publishing.provenance import describe_stage, name_data, read_stages
 
 
 @pytest.mark.parametrize("record", ["{", "[1]", '{"stages": [1]}', '{"stages": [{}]}'])
@@ -23,3 +24,7 @@ def test_data_are_named_without_their_folder(tmp_path, monkeypatch, data, name):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/0.jsonl").touch()
     assert name_data(data) == name
+
+
+def test_a_stage_holds_plain_values_for_the_card():
+    assert f"{describe_stage({'lr_scheduler_type': SchedulerType.CONSTANT})['lr_scheduler_type']}" == "constant"

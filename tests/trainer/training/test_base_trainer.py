@@ -28,7 +28,7 @@ def test_an_output_folder_with_a_run_is_never_overwritten(build):
 def test_a_run_on_other_data_is_foreign(build):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     build(**settings).train()
-    with pytest.raises(ValueError, match=r"of another run: triplets differ\(s\)"):
+    with pytest.raises(ValueError, match=r"of another run: triplets differs"):
         build(rows=build_triplets(32), **settings).train(resume_from_checkpoint=True)
 
 
@@ -40,7 +40,7 @@ def test_resuming_where_nothing_is_says_so(build):
 def test_a_run_with_another_recipe_is_foreign(build):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     build(**settings).train()
-    with pytest.raises(ValueError, match=r"of another run: learning_rate, loss_type differ\(s\)"):
+    with pytest.raises(ValueError, match=r"of another run: learning_rate was .*, now .*, loss_type was nt_xent, now"):
         build(**settings | {"loss_type": "info_nce", "learning_rate": 0.5}).train(resume_from_checkpoint=True)
 
 
@@ -150,5 +150,5 @@ def test_what_a_stream_cannot_have_is_refused(build, arguments, message):
 def test_a_stream_of_other_rows_is_foreign(build):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     build(rows=build_stream(), **settings).train()
-    with pytest.raises(ValueError, match=r"of another run: triplets differ\(s\)"):
+    with pytest.raises(ValueError, match=r"of another run: triplets differs"):
         build(rows=build_stream(build_triplets(32)), **settings).train(resume_from_checkpoint=True)

@@ -1,3 +1,4 @@
+from tests.factories import StopAt
 from trainer.training.progress import LossBarCallback
 
 
@@ -14,3 +15,13 @@ def test_there_is_no_bar_where_the_trainer_shows_none(build):
     trainer = build(disable_tqdm=True)
     LossBarCallback.install(trainer, "RTD")
     assert trainer.pop_callback(LossBarCallback) is None
+
+
+def test_a_run_that_continues_says_where(build, capsys):
+    settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "disable_tqdm": False}
+    build(callbacks=[StopAt(2)], **settings).train()
+    assert "continuing" not in capsys.readouterr().err
+    trainer = build(**settings)
+    LossBarCallback.install(trainer, "RTD")
+    trainer.train(resume_from_checkpoint=True)
+    assert "continuing at step 2" in capsys.readouterr().err

@@ -19,5 +19,5 @@ def test_a_folder_with_something_else_is_never_written_over(build, tmp_path, nam
 def test_a_run_of_other_data_is_not_gone_on_with(build, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/run.json").write_text(json.dumps(build().run_facts))
-    with pytest.raises(ValueError, match=r"run' is of another run: triplets differ\(s\)"):
+    with pytest.raises(ValueError, match=r"run' is of another run: triplets differs"):
         finish_run(build(rows=build_triplets(32)))

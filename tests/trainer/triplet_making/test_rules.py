@@ -3,7 +3,7 @@ import re
 import pytest
 
 from trainer.data.triplets import TRIPLET_COLUMNS
-from trainer.triplet_making import WORDINGS
+from trainer.triplet_making import WORDINGS, make_triplets
 
 
 def texts(triplet):
@@ -45,3 +45,15 @@ def test_what_changes_is_one_edit_and_in_the_condition(triplets):
 
 def test_articles_agree_with_the_edited_words(triplets):
     assert not [t for t in triplets if re.search(r"\ba [aeio]|\ban [^aeio]", " ".join(texts(t)))]
+
+
+def test_what_a_caption_denies_is_not_edited():
+    sleeves, colours, garments = ("no", "long", "short"), ("red", "blue", "green"), ("dress", "coat", "shirt")
+    captions = [
+        f"a {colour} {garment} with {kind} sleeves" for colour in colours for garment in garments for kind in sleeves
+    ]
+    made = list(make_triplets(captions, per_caption=8))
+    denied = [triplet for triplet in made if " no " in triplet["reference_caption"]]
+    assert denied
+    assert not [t for t in denied if "sleeves" in t["conditioning_caption"]]
+    assert not [t for t in made if re.search(r"\bno no\b|without no|sleeves (is|are) no\b", t["conditioning_caption"])]

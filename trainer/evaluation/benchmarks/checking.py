@@ -184,5 +184,5 @@ def _tell(kind: str, what: str, paths: list[str], folder: DataFolder) -> list[Fi
     shown = ", ".join(os.path.relpath(path, folder.root) for path in paths[:3])
     steps = ""
     if kind == "missing":
-        steps = " The steps that bring them: " + " ".join(folder.steps.values())
+        steps = " The steps that bring them: " + "; ".join(step.rstrip(".") for step in folder.steps.values()) + "."
     return [Finding(kind, f"{len(paths)} {what}, such as {shown}.{steps}")]

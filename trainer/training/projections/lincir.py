@@ -96,7 +96,10 @@ class LinCIRObjective(Objective):
             return self._measure(RowStream(source, ["text"], _clean, args.joined_batch_size, args.bad_rows))
         table = load_table(source)
         if "text" not in table.column_names:
-            raise ValueError(f"captions must be in a column 'text', found: {', '.join(table.column_names)}.")
+            raise ValueError(
+                f"captions must be in a column 'text', found: {', '.join(table.column_names)}. Rename yours in the "
+                "file (in Python: datasets' rename_column)."
+            )
         table = keep_texts(table, ["text"], args.bad_rows).select_columns(["text"])
         table = map_blocks(table, _clean_and_number, "Cleaning captions")
         # Of a caption such as "$" cleaning leaves nothing.
