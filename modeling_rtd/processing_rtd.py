@@ -7,7 +7,7 @@ import html
 import numbers
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +194,8 @@ class RTDProcessor(ProcessorMixin):
 
     def _find_template(self, name: str | None) -> str:
         name = name or self.default_template
+        if not isinstance(name, str):
+            raise ValueError(f"a template is a text or the name of one, got a {type(name).__name__}.")
         if PLACEHOLDER in name and name.count(_CONDITION) == 1:
             return name  # a template itself, such as that of a benchmark
         if name not in self.prompt_templates:
@@ -577,6 +579,8 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
     if torch.is_tensor(array):
         array = array.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
+    if array.ndim not in (2, 3):
+        raise ValueError(f"its shape is {array.shape}, and an image has two or three dimensions")
     if array.ndim == 3:
         order = input_data_format or infer_channel_dimension_format(array, num_channels=(1, 3, 4))
         array = np.moveaxis(array, 0, -1) if order == ChannelDimension.FIRST else array
@@ -594,7 +598,7 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(_reduce_to_eight_bits(image)).convert("RGB")
-    if max(image.size) > _LONGEST_STRIP * min(image.size):
+    if max(image.size) > _LONGEST_STRIP * min(image.size) or not min(image.size):
         width, height = image.size
         raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")
     return image
@@ -625,6 +629,8 @@ def _shift_spaces(pieces: Sequence[str]) -> list[str]:
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:
+    if not isinstance(value, str | Iterable) or isinstance(value, bytes | Mapping | set):
+        raise ValueError(f"`{name}` must be a text or a list of texts, got a {type(value).__name__}.")
     values = [value] if isinstance(value, str) else list(value)
     if not values:
         raise ValueError(f"`{name}` is empty: give at least one text.")

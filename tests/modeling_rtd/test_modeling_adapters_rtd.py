@@ -137,6 +137,54 @@ def test_an_adapter_whose_tensors_are_not_all_there_is_refused_and_leaves_nothin
         RTDModel.from_adapter(adapter, base=place)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_alpha": 99},
+        {"use_rslora": True},
+        {"alpha_pattern": {"fc1": 20}},
+        {"init_lora_weights": "pissa"},
+        {"alora_invocation_tokens": [1]},
+        {"trainable_token_indices": [0]},
+        {"peft_type": "EVIL"},
+        {"peft_type": ["LORA"]},
+        {"init_lora_weights": {}},
+    ],
+    ids=str,
+)
+def test_an_adapter_whose_configuration_was_changed_is_refused_and_leaves_nothing(save, place, change):
+    adapter, _ = save()
+    config = Path(adapter, "adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    model = RTDModel.from_pretrained(place)
+    before = hash_tensors(model.text_model)
+    with pytest.raises(ValueError, match=r"is damaged.*adapter_config.json|adapter_config.json' is damaged"):
+        model.load_adapter(adapter)
+    assert not has_adapters(model.text_model)
+    assert hash_tensors(model.text_model) == before
+
+
+def test_an_adapter_of_an_earlier_version_says_no_scale(save, place, compose):
+    adapter, trained = save()
+    facts = Path(adapter, "rtd_adapter.json")
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "scaling_sha256"}))
+    torch.testing.assert_close(
+        compose(RTDModel.from_adapter(adapter, base=place)), compose(trained), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "__base__", 3, None, ["x"]])
+def test_a_name_that_no_adapter_may_have_is_refused(save, place, name):
+    with pytest.raises(ValueError, match="`adapter_name` must be a text"):
+        RTDModel.from_pretrained(place).load_adapter(save()[0], name)
+
+
+@pytest.mark.parametrize("names", ["a", 3, ["zz", None], [[], None], [{}, None], ["", None]])
+def test_names_of_adapters_are_a_list_of_those_that_are_there(model, compose, names):
+    with pytest.raises(ValueError, match="adapter"):
+        compose(model, adapter_names=names)
+
+
 def test_a_refused_adapter_leaves_those_that_are_there(save, place, compose):
     (good, trained), (bad, _) = save("good", 1), save("bad", 2)
     damage(bad, lambda tensors: dict(list(tensors.items())[1:]))

@@ -84,7 +84,7 @@ def _check_order(table: Dataset, paths: list[Path]) -> None:
         if named != own and set(named) <= set(own):
             raise ValueError(
                 f"the column '{name}' names images in another order than that of the files, such as {named[0]!r} "
-                f"before {named[-1]!r}: rename it 'image', and write paths relative to the folder, with suffixes."
+                f"before {named[-1]!r}. Rename it 'image', and write paths relative to the folder into it."
             )
 
 

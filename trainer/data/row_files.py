@@ -261,8 +261,8 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
     Args:
         paths (sequence of `Path`): Files.
         split (`str`, *optional*): Files have none but `train`.
-        streaming (`bool`, defaults to `False`): Read rows as they are asked for; only the start and the end of each
-            file are looked at now, and all of a csv file.
+        streaming (`bool`, defaults to `False`): Read rows as they are asked for. Now only the start and the end of
+            each file are looked at; a csv file is checked in full.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
@@ -379,7 +379,7 @@ def _name_columns(table: Dataset | IterableDataset) -> Dataset | IterableDataset
 
 
 def _check_start(path: Path, kind: str, is_whole: bool) -> None:
-    """Refuse json that libraries die of, or change without a word: `null`, deep nesting, repeated keys of a list."""
+    """Refuse json that ends the process in a library, or that one changes: `null`, deep nesting, repeated keys."""
     if kind != "json":
         return
     with path.open("rb") as file:
@@ -423,7 +423,7 @@ def _measure_depth(path: Path, is_whole: bool) -> int:
 def _check_columns(paths: Sequence[Path]) -> Features:
     """Check that rows of csv files fit their header, and read it; all are texts: `null`, `NA` and `3` stay as such.
 
-    Of a stream too: with one comma too many in the first row, pandas would shift all columns without a word.
+    Of a stream too: with one comma too many in the first row, pandas would shift all columns.
     """
     names = None
     for path in paths:
@@ -449,7 +449,7 @@ def _check_columns(paths: Sequence[Path]) -> Features:
 
 
 def _check_header(header: list[str], path: Path) -> list[str]:
-    """Refuse what is no header, and name columns without a name as pandas does, which writes one for its index."""
+    """Refuse what is not a header, and name columns without a name as pandas does, which writes one for its index."""
     if not header:
         raise ValueError(f"'{path}' is empty.")
     sign = next((sign for sign in ";\t|" if sign in header[0]), None)
