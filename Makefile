@@ -39,7 +39,7 @@ test-slow: $(STAMP) ## Run the slow end-to-end tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "slow and not gpu and not network and not parity"
 
 reliability: $(STAMP) ## Kill runs, damage files, and print what came of it
-	$(BIN)/python -m pytest -q -m "slow or not slow" tests/reliability
+	KILL_BEFORE_EACH=1 $(BIN)/python -m pytest -q -m "slow or not slow" tests/reliability
 
 cards: $(STAMP) ## Render the cards of model_cards again
 	$(BIN)/python -m trainer.publishing.recipes

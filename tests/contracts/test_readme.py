@@ -104,6 +104,7 @@ def bring_immich(page, place, postgres):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the learning rate warms up")  # as published; the tests take a few steps
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_a_page_runs(name, place, request):
     for package in NEEDS.get(name, ()):

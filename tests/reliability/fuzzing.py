@@ -10,6 +10,7 @@ import resource
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 SECONDS = 2  # of a processor, for one file
 MEBIBYTES = 1024  # more than before, at most, in a whole campaign
+_CLEAR = Path("/proc/self/clear_refs")
 FIGURES = {}  # of each reader; printed at the end of the tests
 
 _BITS = [b"null", b"[]", b"{}", b"NaN", b"-1", b"1e999", b"true", b'"\\ud83d"', b"\xff\xfe", b"\0", b"[" * 3000]
@@ -100,7 +102,7 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
         names (iterable of `str`): What a refusal may name in place of the file or its folder.
     """
     seed, figures = path.read_bytes(), FIGURES.setdefault(name, Counter())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _reset_peak()
     kinds = [damage(seed)] + ([rewrite(seed)] if path.suffix in (".json", ".jsonl") else [])
     problems, names = [], (path.stem, path.parent.name, *names)
 
@@ -127,11 +129,26 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
         )(run)()
     path.write_bytes(seed)
     assert (whole := _try(read, path, seed, is_right, names)) == "read", whole
-    figures["mebibytes"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    figures["mebibytes"] = max(figures["mebibytes"], (_read_peak() - before) // 1024)
     figures["code run"] = int(mark is not None and mark.exists())
     assert not problems, f"{len(problems)} of {figures['inputs']} files: " + "\n".join(problems[:20])
     assert not figures["code run"]
     assert figures["mebibytes"] < MEBIBYTES
+
+
+def _reset_peak() -> int:
+    """Forget the peak of memory that earlier tests have set, where the system can."""
+    if _CLEAR.exists():
+        _CLEAR.write_text("5")
+    return _read_peak()
+
+
+def _read_peak() -> int:
+    """Kibibytes: the highest resident memory of this process."""
+    if not _CLEAR.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def _try(read, path, content, is_right, names):

@@ -21,6 +21,10 @@ class Killed(BaseException):
     """Ends the process that it is raised in, as far as a test can."""
 
 
+def count_kill():
+    KILLS[os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].partition("[")[0].partition(" ")[0]] += 1
+
+
 class Kill:
     """Raise before the n-th change of a file below a folder; after it, nothing changes a file any more.
 
@@ -45,7 +49,7 @@ class Kill:
         for module, name, original in self.originals:
             setattr(module, name, original)
         if kind is Killed:
-            KILLS[os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].partition("[")[0].partition(" ")[0]] += 1
+            count_kill()
         return kind is Killed
 
     @property
@@ -89,7 +93,7 @@ def check_kills(run, tmp_path, compare, every=1, check=lambda folder: None):
         run (callable): Of a folder.
         tmp_path (`Path`): Where folders are made.
         compare (callable): From a folder to what must be equal.
-        every (`int`, defaults to 1): Kill before every so many changes only.
+        every (`int`, defaults to 1): Kill before every so many changes only; `make reliability` leaves none out.
         check (callable): Of the folder, right after the kill.
 
     Returns:
@@ -98,7 +102,7 @@ def check_kills(run, tmp_path, compare, every=1, check=lambda folder: None):
     with Kill(tmp_path / "whole") as whole:
         run(tmp_path / "whole")
     expected, kills = compare(tmp_path / "whole"), 0
-    for number in range(1, whole.count + 1, every):
+    for number in range(1, whole.count + 1, 1 if "KILL_BEFORE_EACH" in os.environ else every):
         folder = tmp_path / f"run{number}"
         with Kill(folder, number) as kill:
             run(folder)

@@ -1,17 +1,20 @@
 """Nothing is lost or locked out by a kill, wherever it comes."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import get_session
 from safetensors.torch import load_file
 
 from modeling_rtd import Gallery, RTDModel, RTDProcessor, files_rtd
-from tests.factories import build_clip, build_images, build_processor, build_triplets, shake
-from tests.reliability.kills import Kill, check_kills, read_tree
+from tests.factories import build_clip, build_images, build_processor, build_triplets, save_with_stages, shake
+from tests.reliability.kills import Kill, Killed, check_kills, count_kill, read_tree
+from trainer.cli.main import main
 from trainer.encoding.array_cache import keep_array
 from trainer.publishing.saving import save_rtd_model
 from trainer.training.arguments import RTDTrainingArguments
@@ -110,7 +113,7 @@ def test_a_saved_model_is_always_one_that_loads(base, tmp_path, monkeypatch, can
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["exact", "pgvector"])
+@pytest.mark.parametrize("engine", ["exact", "faiss", "pgvector"])
 def test_an_index(base, tmp_path, engine, request):
     model, processor = base
     images = build_images(6)
@@ -126,6 +129,42 @@ def test_an_index(base, tmp_path, engine, request):
         return gallery.search(torch.eye(24)[:4], top_k=6)
 
     assert check_kills(run, tmp_path, compare) > 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
+def test_publishing(base, tmp_path, hub, monkeypatch):
+    """Publishing changes no file here: it is killed before each of its requests to the Hub."""
+    model, processor = base
+    save_with_stages(model.save_pretrained, processor, tmp_path / "model")
+    ways = ["--license", "mit", "--base-model", "none", "--without", "evaluation", "alignment", "--push"]
+    client = type(get_session())
+    send, sent = client.send, []
+
+    def publish(number=0):
+        def count(*args, **kwargs):
+            sent.append(number)
+            if len(sent) == number:
+                raise Killed
+            return send(*args, **kwargs)
+
+        sent.clear()
+        monkeypatch.setattr(client, "send", count)
+        return main(["publish", str(tmp_path / "model"), "someone/tiny", *ways])
+
+    assert publish() == 0
+    whole = hub.repos.pop("someone/tiny")
+    for number in itertools.count(1):
+        try:
+            assert publish(number) == 0
+        except Killed:
+            count_kill()
+        else:  # this run made fewer requests
+            break
+        assert hub.repos.pop("someone/tiny", {}) in ({}, whole)
+        assert publish() == 0
+        assert hub.repos.pop("someone/tiny") == whole
+    assert number > 5
 
 
 def train_rtd(base, folder, rows=None):

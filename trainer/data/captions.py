@@ -91,7 +91,7 @@ def split_subject(caption: str, tag: Callable[[str], list[tuple[str, str]]]) -> 
         >>> split_subject("a red dress", get_tagger("rule"))
     """
     words = caption.split()
-    # BLIP, which wrote FTI4CIR's captions, ends some in a word that repeats.
+    # BLIP, which wrote the published captions, ends some in a word that repeats.
     while len(words) > 1 and words[-1] == words[-2]:
         words.pop()
     caption = " ".join(words)

@@ -12,10 +12,15 @@ from trainer.worlds.concepts import write_searle_files
 from trainer.worlds.world import World
 
 
-__all__ = ["ALL_METHODS", "BACKBONES", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
+__all__ = ["ALL_METHODS", "BACKBONES", "LOSS_PANELS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
 
 METHODS = ("lincir", "pic2word")
 ALL_METHODS = (*METHODS, "searle", "context_i2w", "fti4cir")
+LOSS_PANELS = {
+    "LinCIR: mean squared error": ("lincir",),
+    "Images: InfoNCE": ("pic2word", "context_i2w"),
+    "Sums of several terms": ("searle", "fti4cir"),
+}
 BACKBONES = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP"}
 
 

@@ -19,7 +19,7 @@ from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.demo.card import describe_demo_stages
 from trainer.demo.experiments import EXPERIMENTS, run_experiments
-from trainer.demo.recipes import ALL_METHODS, BACKBONES, METHODS, RECIPES, write_projection_arguments
+from trainer.demo.recipes import ALL_METHODS, BACKBONES, LOSS_PANELS, METHODS, RECIPES, write_projection_arguments
 from trainer.demo.report import write_report
 from trainer.demo.results import draw_results
 from trainer.demo.stages import Stages
@@ -135,7 +135,7 @@ def _check_options(seeds: int, split: str, projections: str, world: str, backbon
         raise ValueError(suggest("backbone", backbone, BACKBONES))
     if backbone == "siglip" and projections == "all":
         raise ValueError(
-            "a SigLIP has no class token, which 'context_i2w' and 'fti4cir' read: leave --projections out, or take "
+            "a SigLIP has no class token, which two of the five projections read: leave --projections out, or take "
             "--backbone clip."
         )
 
@@ -164,12 +164,7 @@ def _write_rows(rows: list[dict], folder: Path) -> None:
 
 
 def _draw_losses(losses: list[dict], methods: tuple[str, ...], folder: Path) -> None:
-    panels = {
-        "LinCIR: mean squared error": ["lincir"],
-        "Images: InfoNCE": ["pic2word", "context_i2w"],
-        "RTD: target-anchored loss": [name for name in losses[0] if name not in methods],
-        "Sums of several terms": ["searle", "fti4cir"],
-    }
+    panels = LOSS_PANELS | {"RTD: target-anchored loss": [name for name in losses[0] if name not in methods]}
     shown = {
         title: [{name: run[name] for name in names if name in run} for run in losses]
         for title, names in panels.items()

@@ -64,7 +64,7 @@ def write_template(processor: RTDProcessor, wanted: str | None = None, name: str
             f"the template {wanted!r} has {wanted.count('$')} '$', but '{name}' has {own.count('$')}: {own!r}. Write "
             "one '$' for all of them."
         )
-    # FTI4CIR has many pseudo-words and a word between them: all of that takes the place of the benchmark's one `$`.
+    # Where a projection has many pseudo-words, all of them take the place of the benchmark's one `$`.
     return wanted.replace("$", own[own.index("$") : own.rindex("$") + 1])
 
 

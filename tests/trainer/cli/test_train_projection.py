@@ -11,7 +11,10 @@ from trainer.cli.main import main
 from trainer.data.image_files import list_images
 
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:the learning rate warms up"),  # as published, in a few steps
+]
 
 
 @pytest.mark.parametrize("method", ["lincir", "searle", pytest.param("pic2word", marks=pytest.mark.slow)])
@@ -136,7 +139,6 @@ def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, c
     assert "stream" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:the learning rate warms up")  # as published, in four steps
 def test_images_come_from_a_tar_and_a_folder_has_no_splits(clip_place, folder, tmp_path, capsys):
     with tarfile.open(tmp_path / "images.tar", "w") as tar:
         for i, path in enumerate(list_images(folder)):

@@ -68,7 +68,7 @@ class ProjectionTrainer(BaseTrainer):
         model.projection.check_text_tower(model.text_model.config)
         check_processor(processing_class, model.text_model)
         record = find_method(method)
-        # Published code of SEARLE, Pic2Word and FTI4CIR computes gradients of CLIP's weights, and throws them away.
+        # The published code of three methods computes gradients of CLIP's weights, and throws them away.
         model = model.to(args.device).eval().requires_grad_(False)
         model.projection.requires_grad_(True)
         self.objective = record.objective(args, model, processing_class)
