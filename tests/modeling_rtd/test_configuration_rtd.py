@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from modeling_rtd import RTDConfig
@@ -27,3 +29,22 @@ def test_a_pseudo_word_takes_the_place_of_one_known_token():
 def test_clips_vocabulary_has_the_published_ids(shared):
     tokenizer = build_clip_tokenizer(shared / "data/clip_bpe/bpe_simple_vocab_16e6.txt.gz")
     assert (find_placeholder_token_id(tokenizer), find_context_token_id(tokenizer)) == (259, 49405)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("text_config", "num_hidden_layers", -3),
+        ("text_config", "num_attention_heads", -2),
+        ("vision_config", "patch_size", 0),
+        ("text_config", "vocab_size", 10**12),
+        ("text_config", "layer_norm_eps", math.nan),
+        ("vision_config", "layer_norm_eps", -1e-5),
+        ("text_config", "eos_token_id", -3),
+        ("text_config", "eos_token_id", 49408),
+        ("text_config", "eos_token_id", [49407]),
+    ],
+)
+def test_numbers_of_another_network_are_refused_by_name(part, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` of the configuration's `{part}`"):
+        RTDConfig(**{part: {name: value}})

@@ -109,6 +109,9 @@ def _run(arguments: list[str]) -> int:
 
         print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
+    except (FileExistsError, NotADirectoryError) as error:
+        print(f"rtd {verb}: '{error.filename}' is a file where a folder is needed; name another.", file=sys.stderr)
+        return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2
