@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,8 @@ __all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "hold_adapters", 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
 # Settings of other kinds of adapters than those that are saved.
-_FOREIGN = "alora_invocation_tokens layer_replication megatron_config trainable_token_indices use_dora".split()
+_FOREIGN = "alora_invocation_tokens layer_replication lora_bias megatron_config modules_to_save".split()
+_FOREIGN += ["trainable_token_indices", "use_dora"]
 _QUIET = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors", "gated_repo")}
 _TURN = threading.RLock()  # one for all models of a process, so that models can be copied and pickled
 
@@ -128,7 +129,12 @@ class RTDAdapterMixin:
             raise ValueError(f"`adapter_name` must be a text without '.', and not '{_BASE}', got {adapter_name!r}.")
         _check_is_adapter(name_or_path, where)
         facts = _read_adapter_facts(name_or_path, where)
-        _check_adapter_config(cached_file(name_or_path, "adapter_config.json", **where))
+        file, remedy = (
+            cached_file(name_or_path, "adapter_config.json", **where),
+            "restore it, or save the adapter again",
+        )
+        saved = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
+        _check_adapter_config(saved, f"'{file}' is damaged, its {{}}: {remedy}.")
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
@@ -222,7 +228,8 @@ class RTDAdapterMixin:
         Raises:
             ValueError: If the text tower has no adapter, or several are active.
         """
-        if not has_adapters(self.text_model):
+        # What peft wraps has a list of names, and no method.
+        if not has_adapters(self.text_model) or not callable(self.text_model.active_adapters):
             raise ValueError(
                 "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
                 "through itself."
@@ -232,6 +239,10 @@ class RTDAdapterMixin:
         if len(names) != 1:
             raise ValueError(f"one adapter is saved at a time, and {names} are active: choose one with set_adapter.")
         name = names[0]
+        _check_adapter_config(
+            self.text_model.peft_config[name].to_dict(),
+            "an adapter whose {} cannot be saved and loaded exactly: use a LoRA of two plain matrices a layer.",
+        )
         self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
         # By this peft's own AutoPeftModel finds the tower's class.
         mapping = {"base_model_class": type(self.text_model).__name__, "parent_library": "modeling_rtd"}
@@ -382,15 +393,14 @@ def _check_is_adapter(name_or_path: str, where: dict) -> None:
     )
 
 
-def _check_adapter_config(file: str) -> None:
-    """Refuse a configuration that says what no saved adapter has, and that changes the base or what is adapted."""
-    remedy = "restore it from a copy, or save the adapter again"
-    config = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
+def _check_adapter_config(config: Mapping, refusal: str) -> None:
+    """Refuse a configuration whose adapter could not be saved and loaded again, or that changes the base."""
     odd = [name for name in _FOREIGN if config.get(name)]
+    odd += ["bias"] * (config.get("bias") not in (None, "none"))
     odd += ["peft_type"] * (config["peft_type"] != "LORA")
     odd += ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
     if odd:
-        raise ValueError(f"'{file}' is damaged, its `{odd[0]}` is {config[odd[0]]!r:.40}: {remedy}.")
+        raise ValueError(refusal.format(f"`{odd[0]}` is {config[odd[0]]!r:.40}"))
 
 
 def _read_adapter_facts(name_or_path: str, where: dict) -> dict:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModel, LoraConfig, PeftModel
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -171,6 +171,21 @@ def test_an_adapter_of_an_earlier_version_says_no_scale(save, place, compose):
     torch.testing.assert_close(
         compose(RTDModel.from_adapter(adapter, base=place)), compose(trained), atol=1e-6, rtol=0
     )
+
+
+@pytest.mark.parametrize(
+    "config", [{"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["text_projection"]}], ids=str
+)
+def test_an_adapter_that_could_not_be_loaded_is_not_saved(save, tmp_path, config):
+    with pytest.raises(ValueError, match=f"`{next(iter(config))}` is .* cannot be saved"):
+        save(**{"target_modules": ["q_proj"]} | config)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_tower_that_peft_wraps_is_not_saved_as_an_adapter(model, tmp_path):
+    wrapped = get_peft_model(copy.deepcopy(model.text_model), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="PeftModel\\s+through itself"):
+        model.with_parts(wrapped, model.projection).save_adapter(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "__base__", 3, None, ["x"]])
