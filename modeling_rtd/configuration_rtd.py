@@ -245,7 +245,7 @@ class RTDConfig(PreTrainedConfig):
 
 
 def _check_numbers(part: str, config: PreTrainedConfig) -> None:
-    """Refuse numbers with which transformers builds another network without a word, or one that dies in a pass."""
+    """Refuse numbers with which transformers builds another network, or one that fails in a pass."""
     for name in (*_SIZES, "layer_norm_eps"):
         value = getattr(config, name, None)
         # Of a type that transformers refuses, or of an image with two sides.
