@@ -109,10 +109,9 @@ def _run(arguments: list[str]) -> int:
 
         print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
-    except (FileExistsError, NotADirectoryError) as error:
-        print(f"rtd {verb}: '{error.filename}' is a file where a folder is needed; name another.", file=sys.stderr)
-        return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
+        if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+            error = f"'{error.filename}' is a file where a folder is needed; name another."
         print(f"rtd {verb}: {error}", file=sys.stderr)
         return 2
     except (SafetensorError, RecursionError) as error:
