@@ -16,6 +16,8 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from .errors_rtd import refuse_no_place
+
 
 __all__ = [
     "OPEN_CLIP_CONFIG",
@@ -288,7 +290,9 @@ def read_backbone_config(place: str, **where) -> PreTrainedConfig:
 
     Raises:
         ValueError: If it is of another architecture; names it.
+        FileNotFoundError: If the place is a path at which there is no folder.
     """
+    refuse_no_place(place)
     values, _ = PreTrainedConfig.get_config_dict(place, **where)
     wholes = {config.model_type: config for config in (CLIPConfig, MetaClip2Config, SiglipConfig, RTDConfig)}
     name = values.get("model_type")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["pick_where", "refuse_missing", "settle_place", "suggest", "word_pickle"]
+
+__all__ = ["pick_where", "refuse_missing", "refuse_no_place", "settle_place", "suggest", "word_pickle"]
 
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -48,6 +51,25 @@ def word_pickle(what: str, remedy: str, found: str = "") -> str:
         "'a.pt' is refused: it holds more than tensors, and loading it could run code. Get another."
     """
     return f"{what} is refused: it holds more than tensors{found}, and loading it could run code. {remedy}"
+
+
+def refuse_no_place(place: str | Path) -> None:
+    """Refuse a path at which there is no folder, without asking the Hub for it.
+
+    Args:
+        place (`str` or `Path`): Directory or Hub id.
+
+    Raises:
+        FileNotFoundError: If it is not a folder, and cannot be a Hub id.
+    """
+    if Path(place).is_dir():
+        return
+    try:
+        validate_repo_id(str(place))
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"there is no folder '{place}', and it cannot be a Hub id, which is written org/name: correct the path."
+        ) from error
 
 
 def settle_place(place: str | None) -> str | None:

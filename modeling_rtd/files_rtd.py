@@ -20,7 +20,7 @@ import torch
 from huggingface_hub.utils import WeakFileLock
 from safetensors import SafetensorError, safe_open
 
-from .errors_rtd import word_pickle
+from .errors_rtd import refuse_no_place, word_pickle
 
 
 __all__ = [
@@ -317,16 +317,19 @@ def sum_file(path: str | Path) -> int:
 
 
 @contextlib.contextmanager
-def name_damage(place: str | Path) -> Iterator[None]:
+def name_damage(place: str | Path | None) -> Iterator[None]:
     """Turn what libraries raise at a damaged file of a model into a sentence that names it.
 
     Args:
-        place (`str` or `Path`): Directory or Hub id of the model that the block loads.
+        place (`str` or `Path`, *optional*): Directory or Hub id of the model that the block loads.
 
     Raises:
         ValueError: In place of what is not an error of the system or of memory; it names the place.
+        FileNotFoundError: If the place is a path at which there is no folder.
     """
     try:
+        if place is not None:
+            refuse_no_place(place)
         yield
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise

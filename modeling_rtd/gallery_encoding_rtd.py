@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +15,60 @@ from PIL import Image
 from transformers.utils.logging import tqdm
 
 
-__all__ = ["compare_towers", "encode_batches", "encode_images", "encode_pixels", "fingerprint_tower", "load_ahead"]
+__all__ = [
+    "check_parts",
+    "compare_towers",
+    "encode_batches",
+    "encode_images",
+    "encode_pixels",
+    "fingerprint_tower",
+    "load_ahead",
+    "settle_images",
+]
 
 MIN_TOWER_COSINE = 0.999  # the same tower in half precision is above, another tower far below
 MIN_FOREIGN_COSINE = 0.99  # the same weights behind another program's own resizing
 _BATCHES_AHEAD = 2
+
+
+def check_parts(model, processor) -> None:
+    """Refuse what does not encode images.
+
+    Args:
+        model ([`RTDModel`]): Whose vision tower encodes.
+        processor ([`RTDProcessor`]): Its processor.
+
+    Raises:
+        ValueError: If one is something else, or they are in another order.
+    """
+    if not hasattr(processor, "prepare_images") or not hasattr(model, "get_image_features"):
+        names = f"a {type(model).__name__} and a {type(processor).__name__}"
+        raise ValueError(f"images are encoded by an RTDModel and its RTDProcessor, in this order, got {names}.")
+
+
+def settle_images(images) -> Sequence:
+    """Check that images can be read by position.
+
+    Args:
+        images (sequence of images, paths or URLs): Also a column of `datasets` or of pandas.
+
+    Returns:
+        Sequence: The same; a column of pandas, which would be read by its labels, as a list.
+
+    Raises:
+        ValueError: If it is a single image, a data set or no sequence.
+    """
+    columns = getattr(images, "column_names", None) or list(getattr(images, "columns", ()))
+    if columns and hasattr(images, "__len__"):
+        raise ValueError(
+            f"`images` is a data set with the columns {columns}: pass one of them, such as images=rows['image'], "
+            "and ids=, one an image."
+        )
+    if isinstance(images, str | Path):
+        raise ValueError(f"`images` must be a list of images, got the one '{images}'; put it into a list.")
+    if isinstance(images, Mapping | bytes) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
+    return images.tolist() if hasattr(images, "iloc") else images
 
 
 @torch.no_grad()
@@ -107,9 +157,10 @@ def encode_images(model, processor, images: Sequence, batch_size: int = 64, desc
         `torch.Tensor` of shape `(len(images), projection_dim)`: L2-normalised, float32, on the CPU.
 
     Raises:
-        ValueError: If an image cannot be read; names it.
+        ValueError: If an image cannot be read, which it names; or as [`check_parts`] and [`settle_images`].
     """
-    chunks = []
+    check_parts(model, processor)
+    images, chunks = settle_images(images), []
     batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
     loaded = load_ahead(processor, images, batches)
     for _, pixels in tqdm(loaded, total=len(batches), desc=desc, disable=desc is None):

@@ -14,10 +14,12 @@ from transformers.utils.logging import tqdm
 from .gallery_encoding_rtd import (
     MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
+    check_parts,
     compare_towers,
     encode_batches,
     encode_images,
     fingerprint_tower,
+    settle_images,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
 from .gallery_folder_rtd import GalleryFolder, Manifest, make_array, normalise
@@ -277,14 +279,7 @@ class Gallery:
         for name, value in (("batch_size", batch_size), ("num_workers", num_workers or 1)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
-        if not hasattr(images, "__len__"):
-            raise ValueError(f"`images` must be a list or another sequence, got a {type(images).__name__}.")
-        columns = getattr(images, "column_names", None)
-        if columns:
-            raise ValueError(
-                f"`images` is a data set with the columns {columns}: pass one of them, such as images=rows['image'], "
-                "and ids=, one an image."
-            )
+        images = settle_images(images)
         ids = _name_images(images) if ids is None else list_ids(ids)
         metadata = self._check_rows(len(images), ids, metadata, if_exists)
         self.skipped = []
@@ -441,6 +436,7 @@ class Gallery:
         return f" ('{self._store.manifest.base_model}')" if self._store.manifest.base_model else ""
 
     def _check_before_adding(self, model, processor) -> None:
+        check_parts(model, processor)
         if self._store.engine is None:
             self._store.create(model.config.projection_dim)
         if self._store.manifest.fingerprint is None and self:
@@ -455,7 +451,9 @@ class Gallery:
 
     def _sign(self, model, processor) -> None:
         self._store.manifest.fingerprint = fingerprint_tower(model, processor)
-        self._store.manifest.base_model = model.config.base_model or model.name_or_path or None
+        # A plain CLIPModel encodes images as well, and its configuration has no base.
+        base = getattr(model.config, "base_model", None)
+        self._store.manifest.base_model = base or model.name_or_path or None
         self._store.write_manifest()
 
     def verify_embeddings(self, model, processor, images: Mapping[str, object], min_cosine: float = 0.98) -> float:
@@ -532,7 +530,7 @@ class Gallery:
         if queries.ndim != 2 or queries.shape[1] != self._store.manifest.dim:
             raise ValueError(
                 f"queries must have the shape (num_queries, {self._store.manifest.dim}), got {queries.shape}; were "
-                "query and gallery encoded by the same CLIP?"
+                "query and gallery encoded by the same CLIP? A ComposedImageRetrievalPipeline takes images and texts."
             )
         self._check_exclusions(exclude, len(queries))
         if not len(queries):
@@ -693,8 +691,6 @@ class Gallery:
 
 def _name_images(images) -> list[str]:
     """Name images by their paths or URLs."""
-    if isinstance(images, str | Path):
-        raise ValueError(f"`images` must be a list of images, got the one '{images}'; put it into a list.")
     names = []
     for place, image in enumerate(images):
         if not isinstance(image, str | Path):

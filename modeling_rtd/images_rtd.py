@@ -92,8 +92,10 @@ def _find_file(source: str | Path | bytes, max_bytes: int) -> Path | BytesIO:
         raise IsADirectoryError("it is a folder: name one image")
     elif isinstance(source, str) and not Path(source[:200]).suffix:
         source = base64.b64decode(source.partition(",")[2] if source.startswith("data:image/") else source)
-    elif not isinstance(source, bytes):
+    elif isinstance(source, str | Path):
         raise FileNotFoundError("there is no such file")
+    elif not isinstance(source, bytes):
+        raise ValueError("it is not an image, a path, a URL, the bytes of a file, or a list of these")
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     if size > max_bytes:
         raise ValueError(

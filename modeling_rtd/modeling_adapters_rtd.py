@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .errors_rtd import pick_where, suggest
+from .errors_rtd import pick_where, refuse_no_place, suggest
 from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
@@ -21,8 +22,7 @@ __all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "hold_adapters", 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 _BASE = "__base__"  # peft's own name for no adapter
 # Settings of other kinds of adapters than those that are saved.
-_FOREIGN = "alora_invocation_tokens layer_replication lora_bias megatron_config modules_to_save".split()
-_FOREIGN += ["trainable_token_indices", "use_dora"]
+_FOREIGN = "alora_invocation_tokens layer_replication megatron_config trainable_token_indices use_dora".split()
 _QUIET = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors", "gated_repo")}
 _TURN = threading.RLock()  # one for all models of a process, so that models can be copied and pickled
 
@@ -226,7 +226,8 @@ class RTDAdapterMixin:
             save_directory (`str`): Directory of the adapter repository.
 
         Raises:
-            ValueError: If the text tower has no adapter, or several are active.
+            ValueError: If the text tower has no adapter, several are active, or the adapter could not be loaded again
+                exactly.
         """
         # What peft wraps has a list of names, and no method.
         if not has_adapters(self.text_model) or not callable(self.text_model.active_adapters):
@@ -239,10 +240,13 @@ class RTDAdapterMixin:
         if len(names) != 1:
             raise ValueError(f"one adapter is saved at a time, and {names} are active: choose one with set_adapter.")
         name = names[0]
-        _check_adapter_config(
-            self.text_model.peft_config[name].to_dict(),
-            "an adapter whose {} cannot be saved and loaded exactly: use a LoRA of two plain matrices a layer.",
-        )
+        odd = _find_inexact(self.text_model, name)
+        if odd is not None:
+            raise ValueError(
+                f"the adapter '{name}' could not be loaded again exactly, since it has {odd}. Put its merged tower, "
+                "interpolate_text_model(1.0).text_model, into the model as it was loaded, with replace_text_model. "
+                "Then save that model whole."
+            )
         self.text_model.peft_config[name].base_model_name_or_path = self.config.base_model
         # By this peft's own AutoPeftModel finds the tower's class.
         mapping = {"base_model_class": type(self.text_model).__name__, "parent_library": "modeling_rtd"}
@@ -326,6 +330,17 @@ class RTDAdapterMixin:
                 hook.remove()
 
 
+def _find_inexact(tower: torch.nn.Module, adapter_name: str) -> str | None:
+    """Name what loading would drop, or what fits no base any more; `None` where there is none of it."""
+    start = getattr(tower.peft_config[adapter_name], "init_lora_weights", None)
+    if start not in (True, False, None, "gaussian"):  # it has changed the weights of the base too
+        return f"init_lora_weights={start!r}"
+    whole = tuple(f"{name}." for name, part in tower.named_modules() if hasattr(part, "modules_to_save"))
+    names = sorted(tower.get_adapter_state_dict(adapter_name))
+    odd = (name for name in names if not re.search(r"\.lora_[AB]\.\w+$", name) and not name.startswith(whole))
+    return next((f"a tensor '{name}'" for name in odd), None)
+
+
 def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
     """Hash the tensors of an adapter, under any name and in any type of floats."""
     tensors = {
@@ -379,6 +394,7 @@ def _read_model_type(config: str) -> str:
 
 def _check_is_adapter(name_or_path: str, where: dict) -> None:
     """Refuse what is not an adapter repository, and say what it is."""
+    refuse_no_place(name_or_path)
     if cached_file(name_or_path, ADAPTER_FACTS, **where, **_QUIET):
         return
     refuse_parts(name_or_path, **where)

@@ -294,13 +294,16 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             original_repo (`str`, *optional*): See `set_original_text_model`.
 
         Raises:
-            ValueError: If the tower is the model's own, trained in place: what it was before is lost.
+            ValueError: If the tower is the model's own, trained in place: what it was before is lost; or it is of
+                another kind or size.
         """
         if tower is self.text_model:
             raise ValueError(
                 "this is the model's own text tower, trained in place. Train a copy of it (copy.deepcopy), or load "
                 "the tower again with load_text_model, so that the original is kept."
             )
+        _refuse_stock_tower(tower)
+        self.projection.check_text_tower(tower.config)
         if self.config.original_text_model is None:
             # After a second training the original is still the first tower.
             self.set_original_text_model(self.text_model, original_repo)
@@ -315,7 +318,11 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
         Returns:
             [`RTDModel`]: Shares all its parts; plain text and contexts still go where this model reads them.
+
+        Raises:
+            ValueError: If the text tower does not read pseudo-words.
         """
+        _refuse_stock_tower(text_model)
         model = copy.copy(self)
         # A new dictionary: a copy shares that of this model, whose parts would change too.
         model._modules = {**self._modules, "text_model": text_model, "projection": projection}
@@ -367,8 +374,13 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             kwargs: As for every transformers model.
 
         Raises:
-            ValueError: If the text tower has an adapter, or there is no original text tower to leave out.
+            ValueError: If the text tower has an adapter, there is no original text tower to leave out, the place is a
+                file, or `push_to_hub` came.
         """
+        if kwargs.pop("push_to_hub", False):
+            self.push_to_hub()
+        if Path(save_directory).is_file():
+            raise ValueError(f"'{save_directory}' is a file, and a model is saved into a folder: name one.")
         if not keep_original:
             self.without_original_text_model().save_pretrained(save_directory, **kwargs)
             return
@@ -378,7 +390,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)
         super().save_pretrained(save_directory, **kwargs)
-        for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        for name, content in SENTENCE_TRANSFORMERS_FILES.items() if kwargs.get("is_main_process", True) else ():
             path = Path(save_directory, name)
             # modules.json names our code; the other file may hold settings of a user's.
             if name == "modules.json" or not path.exists():
@@ -407,13 +419,18 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
 
         Raises:
-            ValueError: If prompts came along.
+            ValueError: If `pixel_values` is not such a tensor, or prompts came along.
         """
         prompt = next((name for name in ("input_ids", "attention_mask", "placeholder_mask") if name in kwargs), None)
         if prompt is not None:
             raise ValueError(
                 f"`{prompt}` belongs to a prompt, and images are encoded without: pass `pixel_values` alone, or call "
                 "the model itself to compose."
+            )
+        if not torch.is_tensor(pixel_values) or pixel_values.ndim != 4:
+            raise ValueError(
+                "`pixel_values` must have the shape (batch_size, channels, height, width), got "
+                f"{_name_shape(pixel_values)}; processor(images=...) makes it."
             )
         output = self.vision_model(pixel_values=pixel_values, **kwargs)
         output.pooler_output = self.visual_projection(output.pooler_output)
@@ -430,7 +447,15 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+
+        Raises:
+            ValueError: If the prompts of composed queries came.
         """
+        if kwargs.get("placeholder_mask") is not None:
+            raise ValueError(
+                "`placeholder_mask` belongs to the prompts of composed queries: call the model itself or "
+                "get_composed_features for these, and processor(text=...) for plain text."
+            )
         return _as_features(self.plain_text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs))
 
     def get_pseudo_tokens(
@@ -515,7 +540,11 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch_size, projection_dim)`, not normalised.
+
+        Raises:
+            ValueError: As `forward`.
         """
+        _check_names(kwargs)
         prompts = (input_ids, attention_mask, placeholder_mask)
         pseudo_tokens = self.get_pseudo_tokens(pixel_values, image_features, *prompts)
         return _as_features(self._read_prompt(*prompts, pseudo_tokens, **kwargs))
@@ -523,6 +552,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
     def _read_prompt(
         self, input_ids, attention_mask, placeholder_mask, pseudo_tokens, adapter_names=None, **kwargs
     ) -> RTDTextOutput:
+        self._refuse_plain_texts(input_ids, placeholder_mask)
         with self._mix_adapters(adapter_names):
             return self.text_model(
                 input_ids=input_ids,
@@ -531,6 +561,17 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 pseudo_token_embeds=pseudo_tokens[0],
                 pseudo_token_mask=pseudo_tokens[1],
                 **kwargs,
+            )
+
+    def _refuse_plain_texts(self, input_ids, placeholder_mask) -> None:
+        """Refuse texts without a place for an image: it would not count, and nothing would show it."""
+        placeholder = self.config.placeholder_token_id
+        if placeholder_mask is not None or placeholder is None or torch.compiler.is_compiling():
+            return
+        if not (input_ids == placeholder).any(dim=-1).all():
+            raise ValueError(
+                "a text has no placeholder, so its image would not count. processor(images=..., conditions=...) makes "
+                "the prompts of composed queries. Plain texts go to get_text_features, images to get_image_features."
             )
 
     @can_return_tuple
@@ -559,7 +600,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             [`RTDOutput`]: Normalised composed and image embeddings; similarity is their inner product.
 
         Raises:
-            ValueError: If images are missing, counts differ, or an argument is unknown or has no effect.
+            ValueError: If images are missing, counts differ, a text has no place for its image, or an argument is
+                unknown or has no effect.
         """
         _check_call(pixel_values, input_ids, kwargs)
         shown = {name: kwargs[name] for name in ("output_hidden_states", "output_attentions") if kwargs.get(name)}
@@ -588,18 +630,34 @@ def _check_call(pixel_values, input_ids, kwargs: dict) -> None:
             "a composed query needs reference images and prompts, but `pixel_values` is missing; call "
             "processor(images=..., conditions=...), or use get_text_features for plain text."
         )
-    if pixel_values.ndim != 4 or (input_ids is not None and input_ids.ndim != 2):
-        got = [None if one is None else tuple(one.shape) for one in (pixel_values, input_ids)]
+    if getattr(pixel_values, "ndim", 0) != 4 or getattr(input_ids, "ndim", 2) != 2:
         raise ValueError(
             "`pixel_values` must have the shape (batch_size, channels, height, width) and `input_ids` (batch_size, "
-            f"seq_len), got {got[0]} and {got[1]}; pass them by name."
+            f"seq_len), got {_name_shape(pixel_values)} and {_name_shape(input_ids)}; pass them by name."
         )
     if kwargs.pop("return_loss", None):
         raise ValueError("`return_loss` has no effect here: RTDTrainer computes the loss of its training.")
+    _check_names(kwargs)
+
+
+def _check_names(kwargs: dict) -> None:
     unknown = [name for name in kwargs if name not in _FORWARD_ARGUMENTS]
     if unknown:
         known = ("pixel_values", "input_ids", "attention_mask", "placeholder_mask", *_FORWARD_ARGUMENTS)
         raise ValueError(suggest("argument of the model", unknown[0], known))
+
+
+def _name_shape(value) -> str:
+    return str(tuple(value.shape)) if torch.is_tensor(value) else type(value).__name__
+
+
+def _refuse_stock_tower(tower) -> None:
+    # By what it has: the Hub copies our classes, and peft wraps them.
+    if not hasattr(tower, "_kinds"):
+        raise ValueError(
+            f"a {type(tower).__name__} does not read pseudo-words: load the text tower with load_text_model, which "
+            "takes the same places."
+        )
 
 
 def _find_projection(projection: str | RTDProjection, family: str, sizes: dict[str, int]) -> RTDProjection:

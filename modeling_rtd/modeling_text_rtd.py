@@ -126,7 +126,7 @@ class RTDTextTower:
 
     def _embed(self, input_ids, placeholder_mask, pseudo_token_embeds, pseudo_token_mask):
         """Give the words of a batch, `(B, S, H)`, and which of them are unused slots, `(B, S)`, if any can be."""
-        size = self.embeddings.token_embedding.num_embeddings
+        size = self.config.vocab_size  # an adapter of the embedding hides its own
         # An accelerator would be waited for, and so would a trace.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling() and input_ids.max() >= size:
             raise ValueError(
@@ -136,6 +136,12 @@ class RTDTextTower:
         words = self.embeddings.token_embedding(input_ids)
         if pseudo_token_embeds is None:
             return words, None
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            # It keeps lengths of the example: another batch gave other embeddings, without an error.
+            raise ValueError(
+                "the older exporter of ONNX (dynamo=False) cannot follow pseudo-words: pass dynamo=True to "
+                "torch.onnx.export, or run `rtd export`."
+            )
         if placeholder_mask is None:
             placeholder_mask = input_ids.eq(self._find_placeholder())
         # The last word serves all further places: LinCIR's captions have several for one word.
@@ -155,9 +161,11 @@ class RTDTextTower:
         return self.config.placeholder_token_id
 
     def _check_inputs(self, input_ids, pseudo_token_embeds, branch_index):
-        if input_ids is None or input_ids.ndim != 2:
-            shape = None if input_ids is None else tuple(input_ids.shape)
-            raise ValueError(f"`input_ids` must have the shape (batch_size, seq_len), got {shape}.")
+        if not torch.is_tensor(input_ids) or input_ids.ndim != 2:
+            came = tuple(input_ids.shape) if torch.is_tensor(input_ids) else type(input_ids).__name__
+            raise ValueError(
+                f"`input_ids` must have the shape (batch_size, seq_len), got {came}; processor(text=...) makes it."
+            )
         batch_size, seq_len = input_ids.shape
         # An inserted end of text shares a position, and pseudo-word slots may turn out unused.
         slots = 0 if pseudo_token_embeds is None else pseudo_token_embeds.shape[1] - 1

@@ -56,7 +56,8 @@ class ComposedImageRetrievalPipeline(Pipeline):
         args, kwargs: As for every pipeline, and defaults of what `__call__` takes.
 
     Raises:
-        ValueError: If there is no processor, or the gallery was made by another image tower.
+        ValueError: If the model is not an RTDModel, there is no processor, or the gallery was made by another image
+            tower.
 
     Examples:
         >>> from transformers import pipeline
@@ -75,6 +76,11 @@ class ComposedImageRetrievalPipeline(Pipeline):
 
     def __init__(self, *args, gallery: Gallery | str | Path | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if not hasattr(self.model, "check_adapters"):  # a CLIP, which an adapter's folder gives too
+            raise ValueError(
+                f"a {type(self.model).__name__} composes nothing: pass model=, an RTDModel or its place, such as "
+                "RTDModel.from_clip(place) of a CLIP, or RTDModel.from_adapter(place) of an adapter."
+            )
         if self.processor is None:
             raise ValueError(
                 "the pipeline needs the model's processor: pass processor=RTDProcessor.from_pretrained(...)."

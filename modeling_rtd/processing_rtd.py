@@ -7,7 +7,7 @@ import html
 import numbers
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,12 @@ _FAMILIES = ("clip", "metaclip_2", "siglip")
 _LONGEST_STRIP = 100  # sides of one to this: CLIP's preprocessing enlarges the shorter side to its own size
 # Arguments of transformers' tokenizers that are followed, and the values of others that ask for what is done anyway.
 _TEXT_ARGUMENTS = ("padding", "truncation", "max_length", "return_tensors")
-_TEXT_DEFAULTS = {"add_special_tokens": True, "padding_side": "right", "return_attention_mask": True, "verbose": True}
+_TEXT_VALUES = {
+    "add_special_tokens": (True,),
+    "padding_side": ("right",),
+    "return_attention_mask": (True,),
+    "verbose": (True, False),
+}
 
 
 class RTDProcessor(ProcessorMixin):
@@ -254,7 +259,10 @@ class RTDProcessor(ProcessorMixin):
         if conditions is not None:
             conditions = _as_list("conditions", conditions)
             if images is not None and len(conditions) != len(data["pixel_values"]):
-                raise ValueError(f"got {len(data['pixel_values'])} images and {len(conditions)} conditions.")
+                raise ValueError(
+                    f"got {len(data['pixel_values'])} images and {len(conditions)} conditions: give each its image, "
+                    "such as images=[image] * 2 for two conditions of one image."
+                )
             empty = sum(not c.strip() for c in conditions)
             if empty:
                 warnings.warn(
@@ -277,14 +285,14 @@ class RTDProcessor(ProcessorMixin):
         odd = [name for name, parts in takers.items() if not parts]
         odd += [name for part in known for name in found[part] if name not in known[part]]
         if odd:
-            own = ("images", "text", "conditions", "template", *_TEXT_ARGUMENTS, *known["images_kwargs"])
+            own = {"images", "text", "conditions", "template", *_TEXT_ARGUMENTS, *known["images_kwargs"]}
             raise ValueError(suggest("argument of the processor", odd[0], own))
         for name, parts in takers.items():
             for part in parts:
                 found[part].setdefault(name, alone[name])
         text = {name: value for name, value in found["text_kwargs"].items() if value is not None}
         for name, value in text.items():
-            if name not in _TEXT_ARGUMENTS and value not in (_TEXT_DEFAULTS.get(name, False), False):
+            if name not in _TEXT_ARGUMENTS and value not in _TEXT_VALUES.get(name, (False,)):
                 raise ValueError(
                     f"the processor does not follow `{name}`, got {value!r}: leave it out. Of texts it follows "
                     f"{', '.join(_TEXT_ARGUMENTS)}."
@@ -561,6 +569,8 @@ def _reduce_to_eight_bits(image: Image.Image) -> Image.Image:
 
 def _list_images(images) -> list:
     """List single images: lists of lists are flattened, and an array of many is taken apart."""
+    if hasattr(images, "iloc") or (isinstance(images, np.ndarray) and images.dtype.kind in "OUS"):
+        images = images.tolist()  # a column of pandas, or an array of paths
     if isinstance(images, Sequence) and not isinstance(images, str | bytes):
         first = images
         while isinstance(first, Sequence) and not isinstance(first, str | bytes) and len(first):
@@ -580,7 +590,7 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
         array = array.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
     if array.ndim not in (2, 3):
-        raise ValueError(f"its shape is {array.shape}, and an image has two or three dimensions")
+        raise ValueError(f"an image has two or three dimensions, and the array the shape {array.shape}")
     if array.ndim == 3:
         order = input_data_format or infer_channel_dimension_format(array, num_channels=(1, 3, 4))
         array = np.moveaxis(array, 0, -1) if order == ChannelDimension.FIRST else array
@@ -629,8 +639,9 @@ def _shift_spaces(pieces: Sequence[str]) -> list[str]:
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:
-    if not isinstance(value, str | Iterable) or isinstance(value, bytes | Mapping | set):
-        raise ValueError(f"`{name}` must be a text or a list of texts, got a {type(value).__name__}.")
+    # The keys of a dictionary would be read as texts, and a set has no order.
+    if isinstance(value, Mapping | bytes | set) or not hasattr(value, "__iter__"):
+        raise ValueError(f"`{name}` must be a string or a list of strings, got a {type(value).__name__}.")
     values = [value] if isinstance(value, str) else list(value)
     if not values:
         raise ValueError(f"`{name}` is empty: give at least one text.")

@@ -34,7 +34,14 @@ __all__ = [
 NEGATIVE_WEIGHT = 0.25  # ours; chosen on validation queries of the small world
 QUERY_ENTRIES = ("image", "text", "weights", "strength", "negative", "negative_weight", "exclude", "adapter")
 # What other libraries, and other rooms of this one, call two of these entries.
-_SYNONYMS = {"condition": "text", "caption": "text", "images": "image", "reference": "image"}
+_SYNONYMS = {
+    "condition": "text",
+    "conditions": "text",
+    "caption": "text",
+    "images": "image",
+    "reference": "image",
+    "reference_image": "image",
+}
 
 
 @dataclass
@@ -142,8 +149,11 @@ def read_query(query: Mapping, processor) -> Query:
 
 def _is_meant(query: Mapping, name: str) -> bool:
     """Recognise a misspelt entry, or a condition under another name; other columns of a data set are passed over."""
+    if query[name] is None:  # a column that this row of a data set does not use
+        return False
     is_condition = query.get("text") is None and isinstance(query[name], str)
-    return is_condition or bool(difflib.get_close_matches(str(name), QUERY_ENTRIES, n=1))
+    is_other_name = name in _SYNONYMS and query.get(_SYNONYMS[name]) is None
+    return is_condition or is_other_name or bool(difflib.get_close_matches(str(name), QUERY_ENTRIES, n=1))
 
 
 def list_excluded(query: Mapping) -> list[str]:
@@ -168,7 +178,10 @@ def list_excluded(query: Mapping) -> list[str]:
 def _read_text(query: Mapping, name: str) -> str | None:
     text = query.get(name)
     if text is not None and not isinstance(text, str):
-        raise ValueError(f"`{name}` of a query must be a string, got {type(text).__name__}.")
+        raise ValueError(
+            f"`{name}` of a query must be a string, got {type(text).__name__}: pass None where there is none, "
+            "and several queries as a list of dictionaries."
+        )
     return text if text and text.strip() else None
 
 

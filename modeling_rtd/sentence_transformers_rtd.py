@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from .modeling_rtd import RTDModel
 from .processing_rtd import RTDProcessor
 from .query_rtd import Query, encode_composed, read_query
@@ -47,7 +49,7 @@ class RTDSentenceTransformer(InputModule):
 
     def __init__(self, model: RTDModel, processor: RTDProcessor):
         super().__init__()
-        self.model, self.processor = model, processor
+        self.model, self.processor, self._given = model, processor, processor
 
     @property
     def modalities(self) -> list:
@@ -61,8 +63,12 @@ class RTDSentenceTransformer(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """`int`: Tokens of a text at most."""
+        """`int`: Tokens of a text at most; a smaller number may be set."""
         return self.processor.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.processor = self._given._limit(max_length=value)
 
     def get_embedding_dimension(self) -> int:
         """Give the size of an embedding.
@@ -81,7 +87,7 @@ class RTDSentenceTransformer(InputModule):
             kwargs: `task`, which changes nothing.
 
         Returns:
-            `dict`: With the one key `queries`.
+            `dict`: Queries under the one key `pixel_values`.
 
         Raises:
             ValueError: If an input is a chat message, a pair or no query, or `processing_kwargs` came.
@@ -94,7 +100,8 @@ class RTDSentenceTransformer(InputModule):
                 raise ValueError("`exclude` is for a search: an embedding leaves nothing out; use `negative`.")
             if prompt and query.condition is not None:
                 query.condition = prompt + query.condition
-        return {"queries": queries}
+        # By a name that sentence-transformers' trainer knows, so that it reaches `forward`, which refuses it.
+        return {"pixel_values": queries}
 
     def forward(self, features: dict, **kwargs) -> dict:
         """Encode queries.
@@ -105,8 +112,16 @@ class RTDSentenceTransformer(InputModule):
         Returns:
             `dict`: With `sentence_embedding`, a `torch.Tensor` of shape `(num_queries, projection_dim)`: float32,
             L2-normalised.
+
+        Raises:
+            ValueError: In training, as by `SentenceTransformerTrainer`.
         """
-        embeds = encode_composed(self.model, self.processor, features["queries"])
+        if self.training and torch.is_grad_enabled():
+            raise ValueError(
+                "this model is not trained by sentence-transformers, which would change the image side too. Train its "
+                "text tower with RTDTrainer of rtd-cir (`rtd train`), or call eval() first."
+            )
+        embeds = encode_composed(self.model, self.processor, features["pixel_values"])
         return features | {"sentence_embedding": embeds.to(self.model.device)}
 
     @classmethod

@@ -94,7 +94,7 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
     if not is_whole and projection is None:
         raise ValueError(
             f"'{name_or_path}' is a CLIP without a projection: name a trained one, or train it with "
-            "`rtd train-projection`."
+            "`rtd train-projection` (in Python ProjectionTrainer with method='lincir')."
         )
     with name_damage(name_or_path):
         if is_adapter:

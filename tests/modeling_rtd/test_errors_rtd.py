@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from modeling_rtd import settle_place, suggest
-from modeling_rtd.errors_rtd import pick_where, refuse_missing
+from modeling_rtd.errors_rtd import pick_where, refuse_missing, refuse_no_place
 
 
 @pytest.mark.parametrize(("name", "hint"), [("linccir", " did you mean 'lincir'?"), ("zzz", "")])
@@ -27,3 +29,14 @@ def test_missing_tensors_are_counted_and_the_first_named():
     refuse_missing({"missing_keys": []}, "place", "a tower")
     with pytest.raises(ValueError, match=r"'place'.*\['a', 'b', 'c'\] and 4 .*a tower"):
         refuse_missing({"missing_keys": ["d", "c", "b", "a"]}, "place", "a tower")
+
+
+@pytest.mark.parametrize("place", ["./model", "/runs/model", "runs/rtd/model", "~/model", Path("runs/rtd/model.bin")])
+def test_a_path_without_a_folder_is_not_taken_for_a_hub_id(place):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{place}'.*org/name"):
+        refuse_no_place(place)
+
+
+def test_a_folder_or_a_hub_id_is_a_place(tmp_path):
+    for place in (tmp_path, "org/model", "gpt2"):
+        refuse_no_place(place)

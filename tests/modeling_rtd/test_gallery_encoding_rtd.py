@@ -1,7 +1,9 @@
 import hashlib
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
@@ -17,6 +19,43 @@ def test_images_are_added_as_they_are_encoded(model, processor, photos, index):
     for name, hits in zip(gallery.ids, gallery.search(embeds, 1), strict=True):
         assert hits[0]["id"] == name
         assert hits[0]["score"] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_column_of_pandas_is_read_by_position_and_not_by_label(model, processor, photos):
+    backwards = pd.Series(photos).iloc[::-1]
+    expected = encode_images(model, processor, photos[::-1])
+    assert torch.equal(encode_images(model, processor, backwards), expected)
+    gallery = Gallery.from_images(model, processor, backwards, [path.stem for path in backwards])
+    for path, hits in zip(backwards, gallery.search(expected, 1), strict=True):
+        assert hits[0]["id"] == path.stem
+
+
+def test_a_plain_clip_encodes_a_gallery_too(model, clip, processor, photos):
+    gallery = Gallery.from_images(clip, processor, photos)
+    assert gallery.check_tower(model, processor) > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (lambda photos: photos[0], "got the one '.*'; put it into a list"),
+        (lambda photos: Image.new("RGB", (2, 2)), "another sequence, got a Image"),
+        (lambda photos: (photo for photo in photos), "another sequence, got a generator"),
+        (lambda photos: set(photos), "another sequence, got a set"),
+        (lambda photos: {"a": photos[0]}, "another sequence, got a dict"),
+        (lambda photos: Dataset.from_dict({"image": ["a"]}), r"a data set with the columns \['image'\]"),
+        (lambda photos: pd.DataFrame({"image": ["a"]}), r"a data set with the columns \['image'\]"),
+    ],
+)
+def test_what_is_not_a_list_of_images_is_refused(model, processor, photos, images, message):
+    for encode in (encode_images, Gallery.from_images):
+        with pytest.raises(ValueError, match=message):
+            encode(model, processor, images(photos))
+
+
+def test_model_and_processor_in_another_order_are_refused(model, processor, photos):
+    with pytest.raises(ValueError, match="in this order, got a RTDProcessor and a RTDModel"):
+        Gallery.from_images(processor, model, photos)
 
 
 def test_the_test_images_are_the_same_with_every_library():

@@ -1,4 +1,5 @@
 import json
+from io import BytesIO
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, CLIPModel, CLIPTextModelWithProjection
 
 from modeling_rtd import RTDConfig, RTDModel, RTDTextModel
-from tests.factories import build_images, encode_separately
+from tests.factories import build_clip, build_images, encode_separately
 
 
 @pytest.mark.parametrize("loader", [RTDModel, RTDTextModel, AutoModel, CLIPModel, CLIPTextModelWithProjection])
@@ -144,6 +145,62 @@ def test_images_of_another_size_are_taken_by_interpolation(model, query):
 def test_calls_that_cannot_be_followed_are_refused(model, query, change, message):
     with pytest.raises(ValueError, match=message):
         model(**change(query))
+
+
+def test_plain_texts_are_not_composed_with_images(model, processor, query):
+    with pytest.raises(ValueError, match=r"has no placeholder.*conditions=.*get_text_features"):
+        model(**processor(images=build_images(2), text=["is red", "with the dog"]))
+    expected = model(**query).composed_embeds
+    del query["placeholder_mask"]  # a `$` of the ids is a place as well
+    assert torch.equal(model(**query).composed_embeds, expected)
+    query["input_ids"][1] = query["input_ids"][1].where(query["input_ids"][1] != processor.placeholder_token_id, 5)
+    with pytest.raises(ValueError, match="has no placeholder"):
+        model.get_composed_features(**query)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, query: model.get_text_features(**query), "`placeholder_mask` belongs to .* composed"),
+        (lambda model, query: model.get_text_features(["a dog"]), "must have the shape .* got list"),
+        (lambda model, query: model.get_image_features(build_images(1)[0]), "must have the shape .* got Image"),
+        (lambda model, query: model.get_image_features(query["pixel_values"][0]), r"got \(3, 32, 32\)"),
+        (lambda model, query: model([[1.0]]), "must have the shape .* got list and NoneType"),
+        (lambda model, query: model.get_composed_features(**query, tempalte="x"), "argument of the model 'tempalte'"),
+    ],
+)
+def test_features_of_something_else_are_refused(model, query, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model, query)
+
+
+def test_a_tower_that_ignores_pseudo_words_or_is_of_another_size_is_not_put_in(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path)
+    stock = CLIPTextModelWithProjection.from_pretrained(tmp_path)
+    wide = RTDModel.from_clip(build_clip(hidden_size=64), tokenizer=tokenizer).text_model
+    for put in (model.replace_text_model, lambda tower: model.with_parts(tower, model.projection)):
+        with pytest.raises(ValueError, match=r"CLIPTextModelWithProjection does not read.*load_text_model"):
+            put(stock)
+    with pytest.raises(ValueError, match="text_hidden_size"):
+        model.replace_text_model(wide)
+    assert model.config.original_text_model is None
+
+
+def test_saving_goes_into_a_folder_and_not_to_the_hub(model, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="is a file"):
+        model.save_pretrained(tmp_path / "file")
+    with pytest.raises(ValueError, match="rtd publish"):
+        model.save_pretrained(tmp_path / "model", push_to_hub=True)
+    assert not (tmp_path / "model").exists()
+    model.save_pretrained(tmp_path / "other process", is_main_process=False)
+    assert not list((tmp_path / "other process").glob("*.json"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_older_exporter_of_onnx_is_refused(model, query):
+    with pytest.raises(ValueError, match="dynamo=True"):
+        torch.onnx.export(model, tuple(query.values()), BytesIO(), dynamo=False)
 
 
 def test_clips_order_of_arguments_is_refused(model, query):

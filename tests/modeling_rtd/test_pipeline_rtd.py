@@ -236,6 +236,11 @@ def test_no_queries_have_no_answers(pipe):
     assert pipe([]) == []
 
 
+def test_a_clip_is_not_taken_for_a_model_that_composes(clip, processor, gallery):
+    with pytest.raises(ValueError, match=r"CLIPModel composes nothing.*from_clip.*from_adapter"):
+        pipeline(TASK, model=clip, processor=processor, gallery=gallery, device="cpu")
+
+
 def test_a_pipeline_without_a_processor_says_so(model, gallery):
     with pytest.raises(ValueError, match="needs the model's processor: pass processor="):
         ComposedImageRetrievalPipeline(model=model, gallery=gallery, device="cpu")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -111,8 +112,8 @@ def test_a_truncated_image_is_named(processor, tmp_path):
         ({}, "nothing to process"),
         ({"text": "a dog", "conditions": "is red"}, "not both"),
         ({"conditions": ["is red", 3]}, "`conditions` must hold strings, got int at position 1"),
-        ({"conditions": 3}, "`conditions` must be a text or a list of texts, got a int"),
-        ({"text": b"a dog"}, "`text` must be a text or a list of texts, got a bytes"),
+        ({"conditions": 3}, "`conditions` must be a string or a list of strings, got a int"),
+        ({"text": b"a dog"}, "`text` must be a string or a list of strings, got a bytes"),
         ({"text": {"a": "dog"}}, "`text` must be .* got a dict"),
         ({"text": {"a", "b"}}, "`text` must be .* got a set"),
         ({"conditions": "is red", "template": 3}, "a template is a text or the name of one, got a int"),
@@ -227,6 +228,7 @@ def test_a_condition_is_padded_and_cut_to_a_length_and_keeps_its_placeholder(pro
         ({"max_length": 21}, "3 to 20 tokens"),
         ({"truncation": "half"}, "`truncation` must be"),
         ({"truncation": False, "max_length": 4}, "1 of 2 texts are longer than the 4 tokens"),
+        ({"add_special_tokens": False}, "does not follow `add_special_tokens`"),
         ({"padding_side": "left"}, "does not follow `padding_side`"),
         ({"return_offsets_mapping": True}, "does not follow `return_offsets_mapping`"),
         ({"text_kwargs": {"return_tensors": "np"}}, "only return_tensors"),
@@ -265,6 +267,8 @@ ARRAYS = {
     "a row of datasets": lambda image: {"path": None, "bytes": as_bytes(image)},
     "four channels": lambda image: np.asarray(image.convert("RGBA")),
     "16 bits": lambda image: np.asarray(image).astype(np.uint16) * 257,
+    "a column of pandas": lambda image: pd.Series([image], index=[7]),
+    "an array of objects": lambda image: pd.Series([image]).to_numpy(),
 }
 
 
@@ -299,9 +303,11 @@ def test_arrays_are_read_as_clips_processor_reads_them(processor):
         (np.zeros((3, 0, 4), np.uint8), "from 0 to 255"),
         (np.zeros((7, 8, 9), np.uint8), "channel dimension"),
         ([[[1, 2], [3]]], "form no array"),
-        ([3], r"its shape is \(1,\)"),
+        ([3], r"the shape \(1,\)"),
         (Image.new("RGB", (0, 0)), "0 by 0 pixels"),
         (b"no image", "cannot be read"),
+        (BytesIO(b"no image"), "BytesIO cannot be read: it is not an image, a path"),
+        ([float("nan")], r"the array the shape \(1,\)"),
     ],
 )
 def test_what_is_no_image_is_refused(processor, images, message):
@@ -469,3 +475,16 @@ def test_torchvisions_pixels_are_nearly_pillows(processor, model, tmp_path):
     assert float(torch.nn.functional.cosine_similarity(*embeds).min()) > 0.999
     as_tensors = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]
     assert torch.equal(fast.prepare_images(as_tensors), theirs)
+
+
+@pytest.mark.parametrize("text", [{"a": "dog"}, float("nan"), b"a dog", 3])
+def test_what_is_no_text_is_refused(processor, text):
+    with pytest.raises(ValueError, match=f"must be a string or a list of strings, got a {type(text).__name__}"):
+        processor(text=text)
+
+
+def test_an_array_of_paths_is_a_list_of_images(processor, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for image, path in zip(build_images(2), paths, strict=True):
+        image.save(path)
+    assert torch.equal(processor.prepare_images(np.array(list(map(str, paths)))), processor.prepare_images(paths))

@@ -170,7 +170,7 @@ def test_all_references_are_left_out(pipe, photos):
         ({"weights": [0]}, "at least one reference must count"),
         ({"weights": 1}, "`weights` needs one number"),
         ({"weights": [10**400]}, "must be a finite number"),
-        ({"image": 3}, "cannot be read: its shape"),
+        ({"image": 3}, "cannot be read: an image has"),
         ({"adapter": []}, "adapter"),
         ({"adapter": ""}, "unknown adapter ''"),
         ({"image": []}, None),
@@ -193,6 +193,14 @@ def test_bad_entries_are_refused_with_a_sentence(pipe, photos, entries, message)
 def test_unknown_entries_are_refused(pipe, photos, entry, hint):
     with pytest.raises(ValueError, match=f"'{entry}'.*{hint}"):
         pipe({"image": photos[0], entry: "is red"})
+
+
+def test_a_reference_or_condition_under_another_name_is_not_passed_over(pipe, photos):
+    with pytest.raises(ValueError, match="'reference_image'.*did you mean 'image'"):
+        pipe({"reference_image": photos[0], "text": "is red"})
+    with pytest.raises(ValueError, match="'condition'.*did you mean 'text'"):
+        pipe({"image": photos[0], "condition": ["is red"]})
+    assert pipe({"reference": None, "text": "a dog"}) == pipe({"text": "a dog"})
 
 
 @pytest.fixture

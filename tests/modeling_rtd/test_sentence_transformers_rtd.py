@@ -6,13 +6,17 @@ import json
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModel
 
 from modeling_rtd import Query, RTDModel, encode_composed
 from tests.factories import build_clip, build_images, build_processor, build_tokenizer, shake
 
 
-SentenceTransformer = pytest.importorskip("sentence_transformers").SentenceTransformer
+sentence_transformers = pytest.importorskip("sentence_transformers")
+SentenceTransformer = sentence_transformers.SentenceTransformer
+SentenceTransformerTrainer = sentence_transformers.SentenceTransformerTrainer
+SentenceTransformerTrainingArguments = sentence_transformers.SentenceTransformerTrainingArguments
 IMAGES = build_images(2)
 MIXED = [{"image": IMAGES[0], "text": "is red with no sleeves"}, IMAGES[1], "a dog"]
 
@@ -133,6 +137,29 @@ def test_processes_of_a_pool_give_the_same(encoder, expected):
 def test_what_is_no_query_is_refused(encoder, item, complaint):
     with pytest.raises(ValueError, match=complaint):
         encoder.encode([item])
+
+
+def test_the_length_of_texts_can_be_lowered(place, encoder):
+    short = SentenceTransformer(place, trust_remote_code=True, device="cpu")
+    short.max_seq_length = 5
+    with pytest.warns(UserWarning, match="longer than the 5 tokens"):
+        cut = short.encode("a small red dress with the dog")
+    np.testing.assert_allclose(cut, encoder.encode("a small red"), atol=1e-6)
+    with pytest.raises(ValueError, match="3 to 20 tokens"):
+        short.max_seq_length = 21
+    short.max_seq_length = 20
+    assert short.max_seq_length == 20
+
+
+def test_the_trainer_of_sentence_transformers_is_refused(place, tmp_path):
+    module = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    model = SentenceTransformer(place, trust_remote_code=True, device="cpu")
+    rows = Dataset.from_dict({"anchor": ["a red dog"] * 4, "positive": ["a blue cat"] * 4})
+    settings = {"max_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    args = SentenceTransformerTrainingArguments(str(tmp_path), **settings)
+    trainer = SentenceTransformerTrainer(model, args, rows, loss=module.MultipleNegativesRankingLoss(model))
+    with pytest.raises(ValueError, match="not trained by sentence-transformers.*RTDTrainer"):
+        trainer.train()
 
 
 def test_another_backend_and_options_of_processing_are_refused(encoder, place):

@@ -7,13 +7,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 from tqdm.auto import tqdm
 
 from modeling_rtd import RTDProcessor
 from trainer.data.image_files import list_images
+from trainer.data.row_files import take_split
+from trainer.data.tables import refuse_transform
 
 
 __all__ = ["decode_image", "hash_images", "load_images"]
@@ -23,7 +25,8 @@ def load_images(source: str | Path | Dataset, limit: int | None = None, columns:
     """Load a table of images and check that each can be read.
 
     Args:
-        source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
+        source (`str`, `Path`, list of them, `datasets.Dataset` or `datasets.DatasetDict`):
+            Folder of images, paths of images, or a data set with a column `image`, of several the split `train`.
         limit (`int`, *optional*): Take so many images, the first ones.
         columns (`list[str]`, *optional*): Columns to keep beside the image.
 
@@ -32,10 +35,20 @@ def load_images(source: str | Path | Dataset, limit: int | None = None, columns:
         one warning that names them.
 
     Raises:
-        ValueError: If there is no image.
+        ValueError: If there is no image, or the source is something else or has a transform.
     """
+    if isinstance(source, DatasetDict):
+        source = take_split(source, None)
+    if isinstance(source, str | Path):
+        source = list_images(source)
+    if isinstance(source, list | tuple) and all(isinstance(path, str | Path) for path in source):
+        source = Dataset.from_dict({"image": [str(path) for path in source]})
     if not isinstance(source, Dataset):
-        source = Dataset.from_dict({"image": [str(path) for path in list_images(source)]})
+        raise ValueError(
+            f"images must be a folder, a list of paths or a datasets.Dataset, got a {type(source).__name__}. Make one "
+            "with from_pandas, from_list or from_generator."
+        )
+    refuse_transform(source)
     if "image" not in source.column_names:
         raise ValueError(f"images must be in a column 'image', found: {', '.join(source.column_names)}.")
     # Not decoded by `datasets`, which takes any format of Pillow's: EPS would start Ghostscript.

@@ -39,6 +39,7 @@ __all__ = [
     "mark_rows",
     "mark_texts",
     "refuse_no_text",
+    "refuse_transform",
     "take_rows",
 ]
 
@@ -62,10 +63,11 @@ def load_table(source, split: str | None = None) -> Dataset:
 
     Raises:
         ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
-            If there is no such split, or the data set is a stream.
+            If there is no such split, or the data are a stream, have a transform, or are none of these.
         OSError: If the disk with the cache is full.
     """
     if isinstance(source, Dataset):
+        refuse_transform(source)
         return source
     if is_stream(source):
         raise ValueError(
@@ -76,9 +78,30 @@ def load_table(source, split: str | None = None) -> Dataset:
         return take_split(source, split)
     if isinstance(source, list | tuple) and not are_files(source):
         return _load_list(list(source))
+    if not isinstance(source, str | Path | list | tuple):
+        raise ValueError(
+            f"the data are a {type(source).__name__}: give a data set, a list of dicts, or the place of a file. "
+            "Make one with from_pandas, from_polars, from_dict or from_generator of datasets.Dataset."
+        )
     files = find_files(source)
     with word_full_disk():
         return (load_files if isinstance(files, list) else load_repository)(files, split)
+
+
+def refuse_transform(table: Dataset) -> None:
+    """Refuse a data set with a transform: rows are read as they are kept.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if table.format["type"] == "custom":
+        raise ValueError(
+            "the data set has a transform (with_transform, set_transform), which is not followed: apply it with `map` "
+            "in place of that."
+        )
 
 
 def are_files(source: Sequence) -> bool:

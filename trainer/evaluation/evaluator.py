@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from modeling_rtd import Query, RTDModel, RTDProcessor, encode_composed, suggest
+from trainer.data.tables import check_columns
 from trainer.encoding.processes import share_batches
 from trainer.evaluation.benchmark_images import ImageEmbeddings
 from trainer.evaluation.benchmarks import Benchmark
@@ -189,6 +190,9 @@ class RetrievalEvaluator(EmbeddingRanker):
         benchmark ([`Benchmark`]): Gallery, queries and protocol.
         batch_size (`int`, defaults to 64): Images or queries in one pass.
         cache_dir (`str` or `Path`, *optional*): Keeps embeddings of images, see [`ImageEmbeddings`].
+
+    Raises:
+        ValueError: If gallery or queries lack a column.
     """
 
     def __init__(
@@ -201,6 +205,8 @@ class RetrievalEvaluator(EmbeddingRanker):
     ):
         self.model, self.processor, self.batch_size = model, processor, batch_size
         write_template(processor, benchmark.protocol.template)  # refused before images are encoded
+        check_columns(benchmark.gallery.column_names, ("image",))
+        check_columns(benchmark.queries.column_names, ("reference_image", "condition"))
         self.images = ImageEmbeddings(model, processor, benchmark, batch_size, cache_dir)
         super().__init__(benchmark, self.images.gallery)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -75,6 +76,13 @@ def score_rankings(benchmark: Benchmark, rankings: Rankings) -> dict[str, float]
     queries, protocol = benchmark.queries, benchmark.protocol
     gallery_ids, ranking, subset_ranking = rankings
     targets = queries["target_ids"][:]
+    here = set(gallery_ids)
+    if lost := sum(bool(ids) and here.isdisjoint(ids) for ids in targets):
+        warnings.warn(
+            f"of {lost} of {len(targets)} queries of {benchmark.title} no target is in the gallery: they count as "
+            "misses.",
+            stacklevel=2,
+        )
     # Each target once, should annotations repeat one.
     found, numbers = relevance(ranking, gallery_ids, targets), [len(set(ids)) for ids in targets]
     compute = {

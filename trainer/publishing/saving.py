@@ -35,10 +35,12 @@ def save_rtd_model(
         `Path`: The folder.
 
     Raises:
-        ValueError: If the folder holds anything that is not a model.
+        ValueError: If the folder holds anything that is not a model, or the adapter is of a kind that cannot be saved.
         OSError: If it cannot be saved; what was there stays.
     """
     folder = Path(folder)
+    if not hasattr(model, "save_adapter"):  # by what it has: the Hub copies our classes
+        raise ValueError(f"a {type(model).__name__} is not a whole model: pass an RTDModel, as trainer.rtd_model is.")
     if folder.exists() and not _can_be_replaced(folder):
         raise ValueError(f"'{folder}' holds something that is not a model; choose another folder.")
     stages = read_stages(model.name_or_path) if stages is None else stages
@@ -53,6 +55,8 @@ def save_rtd_model(
             name = folder.absolute().parent.name if folder.name in ("model", "adapter") else folder.name
             card = describe_model(model, processor, name, base_model=base if is_public else None, stages=stages)
             render_card(card).save(partial / "README.md")
+    except ValueError:  # a refusal, and no trouble of the disk
+        raise
     except Exception as error:
         # Libraries word a full disk in three ways (OSError, RuntimeError, SafetensorError).
         raise OSError(f"saving {folder} failed ({error}).") from error

@@ -130,6 +130,7 @@ class BaseTrainer(Trainer):
         # What a run cannot be resumed with otherwise; as JSON holds it, so that it compares equal when read back.
         self.run_facts = json.loads(json.dumps({**run_facts, **self._describe_recipe()}))
         self._check_arguments()
+        self._check_optimizer()
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters() if p.requires_grad):
             raise ValueError(
                 "the weights to train are in half precision, in which small updates vanish: load them with "
@@ -145,6 +146,11 @@ class BaseTrainer(Trainer):
                 f"{args.n_gpu} GPUs in one process would split each batch and its negatives; start one process a "
                 f"GPU with `torchrun --nproc_per_node {args.n_gpu} ...`, or show one with CUDA_VISIBLE_DEVICES=0."
             )
+        if args.accelerator_config.dispatch_batches and not self._streams:
+            raise ValueError(
+                "`dispatch_batches` sends one process's batches to the others, and theirs are made of texts: leave it "
+                "out, and each process makes its own."
+            )
         if args.label_smoothing_factor:
             raise ValueError(
                 f"`label_smoothing_factor` is {args.label_smoothing_factor}, but the loss has no labels to smooth: "
@@ -154,6 +160,17 @@ class BaseTrainer(Trainer):
             raise ValueError(
                 "an evaluation gives no loss to find the best model by. Name a metric of it with "
                 "metric_for_best_model, such as 'recall@10' of a benchmark or 'text_recall@10' of text triplets."
+            )
+
+    def _check_optimizer(self) -> None:
+        """Refuse an optimiser of other weights, with which a run would change nothing."""
+        if self.optimizer is None:
+            return
+        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        if held.isdisjoint(map(id, self.model.parameters())):
+            raise ValueError(
+                "`optimizers` holds none of the weights that are trained; of a whole model a copy is trained. Pass "
+                "optimizer_cls_and_kwargs=(torch.optim.SGD, {...}), or learning_rate and optim in the arguments."
             )
 
     def _describe_recipe(self) -> dict:

@@ -56,7 +56,12 @@ def complete_config(config: PeftConfig) -> PeftConfig:
 
     Returns:
         `peft.PeftConfig`: A copy on all linear layers where it names no `target_modules`, without a task type.
+
+    Raises:
+        ValueError: If it is something else.
     """
+    if not isinstance(config, PeftConfig):
+        raise ValueError(f"`peft_config` is a {type(config).__name__}: pass a peft.LoraConfig.")
     config = copy.deepcopy(config)
     # peft's FEATURE_EXTRACTION passes `inputs_embeds=None`, which collides with the encoder's own.
     config.task_type = None

@@ -226,7 +226,7 @@ class RTDTrainer(BaseTrainer):
         _check_start(model, model_init, args)
         self.model_init, self._peft_config, self._original_place = model_init, peft_config, original_text_model
         self._is_for_training = train_dataset is not None
-        self._has_own_collator = self._is_for_training and "data_collator" not in kwargs
+        self._has_own_collator = self._is_for_training and kwargs.get("data_collator") is None
         whole, tower = self._start(model if model_init is None else super().call_model_init(), args.device)
         projection, processing_class = _settle_companions(whole, tower, projection, processing_class)
         processing_class = _choose_template(args.template, projection, processing_class)
@@ -365,6 +365,9 @@ class RTDTrainer(BaseTrainer):
         if self._whole is None:
             self._whole = load_rest(tower, self.projection)
         whole = self._whole
+        if whole.text_model is tower and self._frozen is not None:
+            # Trained in place: the frozen copy is what the tower was.
+            whole = whole.with_parts(self._frozen, whole.projection)
         if hash_tensors(whole.text_model) != self.run_facts["text_model"]:
             raise ValueError(
                 "the model has another text tower than the one that training started from, which a tower trained in "
@@ -500,11 +503,16 @@ class RTDTrainer(BaseTrainer):
     def _compute_own_metrics(self, composed: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
         if self.compute_metrics is None:
             return {}
-        return self.compute_metrics(EvalPrediction(composed.cpu().numpy(), target.cpu().numpy()))
+        return self.compute_metrics(EvalPrediction(composed.cpu().numpy(), target.cpu().numpy())) or {}
 
     def _encode_anchors(self, inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         if "reference_embeds" in inputs:
             return inputs["reference_embeds"], inputs["target_embeds"], inputs.get("context_embeds")
+        if "caption_input_ids" not in inputs:
+            raise ValueError(
+                f"`data_collator` made a batch of {sorted(inputs)}, which is not that of HardNegativeTripletCollator: "
+                "leave it out, or derive yours from that one."
+            )
         with self._frozen_tower(self.accelerator.unwrap_model(self.model)) as tower:
             captions = encode_batch(tower, inputs["caption_input_ids"], inputs["caption_groups"])
         context = captions[inputs["context_index"]] if "context_index" in inputs else None

@@ -51,9 +51,11 @@ def load_whole_model(model) -> RTDModel | None:
     tower = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(tower, RTDTextTower):
         return None
+    name = type(model).__name__ + (f" of a {type(tower).__name__}" if tower is not model else "")
     raise ValueError(
-        f"`model` is a {type(tower).__name__}, which does not read pseudo-words. Pass an RTDModel, the directory or "
-        "Hub id of one, or an RTDTextModel (load_text_model loads the text tower of a backbone)."
+        f"`model` is a {name}, and RTD trains a text tower that reads pseudo-words. Pass an RTDModel, the directory "
+        "or Hub id of one, or an RTDTextModel (load_text_model loads the text tower of a backbone). An adapter goes "
+        "into peft_config=, and torch_compile=True of the arguments compiles."
     )
 
 
@@ -133,8 +135,6 @@ def take_tower(model, whole: RTDModel | None, peft_config=None) -> RTDTextTower:
         # What peft adapted inside its wrapper is what transformers adapts in place: one kind from here on.
         tower = model.get_base_model()
         check_adapter(model)
-        # By this mark transformers knows a model with adapters when it saves and loads.
-        tower._hf_peft_config_loaded = True
     else:
         tower = model if whole is None else copy.deepcopy(whole.text_model)
     if peft_config is not None:
@@ -142,6 +142,8 @@ def take_tower(model, whole: RTDModel | None, peft_config=None) -> RTDTextTower:
             raise ValueError("the text tower has an adapter already: leave `peft_config` out, or remove the adapter.")
         tower.add_adapter(complete_config(peft_config))
     if has_adapters(tower):
+        # By this mark transformers knows a model with adapters when it saves and loads.
+        tower._hf_peft_config_loaded = True
         check_adapter(tower)
     elif not any(parameter.requires_grad for parameter in tower.parameters()):
         tower.requires_grad_(True)  # a tower that served as a frozen companion before

@@ -3,6 +3,7 @@ import json
 import random
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, are_progress_bars_disabled
@@ -173,6 +174,18 @@ def test_a_column_is_added_to_some_rows_without_a_progress_bar(capfd):
 def test_a_stream_is_refused_with_what_to_do():
     with pytest.raises(ValueError, match="streaming=False"):
         load_table(IterableDataset.from_generator(lambda: iter(ROWS)))
+
+
+@pytest.mark.parametrize("rows", [pd.DataFrame(ROWS), iter(ROWS), {"text": ["a dog"]}, Dataset.from_list(ROWS).data])
+def test_rows_of_another_kind_are_refused_with_what_makes_a_data_set_of_them(rows):
+    with pytest.raises(ValueError, match=f"the data are a {type(rows).__name__}.*from_pandas.*from_generator"):
+        load_table(rows)
+
+
+def test_a_transform_is_not_passed_over_in_silence():
+    with pytest.raises(ValueError, match="has a transform.*`map`"):
+        load_table(Dataset.from_list(ROWS).with_transform(lambda rows: rows))
+    assert load_table(Dataset.from_list(ROWS).with_format("torch"))["target_caption"][0] == ROWS[0]["target_caption"]
 
 
 def test_preparing_agrees_with_a_loop():

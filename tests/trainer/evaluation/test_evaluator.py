@@ -120,6 +120,7 @@ def test_rankings_equal_a_loop_with_equal_images_and_candidates_of_their_own(tim
             "reference_id": rng.choice(ids, count).tolist(),
             "target_ids": [[name] for name in rng.choice(ids, count)],
             "candidate_ids": [rng.choice(ids, 6).tolist() for _ in range(count)],
+            "subset_ids": [[]] * count,
         }
         protocol = Protocol(exclude_reference=bool(rng.integers(2)), ties=("gallery", "last")[rng.integers(2)])
         tables = Dataset.from_dict({"id": ids}), Dataset.from_dict(rows)
@@ -346,3 +347,18 @@ def test_a_blank_caption_is_written_verbatim(data, place):
         features = type(features)(pooler_output=references[:1])
         expected = model.get_composed_features(**processor.pad(rows), image_features=features).pooler_output
     torch.testing.assert_close(query, normalize(expected, dim=-1)[0], atol=2e-6, rtol=0)
+
+
+def test_targets_that_are_not_in_the_gallery_are_counted_and_said():
+    tables = [Dataset.from_dict({"id": ["a", "b"]})]
+    queries = {"id": ["q", "p"], "reference_id": ["r", "r"], "target_ids": [["b"], ["c"]], "subset_ids": [[], []]}
+    ranker = EmbeddingRanker(Benchmark("tiny", "test", *tables, Dataset.from_dict(queries)), torch.eye(2))
+    with pytest.warns(UserWarning, match="of 1 of 2 queries of tiny test no target is in the gallery"):
+        assert ranker.score(torch.eye(2)[[1, 1]])["recall@1"] == 0.5
+
+
+def test_an_evaluation_without_images_says_which_column_is_missing(model, processor):
+    tables = [Dataset.from_dict({"id": ["a"]}), Dataset.from_dict({"id": ["q"], "reference_id": ["r"]})]
+    tables[1] = tables[1].add_column("target_ids", [["a"]]).add_column("subset_ids", [["a"]])
+    with pytest.raises(ValueError, match=r"lack the column\(s\) image"):
+        RetrievalEvaluator(model, processor, Benchmark("tiny", "test", *tables))

@@ -13,3 +13,8 @@ def test_saving_replaces_a_model_and_nothing_else(folder, processor):
     with pytest.raises(ValueError, match="holds something that is not a model"):
         save_rtd_model(model, processor, folder.parent)
     assert folder.is_dir()
+
+
+def test_a_text_tower_is_not_taken_for_a_model(folder, processor, tmp_path):
+    with pytest.raises(ValueError, match="RTDTextModel is not a whole model.*rtd_model"):
+        save_rtd_model(RTDModel.from_pretrained(folder).text_model, processor, tmp_path / "model")

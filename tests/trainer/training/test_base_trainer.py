@@ -55,6 +55,11 @@ def test_rows_that_do_not_fill_a_batch_are_refused(build):
         build(per_device_train_batch_size=64)
 
 
+def test_batches_of_texts_are_not_sent_to_other_processes(build):
+    with pytest.raises(ValueError, match="`dispatch_batches`"):
+        build(accelerator_config={"dispatch_batches": True})
+
+
 def test_several_gpus_in_one_process_are_refused(build, monkeypatch):
     monkeypatch.setattr(RTDTrainingArguments, "n_gpu", property(lambda self: 2))
     with pytest.raises(ValueError, match="torchrun --nproc_per_node 2"):

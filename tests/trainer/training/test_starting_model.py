@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import IA3Config, LoHaConfig, LoraConfig, get_peft_model
-from transformers import CLIPTextModelWithProjection, TrainingArguments
+from transformers import CLIPTextModelWithProjection, TrainingArguments, default_data_collator
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDTextModel, hash_tensors
 from tests.factories import build_clip, build_images, build_processor, build_triplets
@@ -169,12 +169,14 @@ def test_a_tower_in_memory_is_saved_with_the_model_that_is_named(model, processo
     assert hash_tensors(RTDModel.from_pretrained(tmp_path / "run/model").text_model) == hash_tensors(trainer.model)
 
 
-def test_a_tower_trained_in_place_is_not_saved_without_its_start(model, processor, build_args):
+def test_a_tower_trained_in_place_is_saved_with_what_it_was(model, processor, build_args):
     companions = {"projection": model.projection, "processing_class": processor}
+    before = hash_tensors(model.text_model)
     trainer = RTDTrainer(model=model.text_model, args=build_args(), train_dataset=ROWS, **companions)
     trainer.train()
-    with pytest.raises(ValueError, match="trained in place"):
-        trainer.save_model(model=model)
+    saved = RTDModel.from_pretrained(trainer.save_model(model=model))
+    assert hash_tensors(saved.text_model) == hash_tensors(model.text_model) != before
+    assert hash_tensors(saved.original_text_model) == before
 
 
 def test_model_init_gives_each_training_a_fresh_tower(place, build_args):
@@ -248,6 +250,11 @@ def test_other_models_and_arguments_are_refused_by_name(place, build_args, tmp_p
     stock = CLIPTextModelWithProjection.from_pretrained(Path(place).parents[1] / "clip")
     with pytest.raises(ValueError, match="CLIPTextModelWithProjection.*pseudo-words"):
         RTDTrainer(model=stock, args=build_args(), train_dataset=ROWS)
+    wrapped = get_peft_model(RTDModel.from_pretrained(place), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"PeftModel of a RTDModel.*peft_config="):
+        RTDTrainer(model=wrapped, args=build_args(), train_dataset=ROWS)
+    with pytest.raises(ValueError, match=r"`peft_config` is a dict"):
+        RTDTrainer(model=place, args=build_args(), train_dataset=ROWS, peft_config={"r": 4})
     with pytest.raises(ValueError, match="RTDTrainingArguments"):
         RTDTrainer(model=place, args=TrainingArguments(str(tmp_path / "x")), train_dataset=ROWS)
 
@@ -258,6 +265,20 @@ def test_a_processor_of_another_family_is_refused_by_both_names(trainer, model, 
     args = build_args() if trainer is RTDTrainer else None
     with pytest.raises(ValueError, match="made for siglip.*of clip"):
         trainer(model, args, train_dataset=ROWS, processing_class=other)
+
+
+def test_an_optimiser_of_weights_that_are_not_trained_is_refused(place, build_args):
+    model = RTDModel.from_pretrained(place)  # a copy of its tower is trained
+    optimizer = torch.optim.SGD(model.text_model.parameters(), lr=1.0)
+    with pytest.raises(ValueError, match=r"none of the weights.*optimizer_cls_and_kwargs"):
+        RTDTrainer(model=model, args=build_args(), train_dataset=ROWS, optimizers=(optimizer, None))
+
+
+def test_batches_of_another_collator_are_refused_by_what_they_hold(place, build_args):
+    RTDTrainer(model=place, args=build_args(), train_dataset=ROWS, data_collator=None).train()
+    other = RTDTrainer(model=place, args=build_args("b"), train_dataset=ROWS, data_collator=default_data_collator)
+    with pytest.raises(ValueError, match=r"a batch of \['row'\].*HardNegativeTripletCollator"):
+        other.train()
 
 
 def test_predictions_are_refused(place, build_args):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -27,6 +28,11 @@ _CHOICES = {
     "crop": ("transformers", "published"),
     "ties": ("gallery", "last"),
 }
+_METRICS = re.compile(
+    r"(subset_|target_|set_)?recall@\d+|(semantic_)?map@\d+|precision@\d+|(mean|median)_rank",
+)
+_EXAMPLES = ("recall@10", "subset_recall@1", "map@5", "semantic_map@10", "precision@10", "mean_rank", "median_rank")
+_QUERIES = ("id", "reference_id", "target_ids", "subset_ids")  # images are needed where they are encoded
 # LinCIR's evaluation of GeneCIS asks it in both object tasks: the answer's place stands where the condition should.
 _WITHOUT_CONDITION = "a photo of $ that 0"
 
@@ -106,6 +112,10 @@ class Benchmark:
             Text of the baselines that read no pseudo-word.
         cut (`Callable`, *optional*):
             Cuts an image to its box: takes the image, the box and the model's input size in pixels.
+
+    Raises:
+        ValueError: If gallery or queries are not data sets, lack a column of ids, ids are not strings, or a metric is
+            unknown.
     """
 
     name: str
@@ -118,6 +128,13 @@ class Benchmark:
     text_template: str = "{condition}"
     cut: Callable[[Image.Image, Sequence[float], int], Image.Image] | None = None
 
+    def __post_init__(self):
+        _check_table("gallery", self.gallery, ("id",))
+        _check_table("queries", self.queries, _QUERIES)
+        for metric in self.metrics:
+            if not _METRICS.fullmatch(metric):
+                raise ValueError(suggest("metric", metric, _EXAMPLES))
+
     @property
     def title(self) -> str:
         """`str`: Name, part and split, such as `"fashioniq/dress val"`."""
@@ -127,6 +144,25 @@ class Benchmark:
     def is_labelled(self) -> bool:
         """`bool`: Whether any query has a target; those of test splits on servers have none."""
         return any(self.queries["target_ids"][:])
+
+
+def _check_table(name: str, table, columns: Sequence[str]) -> None:
+    """Refuse what would raise in the middle of an evaluation, or count every query as a miss."""
+    features = getattr(table, "features", None)
+    if features is None or not hasattr(table, "__len__") or table.format["type"] == "custom":
+        raise ValueError(
+            f"the {name} of a benchmark must be a datasets.Dataset without a transform, got a {type(table).__name__}. "
+            "Make one with from_list, from_pandas or from_generator, and apply a transform with map."
+        )
+    if missing := [column for column in columns if column not in features]:
+        raise ValueError(f"the {name} of a benchmark lack the column(s) {', '.join(missing)}; found: {[*features]}.")
+    for column in columns:
+        is_list = column.endswith("s")
+        item = getattr(features[column], "feature", None) if is_list else features[column]
+        # Of rows that have none, Arrow knows no type.
+        if getattr(item, "dtype", None) not in ("string", "large_string", "null"):
+            what = "lists of strings" if is_list else "strings"
+            raise ValueError(f"`{column}` of the {name} must hold {what}, found {features[column]}.")
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ class ProjectionTrainer(BaseTrainer):
         kwargs: As for `transformers.Trainer`.
 
     Raises:
-        ValueError: If the method is unknown, the arguments are those of another one, rows are invalid, sizes do not
-            fit, rows do not fill a batch, or no processor is given or found.
+        ValueError: If the model is none, the method is unknown, the arguments are those of another one, rows are
+            invalid, sizes do not fit, rows do not fill a batch, or no processor is given or found.
     """
 
     def __init__(
@@ -56,6 +56,13 @@ class ProjectionTrainer(BaseTrainer):
     ):
         if kwargs.get("eval_dataset") is not None:
             raise ValueError("projections are judged after training: pass the model to a RetrievalEvaluator.")
+        if kwargs.pop("data_collator", None) is not None:
+            raise ValueError("`data_collator` has no effect here: the objective of a method makes its own batches.")
+        if not isinstance(model, str | Path | RTDModel):
+            raise ValueError(
+                f"`model` is a {type(model).__name__}: pass an RTDModel, such as RTDModel.from_clip(clip, 'lincir', "
+                "tokenizer=...), or the place of a CLIP with method='lincir'."
+            )
         if method is not None:
             args = _settle_arguments(method, args)
             set_seed(args.seed)  # before the projection is built, so that equal commands give equal weights

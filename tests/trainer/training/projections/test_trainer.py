@@ -81,3 +81,10 @@ def test_no_arguments_are_those_of_the_method(model, processor, tmp_path, monkey
     rows = Dataset.from_dict({"text": CAPTIONS})
     with pytest.raises(ValueError, match="40 rows .* 512"):
         ProjectionTrainer(model, train_dataset=rows, processing_class=processor)
+
+
+def test_a_plain_clip_and_a_collator_are_refused_by_name(clip, model, processor):
+    with pytest.raises(ValueError, match=r"`model` is a CLIPModel.*from_clip.*method='lincir'"):
+        ProjectionTrainer(clip, train_dataset=CAPTIONS, processing_class=processor)
+    with pytest.raises(ValueError, match="`data_collator` has no effect"):
+        ProjectionTrainer(model, train_dataset=CAPTIONS, processing_class=processor, data_collator=len)
