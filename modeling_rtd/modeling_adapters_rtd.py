@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -129,12 +129,7 @@ class RTDAdapterMixin:
             raise ValueError(f"`adapter_name` must be a text without '.', and not '{_BASE}', got {adapter_name!r}.")
         _check_is_adapter(name_or_path, where)
         facts = _read_adapter_facts(name_or_path, where)
-        file, remedy = (
-            cached_file(name_or_path, "adapter_config.json", **where),
-            "restore it, or save the adapter again",
-        )
-        saved = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
-        _check_adapter_config(saved, f"'{file}' is damaged, its {{}}: {remedy}.")
+        _check_adapter_config(cached_file(name_or_path, "adapter_config.json", **where))
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
@@ -409,14 +404,16 @@ def _check_is_adapter(name_or_path: str, where: dict) -> None:
     )
 
 
-def _check_adapter_config(config: Mapping, refusal: str) -> None:
-    """Refuse a configuration whose adapter could not be saved and loaded again, or that changes the base."""
+def _check_adapter_config(file: str) -> None:
+    """Refuse a configuration that says what no saved adapter has, and that changes the base or what is adapted."""
+    remedy = "restore it from a copy, or save the adapter again"
+    config = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
     odd = [name for name in _FOREIGN if config.get(name)]
     odd += ["bias"] * (config.get("bias") not in (None, "none"))
     odd += ["peft_type"] * (config["peft_type"] != "LORA")
     odd += ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
     if odd:
-        raise ValueError(refusal.format(f"`{odd[0]}` is {config[odd[0]]!r:.40}"))
+        raise ValueError(f"'{file}' is damaged, its `{odd[0]}` is {config[odd[0]]!r:.40}: {remedy}.")
 
 
 def _read_adapter_facts(name_or_path: str, where: dict) -> dict:
