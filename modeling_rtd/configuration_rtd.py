@@ -182,6 +182,18 @@ class RTDProjectionConfig(PreTrainedConfig):
     family: str | None = None
 
 
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "image_size",
+    "patch_size",
+)
+
+
 class RTDConfig(PreTrainedConfig):
     """Configuration of [`RTDModel`]: a vision tower, a projection and a text tower.
 
@@ -231,12 +243,29 @@ class RTDConfig(PreTrainedConfig):
                 kept = {k: v for k, v in value.items() if k not in ("model_type", "_name_or_path")}
                 config_class = (_TEXT_CONFIGS | _VISION_CONFIGS).get(value.get("model_type"), config_class)
                 setattr(self, name, config_class(**kept))
+            _check_numbers(name, getattr(self, name))
         super().__post_init__(**kwargs)
 
     @property
     def placeholder_token_id(self) -> int | None:
         """`int`: Id that stands for a pseudo-word."""
         return self.text_config.placeholder_token_id
+
+
+def _check_numbers(part: str, config: PreTrainedConfig) -> None:
+    """Refuse numbers with which transformers builds another network, or one that fails in a pass."""
+    for name in (*_SIZES, "layer_norm_eps"):
+        value = getattr(config, name, None)
+        # Of a type that transformers refuses, or of an image with two sides.
+        if isinstance(value, int | float) and not (1 if name in _SIZES else 1e-30) <= value < 1e12:
+            raise ValueError(f"`{name}` of the configuration's `{part}` must be a positive number, got {value}.")
+    # Where no token has this id, CLIP's tower takes the first one of a text for its end.
+    end = getattr(config, "eos_token_id", None)
+    if hasattr(config, "pools_largest_id") and (not isinstance(end, int) or not 0 <= end < config.vocab_size):
+        raise ValueError(
+            f"`eos_token_id` of the configuration's `{part}` must be the id of one of {config.vocab_size} tokens, got "
+            f"{end}."
+        )
 
 
 def name_family(text_config: PreTrainedConfig) -> str:

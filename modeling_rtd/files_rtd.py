@@ -269,6 +269,8 @@ def read_array(path: str | Path, remedy: str, mmap_mode: str | None = None) -> n
     except (FileNotFoundError, PermissionError, IsADirectoryError):
         raise
     except Exception as error:  # numpy parses the header as Python, with all errors of a parser
+        if "pickle" in str(error):  # which numpy advises to load all the same
+            error = ValueError("it holds something else than numbers and texts")
         raise ValueError(f"'{path}' is damaged, it is not an array ({_first_line(error)}): {remedy}.") from error
     if not isinstance(array, np.ndarray):
         raise ValueError(f"'{path}' is damaged, it holds several arrays: {remedy}.")

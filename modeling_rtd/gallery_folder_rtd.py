@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from .errors_rtd import suggest
 from .files_rtd import hold_lock_file, read_json, write_json
@@ -274,6 +275,27 @@ class GalleryFolder:
             self.write_manifest()
 
 
+def make_array(rows) -> np.ndarray:
+    """Make an array of embeddings, wherever they are.
+
+    Args:
+        rows (`torch.Tensor`, `np.ndarray` or list of lists): Numbers.
+
+    Returns:
+        `np.ndarray`: The same; of a tensor in float32 if it is real.
+
+    Raises:
+        ValueError: If rows are not of one length.
+    """
+    if torch.is_tensor(rows):
+        rows = rows.detach().to_dense()
+        return (rows if rows.is_complex() else rows.float()).cpu().numpy()
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise ValueError(f"embeddings must be rows of numbers of one length: {error}") from error
+
+
 def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Bring rows to norm 1.
 
@@ -285,9 +307,15 @@ def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
         `np.ndarray` of shape `(num_rows, dim)`: float32.
 
     Raises:
-        ValueError: If a row is zero or not finite.
+        ValueError: If a row is zero or not finite, or holds something else than real numbers.
     """
-    rows = rows.astype(np.float32)
+    # NumPy drops the imaginary part of a number, and reads texts and dates as numbers.
+    if rows.dtype.kind not in "biufO":
+        raise ValueError(f"embeddings must be real numbers, got an array of {rows.dtype}.")
+    try:
+        rows = rows.astype(np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"embeddings must be real numbers: {error}.") from error
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     bad = ~np.isfinite(norms[:, 0]) | (norms[:, 0] == 0)
     if bad.any():

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from .files_rtd import read_array, read_json
 from .gallery_faiss_rtd import require_faiss
+from .gallery_folder_rtd import make_array
 from .gallery_values_rtd import settle_ids
 
 
@@ -36,19 +36,18 @@ def read_embeddings(
         ValueError: If a file cannot be read, or there are no ids.
     """
     ids, metadata = _read_ids(ids), None
-    if torch.is_tensor(source):
-        source = source.detach().float().cpu().numpy()
     if not isinstance(source, str | Path):
-        embeddings = np.asarray(source)
+        embeddings = make_array(source)
     else:
         path = Path(source)
         if not path.is_file():
             raise ValueError(f"there is no file '{path}'; name embeddings as .npy, .parquet, .faiss or .index.")
-        if path.suffix == ".npy":
+        suffix = path.suffix.lower()
+        if suffix == ".npy":
             embeddings = read_array(path, _SAVE_AGAIN, "r")
-        elif path.suffix == ".parquet":
+        elif suffix == ".parquet":
             embeddings, ids, metadata = _read_parquet(path, columns, ids)
-        elif path.suffix in _FAISS_SUFFIXES:
+        elif suffix in _FAISS_SUFFIXES:
             embeddings, ids = _read_faiss(path, ids)
         else:
             raise ValueError(f"'{path}' is none of .npy, .parquet, .faiss and .index.")
@@ -67,7 +66,7 @@ def _read_ids(ids) -> list[str] | None:
     path = Path(ids)
     if not path.is_file():
         raise ValueError(f"there is no file of ids '{path}'.")
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         names = read_array(path, _SAVE_AGAIN)
         if names.ndim != 1:
             raise ValueError(f"'{path}' must hold one row of ids, got an array of the shape {names.shape}.")
@@ -77,7 +76,7 @@ def _read_ids(ids) -> list[str] | None:
         except UnicodeDecodeError as error:
             raise ValueError(f"'{path}' is damaged, its ids are not text ({error}): {_SAVE_AGAIN}.") from error
         return settle_ids(names, f" of '{path}'")
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return settle_ids(read_json(path, _SAVE_AGAIN, list), f" of '{path}'")
     return settle_ids(path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines(), f" of '{path}'")
 

@@ -22,8 +22,8 @@ from .gallery_encoding_rtd import (
     settle_images,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
-from .gallery_folder_rtd import GalleryFolder, Manifest, normalise
-from .gallery_values_rtd import check_id, settle_metadata
+from .gallery_folder_rtd import GalleryFolder, Manifest, make_array, normalise
+from .gallery_values_rtd import check_id, list_ids, settle_metadata
 
 
 __all__ = ["Gallery"]
@@ -183,6 +183,11 @@ class Gallery:
         importer = import_from_home("gallery_import_rtd", "taking over embeddings")
         given = ids
         embeddings, ids, own = importer.read_embeddings(source, given, columns)
+        rows = metadata.values() if isinstance(metadata, Mapping) else [metadata or {}]
+        if not all(isinstance(row, Mapping) for row in rows):
+            raise ValueError(
+                f"`metadata` must be a dictionary of dictionaries by id, got a {type(metadata).__name__}."
+            )
         if metadata:
             own = own or [{}] * len(ids)
             own = [row | metadata.get(name, {}) or None for name, row in zip(ids, own, strict=True)]
@@ -275,7 +280,7 @@ class Gallery:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
         images = settle_images(images)
-        ids = _name_images(images) if ids is None else list(ids)
+        ids = _name_images(images) if ids is None else list_ids(ids)
         metadata = self._check_rows(len(images), ids, metadata, if_exists)
         self.skipped = []
         with self._store.writing():
@@ -311,12 +316,10 @@ class Gallery:
         Raises:
             ValueError: If counts or sizes differ, ids repeat, or an embedding is zero or not finite.
         """
-        if torch.is_tensor(embeddings):
-            embeddings = embeddings.detach().float().cpu().numpy()
-        embeddings = np.asarray(embeddings)
+        embeddings = make_array(embeddings)
         if embeddings.ndim != 2:
             raise ValueError(f"embeddings must have the shape (num_images, dim), got {embeddings.shape}.")
-        ids = [] if ids is None else list(ids)
+        ids = [] if ids is None else list_ids(ids)
         metadata = self._check_rows(len(embeddings), ids, metadata, if_exists)
         with self._store.writing():
             if self._store.engine is None:
@@ -349,6 +352,8 @@ class Gallery:
             if name in seen:
                 raise ValueError(f"ids must be distinct, but '{name}' repeats.")
             seen.add(name)
+        if not isinstance(metadata, Sequence | np.ndarray | None):
+            raise ValueError(f"`metadata` must be a list, one entry an image, got a {type(metadata).__name__}.")
         if metadata is not None and len(metadata) != count:
             raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
         return [None] * count if metadata is None else settle_metadata(metadata)
@@ -372,7 +377,7 @@ class Gallery:
         Raises:
             ValueError: If an id is not here; nothing is removed then.
         """
-        ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids))
+        ids = [ids] if isinstance(ids, str) else list(dict.fromkeys(ids if isinstance(ids, set) else list_ids(ids)))
         with self._store.writing():
             self._refuse_unknown(ids)
             if ids:
@@ -521,11 +526,9 @@ class Gallery:
             raise ValueError(_EMPTY)
         if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
             raise ValueError(f"`top_k` must be a whole number of at least 1, got {top_k!r}.")
-        if not isinstance(min_score, numbers.Real | None):
+        if min_score is not None and (not isinstance(min_score, numbers.Real) or min_score != min_score):
             raise ValueError(f"`min_score` must be a number, got {min_score!r}.")
-        if torch.is_tensor(query_embeds):
-            query_embeds = query_embeds.detach().float().cpu().numpy()
-        queries = np.asarray(query_embeds)
+        queries = make_array(query_embeds)
         if queries.ndim != 2 or queries.shape[1] != self._store.manifest.dim:
             raise ValueError(
                 f"queries must have the shape (num_queries, {self._store.manifest.dim}), got {queries.shape}; were "
@@ -559,9 +562,14 @@ class Gallery:
 
     @staticmethod
     def _check_exclusions(exclude, count: int) -> None:
-        if isinstance(exclude, str) or any(isinstance(names, str) for names in exclude or ()):
-            raise ValueError(f"`exclude` needs a list of ids for each query, got a string: {exclude!r}.")
-        if exclude is not None and len(exclude) != count:
+        if exclude is None:
+            return
+        lists = exclude if isinstance(exclude, list | tuple) else [None]
+        if not all(isinstance(names, list | tuple | set | frozenset) for names in lists):
+            raise ValueError(f"`exclude` needs a list of ids for each query, got {exclude!r:.60}.")
+        if wrong := [name for names in exclude for name in names if not isinstance(name, str)]:
+            raise ValueError(f"`exclude` needs texts as ids, got {wrong[0]!r}.")
+        if len(exclude) != count:
             raise ValueError(f"`exclude` needs one list of ids a query: got {len(exclude)} for {count}.")
 
     def _check_filter(self, where) -> dict[str, list] | str | None:

@@ -13,9 +13,27 @@ import numpy as np
 from .files_rtd import is_utf8
 
 
-__all__ = ["check_id", "settle_ids", "settle_metadata"]
+__all__ = ["check_id", "list_ids", "settle_ids", "settle_metadata"]
 
 _LOST = object()  # since None is a value
+_MAX_DEPTH, _MAX_BITS = 64, 1024  # what readers of JSON take
+
+
+def list_ids(ids: Iterable) -> list:
+    """List ids in their order.
+
+    Args:
+        ids (iterable): One an image.
+
+    Returns:
+        `list`: The same.
+
+    Raises:
+        ValueError: If they are not several in an order, as a set or one text.
+    """
+    if isinstance(ids, str | bytes | set | frozenset) or not isinstance(ids, Iterable):
+        raise ValueError(f"ids must be a list, one an image in their order, got a {type(ids).__name__}.")
+    return list(ids)
 
 
 def settle_ids(values: Iterable, where: str = "") -> list[str]:
@@ -36,7 +54,7 @@ def settle_ids(values: Iterable, where: str = "") -> list[str]:
         ['a.jpg', '7']
     """
     ids = []
-    for row, value in enumerate(values):
+    for row, value in enumerate(list_ids(values)):
         if isinstance(value, bytes):
             value = value.decode(errors="surrogateescape")  # refused by name below
         elif isinstance(value, numbers.Integral) and not isinstance(value, bool):
@@ -86,7 +104,7 @@ def settle_metadata(rows: Sequence[dict | None]) -> list[dict | None]:
     for row in rows:
         if row is not None and not isinstance(row, dict):
             raise ValueError(f"an entry of metadata must be a dictionary or None, got {type(row).__name__}.")
-        if not all(isinstance(name, str) and is_utf8(name) for name in row or ()):
+        if not all(map(_is_name, row or ())):
             raise ValueError(f"fields of metadata must have texts as names, got {ascii(list(row))}.")
         values = {name: _settle_value(value) for name, value in (row or {}).items()}
         lost |= {name: type(row[name]).__name__ for name, value in values.items() if value is _LOST}
@@ -98,9 +116,15 @@ def settle_metadata(rows: Sequence[dict | None]) -> list[dict | None]:
     return settled
 
 
-def _settle_value(value):
+def _is_name(name) -> bool:
+    return isinstance(name, str) and is_utf8(name)
+
+
+def _settle_value(value, depth: int = 0):
+    if depth > _MAX_DEPTH:
+        return _LOST
     if value is None or isinstance(value, bool | int):
-        return value
+        return value if value is None or value.bit_length() < _MAX_BITS else _LOST
     if isinstance(value, str):
         return str(value) if is_utf8(value) else _LOST
     if isinstance(value, float):
@@ -110,12 +134,12 @@ def _settle_value(value):
     if isinstance(value, np.datetime64):
         return None if np.isnat(value) else str(value)
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "biufUOM":
-        return _settle_value(value.tolist() if value.dtype.kind != "M" else list(value))
+        return _settle_value(value.tolist() if value.dtype.kind != "M" else list(value), depth)
     if isinstance(value, list | tuple):
-        parts = [_settle_value(part) for part in value]
+        parts = [_settle_value(part, depth + 1) for part in value]
         return _LOST if any(part is _LOST for part in parts) else parts
     if isinstance(value, dict):
-        parts = {name: _settle_value(part) for name, part in value.items()}
-        is_lost = any(part is _LOST or not isinstance(name, str) for name, part in parts.items())
+        parts = {name: _settle_value(part, depth + 1) for name, part in value.items()}
+        is_lost = any(part is _LOST or not _is_name(name) for name, part in parts.items())
         return _LOST if is_lost else parts
     return None if type(value).__name__ == "NAType" else _LOST  # of pandas, which need not be installed

@@ -26,6 +26,8 @@ _SENTENCE_TRANSFORMERS_MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "modeling_rtd.sentence_transformers_rtd.RTDSentenceTransformer"}
 ]
 _BASE = "__base__"  # peft's own name for no adapter
+# Settings of other kinds of adapters than those that are saved.
+_FOREIGN = "alora_invocation_tokens layer_replication megatron_config trainable_token_indices use_dora".split()
 _QUIET = {f"_raise_exceptions_for_{name}": False for name in ("missing_entries", "connection_errors", "gated_repo")}
 _TURN = threading.RLock()  # one for all models of a process, so that models can be copied and pickled
 
@@ -128,9 +130,11 @@ class RTDAdapterMixin:
                 its tensors are not those that were saved. The model then stays as it was.
         """
         where = pick_where(kwargs)
+        if not isinstance(adapter_name, str) or adapter_name in ("", _BASE) or "." in adapter_name:
+            raise ValueError(f"`adapter_name` must be a text without '.', and not '{_BASE}', got {adapter_name!r}.")
         _check_is_adapter(name_or_path, where)
         facts = _read_adapter_facts(name_or_path, where)
-        _refuse_modules(name_or_path, where)
+        _check_adapter_config(cached_file(name_or_path, "adapter_config.json", **where))
         config, base = self.config.text_config, self.config.base_model
         shapes = (config.hidden_size, config.num_hidden_layers)
         if hash_tensors(self.text_model) != facts["text_model_sha256"]:
@@ -153,6 +157,12 @@ class RTDAdapterMixin:
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "
                         "were saved, or some are missing. Restore it from a copy, or save it again."
+                    )
+                # Adapters of earlier versions have none.
+                if facts.get("scaling_sha256") not in (None, _hash_scaling(self.text_model, adapter_name)):
+                    raise ValueError(
+                        f"the adapter '{name_or_path}' is damaged: its adapter_config.json gives another scale (`r`, "
+                        "`lora_alpha`, `use_rslora` and their patterns) than it was saved with. Restore that file."
                     )
             except Exception:
                 # transformers has loaded it before it was checked, and would keep it.
@@ -219,7 +229,8 @@ class RTDAdapterMixin:
             ValueError: If the text tower has no adapter, several are active, or the adapter could not be loaded again
                 exactly.
         """
-        if not has_adapters(self.text_model):
+        # What peft wraps has a list of names, and no method.
+        if not has_adapters(self.text_model) or not callable(self.text_model.active_adapters):
             raise ValueError(
                 "the text tower has no adapter of its own: save the whole model with save_pretrained, or a PeftModel "
                 "through itself."
@@ -247,6 +258,7 @@ class RTDAdapterMixin:
             "text_model_sha256": hash_tensors(self.text_model),
             "projection_sha256": hash_tensors(self.projection),
             "adapter_sha256": _hash_adapter(self.text_model, name),
+            "scaling_sha256": _hash_scaling(self.text_model, name),
             "dtype": str(self.dtype).removeprefix("torch."),
             "shapes": [text_config.hidden_size, text_config.num_hidden_layers],
         }
@@ -264,7 +276,9 @@ class RTDAdapterMixin:
         Raises:
             ValueError: If it has no adapter of a name.
         """
-        known = {*getattr(self.text_model, "peft_config", {}), _BASE}
+        if not isinstance(adapter_names, list | tuple):
+            raise ValueError(f"`adapter_names` must be a list, one a query, got {adapter_names!r}.")
+        known = [*getattr(self.text_model, "peft_config", {}), _BASE]
         unknown = next((name for name in adapter_names if name is not None and name not in known), None)
         if unknown is not None:
             raise ValueError(suggest("adapter", unknown, known))
@@ -339,6 +353,13 @@ def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
     return hash_named(tensors)
 
 
+def _hash_scaling(tower: torch.nn.Module, adapter_name: str) -> str:
+    """Hash by what the layers multiply an adapter, which its configuration says, and no tensor."""
+    scales = {name: getattr(module, "scaling", None) for name, module in tower.named_modules()}
+    scales = {name: scale for name, scale in scales.items() if isinstance(scale, dict) and adapter_name in scale}
+    return hash_named({name: torch.tensor(float(scale[adapter_name])) for name, scale in scales.items()})
+
+
 def refuse_parts(name_or_path, **kwargs) -> None:
     """Refuse a repository of an adapter or of a text tower where a whole model is loaded.
 
@@ -388,14 +409,16 @@ def _check_is_adapter(name_or_path: str, where: dict) -> None:
     )
 
 
-def _refuse_modules(name_or_path: str, where: dict) -> None:
-    """Refuse what makes peft import a module by its name; before 0.20 any module."""
-    file = cached_file(name_or_path, "adapter_config.json", **where, **_QUIET)
-    if file and read_json(file, "save the adapter again").get("megatron_config"):
-        raise ValueError(
-            f"'{file}' names a module of Megatron, which peft would import. No text tower here uses one. Set its "
-            "`megatron_config` to null if you trust the adapter."
-        )
+def _check_adapter_config(file: str) -> None:
+    """Refuse a configuration that says what no saved adapter has, and that changes the base or what is adapted."""
+    remedy = "restore it from a copy, or save the adapter again"
+    config = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
+    odd = [name for name in _FOREIGN if config.get(name)]
+    odd += ["bias"] * (config.get("bias") not in (None, "none"))
+    odd += ["peft_type"] * (config["peft_type"] != "LORA")
+    odd += ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
+    if odd:
+        raise ValueError(f"'{file}' is damaged, its `{odd[0]}` is {config[odd[0]]!r:.40}: {remedy}.")
 
 
 def _read_adapter_facts(name_or_path: str, where: dict) -> dict:
@@ -407,6 +430,7 @@ def _read_adapter_facts(name_or_path: str, where: dict) -> dict:
         text_model_sha256=str,
         projection_sha256=str,
         adapter_sha256=str,
+        scaling_sha256=str | None,
         dtype=str,
         shapes=list,
     )

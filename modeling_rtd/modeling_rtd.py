@@ -125,6 +125,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         self.projection = build_projection(config.projection_config)
         self._original_text = OriginalTextTower(config)
         self.post_init()
+        # transformers adds those of the parts, to which the other parts are unexpected: a layer too many would pass.
+        self._keys_to_ignore_on_load_unexpected = set(type(self)._keys_to_ignore_on_load_unexpected)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -151,6 +153,11 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
         refuse_missing(
             report, pretrained_model_name_or_path, "an RTD model (put a projection on a CLIP with from_clip)"
         )
+        if left := sorted(report["unexpected_keys"]):
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' holds {left[:3]} and {len(left)} tensors in all for which its "
+                "config.json has no place, such as more layers than `num_hidden_layers` says: restore that file."
+            )
         model._original_text = OriginalTextTower(model.config, **pick_where(kwargs))
         model._original_text.fetch()
         return (model, report) if wants_report else model

@@ -196,7 +196,7 @@ class ComposedImageRetrievalPipeline(Pipeline):
         # The search belongs here and not in `postprocess`, which sees one query at a time: a batch costs one pass
         # over the gallery.
         queries = inputs["query"] if isinstance(inputs["query"], list) else [inputs["query"]]
-        self.model.check_adapters([query.adapter or adapter for query in queries])
+        self.model.check_adapters([adapter if query.adapter is None else query.adapter for query in queries])
         references = [query.references if exclude_reference else [] for query in queries]
         exclude = [query.exclude + names for query, names in zip(queries, references, strict=True)]
         if with_measures:

@@ -207,6 +207,8 @@ class RTDProcessor(ProcessorMixin):
 
     def _find_template(self, name: str | None) -> str:
         name = name or self.default_template
+        if not isinstance(name, str):
+            raise ValueError(f"a template is a text or the name of one, got a {type(name).__name__}.")
         if PLACEHOLDER in name and name.count(_CONDITION) == 1:
             return name  # a template itself, such as that of a benchmark
         if name not in self.prompt_templates:
@@ -625,7 +627,7 @@ def _draw_array(array: np.ndarray | torch.Tensor, input_data_format: str | None)
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(_reduce_to_eight_bits(image)).convert("RGB")
-    if max(image.size) > _LONGEST_STRIP * min(image.size):
+    if max(image.size) > _LONGEST_STRIP * min(image.size) or not min(image.size):
         width, height = image.size
         raise ValueError(f"it has {width} by {height} pixels, and one side may be {_LONGEST_STRIP} times the other")
     return image
@@ -656,8 +658,8 @@ def _shift_spaces(pieces: Sequence[str]) -> list[str]:
 
 
 def _as_list(name: str, value: str | Sequence[str]) -> list[str]:
-    # The keys of a dictionary would be read as texts.
-    if isinstance(value, Mapping | bytes) or not hasattr(value, "__iter__"):
+    # The keys of a dictionary would be read as texts, and a set has no order.
+    if isinstance(value, Mapping | bytes | set) or not hasattr(value, "__iter__"):
         raise ValueError(f"`{name}` must be a string or a list of strings, got a {type(value).__name__}.")
     values = [value] if isinstance(value, str) else list(value)
     if not values:

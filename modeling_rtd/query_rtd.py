@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 import os
 from collections.abc import Mapping, Sequence
@@ -78,6 +77,22 @@ class Query:
     exclude: list[str] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     adapter: str | None = None
+
+    def __post_init__(self):
+        words, embeds = self.pseudo_tokens, getattr(self.features, "pooler_output", None)
+        kinds = {
+            "condition": isinstance(self.condition, str | None),
+            "negative": isinstance(self.negative, str | None),
+            "adapter": isinstance(self.adapter, str | None),
+            "pixel_values": self.pixel_values is None or getattr(self.pixel_values, "ndim", 0) == 4,
+            "features": self.features is None or torch.is_tensor(embeds),
+            "pseudo_tokens": words is None or isinstance(words, list | tuple) and torch.is_tensor(words[0]),
+        }
+        for name in (name for name, is_right in kinds.items() if not is_right):
+            kind = type(getattr(self, name)).__name__
+            raise ValueError(f"`{name}` of a query is a {kind}; see what Query takes there.")
+        if self.strength is not None:
+            _check_strength("`strength`", self.strength)
 
     @property
     def num_references(self) -> int:
@@ -227,6 +242,8 @@ def encode_composed(
     Raises:
         ValueError: If an adapter, the template or `blank` is unknown, or nothing is left of a query.
     """
+    if not isinstance(queries, Sequence) or not queries or not all(isinstance(query, Query) for query in queries):
+        raise ValueError("`queries` must be a list of Query, of one at least; `read_query` makes one.")
     plain = [query.condition for query in queries if not query.num_references]
     negatives = [query.negative for query in queries if query.negative is not None]
     texts = iter(_read_texts(model, processor, plain + negatives))
@@ -322,7 +339,7 @@ def _encode_references(model, processor, queries, template, blank, adapter) -> S
             tower = getattr(model, "text_model", model)
             return _settle(tower(**prompts, pseudo_token_embeds=words, pseudo_token_mask=mask).text_embeds)
         # peft refuses names beside merged adapters, so none are passed where no query has one.
-        adapters = [owners[row].adapter or adapter for row in rows]
+        adapters = [adapter if owners[row].adapter is None else owners[row].adapter for row in rows]
         return _settle(
             model.get_composed_features(
                 **prompts,
@@ -483,7 +500,8 @@ def _check_strength(name: str, value: float) -> None:
 
 
 def _check_weight(name: str, value: float) -> None:
-    if not _is_number(value) or not 0 <= value < math.inf:
+    # What is beyond the numbers of 32 bits would become infinite.
+    if not _is_number(value) or not 0 <= value < 1e30:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value!r}.")
 
 

@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -61,3 +62,22 @@ def test_weights_outside_of_their_folder_are_refused(model, clip, tmp_path, load
     index.write_text(json.dumps(content).replace(f'"{shard}"', f'"../{shard}"'))
     with pytest.raises(ValueError, match=rf"names the weights '\.\./{shard}'"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("text_config", "num_hidden_layers", -3),
+        ("text_config", "num_attention_heads", -2),
+        ("vision_config", "patch_size", 0),
+        ("text_config", "vocab_size", 10**12),
+        ("text_config", "layer_norm_eps", math.nan),
+        ("vision_config", "layer_norm_eps", -1e-5),
+        ("text_config", "eos_token_id", -3),
+        ("text_config", "eos_token_id", 49408),
+        ("text_config", "eos_token_id", [49407]),
+    ],
+)
+def test_numbers_of_another_network_are_refused_by_name(part, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` of the configuration's `{part}`"):
+        RTDConfig(**{part: {name: value}})

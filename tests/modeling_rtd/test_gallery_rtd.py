@@ -1,4 +1,5 @@
 import copy
+import math
 import multiprocessing
 import os
 import signal
@@ -236,8 +237,23 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
             lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),
             r"texts as names, got \[1\]",
         ),
-        (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), "list of ids for each query, got a string"),
-        (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got a string"),
+        (lambda: SMALL.search(torch.eye(3), exclude=["a", "b", "c"]), r"list of ids for each query, got \['a'"),
+        (lambda: SMALL.search(torch.eye(3), exclude="abc"), "list of ids for each query, got 'abc'"),
+        (lambda: SMALL.search(torch.eye(3), exclude=[None] * 3), "list of ids for each query, got"),
+        (lambda: SMALL.search(torch.eye(3), exclude=[[3]] * 3), "needs texts as ids, got 3"),
+        (lambda: SMALL.search(torch.eye(3), min_score=math.nan), "`min_score` must be a number, got nan"),
+        (lambda: SMALL.search(torch.eye(3) * 1j), "real numbers, got an array of complex64"),
+        (lambda: Gallery(np.eye(3) * 1j, ["x", "y", "z"]), "real numbers, got an array of complex128"),
+        (lambda: Gallery([["1", "0"]], ["x"]), "real numbers, got an array of <U1"),
+        (lambda: Gallery([[1, 0], [1]], ["x", "y"]), "rows of numbers of one length"),
+        (lambda: Gallery(torch.eye(3), {"x", "y", "z"}), "in their order, got a set"),
+        (lambda: Gallery(torch.eye(3), "xyz"), "in their order, got a str"),
+        (lambda: Gallery(torch.eye(3), 3), "in their order, got a int"),
+        (lambda: Gallery(torch.eye(3), ["x", "y", "z"], 3), "`metadata` must be a list.*int"),
+        (lambda: Gallery.from_embeddings(torch.eye(3), {"x", "y", "z"}), "in their order, got a set"),
+        (lambda: Gallery.from_embeddings(torch.eye(1), ["x"], [{}]), "dictionary of dictionaries by id, got a list"),
+        (lambda: Gallery.from_embeddings(torch.eye(1), ["x"], {"x": None}), "dictionary of dictionaries by id"),
+        (lambda: SMALL.remove(3), "in their order, got a int"),
         (lambda: SMALL.search(torch.eye(3), where=["x"]), r"`where` must be a dictionary .* got \['x'\]"),
         (lambda: SMALL.search(torch.eye(3), min_score="high"), "`min_score` must be a number, got 'high'"),
         (lambda: Gallery().measure_recall(torch.eye(3)), "the gallery is empty"),

@@ -11,6 +11,10 @@ from modeling_rtd import Gallery, settle_ids
 from modeling_rtd.gallery_values_rtd import settle_metadata
 
 
+DEEP = []
+DEEP.append(DEEP)
+
+
 def test_ids_come_from_texts_bytes_and_whole_numbers():
     assert settle_ids([b"\xc3\xa4.jpg", "b", 7, np.int64(8), np.str_("c")]) == ["ä.jpg", "b", "7", "8", "c"]
 
@@ -50,7 +54,9 @@ def test_pandas_missing_values_are_null():
     assert settle_metadata([row]) == [{"a": None, "b": None, "c": "2020-01-02T00:00:00"}]
 
 
-@pytest.mark.parametrize("value", [{1}, b"x", 1j, object(), [b"x"], {"x": {1}}, "\ud83d", {1: 2}])
+@pytest.mark.parametrize(
+    "value", [{1}, b"x", 1j, object(), [b"x"], {"x": {1}}, "\ud83d", {1: 2}, {"\ud83d": 1}, 10**4000, DEEP]
+)
 def test_what_cannot_be_kept_is_left_out_and_named(value):
     with pytest.warns(UserWarning, match="left out: 'bad'"):
         gallery = Gallery(torch.eye(1), ["a"], [{"bad": value, "good": 1}])

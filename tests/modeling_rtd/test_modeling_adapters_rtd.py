@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel
+from peft import AutoPeftModel, IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
@@ -135,6 +135,60 @@ def test_an_adapter_whose_tensors_are_not_all_there_is_refused_and_leaves_nothin
     assert torch.equal(compose(model), base)
     with pytest.raises(ValueError, match="is damaged"):
         RTDModel.from_adapter(adapter, base=place)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lora_alpha": 99},
+        {"use_rslora": True},
+        {"alpha_pattern": {"fc1": 20}},
+        {"init_lora_weights": "pissa"},
+        {"alora_invocation_tokens": [1]},
+        {"trainable_token_indices": [0]},
+        {"peft_type": "EVIL"},
+        {"peft_type": ["LORA"]},
+        {"init_lora_weights": {}},
+    ],
+    ids=str,
+)
+def test_an_adapter_whose_configuration_was_changed_is_refused_and_leaves_nothing(save, place, change):
+    adapter, _ = save()
+    config = Path(adapter, "adapter_config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    model = RTDModel.from_pretrained(place)
+    before = hash_tensors(model.text_model)
+    with pytest.raises(ValueError, match=r"is damaged.*adapter_config.json|adapter_config.json' is damaged"):
+        model.load_adapter(adapter)
+    assert not has_adapters(model.text_model)
+    assert hash_tensors(model.text_model) == before
+
+
+def test_an_adapter_of_an_earlier_version_says_no_scale(save, place, compose):
+    adapter, trained = save()
+    facts = Path(adapter, "rtd_adapter.json")
+    facts.write_text(json.dumps({k: v for k, v in json.loads(facts.read_text()).items() if k != "scaling_sha256"}))
+    torch.testing.assert_close(
+        compose(RTDModel.from_adapter(adapter, base=place)), compose(trained), atol=1e-6, rtol=0
+    )
+
+
+def test_a_tower_that_peft_wraps_is_not_saved_as_an_adapter(model, tmp_path):
+    wrapped = get_peft_model(copy.deepcopy(model.text_model), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="PeftModel\\s+through itself"):
+        model.with_parts(wrapped, model.projection).save_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "__base__", 3, None, ["x"]])
+def test_a_name_that_no_adapter_may_have_is_refused(save, place, name):
+    with pytest.raises(ValueError, match="`adapter_name` must be a text"):
+        RTDModel.from_pretrained(place).load_adapter(save()[0], name)
+
+
+@pytest.mark.parametrize("names", ["a", 3, ["zz", None], [[], None], [{}, None], ["", None]])
+def test_names_of_adapters_are_a_list_of_those_that_are_there(model, compose, names):
+    with pytest.raises(ValueError, match="adapter"):
+        compose(model, adapter_names=names)
 
 
 @pytest.mark.parametrize(

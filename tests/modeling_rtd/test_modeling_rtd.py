@@ -1,3 +1,4 @@
+import json
 from io import BytesIO
 
 import pytest
@@ -235,3 +236,12 @@ def test_ids_of_another_tokenizer_are_refused_until_the_tower_has_words_for_them
 def test_images_are_not_encoded_with_prompts(model, query):
     with pytest.raises(ValueError, match="`input_ids` belongs to a prompt"):
         model.get_image_features(**query)
+
+
+def test_a_configuration_of_fewer_layers_than_the_file_has_is_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"16 tensors .* config.json has no place.*num_hidden_layers"):
+        RTDModel.from_pretrained(tmp_path)

@@ -169,6 +169,10 @@ def test_all_references_are_left_out(pipe, photos):
         ({"weights": [1, 2]}, "`weights` needs one number for each of 1 images"),
         ({"weights": [0]}, "at least one reference must count"),
         ({"weights": 1}, "`weights` needs one number"),
+        ({"weights": [10**400]}, "must be a finite number"),
+        ({"image": 3}, "cannot be read: an image has"),
+        ({"adapter": []}, "adapter"),
+        ({"adapter": ""}, "unknown adapter ''"),
         ({"image": []}, None),
         ({"image": [], "text": ""}, "needs `image`, `text` or both"),
     ],
@@ -262,6 +266,30 @@ def test_features_pseudo_words_and_pixels_of_several_references_give_one_embeddi
     torch.testing.assert_close(whole[0], join_references(parts, [3, 1]), atol=2e-6, rtol=0)
     for other in others:
         torch.testing.assert_close(other, whole, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"condition": 3},
+        {"negative": 3},
+        {"adapter": []},
+        {"pixel_values": torch.zeros(3, 32, 32)},
+        {"features": 3},
+        {"pseudo_tokens": 3},
+        {"strength": "a"},
+    ],
+    ids=str,
+)
+def test_fields_of_another_type_are_refused_by_name(fields):
+    with pytest.raises(ValueError, match=f"`{next(iter(fields))}`"):
+        Query(**fields)
+
+
+@pytest.mark.parametrize("queries", [3, None, [], [3], Query("a")])
+def test_what_is_encoded_is_a_list_of_queries(model, processor, queries):
+    with pytest.raises(ValueError, match="list of Query"):
+        encode_composed(model, processor, queries)
 
 
 def draw(seed, rows=5, dim=7):

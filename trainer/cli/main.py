@@ -113,6 +113,8 @@ def _run(arguments: list[str]) -> int:
         print(f"rtd {verb}: {word_pickle('a weights file', 'Use one in safetensors.')}", file=sys.stderr)
         return 2
     except (ValueError, ImportError, OSError, FloatingPointError) as error:
+        if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
+            error = f"'{error.filename}' is a file where a folder is needed; name another."
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = f"; free some space, then {_word_again(arguments)}" if is_full else ""
         print(f"rtd {verb}: {error}{hint}", file=sys.stderr)

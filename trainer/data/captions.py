@@ -133,7 +133,7 @@ def read_captions(
     if are_lines and split in (None, "train"):
         # Not splitlines, which also cuts at form feeds and the like: rows are counted as editors count them.
         texts = [
-            line.decode(errors="replace")
+            line.removesuffix(b"\r").decode(errors="replace")
             for path in files
             for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
         ]

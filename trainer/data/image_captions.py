@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import unicodedata
 import warnings
 from pathlib import Path
 
 from datasets import Dataset, Image
 
 from trainer.data.image_files import list_images
+from trainer.data.row_files import replace_column
 from trainer.data.tables import add_column, load_table
 
 
@@ -23,7 +26,7 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
         captions (`str`, `Path` or `datasets.Dataset`):
             Table with `text`, or `subject` and `attribute`; and `image` or `file_name`, the file's path in the
             folder. Without a name the rows are those of the folder's files in the order of their names, in which
-            `2.png` comes before `10.png`.
+            `2.png` comes before `10.png`. No other column may name the files in another order.
 
     Returns:
         `datasets.Dataset`: The table, its column `image` made of paths.
@@ -48,22 +51,41 @@ def load_pairs(images: str | Path | None, captions: str | Path | Dataset) -> Dat
                 f"{len(paths)} images in '{images}', but {len(table)} captions. Give each caption the name of its "
                 "image in a column 'image', or bring as many of the one as of the other."
             )
+        _check_order(table, [path.relative_to(images) for path in paths])
         return add_column(table, "image", [str(path) for path in paths])
-    known = {str(path.relative_to(images)): str(path) for path in paths}
-    missing = sorted({str(name) for name in table["image"]} - known.keys())
+    known = {_fold(path.relative_to(images)): str(path) for path in paths}
+    names = [_fold(name) for name in table["image"]]
+    missing = sorted(set(names) - known.keys())
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ValueError(
             f"the captions name images that are not in '{images}': {', '.join(missing[:5])}{more}. Names are paths "
             "relative to that folder."
         )
-    unnamed = len(known.keys() - set(table["image"]))
+    if len(known) < len(paths):
+        raise ValueError(f"names of images in '{images}' differ in how letters with accents are written; rename them.")
+    unnamed = len(known.keys() - set(names))
     if unnamed:
         warnings.warn(
             f"{unnamed} of {len(known)} images in '{images}' have no caption and are left out.", stacklevel=2
         )
-    named = [known[str(name)] for name in table["image"]]
-    return add_column(table.remove_columns("image"), "image", named)
+    return replace_column(table, "image", [known[name] for name in names])
+
+
+def _fold(name: str | Path) -> str:
+    # macOS writes an accent as a letter of its own, and tables do not.
+    return unicodedata.normalize("NFC", str(name))
+
+
+def _check_order(table: Dataset, paths: list[Path]) -> None:
+    """Refuse captions in the order of the files where another column names the files in another order."""
+    for name, form in itertools.product(table.column_names, (str, lambda path: path.name, lambda path: path.stem)):
+        own, named = ([_fold(form(Path(str(place)))) for place in places] for places in (paths, table[name]))
+        if named != own and set(named) <= set(own):
+            raise ValueError(
+                f"the column '{name}' names images in another order than that of the files, such as {named[0]!r} "
+                f"before {named[-1]!r}. Rename it 'image', and write paths relative to the folder into it."
+            )
 
 
 def _name_images(table: Dataset) -> Dataset:

@@ -93,9 +93,16 @@ def _walk(folder: Path) -> Iterator[Path]:
                 # macOS leaves `._x.jpg` beside `x.jpg`, which holds no picture.
                 if entry.name.startswith("."):
                     continue
-                if not entry.is_dir():
+                if not _is_folder(entry):
                     yield Path(entry.path)
                 elif entry.is_symlink():
                     pending.append(Path(entry.path))
                 else:
                     pending.appendleft(Path(entry.path))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: whoever opens it says so
+        return False

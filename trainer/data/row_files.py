@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import glob
 import json
 import re
 import tarfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import yaml
 from datasets import (
@@ -21,8 +23,10 @@ from datasets import (
     Image,
     IterableDataset,
     IterableDatasetDict,
+    Json,
     Value,
     load_dataset,
+    load_dataset_builder,
     load_from_disk,
 )
 from datasets import config as datasets_config
@@ -42,6 +46,7 @@ __all__ = [
     "is_stream",
     "load_files",
     "load_repository",
+    "replace_column",
     "take_split",
     "word_full_disk",
 ]
@@ -54,6 +59,9 @@ FORMATS = {
     ".txt": "text",
     ".tar": "webdataset",
 }
+_MAX_DEPTH = 64  # of json; Arrow's schemas end at about 60
+_BLOCK = 1 << 24  # bytes of a file, more than `datasets` parses at once
+_NO_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 
 
 def find_files(source: str | Path | Sequence[str | Path]) -> list[Path] | str:
@@ -66,8 +74,10 @@ def find_files(source: str | Path | Sequence[str | Path]) -> list[Path] | str:
         `list[Path]` or `str`: Files; the folder or the Hub id, where `datasets` finds them.
 
     Raises:
-        ValueError: If a pattern matches no file.
+        ValueError: If a pattern matches no file, or it is not a place.
     """
+    if not isinstance(source, list | tuple | str | Path) or not source:
+        raise ValueError(f"data are files, a folder, a Hub id or rows, got {source!r:.40}.")
     if isinstance(source, list | tuple):
         if len(source) == 1:
             return find_files(source[0])
@@ -137,13 +147,16 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
                 saved = {"train": saved, str(saved.split or "train"): saved}
             saved = take_split(saved, split)
             return saved.to_iterable_dataset() if streaming else saved
+        files = _list_tables(name) if folder.is_dir() else {}
+        if files:
+            return load_files(take_split(files, split), streaming=streaming)
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
     # A folder with a script of its name is a RuntimeError; it was not run.
     except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:
         if _is_full(error):
             raise
         if folder.is_dir():
-            cause = error.__cause__ or error
+            cause = _find_cause(error)
             raise ValueError(f"the folder '{name}' cannot be read as a data set: {cause}") from error
         if "split" not in str(error).lower():
             raise
@@ -182,6 +195,19 @@ def _list_texts(settings) -> list[str]:
             seen.add(id(part))
             pending += part.values() if isinstance(part, dict) else part
     return texts
+
+
+def _find_cause(error: Exception) -> BaseException:
+    """Find what `datasets` words as "An error occurred"."""
+    return (error.__cause__ if isinstance(error, DatasetsError) else None) or error
+
+
+def _list_tables(folder: str) -> dict[str, list[Path]]:
+    """List the csv or json files of a folder by split: `datasets` alone shifts columns, and Arrow dies of some."""
+    builder = load_dataset_builder(folder)
+    splits = {split: list(map(Path, files)) for split, files in (builder.config.data_files or {}).items()}
+    kinds = {FORMATS.get(path.suffix.lower()) for paths in splits.values() for path in paths}
+    return splits if kinds in ({"csv"}, {"json"}) else {}
 
 
 class FileWatch:
@@ -276,8 +302,8 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
     Args:
         paths (sequence of `Path`): Files.
         split (`str`, *optional*): Files have none but `train`.
-        streaming (`bool`, defaults to `False`): Read rows as they are asked for; only the start and the end of each
-            file are looked at now.
+        streaming (`bool`, defaults to `False`): Read rows as they are asked for. Now only the start and the end of
+            each file are looked at; a csv file is checked in full.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
@@ -286,7 +312,7 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
         ValueError: If a file is missing, not whole, of another type, or cannot be parsed, or changes while it is read.
             If there is no such split.
     """
-    kind, watch = _check_files(paths), FileWatch(paths)
+    kind, watch = _check_files(paths, is_whole=not streaming), FileWatch(paths)
     if split not in (None, "train"):
         raise ValueError(
             f"there is no split '{split}' in '{paths[0]}', since files are read whole. Leave the split out (--split), "
@@ -295,25 +321,65 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
     try:
         options = {}
         if kind == "csv":
-            options = {"features": _read_header(paths, is_whole=not streaming), "keep_default_na": False}
-        files = list(map(str, paths))
+            options = {"features": _check_columns(paths), "keep_default_na": False}
+        # Escaped: `datasets` takes `a[1].csv` for a pattern.
+        files = [glob.escape(str(path)) for path in paths]
         table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
+        if kind == "json" and not streaming:
+            table = _turn_columns(table)
     except Exception as error:
         if _is_full(error):
             raise
         watch.check()
-        cause = error.__cause__ or error
+        cause = _find_cause(error)
+        if not str(cause) or any(words in str(cause) for words in _NO_ROWS):
+            cause = "a file holds no row"
         source = "', '".join(map(str, paths[:3]))
         raise ValueError(f"'{source}' cannot be read as {kind}: {cause}") from error
     if streaming:
         return _name_columns(table)
     watch.check()
-    if len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema):
-        table = Dataset.from_dict(table[0])  # a json file of columns instead of rows
-    return _name_columns(table)
+    return _name_columns(_settle_texts(table))
 
 
-def _check_files(paths: Sequence[Path]) -> str:
+def _turn_columns(table: Dataset) -> Dataset:
+    """Read a json file of columns, each a list, as rows."""
+    is_columns = len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema)
+    return Dataset.from_dict(table[0]) if is_columns else table
+
+
+_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # as `datasets` words it
+
+
+def _settle_texts(table: Dataset) -> Dataset:
+    """Read as texts what other libraries save as another kind of text, and of mixed json columns what is text."""
+    for name, feature in table.features.items():
+        if isinstance(feature, Value) and feature.dtype == "string_view":
+            table = table.cast_column(name, Value("string"))
+        elif isinstance(feature, Json):
+            # As `Json`, all of its texts would be refused, the first of them by name.
+            texts = [value if isinstance(value, str) else None for value in table[name]]
+            table = replace_column(table, name, texts)
+    return table
+
+
+def replace_column(table: Dataset, name: str, texts: Sequence[str | None]) -> Dataset:
+    """Replace a column by one of texts.
+
+    Args:
+        table (`datasets.Dataset`): Rows.
+        name (`str`): Name of the column.
+        texts (`list[str]`): One a row, `None` for none.
+
+    Returns:
+        `datasets.Dataset`: The rows; the column is the last one.
+    """
+    # Removed last: a table without columns has no rows.
+    table = table.rename_column(name, f"{name} before")
+    return table.add_column(name, list(texts), feature=Value("string")).remove_columns(f"{name} before")
+
+
+def _check_files(paths: Sequence[Path], is_whole: bool) -> str:
     """Refuse files that are missing, not whole or of several types, and name their type."""
     kinds = set()
     for path in paths:
@@ -330,7 +396,7 @@ def _check_files(paths: Sequence[Path]) -> str:
         more = f" Of {len(paths)} files {len(broken)} are not whole." if len(broken) > 1 else ""
         raise ValueError(f"'{path}' cannot be read as {kind}: {flaw}.{more}")
     for path in paths:
-        _check_start(path, kind)
+        _check_start(path, kind, is_whole)
     return kind
 
 
@@ -353,34 +419,87 @@ def _name_columns(table: Dataset | IterableDataset) -> Dataset | IterableDataset
     return table
 
 
-def _check_start(path: Path, kind: str) -> None:
-    """Refuse a json file that does not start with a row: Arrow dies of `null`, without an exception."""
+def _check_start(path: Path, kind: str, is_whole: bool) -> None:
+    """Refuse json that ends the process in a library, or that one changes: `null`, deep nesting, repeated keys."""
     if kind != "json":
         return
     with path.open("rb") as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start and start not in b"{[":
         raise ValueError(f"'{path}' cannot be read as json: it starts with {start!r}; a row is an object, {{...}}.")
+    try:
+        if start == b"[":
+            json.loads(path.read_bytes(), object_pairs_hook=_check_pairs, parse_int=str)
+        elif _measure_depth(path, is_whole) > _MAX_DEPTH:
+            raise RecursionError(f"more than {_MAX_DEPTH} levels")
+    except RecursionError as error:
+        raise ValueError(f"'{path}' cannot be read as json: it is nested too deeply ({error}).") from error
+    except ValueError as error:
+        raise ValueError(f"'{path}' cannot be read as json: {error}; correct or write it again.") from error
 
 
-def _read_header(paths: Sequence[Path], is_whole: bool) -> Features:
-    """Read the names of csv files' columns; all are texts: `null`, `NA` and `3` stay what they are."""
+def _check_pairs(pairs: list[tuple]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' repeats")
+    if re.search("[\ud800-\udfff]", "".join(part for pair in pairs for part in pair if isinstance(part, str))):
+        raise ValueError(f"half an emoji, which is not text, in a row with {', '.join(map(ascii, names))}")
+
+
+def _measure_depth(path: Path, is_whole: bool) -> int:
+    """Measure how deep brackets nest within the blocks of a file, those of texts left out."""
+    depth = 0
+    with path.open("rb") as file:
+        while content := file.read(_BLOCK):
+            brackets = content.translate(None, _NO_BRACKETS).replace(b"{}", b"")
+            if len(brackets) > _MAX_DEPTH:
+                brackets = re.sub(rb'"(?:[^"\\]|\\.)*"?', b"", content).translate(None, _NO_BRACKETS)
+            steps = np.cumsum(np.where(np.isin(np.frombuffer(brackets, np.uint8), list(b"[{")), 1, -1))
+            depth = max(depth, int((steps - np.minimum.accumulate(steps)).max(initial=0)))
+            if not is_whole:
+                break
+    return depth
+
+
+def _check_columns(paths: Sequence[Path]) -> Features:
+    """Check that rows of csv files fit their header, and read it; all are texts: `null`, `NA` and `3` stay as such.
+
+    Of a stream too: with one comma too many in the first row, pandas would shift all columns.
+    """
     names = None
     for path in paths:
-        # Excel writes a byte order mark, which would belong to the name of the first column.
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            names = names or header
-            if not is_whole:
-                continue
-            for number, row in enumerate(rows, start=1):
-                if row and len(row) != len(header):
-                    raise ValueError(
-                        f"row {number} of '{path}' has {len(row)} values for {len(header)} columns; put a text that "
-                        "holds a comma in double quotes."
-                    )
+        try:
+            # Excel writes a byte order mark, which would belong to the name of the first column.
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                rows = csv.reader(file, strict=True)
+                header = _check_header(next(rows, []), path)
+                names = names or header
+                if missing := [name for name in names if name not in header]:
+                    raise ValueError(f"'{path}' lacks the column '{missing[0]}' of '{paths[0]}'; rename it in one.")
+                for number, row in enumerate(rows, start=1):
+                    if row and len(row) != len(header):
+                        raise ValueError(
+                            f"row {number} of '{path}' has {len(row)} values for {len(header)} columns; put a text "
+                            "that holds a comma in double quotes."
+                        )
+        except UnicodeDecodeError as error:
+            raise ValueError(f"'{path}' is not UTF-8 ({error.reason} at {error.start}); save it as UTF-8.") from error
+        except csv.Error as error:
+            raise ValueError(f"line {rows.line_num} of '{path}': {error}; double a quote within a text.") from error
     return Features({name: Value("string") for name in names})
+
+
+def _check_header(header: list[str], path: Path) -> list[str]:
+    """Refuse what is not a header, and name columns without a name as pandas does, which writes one for its index."""
+    if not header:
+        raise ValueError(f"'{path}' is empty.")
+    sign = next((sign for sign in ";\t|" if sign in header[0]), None)
+    if len(header) == 1 and (sign or header[0].startswith("sep=")):
+        raise ValueError(f"the columns of '{path}' are not separated by commas ({header[0]!r}); save it with commas.")
+    header = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+    if len(set(header)) < len(header):
+        raise ValueError(f"columns of '{path}' repeat: {', '.join(header)}; remove or rename one.")
+    return header
 
 
 def find_broken(paths: Sequence[Path]) -> dict[Path, str]:
@@ -422,10 +541,9 @@ def _ends_in_a_row(path: Path) -> None:
                 break
             size *= 4
     if line[2].startswith(b"{"):
-        try:
+        # Whole, but not UTF-8 or too deep: the rows are checked for that.
+        with contextlib.suppress(UnicodeDecodeError, RecursionError):
             json.loads(line[2])
-        except UnicodeDecodeError:  # whole, but not UTF-8; the rows are checked for that
-            return
 
 
 def _ends_as_a_tar(path: Path) -> None:
@@ -445,7 +563,7 @@ def _ends_as_a_parquet(path: Path) -> None:
 _ENDS = {
     ".jsonl": (
         _ends_in_a_row,
-        "the last line is a part of a row, so the file is cut off; copy it again, or remove that line",
+        "the last line is not a whole row; if the file is cut off, copy it again, else correct or remove that line",
     ),
     ".parquet": (_ends_as_a_parquet, "there is no footer, so the file is cut off; copy or write it again"),
     ".tar": (_ends_as_a_tar, "the archive has no end, so the file is cut off; copy or write it again"),

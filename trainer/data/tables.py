@@ -130,7 +130,9 @@ def _load_list(rows: list) -> Dataset:
             raise ValueError(f"the rows are not of one type: {error}") from error
     if all(isinstance(row, str | Path) for row in rows):
         return Dataset.from_dict({"text": list(map(str, rows))})
-    row, other = next((i, r) for i, r in enumerate(rows, 1) if not isinstance(r, type(rows[0])) or r is None)
+    row, other = next(
+        (i, r) for i, r in enumerate(rows, 1) if not isinstance(r, Mapping | str) or type(r) is not type(rows[0])
+    )
     raise ValueError(f"row {row} is a {type(other).__name__}; give a list of dicts, of texts, or of files.")
 
 
@@ -208,7 +210,10 @@ def refuse_no_text(block: pa.Table, columns: Sequence[str], start: int = 0) -> N
         place = pc.index(mark_texts(block[name]), False).as_py()
         if place >= 0:
             value = _read_value(block[name][place])
-            came = "an empty string" if isinstance(value, str) else f"{type(value).__name__} {value!r}"
+            came = f"{type(value).__name__} {value!r}"
+            if isinstance(value, str):
+                # A stream reads a column of several types as JSON, which is not a column of texts.
+                came = f"{value} in a column of several types" if value.strip() else "an empty string"
             raise ValueError(
                 f"row {start + place + 1}: `{name}` must be a non-empty string, got {came}; correct or remove that "
                 "row, or leave such rows out with bad_rows='skip' (--bad-rows skip)."
@@ -266,6 +271,8 @@ def mark_texts(column: pa.ChunkedArray) -> pa.BooleanArray:
     Returns:
         `pyarrow.BooleanArray`: A mark for each.
     """
+    if pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return pa.array(np.zeros(len(column), bool))
     try:

@@ -38,14 +38,19 @@ class Embeddings:
     name: str
 
     def __post_init__(self):
-        if self.rows.ndim != 2 or not np.issubdtype(self.rows.dtype, np.number):
-            raise ValueError(f"{self.name} embeddings must be rows of numbers of one length, got {self.rows.shape}.")
+        if self.rows.ndim != 2 or self.rows.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{self.name} embeddings must be rows of numbers of one length, got {self.rows.dtype} of the shape "
+                f"{self.rows.shape}."
+            )
         if len(self.ids) != len(self.rows):
             raise ValueError(f"got {len(self.ids)} {self.name} ids, but {len(self.rows)} {self.name} embeddings.")
         if len(set(self.ids)) < len(self.ids):
             raise ValueError(f"{self.name} ids repeat: {len(self.ids)} ids, {len(set(self.ids))} of them distinct.")
-        # A row of zeros has no cosine.
-        usable = np.isfinite(self.rows).all(axis=1) & self.rows.any(axis=1)
+        # In the type in which they are compared. A row of zeros has no cosine.
+        with np.errstate(over="ignore"):
+            rows = self.rows.astype(np.float32)
+        usable = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
         if not usable.all():
             raise ValueError(
                 f"{(~usable).sum()} {self.name} embeddings are not finite or all zero, such as that of "

@@ -91,12 +91,15 @@ def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     tensors = get_peft_model_state_dict(text_model, adapter_name=names[0]) if start is not None else {}
     odd = [name for name in tensors if not re.search(r"\.lora_[AB]\.weight$", name)]
     # Other starts, such as PiSSA and OLoRA, change the weights of the base too, whose hash then fits no base.
-    if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd:
+    is_activated = bool(getattr(config, "alora_invocation_tokens", None))  # which no prompt of ours holds
+    if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd or is_activated:
         what = f"it has a tensor '{odd[0]}'" if odd else f"init_lora_weights={start!r}" if start else "not a LoRA"
+        what = "alora_invocation_tokens" if is_activated else what
         raise ValueError(
             f"an adapter of this kind ({config.peft_type.value}: {what}) cannot be saved and loaded exactly. Use "
             "peft.LoraConfig, with use_rslora if you like, and without use_dora, bias, modules_to_save, "
-            "trainable_token_indices and other init_lora_weights than True, False or 'gaussian'."
+            "trainable_token_indices, alora_invocation_tokens and other init_lora_weights than True, False or "
+            "'gaussian'."
         )
 
 

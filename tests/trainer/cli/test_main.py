@@ -185,3 +185,9 @@ def test_every_verb_names_the_model_of_a_run(triplets, folder, monkeypatch, caps
     assert main([verb, *options[verb]]) == 2
     message = "'runs/rtd' holds no model; it is a run: name 'runs/rtd/model'."
     assert capsys.readouterr().err == f"rtd {verb}: {message}\n"
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, capsys):
+    (tmp_path / "x").write_text("")
+    assert main(["demo", "-o", str(tmp_path / "x")]) == 2
+    assert "x' is a file where a folder is needed" in capsys.readouterr().err

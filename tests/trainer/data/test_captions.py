@@ -39,5 +39,5 @@ def test_a_caption_is_split_behind_its_first_noun(name, caption, expected):
 def test_rows_that_are_no_captions_are_skipped_and_named(tmp_path):
     lines = ["a dog", "", "   ", "x" * 2001, b"\xff\xfe\x00", "a\x00b", "a cat\r"]
     captions, skipped = read_captions(write_lines(tmp_path / "captions.txt", lines))
-    assert captions == ["a dog", None, None, None, None, None, "a cat\r"]
+    assert captions == ["a dog", None, None, None, None, None, "a cat"]
     assert skipped == {"blank": [2, 3], "too_long": [4], "binary": [5, 6]}

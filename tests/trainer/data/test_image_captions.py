@@ -55,3 +55,21 @@ def test_a_table_may_hold_its_images(folder):
     assert load_pairs(None, table.cast_column("image", Image()))["text"][:] == ["one"]
     with pytest.raises(ValueError, match="come with their images"):
         load_pairs(folder, table.cast_column("image", Image()))
+
+
+@pytest.mark.parametrize("names", [["sub/a.png", "c.png", "b.png"], ["a", "b", "c"], ["c.png", "b.png", "a.png"]])
+def test_a_column_of_another_name_may_not_say_another_order(folder, names):
+    with pytest.raises(ValueError, match="'filename' names images in another order"):
+        load_pairs(folder, Dataset.from_dict({"filename": names, "text": ["one", "two", "three"]}))
+
+
+def test_other_columns_and_the_same_order_leave_captions_to_the_files(folder):
+    columns = {"filename": ["b.png", "c.png", "a.png"], "id": [0, 1, 2], "text": ["one", "two", "three"]}
+    assert load_pairs(folder, Dataset.from_dict(columns))["image"][0] == str(folder / "b.png")
+
+
+def test_accents_are_the_same_letter_however_they_are_written(tmp_path):
+    for name, image in zip(("e\u0301.png", "f.png"), build_images(2), strict=True):
+        image.save(tmp_path / name)
+    pairs = load_pairs(tmp_path, Dataset.from_dict({"image": ["f.png", "\u00e9.png"], "text": ["one", "two"]}))
+    assert pairs["image"][:] == [str(tmp_path / "f.png"), str(tmp_path / "e\u0301.png")]

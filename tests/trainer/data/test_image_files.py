@@ -45,6 +45,7 @@ def test_linked_folders_are_followed_once(tmp_path):
     (tmp_path / "elsewhere/b.jpg").touch()
     (tmp_path / "photos/more").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "photos/circle").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos/itself").symlink_to("itself")
     (tmp_path / "photos/a").symlink_to("z")
     with pytest.warns(UserWarning, match="leads to a folder that is listed already") as caught:
         found = list_images(tmp_path / "photos")

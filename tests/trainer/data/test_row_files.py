@@ -4,6 +4,8 @@ import json
 import tarfile
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -205,3 +207,77 @@ def test_a_card_that_names_its_own_files_is_read(tmp_path):
     card = "---\nconfigs:\n- {config_name: a, data_files: [{split: train, path: part/*.jsonl}]}\n---\nhttps://x.org\n"
     (tmp_path / "README.md").write_text(card)
     assert load_table(tmp_path)["text"] == ["a"]
+
+
+HEAD, ROW = ",".join(ROWS[0]), json.dumps(ROWS[0])
+DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("semicolons.csv", HEAD.replace(",", ";") + "\na;b;c\n", "not separated by commas"),
+        ("excel.csv", f"sep=;\n{HEAD}\na;b;c\n", "not separated by commas"),
+        ("twice.csv", f"{HEAD},target_caption\na,b,c,d\n", "repeat"),
+        ("quotes.csv", f'{HEAD}\n"a "big" cat",b,c\n', "line 2 of .* quote"),
+        ("shifted.csv", f"{HEAD}\na,b,c,d\n", "row 1 of .* 4 values for 3 columns"),
+        ("latin.csv", f"{HEAD}\ncaf\u00e9,b,c\n".encode("latin-1"), "not UTF-8"),
+        ("empty.csv", "", "is empty"),
+        ("deep.json", DEEP, "nested too deeply"),
+        ("deep.jsonl", f"{ROW}\n{DEEP}\n{ROW}\n", "nested too deeply"),
+        ("repeated.json", "[" + ROW.replace("{", '{"target_caption": "a", ', 1) + "]", "'target_caption' repeats"),
+        ("emoji.json", '[{"text": "a \\ud800 b"}]', "half an emoji"),
+        ("null.json", "null", "starts with b'n'"),
+    ],
+)
+def test_files_that_libraries_read_wrong_or_die_of_are_refused(tmp_path, name, content, words):
+    path = tmp_path / "x" / name
+    path.parent.mkdir()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for load, source in ((load_table, path), (open_stream, path), (load_table, path.parent)):
+        with pytest.raises(ValueError, match=f"{name}.*{words}"):
+            load(source)
+
+
+@pytest.mark.parametrize("name", ["head.csv", "empty.jsonl", "list.json", "rows.parquet"])
+def test_a_file_without_a_row_is_refused_in_words(tmp_path, name):
+    (tmp_path / name).write_text({"head.csv": HEAD, "list.json": "[]"}.get(name, ""))
+    if name == "rows.parquet":
+        Dataset.from_list(ROWS[:1]).select([]).to_parquet(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}.*no row"):
+        load_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a[1].csv", "a*.csv", "a?.csv"])
+def test_a_file_that_looks_like_a_pattern_is_read_alone(tmp_path, name):
+    for other in ("a1.csv", "ab.csv", name):
+        (tmp_path / other).write_text(f",text\n0,{other}\n")  # as pandas writes its index
+    assert load_table(tmp_path / name)["text"][:] == [name]
+
+
+def test_brackets_in_texts_are_not_nesting(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"text": 'a [[ "{', "meta": {"a": [{"b": [1]}]}}) + "\n" + '{"text": "[\\""}\n' * 99)
+    assert load_table(path)["text"][:2] == ['a [[ "{', '["']
+
+
+def test_a_column_of_several_types_names_the_row_that_is_not_text(tmp_path):
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(ROWS[0] | {"target_caption": t}) + "\n" for t in ("a", 3)))
+    with pytest.raises(ValueError, match=r"x.jsonl.*row 2: `target_caption`"):
+        load_triplets(tmp_path / "x.jsonl")
+    assert len(load_triplets(tmp_path / "x.jsonl", bad_rows="skip")) == 1
+
+
+@pytest.mark.parametrize("source", [None, 3, "", b"x", {}, [3]])
+def test_what_is_not_a_place_is_refused(source):
+    with pytest.raises(ValueError, match="file"):
+        load_table(source)
+
+
+def test_texts_of_another_layout_are_texts(tmp_path):
+    pyarrow.parquet.write_table(
+        pyarrow.table({name: pyarrow.array([text], pyarrow.string_view()) for name, text in ROWS[0].items()}),
+        tmp_path / "x.parquet",
+    )
+    assert load_triplets(tmp_path / "x.parquet").to_list() == ROWS[:1]
+    assert RowStream(open_stream(tmp_path / "x.parquet"), list(ROWS[0]), lambda rows: rows, 1).head[0] == ROWS[0]

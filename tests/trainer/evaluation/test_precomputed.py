@@ -53,6 +53,15 @@ def test_embeddings_of_another_system_score_as_the_model_that_made_them(
         (lambda a: a.update(gallery_ids=np.arange(12)), "12 of 12 gallery ids of the benchmark have no embedding"),
         (lambda a: a.update(gallery_ids=np.array(["x"] * 12)), "gallery ids repeat"),
         (lambda a: a.update(query_embeds=np.array(["x"] * 8)), "must be rows of numbers"),
+        (lambda a: a.update(query_embeds=a["query_embeds"] * 1j), "must be rows of numbers .* got complex"),
+        (
+            lambda a: a.update(query_embeds=a["query_embeds"].astype(float) * 1e300),
+            "8 query embeddings are not finite",
+        ),
+        (
+            lambda a: a.update(query_embeds=a["query_embeds"].astype(float) * 1e-300),
+            "8 query .* not finite or all zero",
+        ),
     ],
 )
 def test_embeddings_that_do_not_fit_are_refused(data, computed, tmp_path, capsys, change, message, run_evaluate):
