@@ -257,8 +257,9 @@ def _check_numbers(part: str, config: PreTrainedConfig) -> None:
     for name in (*_SIZES, "layer_norm_eps"):
         value = getattr(config, name, None)
         # Of a type that transformers refuses, or of an image with two sides.
-        if isinstance(value, int | float) and not (1 if name in _SIZES else 1e-30) <= value < 1e12:
-            raise ValueError(f"`{name}` of the configuration's `{part}` must be a positive number, got {value}.")
+        least = {"num_hidden_layers": 0, "layer_norm_eps": 1e-30}.get(name, 1)
+        if isinstance(value, int | float) and not least <= value < 1e12:
+            raise ValueError(f"`{name}` of the configuration's `{part}` must be at least {least}, got {value}.")
     # Where no token has this id, CLIP's tower takes the first one of a text for its end.
     end = getattr(config, "eos_token_id", None)
     if hasattr(config, "pools_largest_id") and (not isinstance(end, int) or not 0 <= end < config.vocab_size):

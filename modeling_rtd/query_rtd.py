@@ -242,7 +242,8 @@ def encode_composed(
     Raises:
         ValueError: If an adapter, the template or `blank` is unknown, or nothing is left of a query.
     """
-    if not isinstance(queries, Sequence) or not queries or not all(isinstance(query, Query) for query in queries):
+    # By name: the code of a model from the Hub has a class of its own.
+    if not isinstance(queries, Sequence) or {type(query).__name__ for query in queries} != {"Query"}:
         raise ValueError("`queries` must be a list of Query, of one at least; `read_query` makes one.")
     plain = [query.condition for query in queries if not query.num_references]
     negatives = [query.negative for query in queries if query.negative is not None]

@@ -265,7 +265,8 @@ def test_a_column_of_several_types_names_the_row_that_is_not_text(tmp_path):
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(ROWS[0] | {"target_caption": t}) + "\n" for t in ("a", 3)))
     with pytest.raises(ValueError, match=r"x.jsonl.*row 2: `target_caption`"):
         load_triplets(tmp_path / "x.jsonl")
-    assert len(load_triplets(tmp_path / "x.jsonl", bad_rows="skip")) == 1
+    with pytest.warns(UserWarning, match="1 of 2 rows lack a text"):
+        assert len(load_triplets(tmp_path / "x.jsonl", bad_rows="skip")) == 1
 
 
 @pytest.mark.parametrize("source", [None, 3, "", b"x", {}, [3]])
