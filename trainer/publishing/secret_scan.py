@@ -41,8 +41,8 @@ _TOKENS = re.compile(
 )
 # What is told by the name before it. Looked for in texts alone; a value of words is none.
 _NAMED = re.compile(
-    r"(?:passwor[dt]|passwd|passphrase|pwd|secret|credential|sessionid|api[_-]?key|access[_-]?key|(?:access|refresh|session|auth)"
-    r"[_-]?token)[\w-]*\\*[\"']?\s*[:=]\s*\\*[\"']?(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}"
+    r"(?:pass(?:word|wort)|passwd|passphrase|pwd|secret|credential|sessionid|api[_-]?key|access[_-]?key|"
+    r"(?:access|refresh|session|auth)[_-]?token)[\w-]*\\*[\"']?\s*[:=]\s*\\*[\"']?(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}"
     r"|\btoken\\*[\"']?\s*[:=]\s*\\*[\"']?(?=[\w.-]*\d)[\w.-]{20,}|\bbearer\s+[\w.~+/-]{16,}"
     r"|\bauthorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:basic|digest|token)\s+[\w.~+/=-]{8,}"
     r"|\blogin\s+\S+\s+password\s+\S{6,}|\"key\\*\"\s*:\s*\\*\"[0-9a-f]{32}\b",
