@@ -102,9 +102,10 @@ def fuzz(name, path, read, is_right=None, count=200, extra=(), mark=None, names=
         names (iterable of `str`): What a refusal may name in place of the file or its folder.
     """
     seed, figures = path.read_bytes(), FIGURES.setdefault(name, Counter())
-    before = _reset_peak()
     kinds = [damage(seed)] + ([rewrite(seed)] if path.suffix in (".json", ".jsonl") else [])
     problems, names = [], (path.stem, path.parent.name, *names)
+    _try(read, path, seed, is_right, names)  # what a first reading imports is not counted
+    before = _reset_peak()
 
     def check(content):
         path.write_bytes(content)
