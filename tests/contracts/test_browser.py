@@ -14,6 +14,7 @@ from trainer.worlds.small_world import build_benchmark, build_tokenizer
 
 pytest.importorskip("gradio", reason="the page needs gradio, of the extra `app`")
 webdriver = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium")
+StaleElementReferenceException = pytest.importorskip("selenium.common.exceptions").StaleElementReferenceException
 By = pytest.importorskip("selenium.webdriver.common.by").By
 Keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
@@ -77,7 +78,9 @@ class Browser:
         self.wait(lambda: self.find("#search"))
 
     def wait(self, condition):
-        return WebDriverWait(self.driver, 30).until(lambda _: condition())
+        # The page may not have drawn what is looked for, or draw it anew.
+        ignored = (IndexError, StaleElementReferenceException)
+        return WebDriverWait(self.driver, 30, ignored_exceptions=ignored).until(lambda _: condition())
 
     def find(self, selector):
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
