@@ -79,9 +79,15 @@ def _fold(name: str | Path) -> str:
 
 def _check_order(table: Dataset, paths: list[Path]) -> None:
     """Refuse captions in the order of the files where another column names the files in another order."""
-    for name, form in itertools.product(table.column_names, (str, lambda path: path.name, lambda path: path.stem)):
-        own, named = ([_fold(form(Path(str(place)))) for place in places] for places in (paths, table[name]))
-        if named != own and set(named) <= set(own):
+    forms = (str, lambda path: path.name, lambda path: path.stem)
+    files = [[_fold(form(path)) for path in paths] for form in forms]
+    for name, (form, own) in itertools.product(table.column_names, zip(forms, files, strict=True)):
+        known = set(own)
+        # A column of captions names no file: its first row shows it.
+        if _fold(form(Path(str(table[0][name])))) not in known:
+            continue
+        named = [_fold(form(Path(str(place)))) for place in table[name]]
+        if named != own and set(named) <= known:
             raise ValueError(
                 f"the column '{name}' names images in another order than that of the files, such as {named[0]!r} "
                 f"before {named[-1]!r}. Rename it 'image', and write paths relative to the folder into it."

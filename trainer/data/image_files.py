@@ -104,5 +104,5 @@ def _walk(folder: Path) -> Iterator[Path]:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: whoever opens it says so
+    except OSError:  # a link to itself, which its reader refuses by name
         return False

@@ -140,7 +140,7 @@ def evaluate(
         >>> evaluate("org/rtd-vitl", "cirr", root="data/cirr")["metrics"]["recall@1"]  # doctest: +SKIP
     """
     options = {"processing_class": processing_class, "mode": mode, "batch_size": batch_size, "cache_dir": cache_dir}
-    return _judge(model, benchmark, split, root, options, allow_missing, switches)[0]
+    return _judge(model, benchmark, split, root, options, allow_missing, switches)
 
 
 def compare(
@@ -161,15 +161,18 @@ def compare(
         ValueError: As [`evaluate`].
     """
     allow_missing = options.pop("allow_missing", False)
-    (record, after), (second, before) = (
-        _judge(system, benchmark, split, root, {}, allow_missing, options) for system in (model, other)
+    after, before = [], []
+    record, second = (
+        _judge(system, benchmark, split, root, {}, allow_missing, options, ranks)
+        for system, ranks in ((model, after), (other, before))
     )
     names = [name for name in record["metrics"] if name.startswith("recall@")] or ["recall@10"]
+    after, before = map(numpy.concatenate, (after, before))
     return record, second, {name: compare_ranks(before, after, int(name.partition("@")[2])) for name in names}
 
 
-def _judge(model, benchmark, split, root, options, allow_missing, switches) -> tuple[dict[str, Any], numpy.ndarray]:
-    """Give the record of a system, and the rank of each query's best target, from 1."""
+def _judge(model, benchmark, split, root, options, allow_missing, switches, ranks=None) -> dict[str, Any]:
+    """Give the record of a system; where a list of ranks came, add those of each part's queries to it, from 1."""
     start = time.perf_counter()
     check_request(benchmark, split, root, **switches)
     system = model
@@ -181,18 +184,18 @@ def _judge(model, benchmark, split, root, options, allow_missing, switches) -> t
     )
     if hidden := [part.title for part in parts if not part.is_labelled]:
         raise ValueError(f"the targets of {hidden[0]} are not public: write a file for its server with `rtd submit`.")
-    scores, ranks = {}, []
+    scores = {}
     for part in parts:  # one after another: the rankings of a part may have a gigabyte
         found = system.rank(part)
         scores[part.part] = score_rankings(part, found)
-        ranks.append(target_ranks(relevance(found.whole, found.gallery_ids, part.queries["target_ids"][:])))
-    record = {
+        if ranks is not None:
+            ranks.append(target_ranks(relevance(found.whole, found.gallery_ids, part.queries["target_ids"][:])))
+    return {
         **make_record(system, benchmark, parts, folder, missing),
         "metrics": average_parts(find_benchmark(benchmark), scores),
         "parts": scores if len(scores) > 1 or parts[0].part else {},
         "seconds": round(time.perf_counter() - start, 1),
     }
-    return record, numpy.concatenate(ranks)
 
 
 def make_record(
