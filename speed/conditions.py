@@ -152,10 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = read_options(__doc__, VARIANTS, arguments)
     torch.set_num_threads(1)
-    seeds = [
-        _Conditions(options.preset, seed, options.output_dir, "conditions.json", options.world)
-        for seed in options.seeds
-    ]
+    seeds = [_Conditions(options, seed, "conditions.json") for seed in options.seeds]
     measure_missing(seeds, (_BASE, *options.variants), options.at_most)
     measured = [seed.rows for seed in seeds if _BASE in seed.rows]
     print(format_table(measured), format_moves(measured), sep="\n\n")

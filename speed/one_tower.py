@@ -3,11 +3,12 @@
     PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower                # three seeds, about an hour
     PYTHONPATH=. python speed/one_tower.py --output_dir runs/one_tower --at_most 2    # two rows more, then stop
     PYTHONPATH=. python speed/one_tower.py --world wardrobe --output_dir runs/one_tower_wardrobe
+    PYTHONPATH=. python speed/one_tower.py --projection searle --output_dir runs/one_tower
     PYTHONPATH=. python speed/one_tower.py --preset toy --seeds 0 --output_dir runs/one_tower_toy
 
-A row is a text tower over LinCIR, judged on validation queries: composed ones, and plain captions of the targets read
-by that same tower. Seeds have their own data, CLIP and projection, which all rows of a seed share. All of it is kept
-in the folder, so that a run that was stopped goes on.
+A row is a text tower over a projection, judged on validation queries: composed ones, and plain captions of the targets
+read by that same tower. Seeds have their own data and CLIP, and projections that all rows of a seed share. All of it
+is kept in the folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from torch.nn.functional import normalize
 from transformers import CLIPModel, set_seed
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjectionConfig, build_projection, write_json
-from trainer.demo.recipes import RECIPES, write_projection_arguments
+from trainer.data.images import load_images
+from trainer.demo.recipes import ALL_METHODS, RECIPES, write_projection_arguments
 from trainer.demo.run import DEMO_WORLDS
 from trainer.encoding.captions import encode_captions
 from trainer.encoding.length_groups import run_in_groups
@@ -52,11 +54,27 @@ class _Contrast(RTDTrainer):
 
     def _measure_drift(self, model, plain, reference, target):
         embeds = run_in_groups(model, plain["caption_groups"], input_ids=plain["caption_input_ids"])
-        anchors = torch.empty_like(embeds)
-        anchors[plain["reference_index"]], anchors[plain["target_index"]] = (
-            side[plain["rows"]] for side in (reference, target)
-        )
-        return target_anchored_loss(embeds, anchors, self.args.temperature)
+        return target_anchored_loss(embeds, _list_anchors(embeds, plain, reference, target), self.args.temperature)
+
+
+class _JointContrast(RTDTrainer):
+    """Distinct plain captions and their anchors as further pairs of the one contrast."""
+
+    def _measure_drift(self, model, plain, reference, target):
+        embeds = run_in_groups(model, plain["caption_groups"], input_ids=plain["caption_input_ids"])
+        self._plain = embeds, _list_anchors(embeds, plain, reference, target)
+        return torch.zeros(())
+
+    def _contrast(self, pairs):
+        return super()._contrast([*pairs, self._plain])
+
+
+def _list_anchors(embeds: torch.Tensor, plain: dict, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    anchors = torch.empty_like(embeds)
+    anchors[plain["reference_index"]], anchors[plain["target_index"]] = (
+        side[plain["rows"]] for side in (reference, target)
+    )
+    return anchors
 
 
 class _EveryFourthStep(RTDTrainer):
@@ -86,7 +104,15 @@ VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
     "cosine, weight 1, every 8th triplet": ({"caption_weight": 1, "caption_interval": 8}, False, RTDTrainer),
     "cosine, weight 1": ({"caption_weight": 1}, False, RTDTrainer),
     "contrast, weight 1": ({"caption_weight": 1}, False, _Contrast),
+    "contrast, weight 1, every 8th triplet": ({"caption_weight": 1, "caption_interval": 8}, False, _Contrast),
+    "joint contrast, every 8th triplet": ({"caption_weight": 1, "caption_interval": 8}, False, _JointContrast),
+    "joint contrast": ({"caption_weight": 1}, False, _JointContrast),
     "published, without refined batch": ({"refined_batch": False}, False, RTDTrainer),
+    "cosine, weight 2, every 8th triplet, without refined batch": (
+        {"caption_weight": 2, "caption_interval": 8, "refined_batch": False},
+        False,
+        RTDTrainer,
+    ),
     "every 4th triplet, without refined batch": (
         {"caption_weight": 10, "caption_interval": 4, "refined_batch": False},
         False,
@@ -108,12 +134,13 @@ VARIANTS: dict[str, tuple[dict, bool, type[RTDTrainer]]] = {
 
 
 class Seed:
-    """World, CLIP and projection of one seed, and the rows in a file of that name; all kept in a folder."""
+    """World, CLIP and a projection of one seed, and the rows in a file of that name; all kept in a folder."""
 
-    def __init__(self, preset: str, seed: int, folder: Path, rows: str = "rows.json", world: str = "shapes"):
-        self.drawn, self.preset, self.seed = find_world(DEMO_WORLDS[world]), preset, seed
-        self.folder = folder / f"seed{seed}"
-        self.file = self.folder / rows
+    def __init__(self, options: argparse.Namespace, seed: int, rows: str = "{}.json"):
+        self.drawn, self.preset, self.seed = find_world(DEMO_WORLDS[options.world]), options.preset, seed
+        self.method = options.projection
+        self.folder = options.output_dir / f"seed{seed}"
+        self.file = self.folder / rows.format(self.method)
         self.rows = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def prepare(self) -> None:
@@ -123,7 +150,10 @@ class Seed:
         captions = self.world.captions["text"][:2000]
         self.rms = encode_captions(self.model.text_model, self.processor, captions, desc=None)
         self.rms = self.rms.square().mean().sqrt().item()
-        self.model, self.processor = self._load("lincir", self._train_projection)
+        self.model, self.processor = self._load(self.method, self._train_projection)
+        self.images, self.lift = None, None
+        if "image_tokens" in self.model.projection.consumes:
+            self.images = load_images(self.world.images, self.recipe.own[self.method].get("num_images"))
         self.evaluator = RetrievalEvaluator(
             self.model, self.processor, self.world.benchmark("validation"), cache_dir=self.folder / "images"
         )
@@ -138,16 +168,20 @@ class Seed:
 
     def _train_clip(self) -> tuple[RTDModel, RTDProcessor]:
         clip, tokenizer, image_processor = train_clip(self.world, self.seed)
-        return _start(clip, tokenizer, image_processor, self.seed)
+        return _start(clip, "lincir", tokenizer, image_processor, self.seed)
 
     def _train_projection(self) -> tuple[RTDModel, RTDProcessor]:
-        own = write_projection_arguments("lincir", self.world.world, self.preset, self.rms, self.folder / "scratch")
-        args = find_method("lincir").arguments(**self._share("lincir", own.pop("max_steps")), **own)
-        trainer = ProjectionTrainer(
-            self.model, args, train_dataset=self.world.captions, processing_class=self.processor
-        )
-        trainer.train()
-        return self.model.eval(), self.processor
+        method, data = self.method, self.world
+        own = write_projection_arguments(method, data.world, self.preset, self.rms, self.folder / "scratch")
+        args = find_method(method).arguments(**self._share(method, own.pop("max_steps")), **own)
+        source = {"captions": data.captions, "images": data.images}.get(find_method(method).reads)
+        if source is None:
+            source = data.images.add_column("text", [captions[0] for captions in data.images["captions"]])
+        clip = CLIPModel.from_pretrained(self.folder / "clip")
+        model, processor = _start(clip, method, self.processor.tokenizer, self.processor.image_processor, self.seed)
+        processor = processor.with_template(method)
+        ProjectionTrainer(model, args, train_dataset=source, processing_class=processor).train()
+        return model.eval(), processor
 
     def _share(self, stage: str, steps: int) -> dict:
         scratch = self.folder / "scratch"
@@ -174,11 +208,19 @@ class Seed:
             **self._share("rtd", self.recipe.rtd_steps),
             per_device_train_batch_size=self.recipe.rtd_batch_size,
             learning_rate=self.recipe.rtd_learning_rate,
-            noise_scale=0.5 * self.rms,
-            **arguments,
+            **{"noise_unit": "absolute", "noise_scale": 0.5 * self.rms} | arguments,
         )
         triplets = _shuffle_conditions(self.world.triplets, self.seed) if shuffles else self.world.triplets
-        trainer = trainer_class(self.model, args, train_dataset=triplets, processing_class=self.processor)
+        trainer = trainer_class(
+            self.model,
+            args,
+            train_dataset=triplets,
+            processing_class=self.processor,
+            images=self.images if self.lift is None else None,
+            lift_steps=self.recipe.lift_steps,
+            token_lift=self.lift,
+        )
+        self.lift = trainer.token_lift  # which only the projection decides
         start = time.process_time()
         trainer.train()
         return trainer.rtd_model, time.process_time() - start
@@ -186,21 +228,24 @@ class Seed:
     def _keep(self, name: str, model: RTDModel, seconds: float) -> None:
         captions = self.evaluator.benchmark.queries["target_caption"][:]
         plain = encode_captions(model.text_model, self.processor, captions, desc=None)
-        metrics = self.evaluator(model, template="lincir")
+        template = model.projection.rtd_template if name != "before RTD" else None
+        metrics = self.evaluator(model, template=template or self.method)
         metrics["caption_recall@5"] = self.evaluator.score(normalize(plain, dim=-1))["recall@5"]
         self.rows[name] = metrics | {"seconds": seconds}
         write_json(self.file, self.rows)
         print(self.seed, name, {key: round(self.rows[name][key], 3) for key in self.rows[name]}, flush=True)
 
 
-def _start(clip: CLIPModel, tokenizer, image_processor, seed: int) -> tuple[RTDModel, RTDProcessor]:
+def _start(clip: CLIPModel, method: str, tokenizer, image_processor, seed: int) -> tuple[RTDModel, RTDProcessor]:
     """Put a fresh projection on a CLIP, with the dropout that the demo uses."""
     set_seed(seed)
     config = RTDProjectionConfig(
+        projection_type=method,
         projection_dim=clip.config.projection_dim,
         text_hidden_size=clip.config.text_config.hidden_size,
         vision_hidden_size=clip.config.vision_config.hidden_size,
         dropout=0.1,
+        **({"num_hidden_layers": 2, "num_attention_heads": 2} if method == "context_i2w" else {}),
     )
     model = RTDModel.from_clip(clip, build_projection(config), tokenizer=tokenizer)
     return model, RTDProcessor(image_processor, tokenizer)
@@ -248,10 +293,11 @@ def read_options(description: str, variants: Iterable[str], arguments: list[str]
         arguments (`list[str]`, *optional*): Command line; that of the process by default.
 
     Returns:
-        `argparse.Namespace`: `world`, `preset`, `seeds`, `variants`, `at_most` and `output_dir`.
+        `argparse.Namespace`: `world`, `projection`, `preset`, `seeds`, `variants`, `at_most` and `output_dir`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", default="shapes", choices=DEMO_WORLDS)
+    parser.add_argument("--projection", default="lincir", choices=ALL_METHODS)
     parser.add_argument("--preset", default="demo", choices=RECIPES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", choices=variants, default=list(variants))
@@ -285,7 +331,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = read_options(__doc__, VARIANTS, arguments)
     torch.set_num_threads(1)
-    seeds = [Seed(options.preset, seed, options.output_dir, world=options.world) for seed in options.seeds]
+    seeds = [Seed(options, seed) for seed in options.seeds]
     measure_missing(seeds, ("before RTD", "RTD as published", *options.variants), options.at_most)
     print(format_table([seed.rows for seed in seeds if "RTD as published" in seed.rows]))
 

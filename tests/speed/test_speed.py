@@ -132,7 +132,7 @@ def test_one_tower_keeps_what_it_measured(tmp_path, capsys):
     one_tower.main([*options, "2"])
     assert "| before RTD |" in capsys.readouterr().out
     one_tower.main([*options, "1", "--variants", "contrast, weight 1"])
-    rows = json.loads((tmp_path / "seed0/rows.json").read_text())
+    rows = json.loads((tmp_path / "seed0/lincir.json").read_text())
     assert list(rows) == ["before RTD", "RTD as published", "contrast, weight 1"]
 
 

@@ -434,11 +434,7 @@ class RTDTrainer(BaseTrainer):
             pairs.append((composed[:, 0] if composed.ndim == 3 else composed, target))
         if self.args.refined_batch:
             pairs.append((composed[:, 1] if composed.ndim == 3 else composed, reference))
-        # Negatives are those of all processes; the published code has those of one GPU.
-        composed, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
-        # Half precision would round cosines before they are divided by 0.07.
-        with torch.autocast(composed.device.type, enabled=False):
-            loss = target_anchored_loss(composed.float(), anchors.float(), self.args.temperature, self.args.loss_type)
+        loss = self._contrast(pairs)
         if drift is not None:
             loss = loss + self.args.caption_weight * drift
         return (loss, RTDTextOutput(text_embeds=embeds)) if return_outputs else loss
@@ -517,6 +513,13 @@ class RTDTrainer(BaseTrainer):
             captions = encode_batch(tower, inputs["caption_input_ids"], inputs["caption_groups"])
         context = captions[inputs["context_index"]] if "context_index" in inputs else None
         return captions[inputs["reference_index"]], captions[inputs["target_index"]], context
+
+    def _contrast(self, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        # Negatives are those of all processes; the published code has those of one GPU.
+        embeds, anchors = (gather_embeds(torch.cat(side)) for side in zip(*pairs, strict=True))
+        # Half precision would round cosines before they are divided by 0.07.
+        with torch.autocast(embeds.device.type, enabled=False):
+            return target_anchored_loss(embeds.float(), anchors.float(), self.args.temperature, self.args.loss_type)
 
     def _measure_drift(self, model, plain: dict, reference: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Compute the mean of 1 - cosine of plain captions with their own frozen anchors."""
