@@ -47,8 +47,10 @@ def compare(tmp_path, monkeypatch, capsys):
     return compare
 
 
-@pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
-def test_gallery_measures_an_engine(engine, tmp_path):
+@pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat", "pgvector"])
+def test_gallery_measures_an_engine(engine, tmp_path, request):
+    if engine == "pgvector":
+        request.getfixturevalue("postgres")
     row = build(engine, 64, 16, str(tmp_path)) | search(engine, 64, 16, str(tmp_path))
     assert row["recall"] == 1
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "disk_mib"))
