@@ -187,6 +187,13 @@ def test_query_has_all_parts(compare):
     assert {"preprocessing", "vision", "text", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
 
 
+@pytest.mark.slow
+def test_onnx_files_are_compared_with_torch(compare):
+    rows = compare("query_onnx", "--precisions", "fp32", "int8")
+    assert [row["by"] for row in rows] == ["torch", "fp32", "int8"] * 2
+    assert all(row["MiB"] > 0 and row["difference"] < (1e-5 if row["by"] == "fp32" else 0.2) for row in rows)
+
+
 def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch):
     held = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: held.append(len(cores)))
