@@ -30,8 +30,8 @@ from modeling_rtd.files_rtd import (
     write_json,
 )
 from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
+from modeling_rtd.gallery_folder_rtd import settle_ids
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model

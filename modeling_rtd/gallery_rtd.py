@@ -22,8 +22,15 @@ from .gallery_encoding_rtd import (
     settle_images,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
-from .gallery_folder_rtd import GalleryFolder, Manifest, make_array, normalise
-from .gallery_values_rtd import check_id, list_ids, settle_metadata
+from .gallery_folder_rtd import (
+    GalleryFolder,
+    Manifest,
+    check_id,
+    list_ids,
+    make_array,
+    normalise,
+    settle_metadata,
+)
 
 
 __all__ = ["Gallery"]
