@@ -27,7 +27,7 @@ __all__ = [
     "hold_lock",
     "list_ids",
     "make_array",
-    "normalise",
+    "normalize",
     "settle_ids",
     "settle_metadata",
 ]
@@ -312,7 +312,7 @@ def make_array(rows) -> np.ndarray:
         raise ValueError(f"embeddings must be rows of numbers of one length: {error}") from error
 
 
-def normalise(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def normalize(rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Bring rows to norm 1.
 
     Args:
