@@ -2,8 +2,10 @@ import errno
 import io
 import json
 import tarfile
+import uuid
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -207,6 +209,69 @@ def test_a_card_that_names_its_own_files_is_read(tmp_path):
     card = "---\nconfigs:\n- {config_name: a, data_files: [{split: train, path: part/*.jsonl}]}\n---\nhttps://x.org\n"
     (tmp_path / "README.md").write_text(card)
     assert load_table(tmp_path)["text"] == ["a"]
+
+
+@pytest.fixture
+def connected(hub, monkeypatch):
+    for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_DATASETS_OFFLINE": False}.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    hub.name = f"org/rows-{uuid.uuid4().hex[:8]}"  # clients remember what a repository held
+    hub.files = hub.repos[f"datasets/{hub.name}"] = {}
+    return hub
+
+
+CONFIGS = "---\nconfigs:\n- {config_name: default, data_files: %s}\n---\n"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "files", ["'https://example.com/a.jsonl'", "'hf://datasets/other/rows/a.jsonl'", "/etc/a.csv"]
+)
+def test_a_hub_data_set_that_names_data_elsewhere_is_refused(connected, files, streaming):
+    connected.files |= {"a.jsonl": b'{"text": "a"}\n', "README.md": (CONFIGS % files).encode()}
+    with pytest.raises(ValueError, match=f"data set '{connected.name}' names data outside of it"):
+        row_files.load_repository(connected.name, streaming=streaming)
+    assert not any("a.jsonl" in call for call in connected.calls)
+
+
+@pytest.mark.parametrize("load", [load_table, open_stream])
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("a.csv", "reference_caption,text\na,b,c\n", "a.csv.*3 values for 2 columns"),
+        ("a.jsonl", "null", "a.jsonl.*starts with b'n'"),
+        ("a.tsv", "text\na\tb\n", "a.tsv.*not a .csv file"),
+    ],
+)
+def test_files_of_a_hub_data_set_are_checked_as_local_ones(connected, load, file, content, words):
+    connected.files[file] = content.encode()
+    with pytest.raises(ValueError, match=words):
+        load(connected.name)
+
+
+@pytest.mark.parametrize("load", [load_table, lambda *args: open_stream(*args).rows])
+def test_texts_of_a_hub_data_set_stay_as_they_are(connected, load):
+    connected.files |= {"train.csv": b"text,n\nNA,1\n", "test.csv": b"text,n\nnull,2\n"}
+    rows = [list(load(connected.name, split)) for split in ("train", "test")]
+    assert rows == [[{"text": "NA", "n": "1"}], [{"text": "null", "n": "2"}]]
+
+
+def test_a_hub_data_set_is_read_offline_once_it_was_read(connected, monkeypatch):
+    connected.files["train.csv"] = b"text\nNA\n"
+    assert load_table(connected.name)["text"][:] == ["NA"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert load_table(connected.name)["text"][:] == ["NA"]
+
+
+def test_a_streamed_csv_is_checked_as_it_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\n" + "a\n\n" * 1500 + "a,b\n" + "b\n" * 9)
+    stream = RowStream(open_stream(path), ["text"], lambda rows: rows, batch_size=500)
+    with pytest.raises(ValueError, match="row 3001 of .*rows.csv' has 2 values for 1 columns"):
+        for number, _ in enumerate(stream):  # noqa: B007
+            pass
+    assert number == 999
 
 
 HEAD, ROW = ",".join(ROWS[0]), json.dumps(ROWS[0])
