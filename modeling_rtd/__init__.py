@@ -33,7 +33,7 @@ from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
-from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
+from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, find_inexact, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
@@ -103,6 +103,7 @@ __all__ = [
     "encode_composed",
     "encode_images",
     "exclude_text",
+    "find_inexact",
     "has_adapters",
     "hash_tensors",
     "hold_lock_file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
 
@@ -59,7 +60,7 @@ def remove_adapters(tower: RTDTextTower, merge: bool) -> RTDTextTower:
             if hasattr(layer, "base_layer"):
                 layer.merge()
     tensors = {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        re.sub(r"(\.token_adapter)?\.(base_layer|original_module)\.", ".", name): tensor
         for name, tensor in adapted.state_dict().items()
     }
     if merge:  # layers that peft trains whole

@@ -25,7 +25,7 @@ from .configuration_rtd import (
 )
 from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
 from .files_rtd import name_damage, write_json
-from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts
+from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapters, refuse_parts
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
@@ -345,8 +345,12 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's, and reads plain text.
 
         Raises:
-            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
+            ValueError: If `alpha` is not between 0 and 1, the text tower is the one from before RTD itself, or an
+                adapter has changed that one, as PiSSA does, and `alpha` is not 1. Of those only the text tower is used.
         """
+        has_changed = find_changed_base(self.text_model)
+        if has_changed and alpha != 1:
+            raise ValueError(has_changed)
         if has_adapters(self.text_model):
             original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
         else:
@@ -357,6 +361,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 "has trained."
             )
         model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
+        if has_changed:
+            return model  # which asks this one for the tower from before RTD, and is refused it
         if has_adapters(self.text_model) or self.config.original_text_model is None:
             model.set_original_text_model(original)
         else:
@@ -386,6 +392,13 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             return
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
+        if self._original_text.is_lent:
+            original = self.plain_text_model
+            if isinstance(original, AdaptersDisabled):
+                original = remove_adapters(original.tower, merge=False)
+            if original is not self.text_model:
+                # Whose model this is made of is not in the folder.
+                self.set_original_text_model(copy.deepcopy(original))
         self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)

@@ -29,7 +29,10 @@ def save(place, tmp_path):
         model = RTDModel.from_pretrained(place, dtype=dtype)
         model.config.base_model = place
         model.add_adapter(LoraConfig(**{"r": 4, "target_modules": ["q_proj", "fc1", "text_projection"]} | config))
-        shake(torch.nn.ParameterList([p for n, p in model.named_parameters() if ".lora_" in n]), seed)
+        shake(
+            torch.nn.ParameterList([p for n, p in model.named_parameters() if p.requires_grad and "text_model" in n]),
+            seed,
+        )
         model.save_adapter(tmp_path / name)
         return str(tmp_path / name), model.eval()
 
@@ -194,11 +197,12 @@ def test_names_of_adapters_are_a_list_of_those_that_are_there(model, compose, na
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        (LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), "lora_magnitude_vector"),
+        (LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), "use_dora"),
         (LoraConfig(r=4, target_modules=["q_proj"], bias="all"), "bias"),
         (LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"), "pissa"),
-        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "ia3"),
-        (LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_tokens_delta"),
+        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "IA3"),
+        (LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_token_indices"),
+        (LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["final_layer_norm"]), "final_layer_norm"),
     ],
 )
 def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_path, config, what):
@@ -208,11 +212,24 @@ def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_pa
     with pytest.raises(ValueError, match=f"since it has .*{what}.*replace_text_model"):
         model.save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
-    if what == "trainable_tokens_delta":  # peft cannot merge it
-        return
     whole = RTDModel.from_pretrained(place)
     whole.replace_text_model(model.interpolate_text_model(1.0).text_model)
     torch.testing.assert_close(compose(whole), compose(model.eval()), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("whole", ["text_projection", "token_embedding"])
+def test_layers_that_are_trained_whole_are_an_adapters_own(save, place, compose, whole):
+    config = {"target_modules": ["q_proj"], "modules_to_save": [whole], "lora_bias": True}
+    (one, first), (two, second) = (save(name, seed, **config) for seed, name in enumerate(("one", "two")))
+    base = compose(RTDModel.from_pretrained(place))
+    model = RTDModel.from_adapter(one, base=place).eval()
+    model.load_adapter(two, "two")
+    mixed = compose(model, adapter_names=["default", "two"])
+    torch.testing.assert_close(mixed, torch.stack([compose(first)[0], compose(second)[1]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(compose(model, adapter_names=["__base__"] * 2), base, atol=1e-6, rtol=0)
+    damage(one, lambda tensors: {n: tensor + (whole in n) for n, tensor in tensors.items()})
+    with pytest.raises(ValueError, match="is damaged"):
+        RTDModel.from_adapter(one, base=place)
 
 
 def test_an_adapter_that_names_a_module_to_import_is_refused(save, place):

@@ -101,6 +101,32 @@ def test_layers_that_an_adapter_trains_whole_are_interpolated_too(model):
     torch.testing.assert_close(weight, (first + second) / 2)
 
 
+def test_tokens_that_an_adapter_trains_are_merged(model, processor):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3, 5], lora_bias=True))
+    before = compose(model.interpolate_text_model(0.0), processor)
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    after = compose(model, processor)
+    torch.testing.assert_close(compose(model.interpolate_text_model(1.0), processor), after, atol=1e-5, rtol=0)
+    torch.testing.assert_close(compose(model.interpolate_text_model(0.0), processor), before, atol=1e-5, rtol=0)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"init_lora_weights": "pissa"}, {"bias": "all"}, {"bias": "lora_only"}], ids=str)
+def test_an_adapter_that_has_changed_its_base_has_no_tower_from_before(model, processor, tmp_path, change):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], **change))
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    merged = model.interpolate_text_model(1.0)
+    torch.testing.assert_close(compose(merged, processor), compose(model, processor), atol=1e-5, rtol=0)
+    for use in (
+        lambda: model.interpolate_text_model(0.5),
+        lambda: model.original_text_model,
+        lambda: merged.get_text_features(**processor(text=["a dog"])),
+        lambda: merged.save_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="'default' has changed the text tower below it"):
+            use()
+
+
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_out_of_range_is_refused(tuned, alpha):
     with pytest.raises(ValueError, match=r"`alpha` .* 0 .* 1 .*got"):
