@@ -345,8 +345,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's, and reads plain text.
 
         Raises:
-            ValueError: If `alpha` is not between 0 and 1, the text tower is the one from before RTD itself, or an
-                adapter has changed that one, as PiSSA does, and `alpha` is not 1. Of those only the text tower is used.
+            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself. If an
+                adapter has changed that one, as PiSSA does, and `alpha` is not 1.
         """
         has_changed = find_changed_base(self.text_model)
         if has_changed and alpha != 1:

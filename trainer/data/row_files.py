@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.json
 import yaml
 from datasets import (
     Dataset,
@@ -384,7 +385,7 @@ def _read(kind: str, paths: Sequence[Path | str], streaming: bool) -> Dataset | 
     # Escaped: `datasets` takes `a[1].csv` for a pattern.
     files = [glob.escape(str(path)) for path in paths]
     table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
-    return _turn_columns(table) if kind == "json" and not streaming else table
+    return _read_dates(_turn_columns(table), paths) if kind == "json" and not streaming else table
 
 
 def _stream_urls(urls: Sequence[str]) -> IterableDataset:
@@ -399,6 +400,30 @@ def _turn_columns(table: Dataset) -> Dataset:
     """Read a json file of columns, each a list, as rows."""
     is_columns = len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema)
     return Dataset.from_dict(table[0]) if is_columns else table
+
+
+def _read_dates(table: Dataset, paths: Sequence[Path]) -> Dataset:
+    """Read columns of dates as texts, which they are in json; Arrow reads them as points in time."""
+    for name, feature in table.features.items():
+        if isinstance(feature, Value) and feature.dtype.startswith("timestamp"):
+            texts = [text for path in paths for text in _read_json_texts(path, name)]
+            table = replace_column(table, name, texts)
+    return table
+
+
+def _read_json_texts(path: Path, name: str) -> list[str | None]:
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if path.suffix.lower() == ".json":
+        with contextlib.suppress(ValueError):
+            rows = json.loads(content)
+            if isinstance(rows, dict):
+                return rows[name] if isinstance(rows[name], list) else [rows[name]]
+            return [row.get(name) for row in rows]
+    options = {"explicit_schema": pa.schema([(name, pa.string())]), "unexpected_field_behavior": "ignore"}
+    rows = pyarrow.json.read_json(
+        pa.BufferReader(content), pyarrow.json.ReadOptions(block_size=_BLOCK), pyarrow.json.ParseOptions(**options)
+    )
+    return rows[name].to_pylist()
 
 
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # as `datasets` words it

@@ -304,6 +304,26 @@ def test_files_that_libraries_read_wrong_or_die_of_are_refused(tmp_path, name, c
             load(source)
 
 
+@pytest.mark.parametrize("date", ["2024-01-01", "2024-01-01 10:00:00", "2024-01-01T10:00:00Z"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "columns.json"])
+def test_dates_in_json_are_texts(tmp_path, name, date):
+    rows = [{"text": date, "n": 1}, {"text": None, "n": 2}]
+    content = json.dumps({"text": [date, None], "n": [1, 2]} if name == "columns.json" else rows)
+    (tmp_path / name).write_text("\n".join(map(json.dumps, rows)) if name == "a.jsonl" else content)
+    assert sorted(load_table(tmp_path / name).to_list(), key=lambda row: row["n"]) == rows
+
+
+def test_one_row_of_a_date_is_a_text(tmp_path):
+    (tmp_path / "a.json").write_text('{"text": "2024-01-01"}')
+    assert load_table(tmp_path / "a.json")["text"][:] == ["2024-01-01"]
+
+
+def test_a_stream_of_dates_is_refused_in_words(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "2024-01-01"}\n')
+    with pytest.raises(ValueError, match=r"row 1: `text`.*the date 2024-01-01.*a stream reads"):
+        RowStream(open_stream(tmp_path / "a.jsonl"), ["text"], lambda rows: rows, 1)
+
+
 @pytest.mark.parametrize("name", ["head.csv", "empty.jsonl", "list.json", "rows.parquet"])
 def test_a_file_without_a_row_is_refused_in_words(tmp_path, name):
     (tmp_path / name).write_text({"head.csv": HEAD, "list.json": "[]"}.get(name, ""))
