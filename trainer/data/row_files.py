@@ -35,6 +35,7 @@ from datasets import (
 )
 from datasets import config as datasets_config
 from datasets.config import REPOCARD_FILENAME, REPOYAML_FILENAME
+from datasets.data_files import get_data_patterns
 from datasets.exceptions import DatasetsError
 from datasets.iterable_dataset import ArrowExamplesIterable
 from datasets.packaged_modules.csv.csv import Csv
@@ -106,7 +107,10 @@ def _match(source: str | Path) -> list[Path]:
     if not _is_pattern(source):
         return []
     path = Path(source)
-    paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    root, parts = Path(path.anchor), list(path.relative_to(path.anchor).parts)
+    while (root / parts[0]).exists():  # a folder may be named `d[2]`
+        root /= parts.pop(0)
+    paths = sorted(root.glob(str(Path(*parts))))
     if not paths:
         raise ValueError(f"'{source}' matches no file.")
     return paths
@@ -154,12 +158,13 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
                 saved = {"train": saved, str(saved.split or "train"): saved}
             saved = take_split(saved, split)
             return saved.to_iterable_dataset() if streaming else saved
-        if tables := _list_tables(name):
+        options = _escape_folder(name)
+        if tables := _list_tables(name, options):
             if streaming and not folder.is_dir():
                 return _stream_urls(take_split(tables, split))
             files = {split: [_download(name, file) for file in files] for split, files in tables.items()}
             return load_files(take_split(files, split), streaming=streaming)
-        return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
+        return _name_columns(load_dataset(name, split=split or "train", streaming=streaming, **options))
     except ConnectionError:  # offline: what was downloaded before is in the cache of the Hub
         with contextlib.suppress(EntryNotFoundError):
             kept = snapshot_download(name, repo_type="dataset", local_files_only=True)
@@ -226,9 +231,18 @@ def _find_cause(error: Exception) -> BaseException:
     return (error.__cause__ if isinstance(error, DatasetsError) else None) or error
 
 
-def _list_tables(name: str) -> dict[str, list[str]]:
+def _escape_folder(name: str) -> dict:
+    """Give `datasets` the files of a folder such as `d[2]`, whose name it takes for a pattern."""
+    if not (Path(name).is_dir() and glob.has_magic(name)):
+        return {}
+    root = glob.escape(str(Path(name).resolve()))
+    patterns = get_data_patterns(root)
+    return {"data_files": {split: [f"{root}/{name}" for name in names] for split, names in patterns.items()}}
+
+
+def _list_tables(name: str, options: dict) -> dict[str, list[str]]:
     """List the csv or json files of data by split: `datasets` alone shifts columns, and Arrow dies of some."""
-    builder = load_dataset_builder(name)
+    builder = load_dataset_builder(name, **options)
     splits = dict(builder.config.data_files or {})
     files = list(itertools.chain(*splits.values()))
     if not Path(name).is_dir():

@@ -340,6 +340,23 @@ def test_a_file_that_looks_like_a_pattern_is_read_alone(tmp_path, name):
     assert load_table(tmp_path / name)["text"][:] == [name]
 
 
+@pytest.mark.parametrize("load", [load_table, lambda source: open_stream(source).rows])
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "parquet", "png"])
+def test_a_folder_that_looks_like_a_pattern_is_read(tmp_path, load, kind):
+    folder = tmp_path / "d[2]"
+    for place in (folder, tmp_path / "d2"):
+        place.mkdir()
+        if kind == "parquet":
+            Dataset.from_dict({"text": [place.name]}).to_parquet(place / "train.parquet")
+        elif kind == "png":
+            build_images(1)[0].save(place / "a.png")
+            (place / "metadata.csv").write_text(f"file_name,text\na.png,{place.name}\n")
+        else:
+            (place / f"a.{kind}").write_text(json.dumps({"text": place.name}) if kind == "jsonl" else place.name)
+    sources = [folder] if kind == "png" else [folder, f"{folder}/*"]
+    assert [[row["text"] for row in load(source)] for source in sources] == [["d[2]"]] * len(sources)
+
+
 def test_brackets_in_texts_are_not_nesting(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"text": 'a [[ "{', "meta": {"a": [{"b": [1]}]}}) + "\n" + '{"text": "[\\""}\n' * 99)
