@@ -17,7 +17,7 @@ from modeling_rtd.configuration_rtd import (
 )
 from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
-from modeling_rtd.errors_rtd import settle_place, suggest, word_pickle
+from modeling_rtd.errors_rtd import check_path, settle_place, suggest, word_pickle
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     is_utf8,
@@ -97,6 +97,7 @@ __all__ = [
     "RTDTextTower",
     "SEARLEProjection",
     "build_projection",
+    "check_path",
     "convert_checkpoint",
     "convert_open_clip",
     "encode_batches",

@@ -12,7 +12,7 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_rtd import refuse_outside
-from .errors_rtd import pick_where, refuse_no_place, suggest
+from .errors_rtd import check_path, pick_where, refuse_no_place, suggest
 from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
@@ -237,6 +237,7 @@ class RTDAdapterMixin:
             ValueError: If the text tower has no adapter, several are active, or the adapter could not be loaded again
                 exactly.
         """
+        check_path(save_directory, "save_directory")
         # What peft wraps has a list of names, and no method.
         if not has_adapters(self.text_model) or not callable(self.text_model.active_adapters):
             raise ValueError(

@@ -23,7 +23,7 @@ from .configuration_rtd import (
     name_family,
     read_backbone_config,
 )
-from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
+from .errors_rtd import check_path, pick_where, refuse_missing, settle_place, suggest
 from .files_rtd import name_damage, write_json
 from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapters, refuse_parts
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
@@ -138,6 +138,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it holds an adapter or
                 a text tower alone, or its `original_text_model` names no folder inside a repository.
         """
+        # Without a place transformers takes `config` and `state_dict`.
+        if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
+            check_path(pretrained_model_name_or_path, "pretrained_model_name_or_path")
         wants_report = kwargs.pop("output_loading_info", False)
         with name_damage(pretrained_model_name_or_path):
             refuse_parts(pretrained_model_name_or_path, **kwargs)
@@ -189,6 +192,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             read_backbone_config(clip, **where)  # refused by name before anything else is fetched
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, **where, trust_remote_code=False)
             clip = load_backbone(str(clip), **kwargs)
+        if not isinstance(clip, PreTrainedModel):
+            raise ValueError(f"`clip` must be a place or a loaded model, got {clip!r:.40} ({type(clip).__name__}).")
         if tokenizer is None:
             raise ValueError(
                 "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
@@ -383,6 +388,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If the text tower has an adapter, there is no original text tower to leave out, the place is a
                 file, or `push_to_hub` came.
         """
+        check_path(save_directory, "save_directory")
         if kwargs.pop("push_to_hub", False):
             self.push_to_hub()
         if Path(save_directory).is_file():
