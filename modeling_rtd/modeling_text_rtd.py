@@ -310,10 +310,5 @@ class RTDTextModel(RTDTextTower, CLIPTextModel):
                 return (key != branch_index[batch]) | (query == key)
 
         # Position ids stay out of the mask builder: it would take their repeats for packed, separate sequences.
-        return create_causal_mask(
-            config=self.config,
-            inputs_embeds=hidden,
-            attention_mask=attention_mask,
-            past_key_values=None,
-            and_mask_function=and_mask,
-        )
+        # No cache, which is `past_key_values` before transformers 5.24 and `cache` from then on.
+        return create_causal_mask(self.config, hidden, attention_mask, None, and_mask_function=and_mask)

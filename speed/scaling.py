@@ -5,7 +5,8 @@
     PYTHONPATH=. python speed/scaling.py --axes processes
 
 `per unit` is seconds per triplet, token, triplet, image or, for processes, per triplet of the joined batch; where it
-stays the same, cost grows as the axis does. Processes share this machine's cores and talk through gloo.
+stays the same, cost grows as the axis does. `peak GB` is the most memory that this process had so far, so measure an
+axis by itself. Processes share this machine's cores and talk through gloo.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from datasets import Dataset
 from torch.nn.functional import normalize
 
 from modeling_rtd import Gallery
 from speed.comparing import add_options, build_step, report, summarise, time_call
 from speed.synthetic import build_model, build_processor, draw_triplets
 from speed.train_step import build_trainer
+from trainer.evaluation.benchmarks.declaration import Benchmark
+from trainer.evaluation.evaluator import EmbeddingRanker
 
 
 __all__ = ["AXES", "measure"]
@@ -80,6 +86,19 @@ def _gallery(options: argparse.Namespace, folder: Path, count: int) -> list[floa
     return _time(lambda turn: gallery.search(queries, 10), options.repeats)
 
 
+def _benchmark(options: argparse.Namespace, folder: Path, count: int) -> list[float]:
+    """Rank and score 800 queries, as many as CIRCO's test split has."""
+    ids, rng = [f"{i:012}" for i in range(count)], np.random.default_rng(0)
+    names = [[ids[i] for i in rng.integers(0, count, 4)] for _ in range(800)]
+    columns = {"id": [str(i) for i in range(800)], "reference_id": [row[0] for row in names], "target_ids": names}
+    columns |= {"reference_image": columns["reference_id"], "condition": columns["id"], "subset_ids": [[]] * 800}
+    queries = Dataset.from_dict(columns)
+    queries = queries.cast_column("subset_ids", queries.features["target_ids"])
+    benchmark = Benchmark("drawn", "test", Dataset.from_dict({"id": ids, "image": ids}), queries, metrics=("map@50",))
+    gallery, asked = (torch.randn(rows, options.dim) for rows in (count, 800))
+    return _time(lambda turn: EmbeddingRanker(benchmark, gallery).score(normalize(asked, dim=-1)), options.repeats)
+
+
 def _processes(options: argparse.Namespace, folder: Path, count: int) -> list[float]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", __file__]
     command += ["--worker", "--size", options.size, "--batch_size", str(options.batch_size // count)]
@@ -104,6 +123,7 @@ AXES: dict[str, tuple[Callable, list[int], list[int]]] = {
     "length": (_length, [4, 8, 16, 32], [2, 4]),
     "triplets": (_triplets, [1000, 10_000, 100_000], [16, 32]),
     "gallery": (_gallery, [10_000, 100_000, 1_000_000], [10, 100]),
+    "benchmark": (_benchmark, [1234, 12_340, 123_403], [10, 100]),
     "processes": (_processes, [1, 2], [1, 2]),
 }
 
@@ -124,7 +144,10 @@ def measure(axis: str, options: argparse.Namespace) -> list[dict]:
         with tempfile.TemporaryDirectory() as folder:
             seconds = run(options, Path(folder), value)
         units = options.batch_size if axis == "processes" else value
-        rows.append({"axis": axis, "value": value, "seconds": seconds, "per unit": seconds[0] / units})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+        rows.append(
+            {"axis": axis, "value": value, "seconds": seconds, "per unit": seconds[0] / units, "peak GB": peak}
+        )
     return rows
 
 
@@ -142,7 +165,7 @@ def main() -> None:
         return
     report(
         [row for axis in options.axes for row in measure(axis, options)],
-        ("axis", "value", "seconds", "per unit"),
+        ("axis", "value", "seconds", "per unit", "peak GB"),
         options,
     )
 

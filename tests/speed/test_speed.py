@@ -195,7 +195,7 @@ def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch
 
 @pytest.mark.slow
 def test_scaling_goes_along_its_axes(compare):
-    axes = ("batch", "length", "triplets", "gallery")
+    axes = ("batch", "length", "triplets", "gallery", "benchmark")
     rows = compare("scaling", "--toy", "--axes", *axes)
     assert {row["axis"] for row in rows} == set(axes)
     assert all(row["per unit"] > 0 for row in rows)

@@ -24,7 +24,7 @@ from trainer.evaluation.scoring import Rankings, find_depth, score_rankings
 __all__ = ["QUERY_MODES", "EmbeddingRanker", "RetrievalEvaluator", "check_mode", "write_template"]
 
 QUERY_MODES = ("composed", "text", "image", "sum")
-_CELLS = 2**26  # of the table of similarities that is held at a time
+_CELLS = 2**24  # of the table of similarities that is held at a time
 
 
 def check_mode(mode: str) -> None:
