@@ -57,7 +57,7 @@ for place in (alone, out + "/alone", folder + "/whole", repo, out + "/whole"):
         pipe.save_pretrained(out + "/whole")
     else:
         pipe.save_pretrained(out + "/pushed")
-        huggingface_hub.create_repo(repo)
+        huggingface_hub.create_repo(repo, exist_ok=True)
         huggingface_hub.upload_folder(repo_id=repo, folder_path=out + "/pushed")
 torch.save(outputs, out + "/outputs.pt")
 """
