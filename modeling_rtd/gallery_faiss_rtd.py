@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from .files_rtd import replace_file, sum_file
+from .gallery_exact_rtd import StoredEngine
 from .gallery_quantised_rtd import check_multiplier
-from .gallery_stored_rtd import StoredEngine
 
 
 __all__ = ["FaissEngine", "require_faiss"]

@@ -9,8 +9,7 @@ import numpy as np
 
 from .files_rtd import read_array, read_json
 from .gallery_faiss_rtd import require_faiss
-from .gallery_folder_rtd import make_array
-from .gallery_values_rtd import settle_ids
+from .gallery_folder_rtd import make_array, settle_ids
 
 
 __all__ = ["read_embeddings"]

@@ -23,8 +23,15 @@ from .gallery_encoding_rtd import (
     settle_images,
 )
 from .gallery_engine_rtd import find_engine, import_from_home
-from .gallery_folder_rtd import GalleryFolder, Manifest, make_array, normalise
-from .gallery_values_rtd import check_id, list_ids, settle_metadata
+from .gallery_folder_rtd import (
+    GalleryFolder,
+    Manifest,
+    check_id,
+    list_ids,
+    make_array,
+    normalize,
+    settle_metadata,
+)
 
 
 __all__ = ["Gallery"]
@@ -334,9 +341,9 @@ class Gallery:
             keep = [i for i, name in enumerate(ids) if name not in here]
             blocks = [keep[start : start + 8192] for start in range(0, len(keep), 8192)]
             for places in blocks:  # all of them before the first is written
-                normalise(embeddings[places], [ids[i] for i in places])
+                normalize(embeddings[places], [ids[i] for i in places])
             for places in blocks:
-                rows = normalise(embeddings[places], [ids[i] for i in places])
+                rows = normalize(embeddings[places], [ids[i] for i in places])
                 self._store.append([ids[i] for i in places], rows, [metadata[i] for i in places])
             self._store.finish()
 
@@ -538,7 +545,7 @@ class Gallery:
         self._check_exclusions(exclude, len(queries))
         if not len(queries):
             return []
-        queries = normalise(queries, [f"query {i}" for i in range(len(queries))])
+        queries = normalize(queries, [f"query {i}" for i in range(len(queries))])
         barred = [set(names) for names in exclude] if exclude is not None else [set()] * len(queries)
         where = self._check_filter(where)
         if isinstance(where, dict):

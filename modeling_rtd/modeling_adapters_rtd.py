@@ -1,8 +1,9 @@
-"""Adapters of the text tower: loading, choosing, mixing and saving them."""
+"""Adapters of the text tower: loading, choosing, mixing, removing and saving them."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 from .configuration_rtd import refuse_outside
 from .errors_rtd import check_path, pick_where, refuse_no_place, suggest
 from .files_rtd import name_damage, read_json, write_json
-from .modeling_text_rtd import hash_named, hash_tensors
+from .modeling_text_rtd import RTDTextTower, hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
 
 
@@ -26,6 +27,7 @@ __all__ = [
     "has_adapters",
     "hold_adapters",
     "refuse_parts",
+    "remove_adapters",
 ]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
@@ -65,6 +67,36 @@ def hold_adapters(tower: torch.nn.Module):
     is_shared = has_adapters(tower) and not torch.compiler.is_compiling()
     with _TURN if is_shared else contextlib.nullcontext():
         yield
+
+
+@torch.no_grad()
+def remove_adapters(tower: RTDTextTower, merge: bool) -> RTDTextTower:
+    """Give a tower without its adapters, as a copy.
+
+    Args:
+        tower ([`RTDTextModel`]): A tower with adapters of peft.
+        merge (`bool`): Whether the active adapters go into the weights, or are left out.
+
+    Returns:
+        [`RTDTextModel`]: A plain tower.
+    """
+    adapted = copy.deepcopy(tower)
+    if merge:
+        # Layer by layer: what transformers adapted has no `merge_and_unload` of peft's wrapper.
+        for layer in adapted.modules():
+            if hasattr(layer, "base_layer"):
+                layer.merge()
+    tensors = {
+        re.sub(r"(\.token_adapter)?\.(base_layer|original_module)\.", ".", name): tensor
+        for name, tensor in adapted.state_dict().items()
+    }
+    if merge:  # layers that peft trains whole
+        for adapter in tower.active_adapters():
+            part = f".modules_to_save.{adapter}."
+            tensors |= {name.replace(part, "."): tensor for name, tensor in tensors.items() if part in name}
+    plain = type(tower)(tower.config).to(tower.device, tower.dtype)
+    plain.load_state_dict({name: tensors[name] for name in plain.state_dict()})
+    return plain.eval()
 
 
 class RTDAdapterMixin:

@@ -18,8 +18,7 @@ from transformers import (
 
 from .configuration_rtd import find_placeholder_token_id, read_backbone_config, read_text_config
 from .errors_rtd import pick_where, refuse_missing, suggest
-from .modeling_text_rtd import RTDTextModel, RTDTextTower
-from .modeling_text_siglip_rtd import RTDSiglipTextModel
+from .modeling_text_rtd import RTDSiglipTextModel, RTDTextModel, RTDTextTower
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The text tower from before RTD, which reads plain text: where it is, its hash, its loading and its copies."""
+"""The text tower from before RTD, which reads plain text: where it is, its hash, its loading, and mixtures with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .modeling_backbones_rtd import find_backbone
 from .modeling_text_rtd import RTDTextTower, hash_tensors
 
 
-__all__ = ["AdaptersDisabled", "OriginalTextTower"]
+__all__ = ["AdaptersDisabled", "OriginalTextTower", "interpolate_towers"]
 
 _FOLDER = "original_text"  # of a model that carries the tower
 _TURN = threading.RLock()  # one thread loads or moves the tower, and others wait for it
@@ -305,6 +305,35 @@ class AdaptersDisabled:
         if name == "_tower":  # a copy in the making
             raise AttributeError(name)
         return getattr(self._tower, name)
+
+
+@torch.no_grad()
+def interpolate_towers(original: RTDTextTower, tuned: RTDTextTower, alpha: float) -> RTDTextTower:
+    """Give the tower whose every weight is `(1 - alpha) * original + alpha * tuned`.
+
+    Weight interpolation of a model and its fine-tuned self (WiSE-FT, https://huggingface.co/papers/2109.01903); for
+    RTD it is ours, not the paper's.
+
+    Args:
+        original ([`RTDTextModel`]): The tower from before RTD, without adapters.
+        tuned ([`RTDTextModel`]): The tower after RTD, of the same shapes, without adapters.
+        alpha (`float`): 0 gives exactly the original, 1 exactly the tuned tower.
+
+    Returns:
+        [`RTDTextModel`]: A tower of its own, of the tuned tower's type and on its device.
+
+    Raises:
+        ValueError: If `alpha` is not between 0 and 1.
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f"`alpha` must be between 0 (the text tower from before RTD) and 1 (the one after it), got {alpha}."
+        )
+    tower = copy.deepcopy(tuned)
+    for before, after in zip(original.parameters(), tower.parameters(), strict=True):
+        # In float32, where the half types would round twice; exact at both ends.
+        after.copy_(torch.lerp(before.to(after.device).float(), after.float(), alpha))
+    return tower
 
 
 def _check_place(place: dict) -> None:

@@ -25,10 +25,9 @@ from .configuration_rtd import (
 )
 from .errors_rtd import check_path, pick_where, refuse_missing, settle_place, suggest
 from .files_rtd import name_damage, write_json
-from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapters, refuse_parts
+from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapters, refuse_parts, remove_adapters
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
-from .modeling_interpolation_rtd import interpolate_towers, remove_adapters
-from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower
+from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower, interpolate_towers
 from .modeling_text_rtd import RTDTextOutput, RTDTextTower
 from .projection_auto_rtd import build_projection, load_projection
 from .projection_rtd import RTDProjection

@@ -78,8 +78,10 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
     with name_damage(name_or_path):
         values, _ = RTDProjectionConfig.get_config_dict(name_or_path, **pick_where(kwargs))
         refuse_outside(name_or_path, values, kwargs.get("subfolder"))
-        config = RTDProjectionConfig.from_pretrained(name_or_path, **pick_where(kwargs))
+        config = RTDProjectionConfig.from_dict(values.get(RTDProjectionConfig.base_config_key, values))
         projection_class = _find_projection_class(config.projection_type)
-        projection, report = projection_class.from_pretrained(name_or_path, output_loading_info=True, **kwargs)
+        projection, report = projection_class.from_pretrained(
+            name_or_path, config=config, output_loading_info=True, **kwargs
+        )
     refuse_missing(report, name_or_path, f"a '{config.projection_type}' projection")
     return projection

@@ -437,7 +437,7 @@ def weigh_condition(
     """
     _check_shapes(reference_embeds, composed_embeds)
     share = _spread(strength, _check_strength, composed_embeds)
-    return _normalise((1 - share) * _normalise(reference_embeds) + share * _normalise(composed_embeds))
+    return _normalize((1 - share) * _normalize(reference_embeds) + share * _normalize(composed_embeds))
 
 
 def exclude_text(
@@ -463,7 +463,7 @@ def exclude_text(
     """
     _check_shapes(query_embeds, negative_embeds)
     share = _spread(weight, _check_weight, query_embeds)
-    return _normalise(_normalise(query_embeds) - share * _normalise(negative_embeds))
+    return _normalize(_normalize(query_embeds) - share * _normalize(negative_embeds))
 
 
 def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None) -> torch.Tensor:
@@ -492,7 +492,7 @@ def join_references(embeds: torch.Tensor, weights: Sequence[float] | None = None
     if not sum(weights):
         raise ValueError(f"`weights` are {list(weights)}: at least one reference must count.")
     shares = torch.tensor(weights, dtype=torch.float32, device=embeds.device)[:, None] / sum(weights)
-    return _normalise((shares * _normalise(embeds)).sum(dim=0, keepdim=True))[0]
+    return _normalize((shares * _normalize(embeds)).sum(dim=0, keepdim=True))[0]
 
 
 def _check_strength(name: str, value: float) -> None:
@@ -529,7 +529,7 @@ def _check_shapes(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         )
 
 
-def _normalise(embeds: torch.Tensor) -> torch.Tensor:
+def _normalize(embeds: torch.Tensor) -> torch.Tensor:
     embeds = embeds.float()
     norms = embeds.norm(dim=-1, keepdim=True)
     if not bool((norms > 1e-6).all()):  # a rest of rounding is no direction; and no NaN

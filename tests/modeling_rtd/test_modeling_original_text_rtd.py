@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from modeling_rtd import Query, RTDConfig, RTDModel, RTDTextModel, encode_composed, exclude_text, hash_tensors
-from tests.factories import build_clip, shake
+from tests.factories import build_clip, build_images, shake
 from trainer.training.lora import add_lora
 
 
@@ -40,6 +40,11 @@ def go_offline(hub, monkeypatch):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
     return go_offline
+
+
+def compose(model, processor):
+    with torch.no_grad():
+        return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
 
 
 def put_up(folder, below=""):
@@ -335,3 +340,66 @@ def test_a_model_of_other_parts_is_saved_with_the_tower_that_reads_its_plain_tex
     assert hash_tensors(loaded.text_model) == hash_tensors(tuned)
     assert_close(loaded.get_text_features(**text).pooler_output, before)
     assert all(part.requires_grad for name, part in model.text_model.named_parameters() if ".lora_" in name)
+
+
+def test_an_interpolation_ends_at_the_two_towers_bit_for_bit(tuned, processor):
+    before, after = (tuned.interpolate_text_model(alpha) for alpha in (0.0, 1.0))
+    assert hash_tensors(before.text_model) == hash_tensors(tuned.original_text_model)
+    assert hash_tensors(after.text_model) == hash_tensors(tuned.text_model)
+    assert not torch.equal(compose(before, processor), compose(after, processor))
+
+
+def test_every_interpolated_weight_is_the_weighted_mean(tuned):
+    states = [tower.state_dict() for tower in (tuned.original_text_model, tuned.text_model)]
+    for name, tensor in tuned.interpolate_text_model(0.3).text_model.state_dict().items():
+        torch.testing.assert_close(tensor, 0.7 * states[0][name] + 0.3 * states[1][name], atol=1e-6, rtol=0)
+
+
+def test_an_interpolation_leaves_the_model_and_shares_the_other_parts(tuned):
+    key, place = hash_tensors(tuned.text_model), dict(tuned.config.original_text_model)
+    half = tuned.interpolate_text_model(0.5)
+    assert hash_tensors(tuned.text_model) == key
+    assert tuned.config.original_text_model == place == half.config.original_text_model
+    assert half.vision_model is tuned.vision_model
+    assert half.projection is tuned.projection
+    assert half.original_text_model is tuned.original_text_model
+
+
+def test_an_interpolated_model_survives_saving(tuned, processor, tmp_path):
+    half = tuned.interpolate_text_model(0.5)
+    half.save_pretrained(tmp_path)
+    loaded = RTDModel.from_pretrained(tmp_path)
+    assert torch.equal(compose(loaded, processor), compose(half, processor))
+    assert hash_tensors(loaded.original_text_model) == hash_tensors(tuned.original_text_model)
+
+
+def test_half_types_are_interpolated_with_one_rounding(tokenizer):
+    model = RTDModel.from_clip(build_clip(dtype=torch.bfloat16), "lincir", tokenizer=tokenizer)
+    model.replace_text_model(shake(copy.deepcopy(model.text_model)))
+    first, second = (tower.text_projection.weight.double() for tower in (model.original_text_model, model.text_model))
+    weight = model.interpolate_text_model(0.5).text_model.text_projection.weight
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, (0.5 * first + 0.5 * second).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_out_of_range_is_refused(tuned, alpha):
+    with pytest.raises(ValueError, match=r"`alpha` .* 0 .* 1 .*got"):
+        tuned.interpolate_text_model(alpha)
+
+
+def test_a_model_that_rtd_has_not_trained_is_not_interpolated(model):
+    with pytest.raises(ValueError, match="load a model that RTD has trained"):
+        model.interpolate_text_model(0.5)
+
+
+def test_one_tower_that_is_interpolated_keeps_the_other_and_claims_nothing(tuned, tmp_path):
+    one = tuned.without_original_text_model({"after": 0.9})
+    for alpha, measured in ((0.5, None), (1.0, {"after": 0.9})):
+        model = one.interpolate_text_model(alpha)
+        assert model.config.original_text_model.get("measured") == measured
+        assert model.plain_text_model is tuned.original_text_model
+        model.save_pretrained(tmp_path / str(alpha))
+        loaded = RTDModel.from_pretrained(tmp_path / str(alpha))
+        assert hash_tensors(loaded.plain_text_model) == hash_tensors(tuned.original_text_model)
+    assert one.plain_text_model is one.text_model

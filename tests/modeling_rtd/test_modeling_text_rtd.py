@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
-from modeling_rtd import RTDTextModel
-from tests.factories import encode_separately
+from modeling_rtd import RTDModel, RTDTextModel
+from tests.factories import build_backbone, encode_separately
 
 
 PAIRS = ["is red", "is blue with the cat and the dog", "has no more sleeves ."]
@@ -204,3 +204,23 @@ def test_pseudo_words_need_a_place(clip, tmp_path):
 def test_pseudo_words_of_another_size_are_refused(model):
     with pytest.raises(ValueError, match=r"\(1, K, 32\), got \(1, 1, 16\)"):
         model.text_model(torch.tensor([[1, 4, 3]]), pseudo_token_embeds=torch.zeros(1, 1, 16))
+
+
+@pytest.fixture(scope="module")
+def siglip_tower():
+    backbone, tokenizer = build_backbone("siglip")
+    return RTDModel.from_clip(backbone, tokenizer=tokenizer).text_model.eval()
+
+
+@torch.no_grad()
+def test_a_row_of_siglip_is_as_long_as_in_training_and_read_in_both_directions(siglip_tower):
+    first, other = (siglip_tower(input_ids=torch.tensor([[6, 7, word, 1]])).last_hidden_state for word in (8, 9))
+    assert first.shape == (1, 20, 32)
+    assert (first - other).abs().amax(-1).min() > 1e-4  # the word at place 2 changes what every place reads
+
+
+@torch.no_grad()
+def test_a_mask_is_without_effect_on_siglip(siglip_tower):
+    ids = torch.tensor([[6, 7, 1, 0]])
+    masked = siglip_tower(input_ids=ids, attention_mask=(ids != 0).long()).text_embeds
+    assert torch.equal(masked, siglip_tower(input_ids=ids).text_embeds)

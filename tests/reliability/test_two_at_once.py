@@ -86,6 +86,18 @@ def test_of_two_at_once_each_is_right_or_refused(verb, files, tmp_path):
     assert read(tmp_path / "both" / "out") == read(tmp_path / "alone" / "out")
 
 
+def test_of_two_that_fill_one_table_at_once_each_is_right_or_refused(files, tmp_path, postgres):
+    command = [*list_commands(files)["index"][0], "--engine", "pgvector"]
+    both = [start(command, tmp_path) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes, errors
+    assert set(codes) <= {0, 2}, errors
+    assert all("Traceback" not in error for error in errors), errors
+    photos = sorted(str(path) for path in (files / "photos").iterdir())
+    assert sorted(Gallery.load(tmp_path / "out").ids) == photos
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("verb", ["train", "index"])
 def test_after_a_signal_the_same_command_ends_as_one_that_ran_through(verb, number, files, tmp_path):

@@ -47,8 +47,10 @@ def compare(tmp_path, monkeypatch, capsys):
     return compare
 
 
-@pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat"])
-def test_gallery_measures_an_engine(engine, tmp_path):
+@pytest.mark.parametrize("engine", ["exact", "exact float16", "faiss Flat", "pgvector"])
+def test_gallery_measures_an_engine(engine, tmp_path, request):
+    if engine == "pgvector":
+        request.getfixturevalue("postgres")
     row = build(engine, 64, 16, str(tmp_path)) | search(engine, 64, 16, str(tmp_path))
     assert row["recall"] == 1
     assert all(row[name] > 0 for name in ("build_s", "save_s", "load_s", "disk_mib"))
@@ -183,6 +185,13 @@ def test_train_recipe_times_a_whole_run(compare):
 def test_query_has_all_parts(compare):
     (row,) = compare("query", "--galleries", "50", "--batch_sizes", "2")
     assert {"preprocessing", "vision", "text", "search", "bare vision", "bare text", "scan", "overhead"} <= row.keys()
+
+
+@pytest.mark.slow
+def test_onnx_files_are_compared_with_torch(compare):
+    rows = compare("query_onnx", "--precisions", "fp32", "int8")
+    assert [row["by"] for row in rows] == ["torch", "fp32", "int8"] * 2
+    assert all(row["MiB"] > 0 and row["difference"] < (1e-5 if row["by"] == "fp32" else 0.2) for row in rows)
 
 
 def test_encode_gallery_gives_the_bare_tower_the_same_cores(compare, monkeypatch):

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.cli.old_names import refuse_old_names
 from trainer.cli.parser import check_named
+
+
+if TYPE_CHECKING:
+    from trainer.methods import Method
 
 
 __all__ = ["TrainProjectionCommand", "run"]
@@ -31,7 +36,7 @@ class TrainProjectionCommand:
         default=None, metadata={"help": "folder of images; without captions also parquet, tar, patterns or Hub id"}
     )
     split: str | None = field(default=None, metadata={"help": "split of a folder or a Hub data set; train by default"})
-    streaming: bool = field(default=False, metadata={"help": "read captions while training, and keep none on disk"})
+    streaming: bool = field(default=False, metadata={"help": "read rows while training, and keep none on disk"})
 
 
 def run(arguments: list[str]) -> None:
@@ -63,7 +68,7 @@ def run(arguments: list[str]) -> None:
     needed = ("images", "captions") if method.reads == "pairs" else (method.reads,)
     if method.reads == "pairs" and command.captions and not command.images:
         needed = ("captions",)  # which may bring their images
-    _check_data(method.name, command, needed, method.reads)
+    _check_data(method, command, needed)
 
     from trainer.data.image_captions import load_pairs
     from trainer.data.streams import open_rows
@@ -72,10 +77,12 @@ def run(arguments: list[str]) -> None:
     from trainer.training.run import finish_run
 
     if command.captions is not None:
-        source = open_rows(command.captions, command.split, command.streaming, args.seed)
+        source = open_rows(command.captions, command.split, command.streaming, args.seed, method.reads == "pairs")
+    elif command.streaming:
+        source = open_rows(command.images, command.split, True, args.seed, images=True)
     else:
         source = _open_images(command.images, command.split)
-    if method.reads == "pairs":
+    if method.reads == "pairs" and not command.streaming:
         # Here and not in the trainer, which takes one source of rows.
         source = load_pairs(command.images and command.images[0], source)
     trainer = ProjectionTrainer(command.model, args, train_dataset=source, method=method.name)
@@ -95,13 +102,16 @@ def _open_images(places: list[str], split: str | None):
     return folder
 
 
-def _check_data(method: str, command: TrainProjectionCommand, needed: tuple[str, ...], reads: str) -> None:
+def _check_data(record: Method, command: TrainProjectionCommand, needed: tuple[str, ...]) -> None:
+    method, reads = record.name, record.reads
     what = " with ".join(needed)
     missing = [f"--{name}" for name in needed if getattr(command, name) is None]
     if missing:
         raise ValueError(f"{method} is trained from {what}: give {' and '.join(missing)}.")
-    if command.streaming and reads != "captions":
+    if command.streaming and not record.objective.streams:
         raise ValueError(f"{method} goes through its images before it trains: leave --streaming out.")
+    if command.streaming and len(needed) > 1:
+        raise ValueError("a stream has images and captions in the same rows: leave --images out, or --streaming.")
     if reads == "pairs" and len(command.images or ()) > 1:
         raise ValueError(f"{method} finds images by their names in one folder, got {len(command.images)} (--images).")
     surplus = [f"--{name}" for name in ("images", "captions") if name not in needed and getattr(command, name)]

@@ -12,7 +12,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ __all__ = [
     "find_broken",
     "find_files",
     "is_stream",
+    "leave_encoded",
     "load_files",
     "load_repository",
     "replace_column",
@@ -492,14 +493,30 @@ def _check_files(paths: Sequence[Path], is_whole: bool) -> str:
     return kind
 
 
+def leave_encoded(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
+    """Leave images, sounds and the like as they are: `datasets` would decode any format, even to rename a column.
+
+    Args:
+        table (`datasets.Dataset` or `datasets.IterableDataset`): Rows.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: The rows, of which nothing is decoded.
+    """
+    for name, feature in (table.features or {}).items():
+        if getattr(feature, "decode", False):
+            table = table.cast_column(name, replace(feature, decode=False))
+    return table
+
+
 def _name_columns(table: Dataset | IterableDataset) -> Dataset | IterableDataset:
     """Name the columns of a web data set as tables do: its rows have the columns `__key__` and `__url__`."""
     features = table.features or {}
     if not {"__key__", "__url__"} <= features.keys():
         return table
+    table = leave_encoded(table)
     for name, feature in features.items():
         if isinstance(feature, Image) and "image" not in features:
-            table = table.rename_column(name, "image").cast_column("image", Image(decode=False))
+            table = table.rename_column(name, "image")
             break
     if isinstance(features.get("json"), Mapping):
         own = set(features) - {"json"}

@@ -10,13 +10,17 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 from datasets import Dataset, IterableDataset, IterableDatasetDict
+from datasets import Image as ImageFeature
 from torch.utils.data import get_worker_info
 
+from modeling_rtd import is_url, open_image
+from trainer.data.image_files import list_images
 from trainer.data.row_files import (
     FileStream,
     FileWatch,
     find_broken,
     find_files,
+    leave_encoded,
     load_files,
     load_repository,
     take_split,
@@ -26,8 +30,8 @@ from trainer.data.tables import check_columns, hash_rows, load_table, mark_rows,
 
 __all__ = ["BrokenStreamError", "RowStream", "identify_rows", "open_rows", "open_stream", "sample_rows"]
 
-_BLOCK = 1000  # rows at once
-_SHUFFLED = 10_000  # rows among which the next one is drawn
+_BLOCK, _IMAGES = 1000, 100  # rows at once, and rows with images
+_SHUFFLED, _SHUFFLED_IMAGES = 10_000, 1000  # rows among which the next one is drawn; images are held in memory
 
 
 class BrokenStreamError(ValueError):
@@ -38,7 +42,10 @@ class BrokenStreamError(ValueError):
 
 
 def open_stream(
-    source: str | Path | Sequence[str | Path], split: str | None = None, seed: int | None = None
+    source: str | Path | Sequence[str | Path],
+    split: str | None = None,
+    seed: int | None = None,
+    images: bool = False,
 ) -> FileStream:
     """Open files or a Hub data set as a stream, of which nothing is kept on disk.
 
@@ -46,8 +53,9 @@ def open_stream(
         source (`str`, `Path`, or list of them): Files, patterns, a folder or a Hub id, as [`load_table`] takes them.
         split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
         seed (`int`, *optional*):
-            Shuffle: files by this seed, and rows within a window of 10,000, in each pass anew. Without it rows come in
-            order.
+            Shuffle files by this seed, and rows within a window of 10,000, in each pass anew. The window of images is
+            1,000, since it is held in memory. Without a seed rows come in order.
+        images (`bool`, defaults to `False`): Rows have images; a folder is one of image files.
 
     Returns:
         [`FileStream`]: The stream, for `train_dataset` of a trainer.
@@ -57,13 +65,24 @@ def open_stream(
     """
     files = find_files(source)
     watch = FileWatch(files if isinstance(files, list) else ())
-    rows = (load_files if watch.sizes else load_repository)(files, split, streaming=True)
+    if images and isinstance(files, str) and Path(files).is_dir():
+        paths = list(map(str, list_images(files)))
+        rows = Dataset.from_dict({"image": paths}).to_iterable_dataset(num_shards=min(len(paths), 1024))
+    else:
+        rows = (load_files if watch.sizes else load_repository)(files, split, streaming=True)
     if seed is None:
         return FileStream(rows, watch)
-    return FileStream(rows.shuffle(seed, buffer_size=_SHUFFLED), watch, is_shuffled=True)
+    window = _SHUFFLED_IMAGES if images else _SHUFFLED
+    return FileStream(rows.shuffle(seed, buffer_size=window), watch, is_shuffled=True)
 
 
-def open_rows(places: Sequence[str | Path], split: str | None = None, streaming: bool = False, seed: int = 0):
+def open_rows(
+    places: Sequence[str | Path],
+    split: str | None = None,
+    streaming: bool = False,
+    seed: int = 0,
+    images: bool = False,
+):
     """Open what a command line names, for `train_dataset` of a trainer.
 
     Args:
@@ -71,6 +90,7 @@ def open_rows(places: Sequence[str | Path], split: str | None = None, streaming:
         split (`str`, *optional*): Split of a folder or a Hub data set; `train` by default.
         streaming (`bool`, defaults to `False`): As a stream, which is shuffled.
         seed (`int`, defaults to 0): Of that.
+        images (`bool`, defaults to `False`): Rows have images, see [`open_stream`].
 
     Returns:
         [`FileStream`], `datasets.Dataset`, or `places` themselves, which trainers read.
@@ -78,7 +98,7 @@ def open_rows(places: Sequence[str | Path], split: str | None = None, streaming:
     # As paths: several texts that are not named like files would be captions themselves.
     source = places[0] if len(places) == 1 else list(map(Path, places))
     if streaming:
-        return open_stream(source, split, seed)
+        return open_stream(source, split, seed, images)
     return source if split is None else load_table(source, split)
 
 
@@ -115,7 +135,7 @@ class RowStream(torch.utils.data.IterableDataset):
 
     Each process and each worker reads the whole stream; a worker prepares its own batches only. So batches are the
     same for any number of either, and after a resume. Rows are numbered through all passes. What does not fill a batch
-    at the end of a pass is left out.
+    at the end of a pass is left out. So are rows whose image cannot be opened; pixels are not decoded here.
 
     Args:
         source (`datasets.IterableDataset`, `datasets.IterableDatasetDict` or [`FileStream`]):
@@ -124,9 +144,10 @@ class RowStream(torch.utils.data.IterableDataset):
         clean (callable): From a block of these columns (`pyarrow.Table`) to what is trained on.
         batch_size (`int`): Rows of a step, of all processes together.
         bad_rows (`str`, defaults to `"refuse"`): `"skip"` leaves rows without a text out, see [`count_skipped`].
+        images (`bool`, defaults to `False`): Keep the column `image` beside those of texts, not decoded.
 
     Attributes:
-        head (`datasets.Dataset`): The first rows, cleaned; up to 1,000.
+        head (`datasets.Dataset`): The first rows, cleaned; up to 1,000, with images up to 100.
         start (`int`): Batches to pass over, as a resumed run does.
         finish (callable, *optional*): From a batch of rows to the rows that are yielded.
 
@@ -141,6 +162,7 @@ class RowStream(torch.utils.data.IterableDataset):
         clean: Callable[[pa.Table], pa.Table],
         batch_size: int,
         bad_rows: str = "refuse",
+        images: bool = False,
     ):
         stream = source if isinstance(source, FileStream) else FileStream(source, FileWatch())
         source, self.watch = stream.rows, stream.watch
@@ -148,13 +170,18 @@ class RowStream(torch.utils.data.IterableDataset):
         self._order = " (rows are counted in their shuffled order)" if stream.is_shuffled else ""
         rows = take_split(source, None) if isinstance(source, IterableDatasetDict) else source
         # Others, such as images, are not even read from a parquet file.
-        unread = set(rows.column_names or []) - set(columns)
-        check_columns(rows.column_names or columns, columns)
+        self._needed = [*columns, "image"] if images else list(columns)
+        unread = set(rows.column_names or []) - set(self._needed)
+        check_columns(rows.column_names or self._needed, self._needed)
+        if images and rows.features:
+            rows = rows.cast_column("image", ImageFeature(decode=False))
+        rows = leave_encoded(rows)
+        self._block = _IMAGES if images else _BLOCK
         self.source = (rows.remove_columns(sorted(unread)) if unread else rows).with_format("arrow")
         self.columns, self.clean, self.batch_size, self.bad_rows = columns, clean, batch_size, bad_rows
         self.start, self.finish, self._counts = 0, None, False
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # counted by workers too
-        self.head = Dataset(next(self._read_pass(self.source), pa.table({})))
+        self.head = leave_encoded(Dataset(next(self._read_pass(self.source), pa.table({}))))
         if not len(self.head):
             raise ValueError("the stream is empty: no row was found.")
 
@@ -162,7 +189,7 @@ class RowStream(torch.utils.data.IterableDataset):
         """Count the rows that were left out since the stream was made, those of a resumed run among them.
 
         Returns:
-            `int`: Rows without a text.
+            `int`: Rows without a text or a readable image.
         """
         return int(self._skipped)
 
@@ -198,7 +225,7 @@ class RowStream(torch.utils.data.IterableDataset):
 
     def _read_pass(self, source: IterableDataset) -> Iterator[pa.Table]:
         """Go through the stream once, in blocks of rows that were checked and cleaned."""
-        blocks, start = source.iter(batch_size=_BLOCK), 0
+        blocks, start = source.iter(batch_size=self._block), 0
         while True:
             try:
                 block = next(blocks, None)
@@ -215,11 +242,15 @@ class RowStream(torch.utils.data.IterableDataset):
             raise BrokenStreamError(str(error)) from error
 
     def _check(self, block: pa.Table, start: int) -> pa.Table:
-        check_columns(block.column_names, self.columns)
-        read, block = len(block), block.select(list(self.columns))
-        for change in (None, self.clean):  # of a caption such as "$" cleaning leaves nothing
+        check_columns(block.column_names, self._needed)
+        read, block = len(block), block.select(self._needed)
+        # Of a caption such as "$" cleaning leaves nothing.
+        for change in (None, self.clean) if self.columns else ():
             if change is not None:
-                block = change(block.cast(pa.schema([(name, pa.string()) for name in self.columns])))
+                texts = block.select(list(self.columns)).cast(
+                    pa.schema([(name, pa.string()) for name in self.columns])
+                )
+                block = _put_beside(change(texts), block)
             if self.bad_rows == "skip":
                 block = block.filter(mark_rows(block, self.columns))
                 continue
@@ -230,6 +261,8 @@ class RowStream(torch.utils.data.IterableDataset):
                     f"the stream stopped{self._order}: {error} With that the same run continues from its last "
                     "checkpoint."
                 ) from error
+        if "image" in self._needed:
+            block = block.filter(pa.array(map(_can_be_opened, block["image"].to_pylist()), pa.bool_()))
         if self._counts:
             self._skipped += read - len(block)
         return block
@@ -241,3 +274,18 @@ class RowStream(torch.utils.data.IterableDataset):
             f"the stream broke behind row {rows}{self._order}:{place} {error.__cause__ or error}. Restore it "
             "and start the same run again: it continues from its last checkpoint."
         )
+
+
+def _put_beside(texts: pa.Table, block: pa.Table) -> pa.Table:
+    return texts.append_column("image", block["image"]) if "image" in block.column_names else texts
+
+
+def _can_be_opened(image: dict | None) -> bool:
+    place = image and (image["path"] if image["bytes"] is None else image["bytes"])
+    if not place or is_url(place):  # nothing is fetched that a data set names
+        return False
+    try:
+        open_image(place).close()
+    except (ValueError, OSError):
+        return False
+    return True

@@ -12,7 +12,16 @@ from trainer.worlds.concepts import write_searle_files
 from trainer.worlds.world import World
 
 
-__all__ = ["ALL_METHODS", "BACKBONES", "LOSS_PANELS", "METHODS", "RECIPES", "DemoRecipe", "write_projection_arguments"]
+__all__ = [
+    "ALL_METHODS",
+    "BACKBONES",
+    "CAPTIONS_KEPT",
+    "LOSS_PANELS",
+    "METHODS",
+    "RECIPES",
+    "DemoRecipe",
+    "write_projection_arguments",
+]
 
 METHODS = ("lincir", "pic2word")
 ALL_METHODS = (*METHODS, "searle", "context_i2w", "fti4cir")
@@ -22,6 +31,7 @@ LOSS_PANELS = {
     "Sums of several terms": ("searle", "fti4cir"),
 }
 BACKBONES = {"clip": "CLIP", "metaclip_2": "MetaCLIP 2", "siglip": "SigLIP"}
+CAPTIONS_KEPT = {"caption_weight": 2.0, "caption_interval": 8}  # as docs/one_tower.md recommends
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.demo.recipes import ALL_METHODS
+from trainer.demo.recipes import ALL_METHODS, CAPTIONS_KEPT
 from trainer.demo.results import NUM_QUERIES
 from trainer.evaluation.diagnosis.wordings import average_wordings, write_wordings
 from trainer.methods import find_method
@@ -89,7 +89,8 @@ conditions {_compare(rows, "lincir + rtd", "control: shuffled conditions", "subs
 composition {_compare(rows, "lincir + rtd", "control: no composition", "subset_recall@1")}.
 - The price: plain captions of the targets find them with R@5 {before:.1f} through the text tower from before \
 RTD, and with {after:.1f} through the tower after it. Plain text queries therefore go to the first.
-- Plain captions kept (`caption_weight` 2, of every eighth triplet; ours): they find their targets with R@5 \
+- Plain captions kept (`caption_weight` {CAPTIONS_KEPT["caption_weight"]:g}, of one triplet in \
+{CAPTIONS_KEPT["caption_interval"]}; ours): they find their targets with R@5 \
 {after_kept:.1f}. Composed queries against RTD as published: R@5 {_compare(rows, kept, "lincir + rtd", "recall@5")}, \
 subset R@1 {_compare(rows, kept, "lincir + rtd", "subset_recall@1")}."""
 

@@ -29,7 +29,15 @@ from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.demo.card import describe_demo_stages
 from trainer.demo.experiments import EXPERIMENTS, run_experiments
-from trainer.demo.recipes import ALL_METHODS, BACKBONES, LOSS_PANELS, METHODS, RECIPES, write_projection_arguments
+from trainer.demo.recipes import (
+    ALL_METHODS,
+    BACKBONES,
+    CAPTIONS_KEPT,
+    LOSS_PANELS,
+    METHODS,
+    RECIPES,
+    write_projection_arguments,
+)
 from trainer.demo.report import write_report
 from trainer.demo.results import draw_results
 from trainer.demo.stages import Stages
@@ -60,7 +68,7 @@ BASELINES = {"text only": "text", "image only": "image", "image + text": "sum"}
 # Variant of RTD: arguments that differ, and whether conditions are shuffled among the triplets.
 RTD_VARIANTS = {
     "{} + rtd": ({}, False),
-    "{} + rtd, captions kept": ({"caption_weight": 2.0, "caption_interval": 8}, False),
+    "{} + rtd, captions kept": (CAPTIONS_KEPT, False),
     "{} + rtd without rc": ({"refined_concatenation": False}, False),
     "{} + rtd without rb": ({"refined_batch": False}, False),
     "control: no composition": ({"composition": False}, False),

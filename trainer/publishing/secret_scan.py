@@ -25,39 +25,83 @@ __all__ = ["find_leaks"]
 
 # What has a form of its own. It is looked for in every byte, weights included: detect-secrets 1.5 reads lines of text
 # only, and has no rule for the tokens of the Hub.
-_TOKENS = re.compile(
-    rb"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,}|"
-    rb"gl(?:pat|rt|dt|ptt|ft|soat)-[\w-]{20}|sk-[A-Za-z0-9_-]{32,}|gsk_[A-Za-z0-9]{40,}|r8_[A-Za-z0-9]{37}|"
-    rb"A(?:KIA|SIA)[0-9A-Z]{16}|AIza[\w-]{35}|GOCSPX-[\w-]{28}|ya29\.[\w-]{20,}|AccountKey=[\w+/]{40,}|"
-    rb"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[\w+/]{24,}|shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}|"
-    rb"pypi-[\w-]{50,}|npm_[A-Za-z0-9]{36}|rubygems_[0-9a-f]{48}|dckr_pat_[\w-]{20,}|do[opr]_v1_[0-9a-f]{64}|"
-    rb"dapi[0-9a-f]{32}|hv[sb]\.[\w-]{24,}|dp\.(?:pt|st|ct|scim)\.\w{40,}|NRAK-[A-Z0-9]{27}|glsa_\w{32}_[0-9a-f]{8}|"
-    rb"xox[abeprs]-[\w-]{20,}|xapp-\d-[\w-]{20,}|SG\.[\w-]{22}\.[\w-]{43}|key-[0-9a-f]{32}|SK[0-9a-f]{32}|"
-    rb"\d{8,10}:AA[\w-]{33}|[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,}|PMAK-[0-9a-f]{24}-[0-9a-f]{34}|"
-    rb"lin_api_\w{40}|ntn_\w{40,}|fig[du]_[\w-]{40}|AGE-SECRET-KEY-1[0-9A-Z]{58}|PuTTY-User-Key-File-\d|"
-    rb"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|LS0tLS1CRUdJTi[\w+/=]{20,})"
-    rb"|hooks\.slack\.com/services/[\w/]{20,}|discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}|[?&]sig=[\w%+/]{40,}"
-    rb"|\w://[^\s/:@\"']*:[^\s/@\"']+@|\w://[\w-]{20,}@"
-)
+_FORMS = {
+    "Hugging Face": r"hf_[A-Za-z0-9]{30,}|api_org_[A-Za-z0-9]{30,}",
+    "GitHub": r"gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,}",
+    "GitLab": r"gl(?:pat|rt|dt|ptt|ft|soat)-[\w-]{20}",
+    "OpenAI and Anthropic": r"sk-[A-Za-z0-9_-]{32,}",
+    "Groq": r"gsk_[A-Za-z0-9]{40,}",
+    "Replicate": r"r8_[A-Za-z0-9]{37}",
+    "AWS": r"A(?:KIA|SIA)[0-9A-Z]{16}",
+    "Google": r"AIza[\w-]{35}|GOCSPX-[\w-]{28}|ya29\.[\w-]{20,}",
+    "Azure": r"AccountKey=[\w+/]{40,}",
+    "Stripe": r"[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[\w+/]{24,}",
+    "Shopify": r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}",
+    "PyPI": r"pypi-[\w-]{50,}",
+    "npm": r"npm_[A-Za-z0-9]{36}",
+    "RubyGems": r"rubygems_[0-9a-f]{48}",
+    "Docker": r"dckr_pat_[\w-]{20,}",
+    "DigitalOcean": r"do[opr]_v1_[0-9a-f]{64}",
+    "Databricks": r"dapi[0-9a-f]{32}",
+    "Vault": r"hv[sb]\.[\w-]{24,}",
+    "Doppler": r"dp\.(?:pt|st|ct|scim)\.\w{40,}",
+    "New Relic": r"NRAK-[A-Z0-9]{27}",
+    "Grafana": r"glsa_\w{32}_[0-9a-f]{8}",
+    "Slack": r"xox[abeprs]-[\w-]{20,}|xapp-\d-[\w-]{20,}",
+    "SendGrid": r"SG\.[\w-]{22}\.[\w-]{43}",
+    "Mailgun": r"key-[0-9a-f]{32}",
+    "Twilio": r"SK[0-9a-f]{32}",
+    "Telegram": r"\d{8,10}:AA[\w-]{33}",
+    "Discord": r"[MNO][\w-]{23,25}\.[\w-]{6}\.[\w-]{27,}",
+    "Postman": r"PMAK-[0-9a-f]{24}-[0-9a-f]{34}",
+    "Linear": r"lin_api_\w{40}",
+    "Notion": r"ntn_\w{40,}",
+    "Figma": r"fig[du]_[\w-]{40}",
+    "age": r"AGE-SECRET-KEY-1[0-9A-Z]{58}",
+    "PuTTY": r"PuTTY-User-Key-File-\d",
+    "JSON Web Token": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]*",
+    "private key": r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----",
+    "private key in base64": r"LS0tLS1CRUdJTi[\w+/=]{20,}",
+}
+# These may follow a letter or a digit.
+_ADDRESSES = {
+    "webhook of Slack": r"hooks\.slack\.com/services/[\w/]{20,}",
+    "webhook of Discord": r"discord(?:app)?\.com/api/webhooks/\d+/[\w-]{20,}",
+    "signature of Azure": r"[?&]sig=[\w%+/]{40,}",
+    "password before a host": r"\w://[^\s/:@\"']*:[^\s/@\"']+@",
+    "token before a host": r"\w://[\w-]{20,}@",
+}
+_TOKENS = re.compile("|".join([rf"(?<![A-Za-z0-9])(?:{'|'.join(_FORMS.values())})", *_ADDRESSES.values()]).encode())
 # What is told by the name before it. Looked for in texts alone; a value of words is none.
-_NAMED = re.compile(
-    r"(?:pass(?:word|wort)|passwd|passphrase|pwd|secret|credential|sessionid|api[_-]?key|access[_-]?key|"
-    r"(?:access|refresh|session|auth)[_-]?token)[\w-]*\\*[\"']?\s*[:=]\s*\\*[\"']?(?![\"'\s,}])(?!(?:none|null|true|false|\d+)\b)[^\s\"',}]{6,}"
-    r"|\btoken\\*[\"']?\s*[:=]\s*\\*[\"']?(?=[\w.-]*\d)[\w.-]{20,}|\bbearer\s+[\w.~+/-]{16,}"
-    r"|\bauthorization\\*[\"']?\s*[:=]\s*\\*[\"']?(?:basic|digest|token)\s+[\w.~+/=-]{8,}"
-    r"|\blogin\s+\S+\s+password\s+\S{6,}|\"key\\*\"\s*:\s*\\*\"[0-9a-f]{32}\b",
-    re.IGNORECASE,
-)
+_IS = r"\\*[\"']?\s*[:=]\s*\\*[\"']?"  # in JSON, YAML, a shell, or a program, also inside of another string
+_NAMED_FORMS = {
+    "password, secret or key": (
+        r"(?:pass(?:word|wort)|passwd|passphrase|pwd|secret|credential|sessionid|api[_-]?key|access[_-]?key|"
+        rf"(?:access|refresh|session|auth)[_-]?token)[\w-]*{_IS}(?![\"'\s,}}])(?!(?:none|null|true|false|\d+)\b)"
+        r"[^\s\"',}]{6,}"
+    ),
+    "token": rf"\btoken{_IS}(?=[\w.-]*\d)[\w.-]{{20,}}",
+    "bearer": r"\bbearer\s+[\w.~+/-]{16,}",
+    "authorization": rf"\bauthorization{_IS}(?:basic|digest|token)\s+[\w.~+/=-]{{8,}}",
+    "netrc": r"\blogin\s+\S+\s+password\s+\S{6,}",
+    "key of 32 digits": r"\"key\\*\"\s*:\s*\\*\"[0-9a-f]{32}\b",
+}
+_NAMED = re.compile("|".join(_NAMED_FORMS.values()), re.IGNORECASE)
 _PRINTED = re.compile(rb"[ -~]{12,}")  # weights have few of these: a hundred patterns at each byte took minutes
 _STANDARD = str.maketrans("-_", "+/")  # of the two alphabets of base64
 _SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
 _MIN_SECRET = 16  # characters: shorter values are words as often as secrets (TOKEN_TYPE=projection)
 _BASE64 = re.compile(r"[\w+/-]{24,}", re.ASCII)
 # A path from the root: of two parts at least, no part of an address or of a fraction. In quotes it may hold blanks.
-_PATHS = re.compile(
-    r"(?<![\w.<>/~-])/(?:[\w.+@-]+/)+[\w.+@-]+|(?<=[\"'`])/(?:[\w .+@-]+/)+[\w .+@-]+(?=[\"'`])|(?<![\w/])~/[\w.-]+"
-    r"|(?<!\w)[A-Za-z]:\\{1,2}[\w.-][\w .-]*\\|(?<![\w\\^\[])\\{2,4}[A-Za-z][\w.-]+\\{1,2}[\w$.-]{2,}|file://\S+"
-)
+_PLACES = {
+    "from the root": r"(?<![\w.<>/~-])/(?:[\w.+@-]+/)+[\w.+@-]+",
+    "in quotes": r"(?<=[\"'`])/(?:[\w .+@-]+/)+[\w .+@-]+(?=[\"'`])",
+    "home": r"(?<![\w/])~/[\w.-]+",
+    "drive": r"(?<!\w)[A-Za-z]:\\{1,2}[\w.-][\w .-]*\\",
+    "share": r"(?<![\w\\^\[])\\{2,4}[A-Za-z][\w.-]+\\{1,2}[\w$.-]{2,}",
+    "address": r"file://\S+",
+}
+_PATHS = re.compile("|".join(_PLACES.values()))
 
 
 def find_leaks(files: Mapping[str, Path | bytes], folder: Path) -> list[str]:

@@ -313,7 +313,7 @@ class BaseTrainer(Trainer):
         finally:
             self.args.ignore_data_skip = skips
         if skipped := self.train_dataset.count_skipped():
-            logger.warning(f"{skipped} rows lacked a text and were left out.")
+            logger.warning(f"{skipped} rows were left out, since they lacked a text or a readable image.")
         return result
 
     def predict(self, *args, **kwargs):

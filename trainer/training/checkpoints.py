@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from modeling_rtd import read_json
 __all__ = ["RUN_FILE", "find_checkpoints", "find_last_complete_checkpoint", "is_complete", "refuse_other_run"]
 
 RUN_FILE = "run.json"
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def find_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -76,8 +78,8 @@ def refuse_other_run(folder: Path, run_facts: Mapping) -> None:
 
 
 def _describe_change(name: str, old, new) -> str:
-    # Two hashes differ in nothing that a reader can use.
-    is_hash = len(str(new)) == 64 or len(str(old)) == 64
+    # Two hashes differ in nothing that a reader can use. By their form: methods from outside name facts of their own.
+    is_hash = any(isinstance(value, str) and _SHA256.fullmatch(value) for value in (old, new))
     return f"{name} differs" if is_hash else f"{name} was {old}, now {new}"
 
 

@@ -4,7 +4,7 @@ import math
 import sys
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 
 import numpy as np
@@ -24,7 +24,7 @@ class Lexicon:
     """Which words are nouns or adjectives, which are in the same places, and which phrases follow a noun.
 
     Args:
-        captions (`list[str]`): Captions.
+        captions (iterable of `str`): Captions, which are gone through several times.
         find_keywords (callable): Finds the nouns, adjectives and determiners of a caption, see [`get_keyword_fn`].
 
     Attributes:
@@ -34,18 +34,20 @@ class Lexicon:
         plurals, singulars (`dict[str, str]`): Forms of nouns, where the captions hold both.
     """
 
-    def __init__(self, captions: Sequence[str], find_keywords: Callable[[str], list[str]]):
-        # One string a word, and not one for each time that it is used.
-        rows = [tuple(map(sys.intern, grammar.TOKEN.findall(caption))) for caption in captions]
+    def __init__(self, captions: Iterable[str], find_keywords: Callable[[str], list[str]]):
+        def read() -> Iterator[tuple[str, ...]]:
+            # One string a word, and not one for each time that it is used. The words of all captions are not held.
+            return (tuple(map(sys.intern, grammar.TOKEN.findall(caption))) for caption in captions)
+
         kept = Counter(word for caption in captions for run in find_keywords(caption) for word in run.split())
-        self.seen = Counter(word for tokens in rows for word in tokens)
+        self.seen = Counter(word for tokens in read() for word in tokens)
         known = (word for word in self.seen.keys() - grammar.CLOSED_CLASS if word[0].isalpha())
         # A tagger errs in single captions: what it says of a word in most of them counts.
         self._open = {word for word in known if 2 * kept[word] >= self.seen[word]}
-        self._verbs = self._find_verbs(rows)
+        self._verbs = self._find_verbs(read())
         self._after, uses = defaultdict(set), Counter()
         places, following = defaultdict(Counter), defaultdict(dict)
-        for tokens in rows:
+        for tokens in read():
             plain = ["^", *("a" if word == "an" else word for word in tokens), "$"]
             for left, word in zip(plain, plain[1:], strict=False):
                 self._after[left].add(word)
@@ -91,7 +93,7 @@ class Lexicon:
         vars(self).update(state)
         self._keep_answers()
 
-    def _find_verbs(self, rows: Sequence[Sequence[str]]) -> set[str]:
+    def _find_verbs(self, rows: Iterable[Sequence[str]]) -> set[str]:
         """Find verbs: they are behind words that end a phrase, and hardly ever behind determiner or preposition."""
         bound, followed, behind, agreeing = Counter(), Counter(), Counter(), defaultdict(Counter)
         for left, word in (pair for tokens in rows for pair in zip(tokens, tokens[1:], strict=False)):

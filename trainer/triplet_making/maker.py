@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -58,20 +59,24 @@ class TripletMaker:
         if not -1 <= similarity_band[0] < similarity_band[1] <= 1:
             raise ValueError(f"similarity_band must be two rising cosines in [-1, 1], got {similarity_band}.")
         cleaned = (" ".join(clean_caption(caption).split()).rstrip(" .") for caption in captions)
-        self.rows = [(row, text) for row, text in enumerate(cleaned, start=1) if text]
-        # Rules know English. What they cannot read is counted, and keeps out of the lexicon.
-        foreign = {row for row, text in self.rows if method == "rules" and not is_latin(text)}
-        self.rows, self.other_script = [row for row in self.rows if row[0] not in foreign], sorted(foreign)
-        if not self.rows:
-            hint = f": rules know English only, and {len(foreign)} are in another script; take method 'lm'"
-            raise ValueError(f"there is no usable caption{hint if foreign else ''}.")
+        self.rows, self.other_script = _Rows(), []
+        for row, text in enumerate(cleaned, start=1):
+            # Rules know English. What they cannot read is counted, and keeps out of the lexicon.
+            if text and method == "rules" and not is_latin(text):
+                self.other_script.append(row)
+            elif text:
+                self.rows.append(row, text)
+        if not len(self.rows):
+            count = len(self.other_script)
+            hint = f": rules know English only, and {count} are in another script; take method 'lm'"
+            raise ValueError(f"there is no usable caption{hint if count else ''}.")
         self.seed, self.per_caption, self.band = seed, per_caption, similarity_band
         # A block of a language model is one batch of 16 prompts.
         self.block_size = 256 if method == "rules" else max(1, 16 // per_caption)
         self.tower, self.processor = _load(model, _load_tower) if model is not None else (None, None)
         self.lexicon = self.write = self._edit = None
         if method == "rules":
-            self.lexicon = Lexicon([text for _, text in self.rows], get_keyword_fn(keyword_fn))
+            self.lexicon = Lexicon(self.rows, get_keyword_fn(keyword_fn))
             is_known = partial(has_words, self.processor.tokenizer) if self.processor else bool
             self._edit = _Editor(self.lexicon, seed, is_known, _ATTEMPTS if self.tower else 1)
         else:
@@ -84,7 +89,7 @@ class TripletMaker:
             "model": hash_tensors(self.tower) if self.tower else None,
             "language_model": getattr(self.write, "name", None),
             "similarity_band": list(similarity_band),
-            "captions": hashlib.sha256("\0".join(f"{row} {text}" for row, text in self.rows).encode()).hexdigest(),
+            "captions": self.rows.hash(),
         }
 
     def __len__(self) -> int:
@@ -113,7 +118,7 @@ class TripletMaker:
                 yield self.make_block(block, seen, proposals)
 
     def _list_slots(self, block: int) -> list[tuple]:
-        rows = self.rows[block * self.block_size : (block + 1) * self.block_size]
+        rows = self.rows.read(block * self.block_size, self.block_size)
         return [(row, text, k) for row, text in rows for k in range(self.per_caption)]
 
     def make_block(self, block: int, seen: set[bytes], proposals: list | None = None) -> tuple[list[dict], Counter]:
@@ -163,6 +168,37 @@ class TripletMaker:
         embeds = torch.nn.functional.normalize(encode_captions(self.tower, self.processor, texts, desc=None), dim=-1)
         embeds = dict(zip(texts, embeds, strict=True))
         return {(a, b): round(float(embeds[a] @ embeds[b]), 4) for a, b in pairs}
+
+
+class _Rows:
+    """Captions with their rows, in two blocks of memory, where a list would hold three objects for each.
+
+    They are iterated over as texts.
+    """
+
+    def __init__(self):
+        self._rows, self._ends, self._bytes = array("q"), array("q", [0]), bytearray()
+
+    def append(self, row: int, text: str) -> None:
+        self._rows.append(row)
+        self._bytes += text.encode()
+        self._ends.append(len(self._bytes))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for _, text in self.read(0, len(self)))
+
+    def read(self, start: int, count: int) -> Iterator[tuple[int, str]]:
+        for i in range(start, min(start + count, len(self))):
+            yield self._rows[i], self._bytes[self._ends[i] : self._ends[i + 1]].decode()
+
+    def hash(self) -> str:
+        digest = hashlib.sha256()
+        for place, (row, text) in enumerate(self.read(0, len(self))):
+            digest.update(f"{chr(0) if place else ''}{row} {text}".encode())
+        return digest.hexdigest()
 
 
 class _Editor:

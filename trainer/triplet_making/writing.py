@@ -54,6 +54,7 @@ def write_triplets(
     output = Path(output)
     captions, skipped = read_captions(source, split=split)
     maker = TripletMaker(captions, method, **options)
+    del captions  # which the maker keeps in less memory
     output.parent.mkdir(parents=True, exist_ok=True)
     # What is finished is only read: in a training, all processes but the first come here at the same time.
     if report := _read_report(output, maker):

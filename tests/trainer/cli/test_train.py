@@ -7,7 +7,8 @@ from datasets import Dataset
 from modeling_rtd import RTDModel, RTDProcessor
 from tests.factories import FAST, build_images, build_stand_in, build_triplets
 from trainer.cli.main import main
-from trainer.worlds.small_world import build_small_world, train_clip
+from trainer.worlds.clip import train_clip
+from trainer.worlds.small_world import build_small_world
 
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -125,7 +125,7 @@ def test_captions_of_tars_are_streamed(clip_place, tmp_path):
 
 
 @pytest.mark.slow
-def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, capsys):
+def test_pairs_come_from_a_tar_or_a_stream_of_it(clip_place, folder, tmp_path, capsys):
     with tarfile.open(tmp_path / "pairs.tar", "w") as tar:
         for i, path in enumerate(list_images(folder)):
             tar.add(path, f"{i:04}{path.suffix}")
@@ -135,8 +135,10 @@ def test_pairs_come_from_a_tar_and_are_no_stream(clip_place, folder, tmp_path, c
     command = ["train-projection", clip_place, "--method", "context_i2w", "--captions", str(tmp_path / "pairs.tar")]
     command += ["--keyword_fn", "rule", "-o", str(tmp_path / "run"), *FAST, "--per_device_train_batch_size", "4"]
     assert main(command) == 0
-    assert main([*command, "--streaming"]) == 2
-    assert "stream" in capsys.readouterr().err
+    streamed = [*command, "--streaming", "-o", str(tmp_path / "streamed")]
+    assert main(streamed) == 0
+    assert main([*streamed, "--images", str(folder)]) == 2
+    assert "leave --images out" in capsys.readouterr().err
 
 
 def test_images_come_from_a_tar_and_a_folder_has_no_splits(clip_place, folder, tmp_path, capsys):
@@ -150,3 +152,6 @@ def test_images_come_from_a_tar_and_a_folder_has_no_splits(clip_place, folder, t
     assert main([*command, "--images", f"{tmp_path}/*.tar", "--split", "test"]) == 2
     assert "there is no split 'test'" in capsys.readouterr().err
     assert main([*command, "--images", f"{tmp_path}/*.tar"]) == 0
+    for number, images in enumerate([f"{tmp_path}/*.tar", str(folder)]):
+        place = str(tmp_path / f"streamed{number}")
+        assert main([*command, "--images", images, "--streaming", "-o", place]) == 0

@@ -1,12 +1,14 @@
 import json
 import pickle
+from itertools import islice
 
 import pytest
 from datasets import Dataset, IterableDataset, IterableDatasetDict
 from torch.utils.data import DataLoader
 
-from tests.factories import build_triplets
-from trainer.data.streams import BrokenStreamError, identify_rows, open_rows, open_stream
+from tests.factories import build_images, build_triplets
+from tests.trainer.data.test_row_files import encode, write_tar
+from trainer.data.streams import BrokenStreamError, RowStream, identify_rows, open_rows, open_stream
 from trainer.data.tables import load_table
 from trainer.data.triplets import TRIPLET_COLUMNS, prepare_triplets
 
@@ -129,3 +131,31 @@ def test_a_stream_that_fills_no_batch_or_is_empty_is_refused():
 def test_a_stream_can_be_sent_to_another_process(tmp_path):
     stream = prepare_triplets(open_stream(write_shards(tmp_path), seed=0), batch_size=8)
     assert read(pickle.loads(pickle.dumps(stream)), 2) == read(stream, 2)
+
+
+def test_images_that_cannot_be_opened_are_left_out_of_a_stream(tmp_path):
+    contents = [encode(image) for image in build_images(6)]
+    contents[2:4] = [b"<html>", contents[3][:99]]  # the beginning of the second is that of an image
+    texts = [f"a dog {i}" for i in range(6)]
+    path = write_tar(tmp_path / "a.tar", png=contents, txt=[text.encode() for text in texts])
+    stream = RowStream(open_stream(path, images=True), ["text"], lambda rows: rows, 5, images=True)
+    rows = list(islice(stream, 5))
+    assert [row["text"] for row in rows] == [text for i, text in enumerate(texts) if i != 2]
+    assert [row["image"]["bytes"] for row in rows] == [part for i, part in enumerate(contents) if i != 2]
+    assert stream.count_skipped() == 1
+
+
+def test_captions_are_streamed_without_decoding_what_is_beside_them(tmp_path):
+    # EPS would start Ghostscript.
+    path = write_tar(tmp_path / "a.tar", png=[b"%!PS-Adobe-3.0 EPSF-3.0"] * 4, txt=[b"a dog"] * 4)
+    stream = RowStream(open_stream(path), ["text"], lambda rows: rows, 4)
+    assert [row["text"] for row in read(stream, 1)[0]] == ["a dog"] * 4
+
+
+def test_a_folder_of_images_is_a_stream_too(tmp_path):
+    for i, image in enumerate(build_images(6)):
+        image.save(tmp_path / f"{i}.png")
+    streams = [RowStream(open_stream(tmp_path, seed=s, images=True), [], len, 6, images=True) for s in (0, 0, 1)]
+    names = [[row["image"]["path"] for row in read(stream, 1)[0]] for stream in streams]
+    assert names[0] == names[1] != names[2]
+    assert sorted(names[0]) == [str(tmp_path / f"{i}.png") for i in range(6)]

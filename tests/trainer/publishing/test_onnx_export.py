@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,29 @@ def test_the_script_prepares_pictures_as_the_processor_does(script, processor, t
         Image.effect_noise(size, 90).convert("RGB").save(tmp_path / f"{i}.png")
         ours = script.prepare_image(tmp_path / f"{i}.png", settings)
         np.testing.assert_allclose(ours, processor.prepare_images(tmp_path / f"{i}.png"), atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "of a later opset", "not there"])
+def test_the_script_names_a_file_that_cannot_be_loaded(script, tmp_path, damage):
+    onnx = pytest.importorskip("onnx")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "ab"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["a"], ["b"])], "reader", values[:1], values[1:])
+    opset = onnx.helper.make_opsetid("", 999 if damage == "of a later opset" else 18)
+    content = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+    (tmp_path / "reader").mkdir()
+    if damage != "not there":
+        (tmp_path / "reader/model.onnx").write_bytes(content[:-10] if damage == "cut short" else content)
+    with pytest.raises(SystemExit, match=r"reader/model.onnx cannot be loaded: .*`rtd export`"):
+        script.load(tmp_path, "reader")
+
+
+@pytest.mark.parametrize(("name", "complaint"), [("9", "has no id '9'"), ("0", "has 1 ids, and .* has 2 rows")])
+def test_the_script_names_an_id_or_a_row_that_is_missing(script, tmp_path, monkeypatch, capsys, name, complaint):
+    np.save(tmp_path / "index.npy", np.eye(1 + (name == "0"), 4))
+    (tmp_path / "ids.txt").write_text("0")
+    places = [str(tmp_path / part) for part in ("", "index.npy", "ids.txt")]
+    command = ["query_onnx.py", places[0], "--index", places[1], "--ids", places[2], "--id", name, "--text", "is red"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit):
+        script.main()
+    assert re.search(complaint, capsys.readouterr().err)

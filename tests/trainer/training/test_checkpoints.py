@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from tests.factories import StopAt
-from trainer.training.checkpoints import find_last_complete_checkpoint
+from trainer.training.checkpoints import find_last_complete_checkpoint, refuse_other_run
 
 
 SLOW_FILES = [pytest.param(name, marks=pytest.mark.slow) for name in ("optimizer.pt", "rng_state.pth")]
@@ -20,3 +21,17 @@ def test_the_newest_complete_checkpoint_is_the_one_resumed(build, damage):
     resumed = build(**settings)
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 6
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "said"),
+    [
+        ("0a" * 32, "b1" * 32, r"fact differs\."),
+        (None, "b1" * 32, r"fact differs\."),
+        ("x" * 64, 8, r"fact was x{64}, now 8\."),  # as long as a hash
+    ],
+)
+def test_a_fact_that_differs_is_shown_unless_it_is_a_hash(tmp_path, was, now, said):
+    (tmp_path / "run.json").write_text(json.dumps({"fact": was}))
+    with pytest.raises(ValueError, match=f"of another run: {said}"):
+        refuse_other_run(tmp_path, {"fact": now})

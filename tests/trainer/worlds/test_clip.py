@@ -9,8 +9,9 @@ from transformers import AutoTokenizer, CLIPModel, TrainerCallback
 
 from modeling_rtd import RTDModel, RTDProcessor
 from trainer.worlds import find_world
+from trainer.worlds.clip import train_clip
 from trainer.worlds.data import build_world
-from trainer.worlds.small_world import build_small_world, build_tokenizer, train_clip
+from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from datasets import Dataset
 from modeling_rtd import RTDProjection
 from trainer.data.captions import clean_caption
 from trainer.data.keywords import get_keyword_fn, mask_keywords
-from trainer.data.tables import hash_rows, keep_texts
+from trainer.data.row_files import is_stream
+from trainer.data.streams import RowStream, identify_rows
+from trainer.data.tables import keep_texts
 from trainer.methods import Method, register_method
 from trainer.training.arguments import ImageProjectionTrainingArguments
 from trainer.training.projections.pic2word import Pic2WordObjective
@@ -54,38 +56,39 @@ class ContextI2WObjective(Pic2WordObjective):
 
     columns = ("text",)
 
-    def prepare(self, source) -> Dataset:
+    def prepare(self, source) -> Dataset | RowStream:
         """Find images, and write their contexts.
 
         Args:
-            source (`datasets.Dataset`): Columns `image` and `text`, see [`load_pairs`].
+            source (`datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`]):
+                Columns `image` and `text`, see [`load_pairs`], or a stream of them, see [`RowStream`].
 
         Returns:
-            `datasets.Dataset`: Columns `image` (not decoded), `text` (the context) and `row`.
+            `datasets.Dataset` or [`RowStream`]: Columns `image` (not decoded), `text` and `row`. The text is the
+            context. A stream keeps the caption, and `collate` writes its context.
 
         Raises:
             ValueError: If a column or a caption is missing.
         """
-        source = keep_texts(source, ["text"], self.args.bad_rows)
-        find_keywords = get_keyword_fn(self.args.keyword_fn, determiners=False)
+        self._find_keywords = get_keyword_fn(self.args.keyword_fn, determiners=False)
+        self._reads_captions = is_stream(source)
+        if self._reads_captions:
+            return super().prepare(source)
+        table = super().prepare(keep_texts(source, ["text"], self.args.bad_rows))
+        return table.map(self._write_context, desc="Writing contexts")
 
-        def write_context(row: dict, index: int) -> dict:
-            caption = clean_caption(row["text"])
-            # By row: a context depends neither on processes nor on other rows.
-            rng = np.random.default_rng([self.args.seed, index])
-            return {"text": self.processor.context_word.join(mask_keywords(caption, find_keywords(caption), rng))}
+    def _write_context(self, row: dict) -> dict:
+        caption = clean_caption(row["text"])
+        # By row: a context depends neither on processes nor on other rows.
+        rng = np.random.default_rng([self.args.seed, row["row"]])
+        masked = mask_keywords(caption, self._find_keywords(caption), rng)
+        return {"text": self.processor.context_word.join(masked)}
 
-        table = super().prepare(source)
-        return table.map(write_context, with_indices=True, desc="Writing contexts")
-
-    def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """Collate prepared rows.
-
-        Returns:
-            `dict`: As [`Pic2WordObjective.collate`]; and `context_embeds` of shape `(batch_size, projection_dim)`, or
-            the tokens to compute them from.
-        """
-        return super().collate(rows) | self._collate_captions("context", [row["text"] for row in rows])
+    def _collate_others(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate contexts: `context_embeds` of shape `(batch_size, projection_dim)`, or the tokens to embed."""
+        if self._reads_captions:
+            rows = map(self._write_context, rows)
+        return self._collate_captions("context", [row["text"] for row in rows])
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch, see [`Pic2WordObjective.compute_loss`]."""
@@ -98,7 +101,7 @@ class ContextI2WObjective(Pic2WordObjective):
         Returns:
             `dict`: As [`Pic2WordObjective.describe`], the keyword function, and a hash of the contexts.
         """
-        facts = {"keyword_fn": self.args.keyword_fn, "contexts": hash_rows(dataset, ["text"])}
+        facts = {"keyword_fn": self.args.keyword_fn, "contexts": identify_rows(dataset, ["text"])}
         return super().describe(dataset) | facts
 
 

@@ -72,6 +72,8 @@ class LinCIRObjective(Objective):
     masked where no keyword fits is drawn once a caption, not anew in each epoch.
     """
 
+    streams = True
+
     def __init__(self, args: LinCIRTrainingArguments, model: RTDModel, processor: RTDProcessor):
         super().__init__(args, model, processor)
         args.noise_unit = settle_noise_unit(args.noise_unit, model.text_model)

@@ -29,10 +29,12 @@ class Objective:
         processor ([`RTDProcessor`]): Its processor.
 
     Attributes:
+        streams (`bool`): Whether `prepare` takes a stream, see [`RowStream`].
         caption_embeddings ([`CaptionEmbeddings`], *optional*):
             Frozen embeddings of the column `text`; the trainer sets it where captions are encoded once.
     """
 
+    streams = False
     caption_embeddings = None
 
     def __init__(self, args: ProjectionTrainingArguments, model: RTDModel, processor: RTDProcessor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from torch.nn.functional import normalize
 
 from modeling_rtd import RTDModel, RTDProcessor, RTDProjection, hash_tensors
 from trainer.data.images import decode_image, hash_images, load_images
+from trainer.data.row_files import is_stream
+from trainer.data.streams import RowStream, identify_rows, sample_rows
 from trainer.data.tables import add_column
 from trainer.encoding.image_features import ImageFeatures, read_features
 from trainer.encoding.processes import gather_embeds
@@ -58,6 +61,7 @@ class Pic2WordObjective(Objective):
     where the published code gathers without; the result is the joint gradient that it approximates.
     """
 
+    streams = True
     columns: tuple[str, ...] = ()
 
     def __init__(self, args: Pic2WordTrainingArguments, model: RTDModel, processor: RTDProcessor):
@@ -67,19 +71,25 @@ class Pic2WordObjective(Objective):
         self.temperature = 1 / model.logit_scale.float().exp().item()  # frozen; read once, not at each step
         self.features = None
 
-    def prepare(self, source) -> Dataset:
+    def prepare(self, source) -> Dataset | RowStream:
         """Find images, and without augmentation encode them.
 
         Args:
-            source (`str`, `Path` or `datasets.Dataset`): Folder of images, or a data set with a column `image`.
+            source (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`]):
+                Folder of images, a data set with a column `image`, or a stream of it, see [`RowStream`].
 
         Returns:
-            `datasets.Dataset`: Columns `image` (not decoded) and `row`. Images that cannot be read are left out, with
-            one warning that names them.
+            `datasets.Dataset` or [`RowStream`]: Columns `image` (not decoded) and `row`. Images that cannot be read
+            are left out. A table names them in one warning, a stream counts them.
 
         Raises:
-            ValueError: If there is no image.
+            ValueError: If there is no image, or an argument has no effect on a stream.
         """
+        if is_stream(source):
+            self._check_streaming()
+            return RowStream(
+                source, self.columns, lambda rows: rows, self.args.joined_batch_size, self.args.bad_rows, images=True
+            )
         table = load_images(source, self.args.num_images, self.columns)
         check_batch_fills(self.args, len(table))
         if not self.args.augment:
@@ -89,20 +99,49 @@ class Pic2WordObjective(Objective):
                 )
         return add_column(table, "row", list(range(len(table))))
 
+    def _check_streaming(self) -> None:
+        if not self.args.augment:
+            raise ValueError(
+                "augment=False encodes each image once before training, which a stream does not allow: leave it out, "
+                "or load images with streaming=False."
+            )
+        if self.args.num_images is not None:
+            raise ValueError("`num_images` has no effect on a stream, which max_steps ends: leave it out.")
+
     def collate(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate prepared rows.
 
         Returns:
             `dict`: What [`ImageFeatures`] gives, or `pixel_values` of shape `(batch_size, 3, height, width)` of random
-            crops.
+            crops. A row whose image is cut off is replaced by another row of the batch.
         """
         if self.features is not None:
-            return self.features([row["row"] for row in rows])
+            return self.features([row["row"] for row in rows]) | self._collate_others(rows)
         images = [decode_image(row["image"]) for row in rows]
+        if None in images:
+            rows, images = self._replace_broken(rows, images)
         height, width = self.processor.image_size_px
         crops = [crop_randomly(image, (width, height)) for image in images]
         pixels = self.processor.prepare_images(crops, do_resize=False, do_center_crop=False)
-        return {"pixel_values": pixels}
+        return {"pixel_values": pixels} | self._collate_others(rows)
+
+    def _replace_broken(self, rows: Sequence[dict], images: list) -> tuple[list[dict], list[Image.Image]]:
+        # Not left out: batches of one size are what processes can join.
+        whole = [place for place, image in enumerate(images) if image is not None]
+        if not whole:
+            raise ValueError(f"none of the {len(images)} images of a batch can be read.")
+        with self._warning_once():
+            warnings.warn(
+                f"{len(images) - len(whole)} of {len(images)} images of a batch are cut off: other rows take their "
+                "place.",
+                stacklevel=2,
+            )
+        places = [place if image is not None else whole[place % len(whole)] for place, image in enumerate(images)]
+        return [rows[place] for place in places], [images[place] for place in places]
+
+    def _collate_others(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate what a method reads beside images: nothing here."""
+        return {}
 
     def compute_loss(self, projection: RTDProjection, batch: dict[str, torch.Tensor], epoch: int) -> torch.Tensor:
         """Compute the loss of a batch; see [`LinCIRObjective.compute_loss`]."""
@@ -130,13 +169,15 @@ class Pic2WordObjective(Objective):
         """Say what identifies a run of this objective.
 
         Returns:
-            `dict`: Both towers, and a hash of the images' names and number.
+            `dict`: Both towers, and a hash of the images' names and number. A stream has those of its first rows, and
+            the sizes of its files.
         """
-        return {
+        files = {"files": identify_rows(dataset, [])} if isinstance(dataset, RowStream) else {}
+        return files | {
             "text_model": hash_tensors(self.model.text_model),
             "vision_model": hash_tensors(self.model.vision_model),
             "augment": str(self.args.augment),
-            "images": hash_images(dataset),
+            "images": hash_images(sample_rows(dataset)),
         }
 
 

@@ -29,9 +29,10 @@ class ProjectionTrainer(BaseTrainer):
             with `method`, of a CLIP.
         args ([`ProjectionTrainingArguments`], *optional*):
             Arguments of the method's own class, such as [`LinCIRTrainingArguments`]. Defaults to its published recipe.
-        train_dataset (`str`, `Path`, `datasets.Dataset`, or for LinCIR `datasets.IterableDataset` or [`FileStream`]):
+        train_dataset (`str`, `Path`, `datasets.Dataset`, `datasets.IterableDataset` or [`FileStream`]):
             Captions in a column `text`, or a text file with one a line (LinCIR); images in a folder or a column
-            `image` (Pic2Word, SEARLE). Or both, see [`load_pairs`]; as the record of the method says.
+            `image` (Pic2Word, SEARLE). Or both, see [`load_pairs`]; as the record of the method says. LinCIR,
+            Pic2Word and Context-I2W also take streams of them, see [`RowStream`].
         processing_class ([`RTDProcessor`], *optional*):
             Tokenizer, image processor and prompt templates. Defaults to those of the place that the model, or the CLIP
             underneath, was loaded from.
@@ -81,7 +82,7 @@ class ProjectionTrainer(BaseTrainer):
         self.objective = record.objective(args, model, processing_class)
         # Of what came: prepared rows have no name.
         data = {record.reads: name_data(train_dataset)}
-        if is_stream(train_dataset) and record.reads != "captions":
+        if is_stream(train_dataset) and not self.objective.streams:
             raise ValueError(
                 f"{method} goes through its {record.reads} before it trains, which a stream does not allow. Load them "
                 "with streaming=False, which keeps them on disk and not in memory."

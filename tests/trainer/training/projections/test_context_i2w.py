@@ -1,5 +1,7 @@
 """Context-I2W's training: contexts without objects, Pic2Word's loss, and nothing trained but the projection."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,13 @@ from trainer.training.projections.trainer import ProjectionTrainer
 CAPTIONS = ["a red dress on a beach", "is the dog of that car", "a cat and no dog", "with a large blue house"] * 3
 
 
+def build_pairs():
+    return Dataset.from_dict({"image": build_images(12), "text": CAPTIONS})
+
+
 @pytest.fixture
 def build(tmp_path):
-    def build(**arguments):
+    def build(source=None, **arguments):
         clip, tokenizer = build_clip(projection_dim=32, max_position_embeddings=40), build_tokenizer(40)
         torch.manual_seed(0)
         model = RTDModel.from_clip(clip, "context_i2w", tokenizer=tokenizer)
@@ -37,7 +43,7 @@ def build(tmp_path):
         return ProjectionTrainer(
             model,
             ContextI2WTrainingArguments(**(defaults | arguments)),
-            train_dataset=Dataset.from_dict({"image": build_images(12), "text": CAPTIONS}),
+            train_dataset=build_pairs() if source is None else source,
             processing_class=RTDProcessor(build_image_processor(), tokenizer, default_template="context_i2w"),
         )
 
@@ -94,3 +100,13 @@ def test_a_caption_that_is_missing_is_named(build, monkeypatch):
     monkeypatch.setitem(globals(), "CAPTIONS", [*CAPTIONS[:11], " "])
     with pytest.raises(ValueError, match="row 12: `text`"):
         build()
+
+
+def test_a_stream_gives_the_contexts_of_the_table(build):
+    batches = []
+    for source in (build_pairs(), build_pairs().to_iterable_dataset()):
+        trainer = build(source, augment=True, anchor_cache="never")
+        batches.append(trainer.data_collator(list(islice(trainer.train_dataset, 6))))
+    ours, theirs = ([batch["caption_input_ids"], batch["context_index"]] for batch in batches)
+    assert all(map(torch.equal, ours, theirs))
+    trainer.train()

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,31 @@ def test_random_crops_keep_most_of_the_image(size):
     crops = [crop_randomly(Image.new("RGB", size, "red"), (32, 32)) for _ in range(20)]
     assert {crop.size for crop in crops} == {(32, 32)}
     assert {crop.getpixel((16, 16)) for crop in crops} == {(255, 0, 0)}
+
+
+def test_a_stream_gives_the_batches_of_the_table(build):
+    table = Dataset.from_dict({"image": build_images(12)})
+    batches = []
+    for source in (table, table.cast_column("image", ImageFeature()).to_iterable_dataset()):
+        trainer = build(source)
+        torch.manual_seed(3)
+        batches.append(trainer.data_collator(list(itertools.islice(trainer.train_dataset, 8)))["pixel_values"])
+    assert torch.equal(*batches)
+    trainer.train()
+
+
+def test_another_row_takes_the_place_of_an_image_that_is_cut_off(build):
+    trainer = build()
+    rows = [dict(row) for row in trainer.train_dataset.select(range(4))]
+    rows[1]["image"] = {"bytes": rows[1]["image"]["bytes"][:60], "path": None}
+    with pytest.warns(UserWarning, match="1 of 4 images of a batch are cut off"):
+        pixels = trainer.data_collator(rows)["pixel_values"]
+    assert pixels.shape[0] == 4
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        trainer.data_collator(rows[1:2])
+
+
+@pytest.mark.parametrize("arguments", [{"augment": False}, {"num_images": 8}])
+def test_arguments_without_effect_on_a_stream_are_refused(build, arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        build(Dataset.from_dict({"image": build_images(12)}).to_iterable_dataset(), **arguments)

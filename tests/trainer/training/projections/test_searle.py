@@ -12,7 +12,10 @@ from tests.factories import build_images, build_language_model
 from trainer.training.projections import searle
 from trainer.training.projections.searle import SEARLETrainingArguments
 from trainer.training.projections.trainer import ProjectionTrainer
-from trainer.worlds.small_world import build_small_world, train_clip, write_searle_files
+from trainer.worlds.clip import train_clip
+from trainer.worlds.concepts import write_searle_files
+from trainer.worlds.small_world import build_small_world
+from trainer.worlds.small_world.declaration import WORLD
 
 
 NAMES = ["red dress", "dog", "small cat", "green car", "tree", "the house"]
@@ -263,7 +266,7 @@ def test_in_the_small_world_inverted_words_find_their_own_image(tmp_path):
         oti_steps=60,
         oti_batch_size=128,
         oti_ema_decay=0.9,
-        **write_searle_files("mini", tmp_path),
+        **write_searle_files(WORLD, "mini", tmp_path),
     )
     trainer = ProjectionTrainer(model, args, train_dataset=world.images, processing_class=processor)
     trainer.train()

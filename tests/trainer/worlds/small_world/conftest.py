@@ -5,10 +5,8 @@ import functools
 
 import pytest
 
-from trainer.worlds.small_world import (
-    PRESETS,
-    build_small_world,
-)
+from trainer.worlds.small_world import build_small_world
+from trainer.worlds.small_world.scenes import PRESETS
 
 
 WORLD = dataclasses.replace(

@@ -7,14 +7,11 @@ import re
 import pytest
 
 from tests.factories import map_gallery
-from trainer.worlds.small_world import (
-    PRESETS,
-    build_tokenizer,
-    list_concepts,
-    list_phrases,
-)
+from trainer.worlds.concepts import list_phrases
+from trainer.worlds.small_world import build_tokenizer
+from trainer.worlds.small_world.declaration import WORLD
 from trainer.worlds.small_world.grammar import SYNONYMS, WORDINGS
-from trainer.worlds.small_world.scenes import ATTRIBUTES, Scene, is_held_out
+from trainer.worlds.small_world.scenes import ATTRIBUTES, PRESETS, Scene, is_held_out
 
 
 SPLITS = ("validation", "test")
@@ -72,7 +69,7 @@ def test_no_training_text_tells_of_a_held_out_combination(world, source):
 
 
 def test_no_phrase_about_a_concept_tells_of_a_held_out_combination():
-    texts = [phrase.replace("{}", name) for name in list_concepts(DEMO) for phrase in list_phrases(DEMO)]
+    texts = [phrase.replace("{}", name) for name in WORLD.list_concepts(DEMO) for phrase in list_phrases(WORLD, DEMO)]
     assert not [text for text in texts if any(is_held_out(*found) for found in parse_combinations(text))]
 
 

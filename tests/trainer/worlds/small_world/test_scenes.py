@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from tests.factories import list_scenes, map_gallery
-from trainer.worlds.small_world import (
-    PRESETS,
-)
-from trainer.worlds.small_world.scenes import Scene, is_held_out
+from trainer.worlds.small_world.scenes import PRESETS, Scene, is_held_out
 
 
 SPLITS = ("validation", "test")

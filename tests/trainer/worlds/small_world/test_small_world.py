@@ -3,10 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainer.worlds.small_world import (
-    build_small_world,
-    build_tokenizer,
-)
+from trainer.worlds.small_world import build_small_world, build_tokenizer
 
 
 def test_equal_seeds_give_equal_bytes(toy):
