@@ -17,7 +17,7 @@ from modeling_rtd.configuration_rtd import (
 )
 from modeling_rtd.conversion_open_clip_rtd import convert_open_clip
 from modeling_rtd.conversion_rtd import CHECKPOINT_FORMATS, convert_checkpoint, read_checkpoint
-from modeling_rtd.errors_rtd import settle_place, suggest, word_pickle
+from modeling_rtd.errors_rtd import check_path, settle_place, suggest, word_pickle
 from modeling_rtd.files_rtd import (
     hold_lock_file,
     is_utf8,
@@ -33,7 +33,7 @@ from modeling_rtd.gallery_encoding_rtd import encode_batches, encode_images
 from modeling_rtd.gallery_folder_rtd import settle_ids
 from modeling_rtd.gallery_rtd import Gallery
 from modeling_rtd.images_rtd import IMAGE_FORMATS, MAX_PIXELS, is_url, open_image
-from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, has_adapters
+from modeling_rtd.modeling_adapters_rtd import ADAPTER_FACTS, find_inexact, has_adapters
 from modeling_rtd.modeling_backbones_rtd import load_text_model
 from modeling_rtd.modeling_rtd import SENTENCE_TRANSFORMERS_FILES, RTDModel, RTDOutput
 from modeling_rtd.modeling_text_rtd import (
@@ -102,12 +102,14 @@ __all__ = [
     "RTDTextTower",
     "SEARLEProjection",
     "build_projection",
+    "check_path",
     "convert_checkpoint",
     "convert_open_clip",
     "encode_batches",
     "encode_composed",
     "encode_images",
     "exclude_text",
+    "find_inexact",
     "has_adapters",
     "hash_tensors",
     "hold_lock_file",

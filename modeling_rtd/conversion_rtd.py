@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from .errors_rtd import suggest, word_pickle
+from .errors_rtd import check_path, suggest, word_pickle
 from .modeling_rtd import RTDModel
 from .projection_auto_rtd import PROJECTIONS
 from .projection_rtd import RTDProjection
@@ -264,6 +264,7 @@ def convert_checkpoint(
         )
     if projection in PROJECTIONS:
         raise ValueError(f"--projection names a trained one, but '{projection}' is a method: give its directory.")
+    check_path(file, "file")
     state = read_checkpoint(file, method)
     # In float32 whatever the CLIP is stored in: a projection must not be rounded.
     model = RTDModel.from_clip(clip, projection or method, dtype=torch.float32)

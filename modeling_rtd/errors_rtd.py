@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 
-__all__ = ["pick_where", "refuse_missing", "refuse_no_place", "settle_place", "suggest", "word_pickle"]
+__all__ = ["check_path", "pick_where", "refuse_missing", "refuse_no_place", "settle_place", "suggest", "word_pickle"]
 
 _WHERE = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -53,6 +54,20 @@ def word_pickle(what: str, remedy: str, found: str = "") -> str:
     return f"{what} is refused: it holds more than tensors{found}, and loading it could run code. {remedy}"
 
 
+def check_path(place: str | Path, name: str = "name_or_path") -> None:
+    """Refuse what is not a path or a name.
+
+    Args:
+        place (`str` or `Path`): What came.
+        name (`str`, defaults to `"name_or_path"`): Name of the argument.
+
+    Raises:
+        ValueError: If it is of another type, or empty.
+    """
+    if not isinstance(place, str | os.PathLike) or str(place) == "":
+        raise ValueError(f"`{name}` must be a text or a path, got {place!r:.40} ({type(place).__name__}).")
+
+
 def refuse_no_place(place: str | Path) -> None:
     """Refuse a path at which there is no folder, without asking the Hub for it.
 
@@ -60,8 +75,10 @@ def refuse_no_place(place: str | Path) -> None:
         place (`str` or `Path`): Directory or Hub id.
 
     Raises:
+        ValueError: If it is not a path at all.
         FileNotFoundError: If it is not a folder, and cannot be a Hub id.
     """
+    check_path(place)
     if Path(place).is_dir():
         return
     try:

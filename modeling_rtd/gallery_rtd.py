@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import tqdm
 
+from .errors_rtd import check_path
 from .gallery_encoding_rtd import (
     MIN_FOREIGN_COSINE,
     MIN_TOWER_COSINE,
@@ -640,6 +641,7 @@ class Gallery:
             ValueError: If the gallery is empty, the folder holds a gallery or something else, or there is a gallery
                 under the same `uri` and `collection` of Milvus, or `table` of PostgreSQL.
         """
+        check_path(folder, "folder")
         folder = Path(folder)
         if self._store.engine is None:
             raise ValueError("the gallery is empty: there is nothing to save.")
@@ -694,6 +696,7 @@ class Gallery:
         Raises:
             ValueError: If the folder holds no gallery.
         """
+        check_path(folder, "folder")
         Manifest.read(Path(folder))
         return cls(folder=folder, **options)
 

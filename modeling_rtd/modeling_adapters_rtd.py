@@ -13,13 +13,22 @@ import torch
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from .configuration_rtd import refuse_outside
-from .errors_rtd import pick_where, refuse_no_place, suggest
+from .errors_rtd import check_path, pick_where, refuse_no_place, suggest
 from .files_rtd import name_damage, read_json, write_json
 from .modeling_text_rtd import RTDTextTower, hash_named, hash_tensors
 from .projection_auto_rtd import load_projection
 
 
-__all__ = ["ADAPTER_FACTS", "RTDAdapterMixin", "has_adapters", "hold_adapters", "refuse_parts", "remove_adapters"]
+__all__ = [
+    "ADAPTER_FACTS",
+    "RTDAdapterMixin",
+    "find_changed_base",
+    "find_inexact",
+    "has_adapters",
+    "hold_adapters",
+    "refuse_parts",
+    "remove_adapters",
+]
 
 ADAPTER_FACTS = "rtd_adapter.json"  # in the directory of an adapter, and of nothing else
 # An adapter is read by this package alone, so that its folder brings no code of its own.
@@ -78,7 +87,7 @@ def remove_adapters(tower: RTDTextTower, merge: bool) -> RTDTextTower:
             if hasattr(layer, "base_layer"):
                 layer.merge()
     tensors = {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        re.sub(r"(\.token_adapter)?\.(base_layer|original_module)\.", ".", name): tensor
         for name, tensor in adapted.state_dict().items()
     }
     if merge:  # layers that peft trains whole
@@ -260,6 +269,7 @@ class RTDAdapterMixin:
             ValueError: If the text tower has no adapter, several are active, or the adapter could not be loaded again
                 exactly.
         """
+        check_path(save_directory, "save_directory")
         # What peft wraps has a list of names, and no method.
         if not has_adapters(self.text_model) or not callable(self.text_model.active_adapters):
             raise ValueError(
@@ -271,7 +281,7 @@ class RTDAdapterMixin:
         if len(names) != 1:
             raise ValueError(f"one adapter is saved at a time, and {names} are active: choose one with set_adapter.")
         name = names[0]
-        odd = _find_inexact(self.text_model, name)
+        odd = find_inexact(self.text_model, name)
         if odd is not None:
             raise ValueError(
                 f"the adapter '{name}' could not be loaded again exactly, since it has {odd}. Put its merged tower, "
@@ -363,15 +373,65 @@ class RTDAdapterMixin:
                 hook.remove()
 
 
-def _find_inexact(tower: torch.nn.Module, adapter_name: str) -> str | None:
-    """Name what loading would drop, or what fits no base any more; `None` where there is none of it."""
-    start = getattr(tower.peft_config[adapter_name], "init_lora_weights", None)
-    if start not in (True, False, None, "gaussian"):  # it has changed the weights of the base too
-        return f"init_lora_weights={start!r}"
-    whole = tuple(f"{name}." for name, part in tower.named_modules() if hasattr(part, "modules_to_save"))
-    names = sorted(tower.get_adapter_state_dict(adapter_name))
-    odd = (name for name in names if not re.search(r"\.lora_[AB]\.\w+$", name) and not name.startswith(whole))
-    return next((f"a tensor '{name}'" for name in odd), None)
+def find_inexact(tower: torch.nn.Module, adapter_name: str) -> str | None:
+    """Find why an adapter could not be saved, loaded again exactly, and chosen by query.
+
+    Args:
+        tower ([`RTDTextModel`] or `peft.PeftModel`): The tower with its adapter.
+        adapter_name (`str`): Name of the adapter.
+
+    Returns:
+        `str`: What it has that others have not; `None` where there is nothing.
+    """
+    config = tower.peft_config[adapter_name]
+    odd = _find_odd(config.to_dict())
+    if odd is not None:
+        return f"{odd}={getattr(config, odd)!r:.40}"
+    # Loading through transformers drops tensors of other kinds without an error.
+    kept = re.compile(rf"\.(lora_[AB]|modules_to_save)\.{re.escape(adapter_name)}\.")
+    for name in tower.state_dict():
+        if f".{adapter_name}" in name and not kept.search(name):
+            return f"a tensor '{name}'"
+    for name, part in tower.named_modules():
+        # By query peft runs no others.
+        whole = getattr(part, "modules_to_save", None)
+        layer = whole[adapter_name] if isinstance(whole, torch.nn.ModuleDict) and adapter_name in whole else None
+        if layer is not None and not isinstance(layer, torch.nn.Linear | torch.nn.Embedding):
+            return f"'{name}' in modules_to_save, which is neither Linear nor Embedding"
+    return None
+
+
+def _find_odd(config: dict) -> str | None:
+    """Name a setting that no saved adapter has; some change the base too, which its hash then does not fit."""
+    odd = ["peft_type"] * (config.get("peft_type") != "LORA")
+    odd += _find_changes(config) + [name for name in _FOREIGN if config.get(name)]
+    return next(iter(odd), None)
+
+
+def _find_changes(config: dict) -> list[str]:
+    """Name settings with which an adapter changes the weights below it."""
+    odd = ["bias"] * (config.get("bias") not in (None, "none"))
+    return odd + ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
+
+
+def find_changed_base(tower: torch.nn.Module) -> str | None:
+    """Find an adapter that has changed the tower below it, which is then not the one from before RTD.
+
+    Args:
+        tower (`torch.nn.Module`): A text tower.
+
+    Returns:
+        `str`: A sentence for a `ValueError`; `None` where there is none.
+    """
+    for name, config in getattr(tower, "peft_config", {}).items():
+        if changes := _find_changes(config.to_dict()):
+            return (
+                f"the adapter '{name}' has changed the text tower below it ({changes[0]}="
+                f"{getattr(config, changes[0])!r}), so that the one from before RTD is not there any more. Put the "
+                "merged tower, interpolate_text_model(1.0).text_model, into the model as it was loaded, with "
+                "replace_text_model."
+            )
+    return None
 
 
 def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
@@ -379,7 +439,7 @@ def _hash_adapter(tower: torch.nn.Module, adapter_name: str) -> str:
     tensors = {
         name.replace(f".{adapter_name}.", ".", 1): tensor.float()
         for name, tensor in tower.state_dict().items()
-        if ".lora_" in name and f".{adapter_name}." in name
+        if (".lora_" in name or ".modules_to_save." in name) and f".{adapter_name}." in name
     }
     return hash_named(tensors)
 
@@ -444,12 +504,8 @@ def _check_adapter_config(file: str) -> None:
     """Refuse a configuration that says what no saved adapter has, and that changes the base or what is adapted."""
     remedy = "restore it from a copy, or save the adapter again"
     config = read_json(file, remedy, peft_type=str, init_lora_weights=bool | str | None)
-    odd = [name for name in _FOREIGN if config.get(name)]
-    odd += ["bias"] * (config.get("bias") not in (None, "none"))
-    odd += ["peft_type"] * (config["peft_type"] != "LORA")
-    odd += ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
-    if odd:
-        raise ValueError(f"'{file}' is damaged, its `{odd[0]}` is {config[odd[0]]!r:.40}: {remedy}.")
+    if odd := _find_odd(config):
+        raise ValueError(f"'{file}' is damaged, its `{odd}` is {config.get(odd)!r:.40}: {remedy}.")
 
 
 def _read_adapter_facts(name_or_path: str, where: dict) -> dict:

@@ -21,7 +21,7 @@ from transformers.utils.hub import get_checkpoint_shard_files
 
 from .configuration_rtd import RTDConfig, refuse_outside
 from .errors_rtd import settle_place
-from .modeling_adapters_rtd import has_adapters, hold_adapters
+from .modeling_adapters_rtd import find_changed_base, has_adapters, hold_adapters
 from .modeling_backbones_rtd import find_backbone
 from .modeling_text_rtd import RTDTextTower, hash_tensors
 
@@ -75,6 +75,11 @@ class OriginalTextTower:
         """`bool`: Whether the tower is there to read plain text; otherwise the text tower after RTD does."""
         return self.place is not None and self.place.get("plain_text", True)
 
+    @property
+    def is_lent(self) -> bool:
+        """`bool`: Whether another model reads plain text, and the configuration names no place of its own."""
+        return self._lender is not None
+
     def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype, for_plain_text: bool = False):
         """Give the tower from before RTD, or what reads plain text, beside a text tower.
 
@@ -88,9 +93,11 @@ class OriginalTextTower:
             tower itself before RTD, and the tower from before RTD after it.
 
         Raises:
-            ValueError: If the tower could not be loaded, or has another hash.
+            ValueError: If the tower could not be loaded, has another hash, or was changed by its adapters.
         """
         if has_adapters(text_model):
+            if has_changed := find_changed_base(text_model):
+                raise ValueError(has_changed)
             return AdaptersDisabled(text_model)
         if self._lender is not None:
             lender, text_model = self._lender
@@ -277,6 +284,11 @@ class AdaptersDisabled:
 
     def __init__(self, tower: RTDTextTower):
         self._tower = tower
+
+    @property
+    def tower(self) -> RTDTextTower:
+        """[`RTDTextModel`]: The tower with its adapters."""
+        return self._tower
 
     def __call__(self, *args, **kwargs):
         """Run the tower itself; see [`RTDTextModel.forward`]."""

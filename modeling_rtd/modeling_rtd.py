@@ -23,9 +23,9 @@ from .configuration_rtd import (
     name_family,
     read_backbone_config,
 )
-from .errors_rtd import pick_where, refuse_missing, settle_place, suggest
+from .errors_rtd import check_path, pick_where, refuse_missing, settle_place, suggest
 from .files_rtd import name_damage, write_json
-from .modeling_adapters_rtd import RTDAdapterMixin, has_adapters, refuse_parts, remove_adapters
+from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapters, refuse_parts, remove_adapters
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower, interpolate_towers
 from .modeling_text_rtd import RTDTextOutput, RTDTextTower
@@ -137,6 +137,9 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If tensors are missing, as those of the projection are in a plain CLIP, it holds an adapter or
                 a text tower alone, or its `original_text_model` names no folder inside a repository.
         """
+        # Without a place transformers takes `config` and `state_dict`.
+        if pretrained_model_name_or_path is not None or kwargs.get("state_dict") is None:
+            check_path(pretrained_model_name_or_path, "pretrained_model_name_or_path")
         wants_report = kwargs.pop("output_loading_info", False)
         with name_damage(pretrained_model_name_or_path):
             refuse_parts(pretrained_model_name_or_path, **kwargs)
@@ -188,6 +191,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             read_backbone_config(clip, **where)  # refused by name before anything else is fetched
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(clip, **where, trust_remote_code=False)
             clip = load_backbone(str(clip), **kwargs)
+        if not isinstance(clip, PreTrainedModel):
+            raise ValueError(f"`clip` must be a place or a loaded model, got {clip!r:.40} ({type(clip).__name__}).")
         if tokenizer is None:
             raise ValueError(
                 "a loaded CLIP needs its tokenizer too: pass tokenizer=AutoTokenizer.from_pretrained(...)."
@@ -344,8 +349,12 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             [`RTDModel`]: In evaluation mode; its `original_text_model` is this model's, and reads plain text.
 
         Raises:
-            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself.
+            ValueError: If `alpha` is not between 0 and 1, or the text tower is the one from before RTD itself. If an
+                adapter has changed that one, as PiSSA does, and `alpha` is not 1.
         """
+        has_changed = find_changed_base(self.text_model)
+        if has_changed and alpha != 1:
+            raise ValueError(has_changed)
         if has_adapters(self.text_model):
             original, tuned = (remove_adapters(self.text_model, merge=merge) for merge in (False, True))
         else:
@@ -356,6 +365,8 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
                 "has trained."
             )
         model = self.with_parts(interpolate_towers(original, tuned, alpha).eval(), self.projection)
+        if has_changed:
+            return model  # which asks this one for the tower from before RTD, and is refused it
         if has_adapters(self.text_model) or self.config.original_text_model is None:
             model.set_original_text_model(original)
         else:
@@ -376,6 +387,7 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             ValueError: If the text tower has an adapter, there is no original text tower to leave out, the place is a
                 file, or `push_to_hub` came.
         """
+        check_path(save_directory, "save_directory")
         if kwargs.pop("push_to_hub", False):
             self.push_to_hub()
         if Path(save_directory).is_file():
@@ -385,6 +397,13 @@ class RTDModel(RTDAdapterMixin, PreTrainedModel):
             return
         if has_adapters(self.text_model):
             raise ValueError("the text tower has an adapter: save it with save_adapter, or merge it first.")
+        if self._original_text.is_lent:
+            original = self.plain_text_model
+            if isinstance(original, AdaptersDisabled):
+                original = remove_adapters(original.tower, merge=False)
+            if original is not self.text_model:
+                # Whose model this is made of is not in the folder.
+                self.set_original_text_model(copy.deepcopy(original))
         self._original_text.save(save_directory)
         # A pipeline that saves itself writes this entry afterwards, with its code; a model alone has none.
         vars(self.config).pop("custom_pipelines", None)

@@ -111,7 +111,12 @@ class ComposedImageRetrievalPipeline(Pipeline):
         Args:
             save_directory (`str`): Directory. The gallery is not part of it.
             kwargs: As for every pipeline.
+
+        Raises:
+            ValueError: If `push_to_hub` came.
         """
+        if kwargs.get("push_to_hub"):
+            self.push_to_hub()
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         # Here too, since transformers does neither for a pipeline that was itself loaded from a repository.
@@ -119,6 +124,17 @@ class ComposedImageRetrievalPipeline(Pipeline):
         config = copy.copy(self.model.config)
         config.custom_pipelines = CUSTOM_PIPELINES
         config.save_pretrained(save_directory)
+
+    def push_to_hub(self, *args, **kwargs):
+        """Refuse: nothing in it would be checked.
+
+        Raises:
+            ValueError: Always; names the way to publish.
+        """
+        raise ValueError(
+            "what goes to the Hub is checked first: save the pipeline with save_pretrained, and run `rtd publish "
+            "FOLDER REPO`."
+        )
 
     def _sanitize_parameters(self, **kwargs):
         known = ("top_k", "where", "min_score", "exclude_reference", "template", "adapter", "with_measures")

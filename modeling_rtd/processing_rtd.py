@@ -29,7 +29,7 @@ from .configuration_rtd import (
     name_family,
     read_backbone_config,
 )
-from .errors_rtd import pick_where, suggest
+from .errors_rtd import check_path, pick_where, suggest
 from .files_rtd import is_utf8, name_damage, read_json
 from .images_rtd import MAX_PIXELS, is_url, open_image
 from .projection_auto_rtd import PROJECTIONS
@@ -126,6 +126,7 @@ class RTDProcessor(ProcessorMixin):
         Images are preprocessed by Pillow, as those of a gallery have been; `backend="torchvision"` is faster where
         torchvision is installed, and its pixels differ a little.
         """
+        check_path(pretrained_model_name_or_path, "pretrained_model_name_or_path")
         if "use_fast" not in kwargs:  # else transformers takes torchvision as soon as it is installed
             kwargs.setdefault("backend", "pil")
         with name_damage(pretrained_model_name_or_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .configuration_rtd import RTDProjectionConfig, refuse_outside
-from .errors_rtd import pick_where, refuse_missing, suggest
+from .errors_rtd import check_path, pick_where, refuse_missing, suggest
 from .files_rtd import name_damage
 from .projection_context_i2w_rtd import ContextI2WProjection
 from .projection_fti4cir_rtd import FTI4CIRProjection
@@ -74,6 +74,7 @@ def load_projection(name_or_path: str, **kwargs) -> RTDProjection:
     Raises:
         ValueError: If the repository names an unknown projection or lacks some of its tensors.
     """
+    check_path(name_or_path)
     with name_damage(name_or_path):
         values, _ = RTDProjectionConfig.get_config_dict(name_or_path, **pick_where(kwargs))
         refuse_outside(name_or_path, values, kwargs.get("subfolder"))

@@ -16,6 +16,7 @@ from modeling_rtd import (
     RTDModel,
     RTDProcessor,
     RTDTextTower,
+    check_path,
     name_damage,
     name_family,
     read_backbone_config,
@@ -36,6 +37,7 @@ def check_place(name_or_path: str | Path) -> None:
     Raises:
         ValueError: If it is such a directory or path; names the model of a run.
     """
+    check_path(name_or_path)
     name, folder = str(name_or_path), Path(name_or_path)
     if folder.is_dir():
         # What open_clip wrote is refused by name later.
@@ -74,9 +76,11 @@ def load_model_and_processor(name_or_path: str, projection: str | None = None) -
             with one.
     """
     for place in (name_or_path, projection):
-        # The name of a method is not a place.
-        if place is not None and place not in PROJECTIONS:
-            check_place(place)
+        if place is not None or place is name_or_path:
+            check_path(place)
+            # The name of a method is not a place.
+            if place not in PROJECTIONS:
+                check_place(place)
     try:
         # First of all, since an adapter has no configuration of a model.
         is_adapter = bool(cached_file(name_or_path, ADAPTER_FACTS, _raise_exceptions_for_missing_entries=False))

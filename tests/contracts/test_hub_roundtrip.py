@@ -22,6 +22,7 @@ from trainer.publishing.provenance import write_stages
 
 SCRIPT = """
 import importlib.util, sys
+import huggingface_hub
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -55,7 +56,9 @@ for place in (alone, out + "/alone", folder + "/whole", repo, out + "/whole"):
     if place == repo:
         pipe.save_pretrained(out + "/whole")
     else:
-        pipe.push_to_hub(repo)
+        pipe.save_pretrained(out + "/pushed")
+        huggingface_hub.create_repo(repo, exist_ok=True)
+        huggingface_hub.upload_folder(repo_id=repo, folder_path=out + "/pushed")
 torch.save(outputs, out + "/outputs.pt")
 """
 

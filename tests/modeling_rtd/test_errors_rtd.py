@@ -2,7 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from modeling_rtd import settle_place, suggest
+from modeling_rtd import (
+    Gallery,
+    RTDModel,
+    RTDProcessor,
+    convert_checkpoint,
+    load_projection,
+    load_text_model,
+    settle_place,
+    suggest,
+)
 from modeling_rtd.errors_rtd import pick_where, refuse_missing, refuse_no_place
 
 
@@ -40,3 +49,24 @@ def test_a_path_without_a_folder_is_not_taken_for_a_hub_id(place):
 def test_a_folder_or_a_hub_id_is_a_place(tmp_path):
     for place in (tmp_path, "org/model", "gpt2"):
         refuse_no_place(place)
+
+
+LOADERS = [
+    *(Gallery.load, RTDModel.from_pretrained, RTDModel.from_adapter, RTDModel.from_clip, RTDProcessor.from_pretrained),
+    *(load_projection, load_text_model, lambda place: convert_checkpoint(place, "lincir", "clip")),
+]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("place", [3, None, b"x", ["a"], {}], ids=str)
+def test_what_is_not_a_path_is_named(load, place):
+    with pytest.raises(ValueError, match=f"must be a .*, got .*{type(place).__name__}"):
+        load(place)
+
+
+def test_what_is_not_a_path_is_not_saved_to(model):
+    gallery = Gallery.from_embeddings([[1.0, 0.0]], ["a"])
+    for save in (gallery.save, model.save_pretrained, model.save_adapter):
+        for place in (3, None, ""):
+            with pytest.raises(ValueError, match="must be a text or a path, got"):
+                save(place)

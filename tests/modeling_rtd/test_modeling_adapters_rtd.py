@@ -29,7 +29,10 @@ def save(place, tmp_path):
         model = RTDModel.from_pretrained(place, dtype=dtype)
         model.config.base_model = place
         model.add_adapter(LoraConfig(**{"r": 4, "target_modules": ["q_proj", "fc1", "text_projection"]} | config))
-        shake(torch.nn.ParameterList([p for n, p in model.named_parameters() if ".lora_" in n]), seed)
+        shake(
+            torch.nn.ParameterList([p for n, p in model.named_parameters() if p.requires_grad and "text_model" in n]),
+            seed,
+        )
         model.save_adapter(tmp_path / name)
         return str(tmp_path / name), model.eval()
 
@@ -205,11 +208,12 @@ def test_names_of_adapters_are_a_list_of_those_that_are_there(model, compose, na
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        (LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), "lora_magnitude_vector"),
+        (LoraConfig(r=4, target_modules=["q_proj"], use_dora=True), "use_dora"),
         (LoraConfig(r=4, target_modules=["q_proj"], bias="all"), "bias"),
         (LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"), "pissa"),
-        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "ia3"),
-        (LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_tokens_delta"),
+        (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "IA3"),
+        (LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3]), "trainable_token_indices"),
+        (LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["final_layer_norm"]), "final_layer_norm"),
     ],
 )
 def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_path, config, what):
@@ -219,11 +223,24 @@ def test_an_adapter_that_could_not_be_loaded_is_not_saved(place, compose, tmp_pa
     with pytest.raises(ValueError, match=f"since it has .*{what}.*replace_text_model"):
         model.save_adapter(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
-    if what == "trainable_tokens_delta":  # peft cannot merge it
-        return
     whole = RTDModel.from_pretrained(place)
     whole.replace_text_model(model.interpolate_text_model(1.0).text_model)
     torch.testing.assert_close(compose(whole), compose(model.eval()), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("whole", ["text_projection", "token_embedding"])
+def test_layers_that_are_trained_whole_are_an_adapters_own(save, place, compose, whole):
+    config = {"target_modules": ["q_proj"], "modules_to_save": [whole], "lora_bias": True}
+    (one, first), (two, second) = (save(name, seed, **config) for seed, name in enumerate(("one", "two")))
+    base = compose(RTDModel.from_pretrained(place))
+    model = RTDModel.from_adapter(one, base=place).eval()
+    model.load_adapter(two, "two")
+    mixed = compose(model, adapter_names=["default", "two"])
+    torch.testing.assert_close(mixed, torch.stack([compose(first)[0], compose(second)[1]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(compose(model, adapter_names=["__base__"] * 2), base, atol=1e-6, rtol=0)
+    damage(one, lambda tensors: {n: tensor + (whole in n) for n, tensor in tensors.items()})
+    with pytest.raises(ValueError, match="is damaged"):
+        RTDModel.from_adapter(one, base=place)
 
 
 def test_an_adapter_that_names_a_module_to_import_is_refused(save, place):
@@ -329,3 +346,34 @@ def test_layers_that_an_adapter_trains_whole_are_interpolated_too(model):
     assert not torch.equal(first, second)
     weight = model.interpolate_text_model(0.5).text_model.text_projection.weight
     torch.testing.assert_close(weight, (first + second) / 2)
+
+
+def compose_two(model, processor):
+    with torch.no_grad():
+        return model(**processor(images=build_images(2), conditions=["is red", "with the dog"])).composed_embeds
+
+
+def test_tokens_that_an_adapter_trains_are_merged(model, processor):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], trainable_token_indices=[3, 5], lora_bias=True))
+    before = compose_two(model.interpolate_text_model(0.0), processor)
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    after = compose_two(model, processor)
+    torch.testing.assert_close(compose_two(model.interpolate_text_model(1.0), processor), after, atol=1e-5, rtol=0)
+    torch.testing.assert_close(compose_two(model.interpolate_text_model(0.0), processor), before, atol=1e-5, rtol=0)
+    assert not torch.allclose(before, after, atol=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"init_lora_weights": "pissa"}, {"bias": "all"}, {"bias": "lora_only"}], ids=str)
+def test_an_adapter_that_has_changed_its_base_has_no_tower_from_before(model, processor, tmp_path, change):
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], **change))
+    shake(torch.nn.ParameterList([part for part in model.text_model.parameters() if part.requires_grad]))
+    merged = model.interpolate_text_model(1.0)
+    torch.testing.assert_close(compose_two(merged, processor), compose_two(model, processor), atol=1e-5, rtol=0)
+    for use in (
+        lambda: model.interpolate_text_model(0.5),
+        lambda: model.original_text_model,
+        lambda: merged.get_text_features(**processor(text=["a dog"])),
+        lambda: merged.save_pretrained(tmp_path),
+    ):
+        with pytest.raises(ValueError, match="'default' has changed the text tower below it"):
+            use()

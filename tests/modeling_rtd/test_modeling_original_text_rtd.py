@@ -326,6 +326,22 @@ def test_a_model_with_one_tower_already_is_refused(model):
         model.without_original_text_model()
 
 
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_a_model_of_other_parts_is_saved_with_the_tower_that_reads_its_plain_text(
+    model, processor, tmp_path, is_adapted
+):
+    text = processor(text=["a dog"])
+    before = model.get_text_features(**text).pooler_output
+    tuned = shake(copy.deepcopy(model.text_model), seed=2)
+    if is_adapted:
+        shake(add_lora(model.text_model).text_projection.lora_B)
+    model.with_parts(tuned, model.projection).save_pretrained(tmp_path)
+    loaded = RTDModel.from_pretrained(tmp_path)
+    assert hash_tensors(loaded.text_model) == hash_tensors(tuned)
+    assert_close(loaded.get_text_features(**text).pooler_output, before)
+    assert all(part.requires_grad for name, part in model.text_model.named_parameters() if ".lora_" in name)
+
+
 def test_an_interpolation_ends_at_the_two_towers_bit_for_bit(tuned, processor):
     before, after = (tuned.interpolate_text_model(alpha) for alpha in (0.0, 1.0))
     assert hash_tensors(before.text_model) == hash_tensors(tuned.original_text_model)

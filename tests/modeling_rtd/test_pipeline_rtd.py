@@ -381,3 +381,10 @@ def test_a_folder_with_code_runs_the_installed_one_by_its_class(pipe, gallery, p
         TASK, model=str(tmp_path / "whole"), gallery=gallery, pipeline_class=ComposedImageRetrievalPipeline
     )
     assert names(ours(image=photos[0])) == names(pipe(image=photos[0]))
+
+
+def test_a_pipeline_is_not_uploaded_unchecked(pipe, tmp_path):
+    for upload in (lambda: pipe.push_to_hub("org/x"), lambda: pipe.save_pretrained(tmp_path / "x", push_to_hub=True)):
+        with pytest.raises(ValueError, match="rtd publish"):
+            upload()
+    assert not (tmp_path / "x").exists()

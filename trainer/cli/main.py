@@ -116,7 +116,8 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, FileExistsError | NotADirectoryError) and error.filename:
             error = f"'{error.filename}' is a file where a folder is needed; name another."
         is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = f"; free some space, then {_word_again(arguments)}" if is_full else ""
+        remedy = "" if "free some space" in str(error) else "free some space, then "
+        hint = f"; {remedy}{_word_again(arguments)}" if is_full else ""
         print(f"rtd {verb}: {error}{hint}", file=sys.stderr)
         return 2
     except (SafetensorError, RecursionError) as error:

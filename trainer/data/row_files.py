@@ -6,6 +6,8 @@ import contextlib
 import csv
 import errno
 import glob
+import io
+import itertools
 import json
 import re
 import tarfile
@@ -15,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.json
 import yaml
 from datasets import (
     Dataset,
     DatasetDict,
+    DatasetInfo,
     Features,
     Image,
     IterableDataset,
@@ -31,8 +35,12 @@ from datasets import (
 )
 from datasets import config as datasets_config
 from datasets.config import REPOCARD_FILENAME, REPOYAML_FILENAME
+from datasets.data_files import get_data_patterns
 from datasets.exceptions import DatasetsError
-from huggingface_hub import DatasetCard
+from datasets.iterable_dataset import ArrowExamplesIterable
+from datasets.packaged_modules.csv.csv import Csv
+from huggingface_hub import DatasetCard, HfFileSystem, hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from modeling_rtd import read_json
 
@@ -100,7 +108,10 @@ def _match(source: str | Path) -> list[Path]:
     if not _is_pattern(source):
         return []
     path = Path(source)
-    paths = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    root, parts = Path(path.anchor), list(path.relative_to(path.anchor).parts)
+    while (root / parts[0]).exists():  # a folder may be named `d[2]`
+        root /= parts.pop(0)
+    paths = sorted(root.glob(str(Path(*parts))))
     if not paths:
         raise ValueError(f"'{source}' matches no file.")
     return paths
@@ -140,7 +151,7 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
         ValueError: If there is no such data set or split.
     """
     folder = Path(name)
-    _refuse_outside(folder)
+    _refuse_outside(folder if folder.is_dir() else _fetch_card(name), name)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():  # of `save_to_disk`
             saved = load_from_disk(name)
@@ -148,10 +159,18 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
                 saved = {"train": saved, str(saved.split or "train"): saved}
             saved = take_split(saved, split)
             return saved.to_iterable_dataset() if streaming else saved
-        files = _list_tables(name) if folder.is_dir() else {}
-        if files:
+        options = _escape_folder(name)
+        if tables := _list_tables(name, options):
+            if streaming and not folder.is_dir():
+                return _stream_urls(take_split(tables, split))
+            files = {split: [_download(name, file) for file in files] for split, files in tables.items()}
             return load_files(take_split(files, split), streaming=streaming)
-        return _name_columns(load_dataset(name, split=split or "train", streaming=streaming))
+        return _name_columns(load_dataset(name, split=split or "train", streaming=streaming, **options))
+    except ConnectionError:  # offline: what was downloaded before is in the cache of the Hub
+        with contextlib.suppress(EntryNotFoundError):
+            kept = snapshot_download(name, repo_type="dataset", local_files_only=True)
+            return load_repository(kept, split, streaming)
+        raise
     # A folder with a script of its name is a RuntimeError; it was not run.
     except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:
         if _is_full(error):
@@ -164,8 +183,21 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
         raise ValueError(f"'{name}' has no split '{split or 'train'}': {error}") from error
 
 
-def _refuse_outside(folder: Path) -> None:
-    """Refuse a folder of data that names files elsewhere: `datasets` would read or fetch them."""
+def _fetch_card(name: str) -> Path:
+    """Fetch what a Hub data set says of its files, and give the folder of it, which may not exist."""
+    folder = Path(f"no folder of {name}")
+    for file in (REPOCARD_FILENAME, REPOYAML_FILENAME):
+        # What cannot be reached is worded by `datasets`, or is in its cache.
+        with contextlib.suppress(EntryNotFoundError, OSError, ValueError):
+            folder = Path(hf_hub_download(name, file, repo_type="dataset")).parent
+    return folder
+
+
+_OUTSIDE = "the {} '{}' names data outside of it, '{}', and nothing is read or fetched that you have not named."
+
+
+def _refuse_outside(folder: Path, name: str) -> None:
+    """Refuse data that name files elsewhere: `datasets` would read or fetch them."""
     remedy, named = "write the data set again", []
     for file in folder.glob("dataset_dict.json"):
         named += read_json(file, remedy, splits=list)["splits"]
@@ -179,10 +211,7 @@ def _refuse_outside(folder: Path) -> None:
             named += _list_texts([config.get(name) for name in ("data_files", "data_dir")])
     outside = next((name for name in map(str, named) if re.search(r"^[/~]|://|::|\.\.|\\", name)), None)
     if outside is not None:
-        raise ValueError(
-            f"the folder '{folder}' names data outside of it, '{outside}', and nothing is read or fetched that you "
-            "have not named."
-        )
+        raise ValueError(_OUTSIDE.format("folder" if Path(name).is_dir() else "data set", name, outside))
 
 
 def _list_texts(settings) -> list[str]:
@@ -203,12 +232,40 @@ def _find_cause(error: Exception) -> BaseException:
     return (error.__cause__ if isinstance(error, DatasetsError) else None) or error
 
 
-def _list_tables(folder: str) -> dict[str, list[Path]]:
-    """List the csv or json files of a folder by split: `datasets` alone shifts columns, and Arrow dies of some."""
-    builder = load_dataset_builder(folder)
-    splits = {split: list(map(Path, files)) for split, files in (builder.config.data_files or {}).items()}
-    kinds = {FORMATS.get(path.suffix.lower()) for paths in splits.values() for path in paths}
+def _escape_folder(name: str) -> dict:
+    """Give `datasets` the files of a folder such as `d[2]`, whose name it takes for a pattern."""
+    if not (Path(name).is_dir() and glob.has_magic(name)):
+        return {}
+    root = glob.escape(str(Path(name).resolve()))
+    patterns = get_data_patterns(root)
+    return {"data_files": {split: [f"{root}/{name}" for name in names] for split, names in patterns.items()}}
+
+
+def _list_tables(name: str, options: dict) -> dict[str, list[str]]:
+    """List the csv or json files of data by split: `datasets` alone shifts columns, and Arrow dies of some."""
+    builder = load_dataset_builder(name, **options)
+    splits = dict(builder.config.data_files or {})
+    files = list(itertools.chain(*splits.values()))
+    if not Path(name).is_dir():
+        _refuse_elsewhere(name, files)
+    kinds = {FORMATS.get(Path(file).suffix.lower()) for file in files}
+    if isinstance(builder, Csv) and kinds != {"csv"}:
+        other = next(file for file in files if not file.lower().endswith(".csv"))
+        raise ValueError(f"'{other}' would be read as csv, and is not a .csv file: unpack or write it as one.")
     return splits if kinds in ({"csv"}, {"json"}) else {}
+
+
+def _refuse_elsewhere(name: str, urls: Sequence[str]) -> None:
+    other = next((url for url in urls if not url.startswith(f"hf://datasets/{name}@")), None)
+    if other is not None:
+        raise ValueError(_OUTSIDE.format("data set", name, other))
+
+
+def _download(name: str, place: str) -> Path:
+    revision, _, file = place.removeprefix(f"hf://datasets/{name}@").partition("/")
+    if Path(name).is_dir():
+        return Path(place)
+    return Path(hf_hub_download(name, file, repo_type="dataset", revision=revision))
 
 
 class FileWatch:
@@ -304,7 +361,7 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
         paths (sequence of `Path`): Files.
         split (`str`, *optional*): Files have none but `train`.
         streaming (`bool`, defaults to `False`): Read rows as they are asked for. Now only the start and the end of
-            each file are looked at; a csv file is checked in full.
+            each file are looked at; rows of csv files are checked as they come.
 
     Returns:
         `datasets.Dataset` or `datasets.IterableDataset`: Their rows, in order.
@@ -320,14 +377,7 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
             "or name a folder or a Hub data set."
         )
     try:
-        options = {}
-        if kind == "csv":
-            options = {"features": _check_columns(paths), "keep_default_na": False}
-        # Escaped: `datasets` takes `a[1].csv` for a pattern.
-        files = [glob.escape(str(path)) for path in paths]
-        table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
-        if kind == "json" and not streaming:
-            table = _turn_columns(table)
+        table = _read(kind, paths, streaming)
     except Exception as error:
         if _is_full(error):
             raise
@@ -343,10 +393,52 @@ def load_files(paths: Sequence[Path], split: str | None = None, streaming: bool 
     return _name_columns(_settle_texts(table))
 
 
+def _read(kind: str, paths: Sequence[Path | str], streaming: bool) -> Dataset | IterableDataset:
+    if kind == "csv" and streaming:
+        return _stream_csv(paths)
+    options = {"features": _check_columns(paths, True), "keep_default_na": False} if kind == "csv" else {}
+    # Escaped: `datasets` takes `a[1].csv` for a pattern.
+    files = [glob.escape(str(path)) for path in paths]
+    table = load_dataset(kind, data_files=files, split="train", streaming=streaming, **options)
+    return _read_dates(_turn_columns(table), paths) if kind == "json" and not streaming else table
+
+
+def _stream_urls(urls: Sequence[str]) -> IterableDataset:
+    """Stream csv or json files of a Hub data set."""
+    kind = FORMATS[Path(urls[0]).suffix.lower()]
+    for url in urls:
+        _check_start(url, kind, is_whole=False)
+    return _name_columns(_read(kind, urls, streaming=True))
+
+
 def _turn_columns(table: Dataset) -> Dataset:
     """Read a json file of columns, each a list, as rows."""
     is_columns = len(table) == 1 and all(pa.types.is_list(field.type) for field in table.data.schema)
     return Dataset.from_dict(table[0]) if is_columns else table
+
+
+def _read_dates(table: Dataset, paths: Sequence[Path]) -> Dataset:
+    """Read columns of dates as texts, which they are in json; Arrow reads them as points in time."""
+    for name, feature in table.features.items():
+        if isinstance(feature, Value) and feature.dtype.startswith("timestamp"):
+            texts = [text for path in paths for text in _read_json_texts(path, name)]
+            table = replace_column(table, name, texts)
+    return table
+
+
+def _read_json_texts(path: Path, name: str) -> list[str | None]:
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if path.suffix.lower() == ".json":
+        with contextlib.suppress(ValueError):
+            rows = json.loads(content)
+            if isinstance(rows, dict):
+                return rows[name] if isinstance(rows[name], list) else [rows[name]]
+            return [row.get(name) for row in rows]
+    options = {"explicit_schema": pa.schema([(name, pa.string())]), "unexpected_field_behavior": "ignore"}
+    rows = pyarrow.json.read_json(
+        pa.BufferReader(content), pyarrow.json.ReadOptions(block_size=_BLOCK), pyarrow.json.ParseOptions(**options)
+    )
+    return rows[name].to_pylist()
 
 
 _NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")  # as `datasets` words it
@@ -436,17 +528,18 @@ def _name_columns(table: Dataset | IterableDataset) -> Dataset | IterableDataset
     return table
 
 
-def _check_start(path: Path, kind: str, is_whole: bool) -> None:
+def _check_start(path: Path | str, kind: str, is_whole: bool) -> None:
     """Refuse json that ends the process in a library, or that one changes: `null`, deep nesting, repeated keys."""
     if kind != "json":
         return
-    with path.open("rb") as file:
+    with _open_rows(path) as file:
         start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if start and start not in b"{[":
         raise ValueError(f"'{path}' cannot be read as json: it starts with {start!r}; a row is an object, {{...}}.")
     try:
         if start == b"[":
-            json.loads(path.read_bytes(), object_pairs_hook=_check_pairs, parse_int=str)
+            with _open_rows(path) as file:
+                json.loads(file.read(), object_pairs_hook=_check_pairs, parse_int=str)
         elif _measure_depth(path, is_whole) > _MAX_DEPTH:
             raise RecursionError(f"more than {_MAX_DEPTH} levels")
     except RecursionError as error:
@@ -463,10 +556,10 @@ def _check_pairs(pairs: list[tuple]) -> None:
         raise ValueError(f"half an emoji, which is not text, in a row with {', '.join(map(ascii, names))}")
 
 
-def _measure_depth(path: Path, is_whole: bool) -> int:
+def _measure_depth(path: Path | str, is_whole: bool) -> int:
     """Measure how deep brackets nest within the blocks of a file, those of texts left out."""
     depth = 0
-    with path.open("rb") as file:
+    with _open_rows(path) as file:
         while content := file.read(_BLOCK):
             brackets = content.translate(None, _NO_BRACKETS).replace(b"{}", b"")
             if len(brackets) > _MAX_DEPTH:
@@ -478,35 +571,67 @@ def _measure_depth(path: Path, is_whole: bool) -> int:
     return depth
 
 
-def _check_columns(paths: Sequence[Path]) -> Features:
+def _check_columns(paths: Sequence[Path | str], is_whole: bool) -> Features:
     """Check that rows of csv files fit their header, and read it; all are texts: `null`, `NA` and `3` stay as such.
 
-    Of a stream too: with one comma too many in the first row, pandas would shift all columns.
+    With one comma too many in the first row, pandas would shift all columns.
     """
     names = None
     for path in paths:
-        try:
-            # Excel writes a byte order mark, which would belong to the name of the first column.
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = csv.reader(file, strict=True)
-                header = _check_header(next(rows, []), path)
-                names = names or header
-                if missing := [name for name in names if name not in header]:
-                    raise ValueError(f"'{path}' lacks the column '{missing[0]}' of '{paths[0]}'; rename it in one.")
-                for number, row in enumerate(rows, start=1):
+        with contextlib.closing(_read_csv(path)) as blocks:
+            header = next(blocks)
+            names = names or header
+            if missing := [name for name in names if name not in header]:
+                raise ValueError(f"'{path}' lacks the column '{missing[0]}' of '{paths[0]}'; rename it in one.")
+            for _ in itertools.islice(blocks, None if is_whole else 1):
+                pass
+    return Features({name: Value("string") for name in names})
+
+
+def _read_csv(path: Path | str) -> Iterator[list]:
+    """Read the header of a csv file, and then its rows in blocks, each checked."""
+    try:
+        # Excel writes a byte order mark, which would belong to the name of the first column.
+        with io.TextIOWrapper(_open_rows(path), newline="", encoding="utf-8-sig") as file:
+            rows, read = csv.reader(file, strict=True), 0
+            header = _check_header(next(rows, []), path)
+            yield header
+            while block := list(itertools.islice(rows, 1000)):
+                for number, row in enumerate(block, start=read + 1):
                     if row and len(row) != len(header):
                         raise ValueError(
                             f"row {number} of '{path}' has {len(row)} values for {len(header)} columns; put a text "
                             "that holds a comma in double quotes."
                         )
-        except UnicodeDecodeError as error:
-            raise ValueError(f"'{path}' is not UTF-8 ({error.reason} at {error.start}); save it as UTF-8.") from error
-        except csv.Error as error:
-            raise ValueError(f"line {rows.line_num} of '{path}': {error}; double a quote within a text.") from error
-    return Features({name: Value("string") for name in names})
+                read += len(block)
+                yield list(filter(None, block))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not UTF-8 ({error.reason} at {error.start}); save it as UTF-8.") from error
+    except csv.Error as error:
+        raise ValueError(f"line {rows.line_num} of '{path}': {error}; double a quote within a text.") from error
 
 
-def _check_header(header: list[str], path: Path) -> list[str]:
+def _open_rows(path: Path | str):
+    return HfFileSystem().open(path, "rb") if str(path).startswith("hf://") else Path(path).open("rb")
+
+
+def _stream_csv(paths: Sequence[Path | str]) -> IterableDataset:
+    """Stream csv files by the reader that checks them; pandas, which `datasets` streams with, shifts columns."""
+    columns = _check_columns(paths, is_whole=False)
+    rows = ArrowExamplesIterable(_generate_csv, {"paths": list(paths), "names": tuple(columns)})
+    return IterableDataset(rows, DatasetInfo(features=columns))
+
+
+def _generate_csv(paths: list[Path | str], names: tuple[str, ...]) -> Iterator[tuple[tuple, pa.Table]]:
+    for place, path in enumerate(paths):
+        blocks = _read_csv(path)
+        header = next(blocks)
+        for number, block in enumerate(filter(None, blocks)):
+            texts = dict(zip(header, zip(*block, strict=True), strict=True))
+            yield (place, number), pa.table({name: pa.array(texts[name], pa.string()) for name in names})
+
+
+def _check_header(header: list[str], path: Path | str) -> list[str]:
     """Refuse what is not a header, and name columns without a name as pandas does, which writes one for its index."""
     if not header:
         raise ValueError(f"'{path}' is empty.")

@@ -7,6 +7,7 @@ import hashlib
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,8 @@ def refuse_no_text(block: pa.Table, columns: Sequence[str], start: int = 0) -> N
         if place >= 0:
             value = _read_value(block[name][place])
             came = f"{type(value).__name__} {value!r}"
+            if isinstance(value, datetime):
+                came = f"the date {value} (of json files a stream reads texts such as '2024-01-01' as dates)"
             if isinstance(value, str):
                 # A stream reads a column of several types as JSON, which is not a column of texts.
                 came = f"{value} in a column of several types" if value.strip() else "an empty string"

@@ -26,6 +26,7 @@ from modeling_rtd import (
     RTDConfig,
     RTDModel,
     RTDProcessor,
+    check_path,
     parse_json,
     read_json,
 )
@@ -118,6 +119,7 @@ def prepare_publication(
             results are of another model or come twice, facts of the card are missing, or a file holds a secret or a
             path of this machine.
     """
+    check_path(folder, "folder")
     folder = Path(folder)
     check_repo(repo)
     names = _list_files(folder)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import torch
 
-from modeling_rtd import ADAPTER_FACTS, RTDModel, RTDProcessor, has_adapters, read_json, replace_folder, write_json
+from modeling_rtd import (
+    ADAPTER_FACTS,
+    RTDModel,
+    RTDProcessor,
+    check_path,
+    has_adapters,
+    read_json,
+    replace_folder,
+    write_json,
+)
 from trainer.drawing.loss_curves import draw_loss_curves, get_loss_curve
 from trainer.publishing.model_card import describe_model, render_card
 from trainer.publishing.provenance import describe_hardware, describe_versions, read_stages, write_stages
@@ -38,6 +47,7 @@ def save_rtd_model(
         ValueError: If the folder holds anything that is not a model, or the adapter is of a kind that cannot be saved.
         OSError: If it cannot be saved; what was there stays.
     """
+    check_path(folder, "folder")
     folder = Path(folder)
     if not hasattr(model, "save_adapter"):  # by what it has: the Hub copies our classes
         raise ValueError(f"a {type(model).__name__} is not a whole model: pass an RTDModel, as trainer.rtd_model is.")

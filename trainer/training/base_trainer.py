@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -419,8 +420,11 @@ class BaseTrainer(Trainer):
             partial = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             shutil.rmtree(partial, ignore_errors=True)
             last = find_last_complete_checkpoint(self.args.output_dir)
-            raise OSError(
+            failure = OSError(
                 f"saving {partial.name} failed ({error}); it was removed. "
                 f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and "
-                "resume with resume_from_checkpoint=True."
-            ) from error
+                "resume the run (in Python with resume_from_checkpoint=True)"
+            )
+            # By it the command line adds the command that continues.
+            failure.errno = getattr(error, "errno", None) or errno.ENOSPC
+            raise failure from error

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 
-from modeling_rtd import RTDModel, RTDTextTower
+from modeling_rtd import RTDModel, RTDTextTower, find_inexact
 
 
 __all__ = [
@@ -73,33 +72,24 @@ def complete_config(config: PeftConfig) -> PeftConfig:
 def check_adapter(text_model: RTDTextTower | PeftModel) -> None:
     """Refuse an adapter that could not be saved and loaded again exactly.
 
-    Loading through transformers drops tensors of other kinds than LoRA's two matrices. Initialisations such as
-    PiSSA change the base, which is then not the one that the adapter is loaded on.
+    See [`find_inexact`], which decides the same when an adapter is saved.
 
     Args:
         text_model ([`RTDTextModel`] or `peft.PeftModel`): The tower with its adapter.
 
     Raises:
-        ValueError: If the adapter is not a LoRA or rsLoRA of plain matrices, or several are active.
+        ValueError: If it could not, or several are active.
     """
     names = text_model.active_adapters
     names = names() if callable(names) else names
     if len(names) != 1:
         raise ValueError(f"one adapter is trained at a time, but {len(names)} are active ({', '.join(names)}).")
-    config = text_model.peft_config[names[0]]
-    start = getattr(config, "init_lora_weights", None)
-    tensors = get_peft_model_state_dict(text_model, adapter_name=names[0]) if start is not None else {}
-    odd = [name for name in tensors if not re.search(r"\.lora_[AB]\.weight$", name)]
-    # Other starts, such as PiSSA and OLoRA, change the weights of the base too, whose hash then fits no base.
-    is_activated = bool(getattr(config, "alora_invocation_tokens", None))  # which no prompt of ours holds
-    if not isinstance(config, LoraConfig) or start not in (True, False, "gaussian") or odd or is_activated:
-        what = f"it has a tensor '{odd[0]}'" if odd else f"init_lora_weights={start!r}" if start else "not a LoRA"
-        what = "alora_invocation_tokens" if is_activated else what
+    odd = find_inexact(text_model, names[0])
+    if odd is not None:
         raise ValueError(
-            f"an adapter of this kind ({config.peft_type.value}: {what}) cannot be saved and loaded exactly. Use "
-            "peft.LoraConfig, with use_rslora if you like, and without use_dora, bias, modules_to_save, "
-            "trainable_token_indices, alora_invocation_tokens and other init_lora_weights than True, False or "
-            "'gaussian'."
+            f"an adapter of this kind cannot be saved and loaded exactly, since it has {odd}. Use peft.LoraConfig, "
+            "with use_rslora or modules_to_save if you like, and without use_dora, bias, trainable_token_indices, "
+            "alora_invocation_tokens and other init_lora_weights than True, False or 'gaussian'."
         )
 
 

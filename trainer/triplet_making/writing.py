@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from modeling_rtd import hold_lock_file, read_json, replace_file, write_json
+from modeling_rtd import check_path, hold_lock_file, read_json, replace_file, write_json
 from trainer.data.captions import read_captions
 from trainer.data.triplets import TRIPLET_COLUMNS
 from trainer.publishing.tables import write_cell
@@ -50,6 +50,7 @@ def write_triplets(
         ValueError: As [`read_captions`] and [`make_triplets`]. If `output` was made with other settings or by
             something else, or another process is making it; if no triplet could be made.
     """
+    check_path(output, "output")
     output = Path(output)
     captions, skipped = read_captions(source, split=split)
     maker = TripletMaker(captions, method, **options)

@@ -89,6 +89,17 @@ def test_a_full_disk_says_how_to_continue(monkeypatch, capsys):
     assert capsys.readouterr().err.endswith("free some space, then continue with: rtd triplets 'a b'\n")
 
 
+def test_a_run_that_filled_the_disk_names_the_command_that_continues(monkeypatch, capsys):
+    def fail():
+        error = OSError("checkpoint-2 is complete: free some space and resume the run")
+        error.errno = errno.ENOSPC
+        raise error
+
+    stop_with(monkeypatch, fail)
+    assert main(["train", "a b"]) == 2
+    assert capsys.readouterr().err.endswith("free some space and resume the run; continue with: rtd train 'a b'\n")
+
+
 @pytest.mark.parametrize("error", [SafetensorError("header too small"), RecursionError("too deep")])
 def test_a_damaged_file_is_no_traceback(monkeypatch, capsys, error):
     def fail():

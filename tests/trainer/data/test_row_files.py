@@ -2,8 +2,10 @@ import errno
 import io
 import json
 import tarfile
+import uuid
 
 import datasets
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -209,6 +211,69 @@ def test_a_card_that_names_its_own_files_is_read(tmp_path):
     assert load_table(tmp_path)["text"] == ["a"]
 
 
+@pytest.fixture
+def connected(hub, monkeypatch):
+    for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_DATASETS_OFFLINE": False}.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    hub.name = f"org/rows-{uuid.uuid4().hex[:8]}"  # clients remember what a repository held
+    hub.files = hub.repos[f"datasets/{hub.name}"] = {}
+    return hub
+
+
+CONFIGS = "---\nconfigs:\n- {config_name: default, data_files: %s}\n---\n"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "files", ["'https://example.com/a.jsonl'", "'hf://datasets/other/rows/a.jsonl'", "/etc/a.csv"]
+)
+def test_a_hub_data_set_that_names_data_elsewhere_is_refused(connected, files, streaming):
+    connected.files |= {"a.jsonl": b'{"text": "a"}\n', "README.md": (CONFIGS % files).encode()}
+    with pytest.raises(ValueError, match=f"data set '{connected.name}' names data outside of it"):
+        row_files.load_repository(connected.name, streaming=streaming)
+    assert not any("a.jsonl" in call for call in connected.calls)
+
+
+@pytest.mark.parametrize("load", [load_table, open_stream])
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("a.csv", "reference_caption,text\na,b,c\n", "a.csv.*3 values for 2 columns"),
+        ("a.jsonl", "null", "a.jsonl.*starts with b'n'"),
+        ("a.tsv", "text\na\tb\n", "a.tsv.*not a .csv file"),
+    ],
+)
+def test_files_of_a_hub_data_set_are_checked_as_local_ones(connected, load, file, content, words):
+    connected.files[file] = content.encode()
+    with pytest.raises(ValueError, match=words):
+        load(connected.name)
+
+
+@pytest.mark.parametrize("load", [load_table, lambda *args: open_stream(*args).rows])
+def test_texts_of_a_hub_data_set_stay_as_they_are(connected, load):
+    connected.files |= {"train.csv": b"text,n\nNA,1\n", "test.csv": b"text,n\nnull,2\n"}
+    rows = [list(load(connected.name, split)) for split in ("train", "test")]
+    assert rows == [[{"text": "NA", "n": "1"}], [{"text": "null", "n": "2"}]]
+
+
+def test_a_hub_data_set_is_read_offline_once_it_was_read(connected, monkeypatch):
+    connected.files["train.csv"] = b"text\nNA\n"
+    assert load_table(connected.name)["text"][:] == ["NA"]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert load_table(connected.name)["text"][:] == ["NA"]
+
+
+def test_a_streamed_csv_is_checked_as_it_is_read(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text\n" + "a\n\n" * 1500 + "a,b\n" + "b\n" * 9)
+    stream = RowStream(open_stream(path), ["text"], lambda rows: rows, batch_size=500)
+    with pytest.raises(ValueError, match="row 3001 of .*rows.csv' has 2 values for 1 columns"):
+        for number, _ in enumerate(stream):  # noqa: B007
+            pass
+    assert number == 999
+
+
 HEAD, ROW = ",".join(ROWS[0]), json.dumps(ROWS[0])
 DEEP = '{"a":' * 10_000 + "1" + "}" * 10_000
 
@@ -239,6 +304,26 @@ def test_files_that_libraries_read_wrong_or_die_of_are_refused(tmp_path, name, c
             load(source)
 
 
+@pytest.mark.parametrize("date", ["2024-01-01", "2024-01-01 10:00:00", "2024-01-01T10:00:00Z"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "columns.json"])
+def test_dates_in_json_are_texts(tmp_path, name, date):
+    rows = [{"text": date, "n": 1}, {"text": None, "n": 2}]
+    content = json.dumps({"text": [date, None], "n": [1, 2]} if name == "columns.json" else rows)
+    (tmp_path / name).write_text("\n".join(map(json.dumps, rows)) if name == "a.jsonl" else content)
+    assert sorted(load_table(tmp_path / name).to_list(), key=lambda row: row["n"]) == rows
+
+
+def test_one_row_of_a_date_is_a_text(tmp_path):
+    (tmp_path / "a.json").write_text('{"text": "2024-01-01"}')
+    assert load_table(tmp_path / "a.json")["text"][:] == ["2024-01-01"]
+
+
+def test_a_stream_of_dates_is_refused_in_words(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "2024-01-01"}\n')
+    with pytest.raises(ValueError, match=r"row 1: `text`.*the date 2024-01-01.*a stream reads"):
+        RowStream(open_stream(tmp_path / "a.jsonl"), ["text"], lambda rows: rows, 1)
+
+
 @pytest.mark.parametrize("name", ["head.csv", "empty.jsonl", "list.json", "rows.parquet"])
 def test_a_file_without_a_row_is_refused_in_words(tmp_path, name):
     (tmp_path / name).write_text({"head.csv": HEAD, "list.json": "[]"}.get(name, ""))
@@ -253,6 +338,23 @@ def test_a_file_that_looks_like_a_pattern_is_read_alone(tmp_path, name):
     for other in ("a1.csv", "ab.csv", name):
         (tmp_path / other).write_text(f",text\n0,{other}\n")  # as pandas writes its index
     assert load_table(tmp_path / name)["text"][:] == [name]
+
+
+@pytest.mark.parametrize("load", [load_table, lambda source: open_stream(source).rows])
+@pytest.mark.parametrize("kind", ["jsonl", "txt", "parquet", "png"])
+def test_a_folder_that_looks_like_a_pattern_is_read(tmp_path, load, kind):
+    folder = tmp_path / "d[2]"
+    for place in (folder, tmp_path / "d2"):
+        place.mkdir()
+        if kind == "parquet":
+            Dataset.from_dict({"text": [place.name]}).to_parquet(place / "train.parquet")
+        elif kind == "png":
+            build_images(1)[0].save(place / "a.png")
+            (place / "metadata.csv").write_text(f"file_name,text\na.png,{place.name}\n")
+        else:
+            (place / f"a.{kind}").write_text(json.dumps({"text": place.name}) if kind == "jsonl" else place.name)
+    sources = [folder] if kind == "png" else [folder, f"{folder}/*"]
+    assert [[row["text"] for row in load(source)] for source in sources] == [["d[2]"]] * len(sources)
 
 
 def test_brackets_in_texts_are_not_nesting(tmp_path):

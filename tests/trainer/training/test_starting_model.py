@@ -94,13 +94,14 @@ def build_adapted(way, place):
     tower = RTDTextModel.from_pretrained(place)
     return {
         "model": (model, {"peft_config": LoraConfig(r=4)}),
+        "whole layers": (model, {"peft_config": LoraConfig(r=4, modules_to_save=["text_projection"])}),
         "rslora": (model, {"peft_config": LoraConfig(r=4, use_rslora=True)}),
         "tower": (add_lora(tower, r=4), companions),
         "peft": (get_peft_model(tower, build_lora_config(r=4)), companions),
     }[way]
 
 
-SLOW_WAYS = [pytest.param(way, marks=pytest.mark.slow) for way in ("rslora", "peft")]
+SLOW_WAYS = [pytest.param(way, marks=pytest.mark.slow) for way in ("rslora", "whole layers", "peft")]
 
 
 @pytest.mark.parametrize("way", ["model", "tower", *SLOW_WAYS])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from modeling_rtd import suggest
+from modeling_rtd import check_path, suggest
 from trainer.evaluation.benchmarks.data_folder import DataFolder
 from trainer.evaluation.benchmarks.declaration import DEFAULT_METRICS, Benchmark, BenchmarkInfo, Protocol
 
@@ -47,7 +47,8 @@ def find_benchmark(name: str) -> BenchmarkInfo:
     Raises:
         ValueError: If there is no such benchmark.
     """
-    name = name.partition("/")[0]
+    check_path(name, "benchmark")
+    name = str(name).partition("/")[0]
     if name not in _MODULES:
         raise ValueError(suggest("benchmark", name, BENCHMARKS))
     return importlib.import_module(_MODULES[name]).INFO

@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, has_adapters, hash_tensors, write_json
+from modeling_rtd import RTDModel, RTDProcessor, RTDTextTower, check_path, has_adapters, hash_tensors, write_json
 from trainer.data.tables import hash_rows
 from trainer.data.triplets import TRIPLET_COLUMNS, load_triplets
 from trainer.encoding.captions import encode_captions
@@ -85,6 +85,12 @@ def run_diagnosis(
         ValueError: If the folder holds something else, `k` is out of range, no query's target is known, or the
             triplets are refused.
     """
+    if not isinstance(benchmark, Benchmark):
+        raise ValueError(
+            f"`benchmark` must be a Benchmark, as load_benchmark gives one, got {benchmark!r:.40} "
+            f"({type(benchmark).__name__})."
+        )
+    check_path(output_dir, "output_dir")
     folder = Path(output_dir)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir()) and not (folder / _FILE).exists()):
         raise ValueError(f"'{folder}' holds something that is not a diagnosis; choose another folder.")
