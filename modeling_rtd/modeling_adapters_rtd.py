@@ -172,6 +172,10 @@ class RTDAdapterMixin:
         where = pick_where(kwargs)
         if not isinstance(adapter_name, str) or adapter_name in ("", _BASE) or "." in adapter_name:
             raise ValueError(f"`adapter_name` must be a text without '.', and not '{_BASE}', got {adapter_name!r}.")
+        parts = {part for name, _ in self.text_model.named_modules() for part in name.split(".")}
+        if adapter_name in parts - set(getattr(self.text_model, "peft_config", ())):
+            # transformers would take keys of the tower for those of the adapter.
+            raise ValueError(f"`adapter_name` is {adapter_name!r}, as a part of the text tower is: choose another.")
         _check_is_adapter(name_or_path, where)
         facts = _read_adapter_facts(name_or_path, where)
         _check_adapter_config(cached_file(name_or_path, "adapter_config.json", **where))
@@ -227,8 +231,14 @@ class RTDAdapterMixin:
 
         Args:
             adapter_names (`str` or `list[str]`): Names they were loaded under.
+
+        Raises:
+            ValueError: If an adapter has changed the tower below it, as PiSSA does, which would remain.
         """
         with _TURN:
+            names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+            if has_changed := find_changed_base(self.text_model, names):
+                raise ValueError(has_changed)
             self.text_model.delete_adapter(adapter_names)
 
     def disable_adapters(self) -> None:
@@ -389,8 +399,9 @@ def find_inexact(tower: torch.nn.Module, adapter_name: str) -> str | None:
         return f"{odd}={getattr(config, odd)!r:.40}"
     # Loading through transformers drops tensors of other kinds without an error.
     kept = re.compile(rf"\.(lora_[AB]|modules_to_save)\.{re.escape(adapter_name)}\.")
+    own = re.compile(rf"\.(lora_\w+|modules_to_save|trainable_tokens_\w+)\.{re.escape(adapter_name)}(\.|$)")
     for name in tower.state_dict():
-        if f".{adapter_name}" in name and not kept.search(name):
+        if own.search(name) and not kept.search(name):
             return f"a tensor '{name}'"
     for name, part in tower.named_modules():
         # By query peft runs no others.
@@ -414,17 +425,18 @@ def _find_changes(config: dict) -> list[str]:
     return odd + ["init_lora_weights"] * (config.get("init_lora_weights") not in (True, False, "gaussian", None))
 
 
-def find_changed_base(tower: torch.nn.Module) -> str | None:
+def find_changed_base(tower: torch.nn.Module, names: Sequence[str] | None = None) -> str | None:
     """Find an adapter that has changed the tower below it, which is then not the one from before RTD.
 
     Args:
         tower (`torch.nn.Module`): A text tower.
+        names (`list[str]`, *optional*): Adapters to look at. Defaults to all.
 
     Returns:
         `str`: A sentence for a `ValueError`; `None` where there is none.
     """
     for name, config in getattr(tower, "peft_config", {}).items():
-        if changes := _find_changes(config.to_dict()):
+        if (names is None or name in names) and (changes := _find_changes(config.to_dict())):
             return (
                 f"the adapter '{name}' has changed the text tower below it ({changes[0]}="
                 f"{getattr(config, changes[0])!r}), so that the one from before RTD is not there any more. Put the "

@@ -77,8 +77,11 @@ class OriginalTextTower:
 
     @property
     def is_lent(self) -> bool:
-        """`bool`: Whether another model reads plain text, and the configuration names no place of its own."""
-        return self._lender is not None
+        """`bool`: Whether another model lends the tower, and the configuration names no place of it."""
+        if self._lender is None:
+            return False
+        lender, _ = self._lender
+        return lender.place is None or lender.is_kept
 
     def serve(self, text_model: RTDTextTower, device: torch.device, dtype: torch.dtype, for_plain_text: bool = False):
         """Give the tower from before RTD, or what reads plain text, beside a text tower.

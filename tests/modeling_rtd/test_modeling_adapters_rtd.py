@@ -193,9 +193,9 @@ def test_a_tower_that_peft_wraps_is_not_saved_as_an_adapter(model, tmp_path):
         model.with_parts(wrapped, model.projection).save_adapter(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "__base__", 3, None, ["x"]])
+@pytest.mark.parametrize("name", ["", "a.b", "__base__", 3, None, ["x"], "layers"])
 def test_a_name_that_no_adapter_may_have_is_refused(save, place, name):
-    with pytest.raises(ValueError, match="`adapter_name` must be a text"):
+    with pytest.raises(ValueError, match="`adapter_name`"):
         RTDModel.from_pretrained(place).load_adapter(save()[0], name)
 
 
@@ -378,3 +378,21 @@ def test_an_adapter_that_has_changed_its_base_has_no_tower_from_before(model, pr
     ):
         with pytest.raises(ValueError, match="'default' has changed the text tower below it"):
             use()
+
+
+@pytest.mark.parametrize("other", ["dress2", "s"])
+def test_an_adapter_is_saved_beside_one_whose_name_is_like_its_own(save, place, tmp_path, other):
+    adapter, _ = save()
+    model = RTDModel.from_pretrained(place)
+    for name in ("dress", other):
+        model.load_adapter(adapter, name)
+    model.set_adapter("dress")
+    model.save_adapter(tmp_path / "again")
+    assert Path(tmp_path, "again", "adapter_model.safetensors").is_file()
+
+
+def test_an_adapter_that_changed_the_tower_below_it_is_not_removed_alone(place):
+    model = RTDModel.from_pretrained(place)
+    model.add_adapter(LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights="pissa"))
+    with pytest.raises(ValueError, match="replace_text_model"):
+        model.delete_adapter("default")

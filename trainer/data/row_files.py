@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import tarfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,11 +167,17 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
             files = {split: [_download(name, file) for file in files] for split, files in tables.items()}
             return load_files(take_split(files, split), streaming=streaming)
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming, **options))
-    except ConnectionError:  # offline: what was downloaded before is in the cache of the Hub
-        with contextlib.suppress(EntryNotFoundError):
+    except ConnectionError as error:  # offline: what was downloaded before is in the cache of the Hub
+        with contextlib.suppress(EntryNotFoundError, ValueError):
             kept = snapshot_download(name, repo_type="dataset", local_files_only=True)
-            return load_repository(kept, split, streaming)
-        raise
+            rows = load_repository(kept, split, streaming)
+            warnings.warn(
+                f"the Hub cannot be reached: of '{name}' those files are read that were downloaded before, which may "
+                f"not be all (version {Path(kept).name[:12]}).",
+                stacklevel=2,
+            )
+            return rows
+        raise error
     # A folder with a script of its name is a RuntimeError; it was not run.
     except (ValueError, FileNotFoundError, RuntimeError, DatasetsError) as error:
         if _is_full(error):
@@ -234,8 +241,11 @@ def _find_cause(error: Exception) -> BaseException:
 
 def _escape_folder(name: str) -> dict:
     """Give `datasets` the files of a folder such as `d[2]`, whose name it takes for a pattern."""
-    if not (Path(name).is_dir() and glob.has_magic(name)):
+    folder = Path(name)
+    if not (folder.is_dir() and glob.has_magic(str(folder.resolve()))):
         return {}
+    if any((folder / file).is_file() for file in (REPOCARD_FILENAME, REPOYAML_FILENAME)):
+        raise ValueError(f"the folder '{name}' has a card, and signs of a pattern in its name: rename it.")
     root = glob.escape(str(Path(name).resolve()))
     patterns = get_data_patterns(root)
     return {"data_files": {split: [f"{root}/{name}" for name in names] for split, names in patterns.items()}}

@@ -13,7 +13,7 @@ from datasets import Dataset, IterableDataset, IterableDatasetDict
 from datasets import Image as ImageFeature
 from torch.utils.data import get_worker_info
 
-from modeling_rtd import is_url, open_image
+from modeling_rtd import IMAGE_FORMATS, is_url, open_image
 from trainer.data.image_files import list_images
 from trainer.data.row_files import (
     FileStream,
@@ -65,7 +65,9 @@ def open_stream(
     """
     files = find_files(source)
     watch = FileWatch(files if isinstance(files, list) else ())
-    if images and isinstance(files, str) and Path(files).is_dir():
+    if images and isinstance(files, str) and Path(files).is_dir() and _holds_images(Path(files)):
+        if split is not None:
+            raise ValueError(f"'{files}' is a folder of images, which has no splits: leave --split out.")
         paths = list(map(str, list_images(files)))
         rows = Dataset.from_dict({"image": paths}).to_iterable_dataset(num_shards=min(len(paths), 1024))
     else:
@@ -261,8 +263,15 @@ class RowStream(torch.utils.data.IterableDataset):
                     f"the stream stopped{self._order}: {error} With that the same run continues from its last "
                     "checkpoint."
                 ) from error
-        if "image" in self._needed:
-            block = block.filter(pa.array(map(_can_be_opened, block["image"].to_pylist()), pa.bool_()))
+        if "image" in self._needed and len(block):
+            readable = list(map(_can_be_opened, block["image"].to_pylist()))
+            if start == 0 and not any(readable):
+                first = str(block["image"][0].as_py())[:100]
+                raise BrokenStreamError(
+                    f"none of the first {len(block)} images can be opened, of which the first is {first}. A stream "
+                    "fetches nothing that its rows name: bring the images in the rows, or files of this machine."
+                )
+            block = block.filter(pa.array(readable, pa.bool_()))
         if self._counts:
             self._skipped += read - len(block)
         return block
@@ -276,13 +285,21 @@ class RowStream(torch.utils.data.IterableDataset):
         )
 
 
+def _holds_images(folder: Path) -> bool:
+    """Whether a folder is one of image files, and not of tables that hold images."""
+    suffixes = {suffix for names in IMAGE_FORMATS.values() for suffix in names}
+    return any(path.suffix.lower() in suffixes for path in folder.rglob("*"))
+
+
 def _put_beside(texts: pa.Table, block: pa.Table) -> pa.Table:
     return texts.append_column("image", block["image"]) if "image" in block.column_names else texts
 
 
-def _can_be_opened(image: dict | None) -> bool:
-    place = image and (image["path"] if image["bytes"] is None else image["bytes"])
-    if not place or is_url(place):  # nothing is fetched that a data set names
+def _can_be_opened(image: dict | str | bytes | None) -> bool:
+    if isinstance(image, dict):
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    place = image
+    if not isinstance(place, str | bytes) or not place or is_url(place):  # nothing is fetched that a data set names
         return False
     try:
         open_image(place).close()

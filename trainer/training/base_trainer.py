@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
@@ -425,6 +426,7 @@ class BaseTrainer(Trainer):
                 f"{f'{last.name} is complete' if last else 'No earlier checkpoint exists'}: free some space and "
                 "resume the run (in Python with resume_from_checkpoint=True)"
             )
-            # By it the command line adds the command that continues.
-            failure.errno = getattr(error, "errno", None) or errno.ENOSPC
+            # By it the command line adds the command that continues. Of a library's own errors it has none.
+            if isinstance(error, OSError | RuntimeError | SafetensorError):
+                failure.errno = getattr(error, "errno", None) or errno.ENOSPC
             raise failure from error

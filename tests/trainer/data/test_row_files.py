@@ -261,7 +261,8 @@ def test_a_hub_data_set_is_read_offline_once_it_was_read(connected, monkeypatch)
     assert load_table(connected.name)["text"][:] == ["NA"]
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    assert load_table(connected.name)["text"][:] == ["NA"]
+    with pytest.warns(UserWarning, match="the Hub cannot be reached"):
+        assert load_table(connected.name)["text"][:] == ["NA"]
 
 
 def test_a_streamed_csv_is_checked_as_it_is_read(tmp_path):

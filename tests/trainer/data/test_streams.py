@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 from datasets import Dataset, IterableDataset, IterableDatasetDict
+from datasets import Image as ImageFeature
 from torch.utils.data import DataLoader
 
 from tests.factories import build_images, build_triplets
@@ -159,3 +160,21 @@ def test_a_folder_of_images_is_a_stream_too(tmp_path):
     names = [[row["image"]["path"] for row in read(stream, 1)[0]] for stream in streams]
     assert names[0] == names[1] != names[2]
     assert sorted(names[0]) == [str(tmp_path / f"{i}.png") for i in range(6)]
+
+
+@pytest.mark.parametrize("image", ["https://example.org/a.png", "gone.png", b"<html>"])
+def test_a_stream_without_an_image_that_can_be_opened_is_refused_at_once(image):
+    source = IterableDataset.from_generator(lambda: ({"image": image} for _ in range(5000)))
+    with pytest.raises(BrokenStreamError, match="none of the first 100 images can be opened"):
+        RowStream(source, [], len, 8, images=True)
+
+
+def test_a_folder_of_tables_with_images_is_a_stream_and_one_of_files_has_no_split(tmp_path):
+    build_images(1)[0].save(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="leave --split out"):
+        open_stream(tmp_path, split="test", images=True)
+    rows = Dataset.from_dict({"image": build_images(6)}).cast_column("image", ImageFeature())
+    (tmp_path / "tables").mkdir()
+    rows.to_parquet(tmp_path / "tables/train.parquet")
+    stream = RowStream(open_stream(tmp_path / "tables", images=True), [], len, 6, images=True)
+    assert len(read(stream, 1)[0]) == 6

@@ -133,7 +133,7 @@ class Pic2WordObjective(Objective):
         with self._warning_once():
             warnings.warn(
                 f"{len(images) - len(whole)} of {len(images)} images of a batch are cut off: other rows take their "
-                "place.",
+                "place, which are in it twice.",
                 stacklevel=2,
             )
         places = [place if image is not None else whole[place % len(whole)] for place, image in enumerate(images)]
