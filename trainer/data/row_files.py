@@ -438,7 +438,7 @@ def _read_dates(table: Dataset, paths: Sequence[Path]) -> Dataset:
 
 def _read_json_texts(path: Path, name: str) -> list[str | None]:
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() == ".json" or content.lstrip().startswith(b"["):
         with contextlib.suppress(ValueError):
             rows = json.loads(content)
             if isinstance(rows, dict):
