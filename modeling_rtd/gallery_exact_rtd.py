@@ -198,7 +198,7 @@ class StoredEngine(Engine):
             ) from error
 
     def _refuse_gaps(self, rows: int) -> None:
-        # When the journal is read and not the rows: those written after a gap would stand in the wrong places.
+        # When the journal is read and not the rows: those written after a gap would be in wrong places.
         if (found := self._embeddings.count()) < rows:
             self._refuse_short(_EMBEDDINGS, found, rows)
         if not self._is_old and (short := self._names.find_short(rows)):

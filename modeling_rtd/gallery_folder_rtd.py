@@ -360,7 +360,7 @@ def list_ids(ids: Iterable) -> list:
 
 
 def settle_ids(values: Iterable, where: str = "") -> list[str]:
-    """Make ids of what stands for them in a file: texts, whole numbers, or bytes of UTF-8.
+    """Make ids of what a file has for them: texts, whole numbers, or bytes of UTF-8.
 
     Args:
         values (iterable): One value an id.

@@ -8,7 +8,7 @@
 
 A row is a text tower over a projection, judged on validation queries: composed ones, and plain captions of the targets
 read by that same tower. Seeds have their own data and CLIP, and projections that all rows of a seed share. All of it
-is kept in the folder, so that a run that was stopped goes on.
+is kept in the folder, so that a stopped run continues.
 """
 
 from __future__ import annotations

@@ -164,8 +164,9 @@ def load_repository(name: str, split: str | None = None, streaming: bool = False
         if tables := _list_tables(name, options):
             if streaming and not folder.is_dir():
                 return _stream_urls(take_split(tables, split))
-            files = {split: [_download(name, file) for file in files] for split, files in tables.items()}
-            return load_files(take_split(files, split), streaming=streaming)
+            # Of the split alone, which is what a run reads.
+            files = [_download(name, file) for file in take_split(tables, split)]
+            return load_files(files, streaming=streaming)
         return _name_columns(load_dataset(name, split=split or "train", streaming=streaming, **options))
     except ConnectionError as error:  # offline: what was downloaded before is in the cache of the Hub
         with contextlib.suppress(EntryNotFoundError, ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def open_stream(
         seed (`int`, *optional*):
             Shuffle files by this seed, and rows within a window of 10,000, in each pass anew. The window of images is
             1,000, since it is held in memory. Without a seed rows come in order.
-        images (`bool`, defaults to `False`): Rows have images; a folder is one of image files.
+        images (`bool`, defaults to `False`): Rows have images. A folder may be one of image files.
 
     Returns:
         [`FileStream`]: The stream, for `train_dataset` of a trainer.
@@ -181,7 +182,7 @@ class RowStream(torch.utils.data.IterableDataset):
         self._block = _IMAGES if images else _BLOCK
         self.source = (rows.remove_columns(sorted(unread)) if unread else rows).with_format("arrow")
         self.columns, self.clean, self.batch_size, self.bad_rows = columns, clean, batch_size, bad_rows
-        self.start, self.finish, self._counts = 0, None, False
+        self.start, self.finish, self._counts, self._has_warned = 0, None, False, False
         self._skipped = torch.zeros(1, dtype=torch.int64).share_memory_()  # counted by workers too
         self.head = leave_encoded(Dataset(next(self._read_pass(self.source), pa.table({}))))
         if not len(self.head):
@@ -271,6 +272,13 @@ class RowStream(torch.utils.data.IterableDataset):
                     f"none of the first {len(block)} images can be opened, of which the first is {first}. A stream "
                     "fetches nothing that its rows name: bring the images in the rows, or files of this machine."
                 )
+            if not (all(readable) or self._has_warned):
+                self._has_warned = True
+                first = str(block["image"][readable.index(False)].as_py())[:100]
+                warnings.warn(
+                    f"an image of the stream cannot be opened and is left out: {first}. Others like it are counted.",
+                    stacklevel=2,
+                )
             block = block.filter(pa.array(readable, pa.bool_()))
         if self._counts:
             self._skipped += read - len(block)
@@ -286,7 +294,9 @@ class RowStream(torch.utils.data.IterableDataset):
 
 
 def _holds_images(folder: Path) -> bool:
-    """Whether a folder is one of image files, and not of tables that hold images."""
+    """Check whether a folder is one of image files, and not of tables that hold images or that name them."""
+    if any(folder.glob("metadata.*")):  # captions of a Hugging Face image folder, which `datasets` reads
+        return False
     suffixes = {suffix for names in IMAGE_FORMATS.values() for suffix in names}
     return any(path.suffix.lower() in suffixes for path in folder.rglob("*"))
 

@@ -171,7 +171,7 @@ class TripletMaker:
 
 
 class _Rows:
-    """Captions with their rows, in two blocks of memory, where a list would hold three objects for each.
+    """Captions with their rows, in three blocks of memory, where a list would hold three objects for each.
 
     They are iterated over as texts.
     """

@@ -139,7 +139,8 @@ def test_images_that_cannot_be_opened_are_left_out_of_a_stream(tmp_path):
     contents[2:4] = [b"<html>", contents[3][:99]]  # the beginning of the second is that of an image
     texts = [f"a dog {i}" for i in range(6)]
     path = write_tar(tmp_path / "a.tar", png=contents, txt=[text.encode() for text in texts])
-    stream = RowStream(open_stream(path, images=True), ["text"], lambda rows: rows, 5, images=True)
+    with pytest.warns(UserWarning, match="cannot be opened and is left out: .*<html>"):
+        stream = RowStream(open_stream(path, images=True), ["text"], lambda rows: rows, 5, images=True)
     rows = list(islice(stream, 5))
     assert [row["text"] for row in rows] == [text for i, text in enumerate(texts) if i != 2]
     assert [row["image"]["bytes"] for row in rows] == [part for i, part in enumerate(contents) if i != 2]
@@ -178,3 +179,13 @@ def test_a_folder_of_tables_with_images_is_a_stream_and_one_of_files_has_no_spli
     rows.to_parquet(tmp_path / "tables/train.parquet")
     stream = RowStream(open_stream(tmp_path / "tables", images=True), [], len, 6, images=True)
     assert len(read(stream, 1)[0]) == 6
+
+
+def test_an_image_folder_brings_its_captions_to_a_stream(tmp_path):
+    for i, image in enumerate(build_images(6)):
+        image.save(tmp_path / f"{i}.png")
+    lines = [json.dumps({"file_name": f"{i}.png", "text": f"a dog {i}"}) for i in range(6)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    stream = RowStream(open_stream(tmp_path, images=True), ["text"], lambda rows: rows, 6, images=True)
+    (rows,) = read(stream, 1)
+    assert {(row["image"]["path"][-5:], row["text"]) for row in rows} == {(f"{i}.png", f"a dog {i}") for i in range(6)}
