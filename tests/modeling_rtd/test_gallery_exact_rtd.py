@@ -13,7 +13,7 @@ from tests.factories import draw_embeddings, hash_files, rank_by_brute_force
 K = 20
 
 # An old folder, as 0.1.0.dev0 wrote it: five rows are left of six, "a" was removed and "c" replaced. It is read as
-# it is, and changed to today's layout by whoever writes.
+# it is, and changed to today's layout when it is written.
 JOURNAL = """{"ids": ["a", "gr\\u00f6\\u00dfe", "c"], "metadata": [{"n": 1}, null, {"n": 3}], "checksum": 56222986}
 {"ids": ["d", "e"], "checksum": 398160827}
 {"remove": ["a"]}
