@@ -351,7 +351,7 @@ class Gallery:
         if if_exists not in _IF_EXISTS:
             raise ValueError(f"`if_exists` must be one of {', '.join(_IF_EXISTS)}, got {if_exists!r}.")
         if len(ids) != count:
-            raise ValueError(f"got {count} images and {len(ids)} ids; give one id an image.")
+            raise ValueError(f"got {len(ids)} ids for {count} images; each needs one.")
         seen = set()
         for name in ids:
             if not isinstance(name, str):
@@ -363,7 +363,9 @@ class Gallery:
         if not isinstance(metadata, Sequence | np.ndarray | None):
             raise ValueError(f"`metadata` must be a list, one entry an image, got a {type(metadata).__name__}.")
         if metadata is not None and len(metadata) != count:
-            raise ValueError(f"got {count} images and {len(metadata)} entries of metadata.")
+            raise ValueError(
+                f"got {len(metadata)} entries of metadata for {count} images; each needs one, which may be None."
+            )
         return [None] * count if metadata is None else settle_metadata(metadata)
 
     def _find_existing(self, ids: list[str], if_exists: str) -> set[str]:
@@ -493,8 +495,15 @@ class Gallery:
             cosines = (ours * self._store.engine.get(list(images))).sum(axis=1)
             worst = int(cosines.argmin())
             if cosines[worst] < min_cosine:
+                (nearest,), name = self._store.engine.search(ours[[worst]], 1, [set()], None)[0], list(images)[worst]
+                if nearest["score"] >= min_cosine:
+                    raise ValueError(
+                        f"the ids are not in the order of the embeddings. The image '{name}' has a cosine of "
+                        f"{cosines[worst]:.4f} with its embedding, and of {nearest['score']:.4f} with that of "
+                        f"'{nearest['id']}'. Write ids and embeddings in one order."
+                    )
                 raise ValueError(
-                    f"the embeddings do not match this image tower. That of '{list(images)[worst]}' has a cosine of "
+                    f"the embeddings do not match this image tower. That of '{name}' has a cosine of "
                     f"{cosines[worst]:.4f} with what the model makes of the image, where {min_cosine} is needed. Use "
                     "the CLIP and the preprocessing that made them, or index the images again."
                     f"{self._store.engine.advise(model)}"

@@ -219,7 +219,7 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: Gallery().save("nowhere"), "nothing to save"),
         (lambda: Gallery.load("nowhere"), "'nowhere' holds no readable gallery"),
         (lambda: Gallery(torch.eye(2), ["a", "a"]), "'a' repeats"),
-        (lambda: Gallery(torch.eye(2), ["a"]), "2 images and 1 ids"),
+        (lambda: Gallery(torch.eye(2), ["a"]), "1 ids for 2 images"),
         (lambda: Gallery(torch.eye(2), [1, 2]), "ids must be strings, got 1"),
         (lambda: Gallery(torch.ones(2), ["a", "b"]), r"shape \(num_images, dim\), got \(2,\)"),
         (lambda: Gallery(torch.tensor([[1.0, torch.nan], [1, 1]]), ["a", "b"]), "finite .* first that of 'a'"),
@@ -231,7 +231,7 @@ SMALL = Gallery(torch.eye(3), ["a", "b", "c"])
         (lambda: SMALL.add_embeddings(torch.eye(4), list("wxyz")), "embeddings of 3 numbers, got 4"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xya")), "1 of 3 ids are in the gallery.*'a'"),
         (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), if_exists="keep"), "refuse, skip, replace"),
-        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "3 images and 1 entries of metadata"),
+        (lambda: SMALL.add_embeddings(torch.eye(3), list("xyz"), [{}]), "1 entries of metadata for 3 images"),
         (lambda: SMALL.add_embeddings(torch.eye(3)[:1], ["x"], ["red"]), "must be a dictionary or None, got str"),
         (
             lambda: SMALL.add_embeddings(torch.eye(3)[:2], ["x", "y"], [{1: 2}, {"a": 2}]),

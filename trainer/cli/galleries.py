@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 
-__all__ = ["add_gallery_options", "check_gallery", "compare_pictures", "is_stored", "open_stored"]
+__all__ = ["add_gallery_options", "check_gallery", "compare_pictures", "is_stored", "open_stored", "read_value"]
 
 _LAYOUT = ("table", "id_column", "embedding_column", "path", "owner", "all_owners", "volume")
 _SERVER = ("uri", "token")
@@ -143,3 +144,18 @@ def compare_pictures(options: argparse.Namespace, gallery, model, processor) -> 
     if isinstance(options.gallery, str):
         cosine = gallery.check_tower(model, processor)
         print(f"a few embeddings compared with their pictures: smallest cosine {cosine:.4f}", file=sys.stderr)
+
+
+def read_value(text: str) -> object:
+    """Read a value of metadata from a text.
+
+    Args:
+        text (`str`): As `--where` and cells of a csv file have it.
+
+    Returns:
+        `object`: A number, `True`, `False`, a list and so on, where JSON knows the text as one; else the text.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+from trainer.cli.galleries import read_value
 from trainer.cli.old_names import refuse_old_names
 from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, name_file
@@ -69,15 +71,24 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
     from trainer.encoding.processes import share_images
 
     named = _name_paths(paths)
+    facts = {} if options.metadata is None else _read_metadata(options.metadata)
     if options.embeddings is not None:
         if Gallery.is_in(options.output_dir):
             raise ValueError(f"there is a gallery in '{options.output_dir}' already; choose another folder.")
         # In memory first: embeddings that do not match leave no index.
-        places = {name: {"path": path} for name, path in named.items() if name != path}
+        for name, path in named.items():
+            if name != path:
+                facts[name] = {"path": path} | facts.get(name, {})
         named_columns = {} if options.columns is None else {"columns": tuple(options.columns)}
-        gallery = Gallery.from_embeddings(options.embeddings, options.ids, places, **named_columns)
+        gallery = Gallery.from_embeddings(options.embeddings, options.ids, facts, **named_columns)
         if paths:
             _compare(gallery, model, processor, named)
+        else:
+            print(
+                "the embeddings were compared with no images: name a folder of some with --images, or make sure that "
+                f"the image tower of '{options.model}' made them",
+                file=sys.stderr,
+            )
         gallery.save(options.output_dir, **chosen)
         print(f"index: {len(gallery)} images in {options.output_dir}")
         return
@@ -85,11 +96,16 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
     known = set(gallery.ids)
     # An image that an import has under its bare name is not encoded again under its path.
     present = {path: name for name, path in named.items() if name in known}
+    if options.metadata is not None:
+        _refuse_strangers(facts, named)
+        facts = {named[name]: row for name, row in facts.items() if name in named}
+        print(f"metadata: {options.metadata} has rows of {len(facts)} of {len(paths)} images")
     gallery.add(
         model,
         processor,
         paths,
         [present.get(path, path) for path in paths],
+        [facts.get(path) for path in paths],
         batch_size=options.batch_size,
         num_workers=options.num_workers,
         if_exists=options.if_exists or "skip",
@@ -101,8 +117,11 @@ def _write(options: argparse.Namespace, model, processor, paths: list[str], chos
     if not len(gallery):
         raise ValueError(f"none of {len(paths)} images can be read.")
     num_new = len(gallery) - len(known)
+    done = f"{num_new} of them new"
+    if options.if_exists == "replace":
+        done += f", {len(paths) - len(gallery.skipped) - num_new} replaced"
     _drop_gone(gallery, options, known, paths)
-    print(f"index: {len(gallery)} images in {options.output_dir}, {num_new} of them new")
+    print(f"index: {len(gallery)} images in {options.output_dir}, {done}")
 
 
 def _drop_gone(gallery, options: argparse.Namespace, known: set[str], paths: list[str]) -> None:
@@ -132,6 +151,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar=("ID", "EMBEDDING"),
         help="columns of a parquet file (default: id embedding); the others become metadata",
     )
+    parser.add_argument(
+        "--metadata",
+        type=Path,
+        help="csv, jsonl, json or parquet with a column id (path, name, or name without suffix of an image); the "
+        "other columns become metadata of the images that are added",
+    )
     parser.add_argument("--if-exists", choices=["skip", "replace"], help="images that are there (default: skip)")
     parser.add_argument("--prune", action="store_true", help="remove images that are no longer in the folder")
     parser.add_argument("--engine", help="exact (default), faiss, milvus or pgvector")
@@ -154,6 +179,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-workers", type=int, help="threads that decode (default: one a CPU, at most 8)")
 
 
+def _read_metadata(path: Path) -> dict[str, dict]:
+    from trainer.data.tables import check_columns, load_table
+
+    table = load_table(path)
+    check_columns(table.column_names, ["id"])
+    rows = {str(row.pop("id")): row for row in table}
+    if path.suffix.lower() != ".csv":
+        return rows
+    # Cells are texts, and an empty one is nothing.
+    return {name: {field: read_value(cell) for field, cell in row.items() if cell} for name, row in rows.items()}
+
+
 def _name_paths(paths: list[str]) -> dict[str, str]:
     """Name images as an index may: by name without suffix, name, and path, where that is one image's alone."""
     named = {}
@@ -165,13 +202,17 @@ def _name_paths(paths: list[str]) -> dict[str, str]:
 
 def _compare(gallery, model, processor, named: dict[str, str]) -> None:
     """Compare some of the images with their embeddings."""
+    _refuse_strangers(gallery.ids, named)
     ids = set(gallery.ids)
     present = {name: path for name, path in named.items() if name in ids}
-    if not present:
-        raise ValueError(
-            f"none of the ids, such as '{gallery.ids[0]}', is the name of one of the images, such as "
-            f"'{next(iter(named.values()))}'. An id may be a path, a name, or a name without suffix."
-        )
     chosen = dict(list(present.items())[:: max(1, len(present) // _NUM_COMPARED)][:_NUM_COMPARED])
     cosine = gallery.verify_embeddings(model, processor, chosen)
     print(f"{len(chosen)} images compared with their embeddings: smallest cosine {cosine:.4f}")
+
+
+def _refuse_strangers(ids: Collection[str], named: dict[str, str]) -> None:
+    if named.keys().isdisjoint(ids):
+        raise ValueError(
+            f"none of the ids, such as '{next(iter(ids))}', is the name of one of the images, such as "
+            f"'{next(iter(named.values()))}'. An id may be a path, a name, or a name without suffix."
+        )

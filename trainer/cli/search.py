@@ -7,7 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from trainer.cli.galleries import add_gallery_options, check_gallery, compare_pictures, is_stored, open_stored
+from trainer.cli.galleries import (
+    add_gallery_options,
+    check_gallery,
+    compare_pictures,
+    is_stored,
+    open_stored,
+    read_value,
+)
 from trainer.cli.parser import VerbParser
 from trainer.data.image_files import list_images, list_suffixes, name_file
 
@@ -53,6 +60,8 @@ def run(arguments: list[str]) -> None:
         history.save(options.history)
     turn = history.turns[-1]
     references = _list_references(turn["query"])
+    if missing := [name for name in options.exclude if name not in gallery]:
+        print(f"--exclude '{missing[0]}' is not an id of the gallery: ids are as results print them", file=sys.stderr)
     if not options.keep_reference and any(name in gallery for image in references for name in name_image(image)):
         print("the reference is in the gallery and is left out (--keep-reference keeps it)", file=sys.stderr)
     _print(turn, options, gallery)
@@ -216,10 +225,7 @@ def _split_condition(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"--where takes FIELD=VALUE, got '{text}'.")
-    try:
-        return name, json.loads(value)  # numbers, true and false, lists
-    except ValueError:
-        return name, value
+    return name, read_value(value)
 
 
 def _check_sheet(sheet: Path) -> None:

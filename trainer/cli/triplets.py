@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trainer.cli.old_names import refuse_old_names
 from trainer.cli.parser import VerbParser
 
@@ -35,17 +37,22 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--keyword-fn", default="rule", help="for rules: rule, lexicon (TextBlob) or spacy")
     parser.add_argument("--per-caption", type=int, default=1, help="triplets tried for each caption (default: 1)")
     parser.add_argument("--num-proc", type=int, default=1, help="for rules: processes that edit captions (default: 1)")
+    parser.add_argument(
+        "--num-shards", type=int, default=1, help="files to write, as triplets-00000-of-00008.jsonl (default: 1)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides every draw (default: 0)")
     options = vars(parser.parse_args(arguments))
 
     from trainer.triplet_making import write_triplets
 
-    captions, output = options.pop("captions"), options.pop("output")
+    captions, place = options.pop("captions"), Path(options.pop("output"))
     options["model"] = options.pop("similarity_model")
     options["similarity_band"] = tuple(options["similarity_band"])
-    report = write_triplets(captions, output, **options)
+    report = write_triplets(captions, place, **options)
+    # Several files by a pattern, as --triplets takes it.
+    output = place if options["num_shards"] == 1 else place.with_name(f"{place.stem}-*{place.suffix}")
     print(f"{report['triplets']} triplets from {report['captions']['used']} captions: {output}")
     # The finished report of an earlier version may lack it.
     if other := report["captions"].get("other_script", {}).get("count"):
         print(f"{other} captions are in another script than Latin, and rules know English only: see --method lm")
-    print(f"report: {output}.report.md")
+    print(f"report: {place}.report.md")

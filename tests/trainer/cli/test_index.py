@@ -1,8 +1,11 @@
 import json
 import os
+import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -87,6 +90,42 @@ def test_an_image_that_was_replaced_is_read_again_when_asked(place, photos, inde
     assert answers[0] != answers[1]
 
 
+def test_images_that_were_replaced_are_counted(place, photos, index, capsys):
+    build_images(1, seed=9)[0].save(photos / "new.png")
+    assert main(["index", place, "--images", str(photos), "-o", str(index), "--if-exists", "replace"]) == 0
+    assert "1 of them new, 12 replaced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_metadata_of_a_file_are_searched(place, photos, tmp_path, capsys, suffix):
+    rows = pd.DataFrame({"id": ["3", "4.png", str(photos / "more" / "5.png"), "other"], "year": [2023, 2024, 2023, 1]})
+    facts = str(tmp_path / f"facts.{suffix}")
+    write = {
+        "csv": rows.to_csv,
+        "parquet": rows.to_parquet,
+        "jsonl": partial(rows.to_json, orient="records", lines=True),
+    }
+    write[suffix](facts, **({} if suffix == "jsonl" else {"index": False}))
+    command = ["index", place, "--images", str(photos), "--metadata", facts, "-o", str(tmp_path / "index")]
+    assert main(command) == 0
+    assert "3 of 12 images" in capsys.readouterr().out
+    query = ["--text", "red", "--json", "--where", "year=2023"]
+    hits = json.loads(search(place, tmp_path / "index", tmp_path, capsys, *query)[1])["results"]
+    assert {hit["id"] for hit in hits} == {str(photos / "3.png"), str(photos / "more" / "5.png")}
+
+
+def test_metadata_of_other_images_are_refused(place, photos, tmp_path, capsys):
+    for text, message in (
+        ("id,year\na,1\n", "none of the ids, such as 'a',"),
+        ("name,year\n3,1\n", r"column\(s\) id"),
+    ):
+        (tmp_path / "facts.csv").write_text(text)
+        command = ["index", place, "--images", str(photos), "--metadata", str(tmp_path / "facts.csv")]
+        assert main([*command, "-o", str(tmp_path / "index")]) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert not Gallery.is_in(tmp_path / "index")
+
+
 def test_text_alone_and_image_alone(place, photos, index, tmp_path, capsys):
     status, out, _ = search(place, index, tmp_path, capsys, "--text", "a small dog", "--top-k", "3")
     assert (status, out.splitlines()[0], len(out.splitlines())) == (0, "rank  score   image", 5)
@@ -143,7 +182,12 @@ def test_embeddings_made_elsewhere_are_compared_and_taken_over(place, photos, mo
     assert "engine='faiss'" in repr(Gallery.load(out))
     np.save(tmp_path / "made.npy", np.roll(encode_images(model, processor, paths).numpy(), 1, axis=0))
     assert main([*command, "--images", str(photos), "-o", str(tmp_path / "wrong")]) == 2
+    assert "the ids are not in the order of the embeddings" in capsys.readouterr().err
+    np.save(tmp_path / "made.npy", np.random.default_rng(0).normal(size=(len(paths), model.config.projection_dim)))
+    assert main([*command, "--images", str(photos), "-o", str(tmp_path / "wrong")]) == 2
     assert "the embeddings do not match this image tower" in capsys.readouterr().err
+    assert main([*command, "-o", str(tmp_path / "unseen")]) == 0
+    assert "the embeddings were compared with no images" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
     assert main([*command, "--images", str(photos), "-o", str(out)]) == 2
     shown = capsys.readouterr()

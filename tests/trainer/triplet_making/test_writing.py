@@ -1,4 +1,5 @@
 import json
+import os
 import re
 
 import pytest
@@ -38,6 +39,41 @@ def test_an_interrupted_run_ends_with_the_same_bytes(captions, tmp_path):
     assert not broken.read_bytes().endswith(b"\n")
     assert write_triplets(source, broken, per_caption=2) == report
     assert broken.read_bytes() == straight.read_bytes()
+
+
+def read_shards(folder):
+    return [path.read_bytes() for path in sorted(folder.glob("triplets-*-of-00003.jsonl"))]
+
+
+def test_shards_hold_the_lines_of_one_file_in_their_order(captions, tmp_path):
+    source = write_lines(tmp_path / "captions.txt", captions * 3)
+    report = write_triplets(source, tmp_path / "one.jsonl")
+    made = write_triplets(source, tmp_path / "triplets.jsonl", num_shards=3)
+    shards = read_shards(tmp_path)
+    assert list(map(bool, shards)) == [True] * 3
+    assert b"".join(shards) == (tmp_path / "one.jsonl").read_bytes()
+    assert made == report | {"settings": report["settings"] | {"num_shards": 3}}
+    assert len(load_triplets(str(tmp_path / "triplets-*.jsonl"))) == report["triplets"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: os.truncate(path, 50)])
+def test_a_shard_that_is_missing_or_cut_off_is_made_again(captions, tmp_path, damage):
+    source = write_lines(tmp_path / "captions.txt", captions * 3)
+    report = write_triplets(source, tmp_path / "triplets.jsonl", num_shards=3)
+    shards = read_shards(tmp_path)
+    damage(tmp_path / "triplets-00001-of-00003.jsonl")
+    assert write_triplets(source, tmp_path / "triplets.jsonl", num_shards=3) == report
+    assert read_shards(tmp_path) == shards
+
+
+def test_a_run_with_another_number_of_shards_does_not_go_on(captions, tmp_path):
+    source = write_lines(tmp_path / "captions.txt", captions * 3)
+    write_triplets(source, tmp_path / "triplets.jsonl", num_shards=2)
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=r"num_shards \(2\)"):
+            write_triplets(source, tmp_path / "triplets.jsonl", num_shards=number)
+    with pytest.raises(ValueError, match="num_shards must be from 1 to"):
+        write_triplets(source, tmp_path / "other.jsonl", num_shards=99)
 
 
 def test_two_at_once_are_refused(captions, tmp_path):
