@@ -12,14 +12,14 @@ INSTALL_REQUIRES = [
     "transformers>=5.19,<6",
     "huggingface_hub>=1.0",
     "safetensors>=0.8",
-    "numpy>=1.26",
+    "numpy>=2.0",  # which pyarrow asks for when it is imported
     "Pillow>=10.0.1",
 ]
 
 EXTRAS = {
     "train": [
         "accelerate>=1.1",
-        "datasets>=4.0",
+        "datasets>=4.7",  # with `Json`, its column of mixed values
         "evaluate>=0.4.6",
         "jinja2>=3.1",  # cards
         "matplotlib>=3.8",

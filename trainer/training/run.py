@@ -55,9 +55,10 @@ def finish_run(
 
 def _refuse_foreign_folder(folder: Path, run_facts: dict) -> None:
     """Refuse to write over anything that this very run has not made."""
+    results = [folder / name for name in ("model", "adapter", "training.json", "metrics.json", "config.json")]
+    if not any(place.exists() for place in (*results, *find_checkpoints(folder))):
+        return  # also of a run that ended before it saved anything, as with a batch that memory does not hold
     if (folder / RUN_FILE).is_file():
         refuse_other_run(folder, run_facts)
-    elif any(
-        (folder / name).exists() for name in ("model", "adapter", "training.json", "metrics.json", "config.json")
-    ):
+    else:
         raise ValueError(f"'{folder}' holds something that is not a run of `rtd`; choose another output_dir.")

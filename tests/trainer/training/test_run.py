@@ -17,7 +17,17 @@ def test_a_folder_with_something_else_is_never_written_over(build, tmp_path, nam
 
 
 def test_a_run_of_other_data_is_not_gone_on_with(build, tmp_path):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run/checkpoint-1").mkdir(parents=True)
     (tmp_path / "run/run.json").write_text(json.dumps(build().run_facts))
     with pytest.raises(ValueError, match=r"run' is of another run: triplets differs"):
         finish_run(build(rows=build_triplets(32)))
+
+
+def test_a_run_that_saved_nothing_is_not_in_the_way(build, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").write_text(json.dumps(build().run_facts))
+    trainer = build(rows=build_triplets(32))
+    trainer.save_model = lambda: None  # of a tower alone, which has no place
+    finish_run(trainer)
+    assert trainer.state.global_step
+    assert json.loads((tmp_path / "run/run.json").read_text()) == trainer.run_facts

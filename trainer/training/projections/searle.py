@@ -146,8 +146,7 @@ class SEARLEObjective(Objective):
         with self.args.main_process_first(desc="the stages of SEARLE"):
             image_embeds = self._encode_images(table)
             concepts = self._find_concepts(image_embeds, names)
-            known, inverse = np.unique(concepts, return_inverse=True)
-            concepts = inverse.reshape(concepts.shape)  # numpy 1 returns it flat
+            known, concepts = np.unique(concepts, return_inverse=True)
             # Only those that some image is near: a language model writes 256 phrases about each.
             self.bank = PhraseBank(self.processor, self._find_phrases([names[i] for i in known], templates))
             usable = self.bank.usable[concepts]  # (images, num_concepts)
