@@ -18,22 +18,22 @@ INSTALL_REQUIRES = [
 
 EXTRAS = {
     "train": [
-        "accelerate>=1.1",
+        "accelerate>=1.5.2",
         "datasets>=4.7",  # with `Json`, its column of mixed values
         "evaluate>=0.4.6",
         "jinja2>=3.1",  # cards
-        "matplotlib>=3.8",
+        "matplotlib>=3.9",
         "peft>=0.19",
         "pyyaml>=6.0",
         "regex>=2024.4",  # its letters are those of all scripts; transformers needs it too
         "transformers!=5.24.*",  # which asks for peft 0.22, and 0.21 is the newest published one
         "textblob>=0.20.1,<0.21",  # `textblob.en.tag` is little documented: one minor, and tested
     ],
-    "faiss": ["faiss-cpu>=1.9"],
+    "faiss": ["faiss-cpu>=1.12"],
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2"],  # milvus-lite 3 does not read what 2 wrote
-    "pgvector": ["psycopg[binary,pool]>=3.2", "pgvector>=0.5"],  # pgvector 0.4 gave arrays where 0.5 gives vectors
-    "app": ["accelerate>=1.1", "gradio>=6.31,<7"],  # which wants Pillow below 13
-    "serve": ["accelerate>=1.1", "fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
+    "pgvector": ["psycopg[binary,pool]>=3.2.13", "pgvector>=0.5"],  # pgvector 0.4 gave arrays where 0.5 gives vectors
+    "app": ["accelerate>=1.5.2", "gradio>=6.31,<7"],  # which wants Pillow below 13
+    "serve": ["accelerate>=1.5.2", "fastapi>=0.115", "python-multipart>=0.0.18", "uvicorn>=0.30"],
     "notebooks": ["ipykernel>=7.0", "nbclient>=0.10", "nbformat>=5.10"],
     "sentence-transformers": ["sentence-transformers>=6.0,<7"],
     "onnx": ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"],
