@@ -493,6 +493,8 @@ def refuse_parts(name_or_path, **kwargs) -> None:
             f"'{place}' holds an adapter without a projection and '{ADAPTER_FACTS}', as a checkpoint does. Continue "
             "its training, which saves a whole adapter; or load it on its model with model.text_model.load_adapter."
         )
+    if config is None and (inner := [place / name for name in ("model", "adapter") if (place / name).is_dir()]):
+        raise ValueError(f"'{place}' is a run: name '{inner[0]}'.")
 
 
 def _check_is_adapter(name_or_path: str, where: dict) -> None:

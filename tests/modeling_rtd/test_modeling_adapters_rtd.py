@@ -317,6 +317,9 @@ def test_an_adapter_is_not_loaded_as_a_whole_model(model, tmp_path, hub):
             RTDModel.from_pretrained(place)
     with pytest.raises(ValueError, match=message):
         RTDModel.from_pretrained(tmp_path, subfolder="adapter")
+    for load in (RTDModel.from_pretrained, RTDModel.from_adapter):
+        with pytest.raises(ValueError, match="is a run: name '.*adapter'"):
+            load(tmp_path)
 
 
 def test_an_interpolation_scales_an_adapter_in_its_weights(adapted):
