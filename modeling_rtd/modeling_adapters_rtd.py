@@ -197,12 +197,12 @@ class RTDAdapterMixin:
                         name_or_path, adapter_name, is_trainable=is_trainable, adapter_kwargs=where
                     )
                 # transformers drops keys that it does not know, such as DoRA's magnitudes, without an error.
-                if _hash_adapter(self.text_model, adapter_name) != facts["adapter_sha256"]:
+                # Adapters of development versions have no hash, and those of earlier ones none of the scale.
+                if facts.get("adapter_sha256") not in (None, _hash_adapter(self.text_model, adapter_name)):
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its tensors have another SHA-256 than those that "
                         "were saved, or some are missing. Restore it from a copy, or save it again."
                     )
-                # Adapters of earlier versions have none.
                 if facts.get("scaling_sha256") not in (None, _hash_scaling(self.text_model, adapter_name)):
                     raise ValueError(
                         f"the adapter '{name_or_path}' is damaged: its adapter_config.json gives another scale (`r`, "
@@ -530,7 +530,7 @@ def _read_adapter_facts(name_or_path: str, where: dict) -> dict:
         base_model=str | None,
         text_model_sha256=str,
         projection_sha256=str,
-        adapter_sha256=str,
+        adapter_sha256=str | None,
         scaling_sha256=str | None,
         dtype=str,
         shapes=list,

@@ -29,7 +29,7 @@ from .modeling_adapters_rtd import RTDAdapterMixin, find_changed_base, has_adapt
 from .modeling_backbones_rtd import check_text_features, find_backbone, load_backbone, settle_text_config
 from .modeling_original_text_rtd import AdaptersDisabled, OriginalTextTower, interpolate_towers
 from .modeling_text_rtd import RTDTextOutput, RTDTextTower
-from .projection_auto_rtd import build_projection, load_projection
+from .projection_auto_rtd import PROJECTIONS, build_projection, load_projection
 from .projection_rtd import RTDProjection
 
 
@@ -681,8 +681,8 @@ def _refuse_stock_tower(tower) -> None:
 def _find_projection(projection: str | RTDProjection, family: str, sizes: dict[str, int]) -> RTDProjection:
     """Give the projection that came, is at a place, or is built by the name of its method; of these sizes."""
     if not isinstance(projection, RTDProjection):
-        # A Hub id has a slash, and no name of a method has one.
-        is_place = Path(projection).is_dir() or "/" in str(projection)
+        # A Hub id has a slash, and no name of a method has one. A run's folder may be called like its method.
+        is_place = str(projection) not in PROJECTIONS and (Path(projection).is_dir() or "/" in str(projection))
         projection = (
             load_projection(str(projection))
             if is_place

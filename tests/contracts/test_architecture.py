@@ -35,6 +35,10 @@ shipped = pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 TESTS = sorted(path for room in ("modeling_rtd", "trainer") for path in (ROOT / "tests" / room).rglob("test_*.py"))
 
 
+def test_every_package_of_trainer_is_on_a_floor():
+    assert {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")} <= FLOOR_OF.keys()
+
+
 @functools.cache
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))

@@ -81,6 +81,12 @@ def test_a_clip_directory_is_enough(clip, tokenizer, processor, tmp_path):
     assert torch.equal(model.get_text_features(**inputs).pooler_output, clip.get_text_features(**inputs).pooler_output)
 
 
+def test_a_folder_that_is_called_like_a_method_is_not_taken_for_a_projection(clip, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "lincir").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert RTDModel.from_clip(clip, "lincir", tokenizer=tokenizer).projection.config.projection_type == "lincir"
+
+
 def test_an_unknown_projection_is_named_with_the_nearest(clip, tokenizer):
     with pytest.raises(ValueError, match="unknown projection 'lincri'; did you mean 'lincir'"):
         RTDModel.from_clip(clip, "lincri", tokenizer=tokenizer)

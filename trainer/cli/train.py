@@ -59,8 +59,8 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If neither or both of triplets and captions are named, or anything the trainer refuses.
     """
+    refuse_old_names("train", arguments, {"--model": "the model as first argument, `rtd train MODEL ...`"})
     check_named(arguments, _USAGE)
-    refuse_old_names("train", arguments, {"--model": "`rtd train MODEL`, with the model first,"})
 
     from pathlib import Path
 

@@ -48,9 +48,9 @@ def run(arguments: list[str]) -> None:
     Raises:
         ValueError: If the method is unknown, its data are not named, or anything the trainer refuses.
     """
-    check_named(arguments, f"rtd train-projection CLIP --method METHOD {_USAGE}")
     new = "the CLIP as first argument, `rtd train-projection CLIP ...`"
     refuse_old_names("train-projection", arguments, {"--clip": new, "--model": new})
+    check_named(arguments, f"rtd train-projection CLIP --method METHOD {_USAGE}")
 
     from trainer.cli.options import expand_recipe, find_value, parse_options
     from trainer.methods import find_method, list_methods

@@ -249,7 +249,6 @@ class RetrievalEvaluator(EmbeddingRanker):
 
     def _compose(self, model: RTDModel, batch: range, wordings: Sequence[Sequence[str]], prompt: str) -> torch.Tensor:
         """Encode each wording, and add up those of a query."""
-        owners = torch.tensor([row for row, texts in enumerate(wordings) for _ in texts])
         features = {"pooler_output": self.images.references[batch.start : batch.stop]}
         if "image_tokens" in model.projection.consumes:
             # Too large to be kept: 1 MiB an image.
@@ -258,14 +257,21 @@ class RetrievalEvaluator(EmbeddingRanker):
             BaseModelOutputWithPooling(**{name: part[row : row + 1] for name, part in features.items()})
             for row in range(len(wordings))
         ]
+        total = torch.zeros(len(wordings), model.config.projection_dim)
         # `None` asks for the prompt of the reference alone; a blank text is read as published.
-        blank = "reference" if any(None in texts for texts in wordings) else "verbatim"
-        queries = [
-            Query(text or "", features=row) for row, texts in zip(rows, wordings, strict=True) for text in texts
-        ]
-        embeds = encode_composed(model, self.processor, queries, template=prompt, blank=blank)
-        # All are of norm 1, so their sum points where SEARLE's mean of FashionIQ's two orders does.
-        return torch.zeros(len(wordings), embeds.shape[1]).index_add_(0, owners, embeds)
+        for blank in ("reference", "verbatim"):
+            asked = [
+                (row, text)
+                for row, texts in enumerate(wordings)
+                for text in texts
+                if (text is None) == (blank == "reference")
+            ]
+            if asked:
+                queries = [Query(text or "", features=rows[row]) for row, text in asked]
+                embeds = encode_composed(model, self.processor, queries, template=prompt, blank=blank)
+                # All are of norm 1, so their sum points where SEARLE's mean of FashionIQ's two orders does.
+                total.index_add_(0, torch.tensor([row for row, _ in asked]), embeds)
+        return total
 
     def _read(self, model: RTDModel, conditions: Sequence[str]) -> torch.Tensor:
         texts = [self.benchmark.text_template.replace("{condition}", condition) for condition in conditions]

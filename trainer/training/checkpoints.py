@@ -70,6 +70,11 @@ def refuse_other_run(folder: Path, run_facts: Mapping) -> None:
     """
     recorded = read_json(folder / RUN_FILE, "restore it, or choose another output_dir")
     if foreign := [name for name in run_facts if recorded.get(name) != run_facts[name]]:
+        if not recorded.keys() >= set(foreign):
+            raise ValueError(
+                f"'{folder}' is of a run by another version, which this one cannot continue. Start it again with "
+                "another output_dir, or install the version that began it."
+            )
         changes = ", ".join(_describe_change(name, recorded.get(name), run_facts[name]) for name in foreign)
         raise ValueError(
             f"'{folder}' is of another run: {changes}. Continue with what it was started with, or choose another "

@@ -66,7 +66,7 @@ def test_the_help_of_a_method_lists_its_own_options(capsys):
 @pytest.mark.parametrize("arguments", [["--clip", "x"], ["--model", "x"], ["--clip=x"]])
 def test_an_old_name_of_the_clip_is_refused_with_the_new_form(arguments, capsys):
     assert main(["train-projection", *arguments, "--captions", "x.txt", "-o", "y"]) == 2
-    assert "rtd train-projection CLIP" in capsys.readouterr().err
+    assert "has a new name: the CLIP as first argument" in capsys.readouterr().err
 
 
 def test_a_missing_clip_and_another_methods_option_are_named(clip_place, capsys):

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import os
 import subprocess
@@ -189,6 +190,15 @@ def test_a_benchmark_is_judged_while_training_and_the_best_tower_kept(train, mod
     whole = copy.deepcopy(model)
     whole.replace_text_model(trainer.model)
     assert evaluator(whole)["map@5"] == max(values)
+
+
+def test_a_condition_that_is_missing_changes_no_other_of_its_batch(model, processor, benchmark):
+    queries = benchmark.queries.select(range(3)).remove_columns("condition")
+    benchmark = dataclasses.replace(benchmark, queries=queries.add_column("condition", [None, " ", "is red"]))
+    one, all_three = (
+        RetrievalEvaluator(model, processor, benchmark, batch_size=size).encode_queries(model) for size in (1, 3)
+    )
+    torch.testing.assert_close(all_three, one, atol=1e-6, rtol=0)
 
 
 def test_judging_leaves_the_evaluators_own_model_alone(train, model, processor, benchmark):

@@ -35,3 +35,10 @@ def test_a_fact_that_differs_is_shown_unless_it_is_a_hash(tmp_path, was, now, sa
     (tmp_path / "run.json").write_text(json.dumps({"fact": was}))
     with pytest.raises(ValueError, match=f"of another run: {said}"):
         refuse_other_run(tmp_path, {"fact": now})
+
+
+def test_a_run_of_another_version_is_named_as_such(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"known": 1}))
+    refuse_other_run(tmp_path, {"known": 1, "new": None})
+    with pytest.raises(ValueError, match="by another version"):
+        refuse_other_run(tmp_path, {"known": 2, "new": 3})

@@ -323,14 +323,16 @@ def test_what_was_saved_is_published_after_the_checks_of_rtd_publish(place, buil
 
 
 def test_hyperparameter_search_finds_the_trial_that_trained(place, build_args):
-    pytest.importorskip("optuna", reason="hyperparameter search runs where optuna is installed")
+    optuna = pytest.importorskip("optuna", reason="hyperparameter search runs where optuna is installed")
+    rates = [0.0, 1e-2]
     trainer = RTDTrainer(model_init=lambda: place, args=build_args(max_steps=4), train_dataset=ROWS, eval_dataset=ROWS)
     best = trainer.hyperparameter_search(
-        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [0.0, 1e-2])},
+        hp_space=lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", rates)},
         compute_objective=lambda metrics: metrics["eval_text_recall@10"],
         n_trials=2,
         direction="maximize",
         backend="optuna",
+        sampler=optuna.samplers.GridSampler({"learning_rate": rates}),
     )
     assert best.hyperparameters["learning_rate"] == 1e-2
 
